@@ -1,0 +1,152 @@
+//! The activation of a gated block: GELU in either form, or what wrong ports and sibling
+//! families use in its place.
+
+use crate::error::UnknownActivation;
+use crate::gelu::{Gelu, Real, exact, logistic, plain, tanh};
+use std::{fmt, str::FromStr};
+
+/// The function that the gate passes through.
+///
+/// Gemma uses [`Gelu::Tanh`]. SiLU and ReLU are here because other gated blocks use them and
+/// because ports use them by mistake (candle's quantized Gemma 3 computes SiLU).
+///
+/// ```
+/// use gemma_mlp::{Activation, Gelu};
+/// assert_eq!("gelu_new".parse::<Activation>()?, Activation::Gelu(Gelu::Tanh));
+/// assert_eq!("swish".parse::<Activation>()?, Activation::Silu);
+/// # Ok::<(), gemma_mlp::UnknownActivation>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Activation {
+    /// GELU, exact or tanh.
+    Gelu(Gelu),
+    /// `x·σ(x)`, also called swish.
+    Silu,
+    /// `max(x, 0)`, with derivative 0 at 0 as in PyTorch and JAX.
+    Relu,
+}
+
+impl Activation {
+    /// [`Gelu::Exact`].
+    pub const EXACT: Self = Self::Gelu(Gelu::Exact);
+    /// [`Gelu::Tanh`], with which Gemma was trained.
+    pub const TANH: Self = Self::Gelu(Gelu::Tanh);
+
+    /// The names beyond [`Gelu::NAMES`].
+    const OTHER_NAMES: [(&'static str, Self); 3] =
+        [("silu", Self::Silu), ("swish", Self::Silu), ("relu", Self::Relu)];
+
+    /// Our own name, which [`fmt::Display`] prints too: `exact`, `tanh`, `silu` or `relu`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gelu(gelu) => gelu.name(),
+            Self::Silu => "silu",
+            Self::Relu => "relu",
+        }
+    }
+
+    /// Writes the activation of every `x` to `y`, which must be as long.
+    pub fn values<T: Real>(self, x: &[T], y: &mut [T]) {
+        fn map<T: Real>(x: &[T], y: &mut [T], f: impl Fn(T) -> T) {
+            assert_eq!(x.len(), y.len(), "slices of one length");
+            y.iter_mut().zip(x).for_each(|(y, &x)| *y = f(x));
+        }
+        match self {
+            Self::Gelu(Gelu::Exact) => map(x, y, exact::value),
+            Self::Gelu(Gelu::Tanh) => map(x, y, tanh::value),
+            Self::Silu => map(x, y, |x| logistic::value(x, x)),
+            Self::Relu => map(x, y, |x| relu(x).0),
+        }
+    }
+
+    /// Writes the activation of every `x` to `y` and its derivative to `dy`, both as long as `x`.
+    pub fn values_and_derivatives<T: Real>(self, x: &[T], y: &mut [T], dy: &mut [T]) {
+        fn map<T: Real>(x: &[T], y: &mut [T], dy: &mut [T], f: impl Fn(T) -> (T, T)) {
+            assert!(x.len() == y.len() && x.len() == dy.len(), "slices of one length");
+            for ((y, dy), &x) in y.iter_mut().zip(dy).zip(x) {
+                (*y, *dy) = f(x);
+            }
+        }
+        match self {
+            Self::Gelu(Gelu::Exact) => map(x, y, dy, exact::value_and_derivative),
+            Self::Gelu(Gelu::Tanh) => map(x, y, dy, tanh::value_and_derivative),
+            Self::Silu => map(x, y, dy, |x| logistic::value_and_derivative(x, x, T::of(1.0))),
+            Self::Relu => map(x, y, dy, relu),
+        }
+    }
+}
+
+/// max(x, 0) and its derivative; NaN stays NaN in both.
+fn relu<T: Real>(x: T) -> (T, T) {
+    let zero = T::of(0.0);
+    if x > zero {
+        (x, T::of(1.0))
+    } else if x <= zero {
+        (zero, zero)
+    } else {
+        (x, x)
+    }
+}
+
+impl From<Gelu> for Activation {
+    fn from(gelu: Gelu) -> Self {
+        Self::Gelu(gelu)
+    }
+}
+
+impl fmt::Display for Activation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Activation {
+    type Err = UnknownActivation;
+
+    /// Reads any of [`Gelu::NAMES`], `silu`, `swish` or `relu`.
+    fn from_str(name: &str) -> Result<Self, UnknownActivation> {
+        let other = plain(name);
+        match Self::OTHER_NAMES.iter().find(|(accepted, _)| *accepted == other) {
+            Some(&(_, activation)) => Ok(activation),
+            None => name
+                .parse()
+                .map(Self::Gelu)
+                .map_err(|e: UnknownActivation| e.also_accepted(Self::OTHER_NAMES.map(|(n, _)| n))),
+        }
+    }
+}
+
+impl serde::Serialize for Activation {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        for name in ["exact", "tanh", "silu", "relu"] {
+            assert_eq!(name.parse::<Activation>().unwrap().to_string(), name);
+        }
+        let message = "mish".parse::<Activation>().unwrap_err().to_string();
+        assert!(message.contains("gelu_pytorch_tanh") && message.contains("silu"), "{message}");
+    }
+
+    #[test]
+    fn limits_of_silu_and_relu() {
+        let x = [f64::NEG_INFINITY, -1e300, 0.0, 1e300, f64::INFINITY, f64::NAN];
+        for activation in [Activation::Silu, Activation::Relu] {
+            let (mut y, mut dy) = ([7.0; 6], [7.0; 6]);
+            activation.values_and_derivatives(&x, &mut y, &mut dy);
+            assert_eq!(y[..5], [0.0, 0.0, 0.0, 1e300, f64::INFINITY], "{activation}");
+            assert_eq!((dy[0], dy[1], dy[3], dy[4]), (0.0, 0.0, 1.0, 1.0), "{activation}");
+            assert!(y[5].is_nan() && dy[5].is_nan(), "{activation}");
+            let mut alone = [7.0; 6];
+            activation.values(&x, &mut alone);
+            assert_eq!(alone[..5], y[..5]);
+        }
+    }
+}

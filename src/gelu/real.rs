@@ -1,0 +1,69 @@
+//! The two number types that the formulas are evaluated in.
+
+use std::ops::{Add, Div, Mul, Neg, Sub};
+
+/// A floating-point type that activations are evaluated in: `f32`, or `f64` for `f64` tensors.
+///
+/// Half types are no `Real`: they are widened to `f32`, evaluated, and rounded once.
+/// The functions come from `libm`, not from the platform, so that results do not depend on the
+/// operating system.
+pub trait Real:
+    Copy
+    + Send
+    + Sync
+    + PartialOrd
+    + Add<Output = Self>
+    + Sub<Output = Self>
+    + Mul<Output = Self>
+    + Div<Output = Self>
+    + Neg<Output = Self>
+    + 'static
+{
+    /// Beyond `±SATURATED` every activation equals its limit in this type: `exp(-SATURATED)` is 0.
+    const SATURATED: Self;
+    /// Positive infinity.
+    const INFINITY: Self;
+    /// The nearest value to a constant given in `f64`.
+    fn of(constant: f64) -> Self;
+    /// `e^self`.
+    fn exp(self) -> Self;
+    /// The complementary error function, `1 - erf(self)`, without the cancellation.
+    fn erfc(self) -> Self;
+    /// The absolute value.
+    fn abs(self) -> Self;
+    /// `self` limited to `[lo, hi]`; NaN stays NaN.
+    fn clamp(self, lo: Self, hi: Self) -> Self;
+}
+
+macro_rules! real {
+    ($t:ty, $saturated:expr, $exp:path, $erfc:path) => {
+        impl Real for $t {
+            const SATURATED: Self = $saturated;
+            const INFINITY: Self = <$t>::INFINITY;
+            #[inline(always)]
+            fn of(constant: f64) -> Self {
+                constant as $t
+            }
+            #[inline(always)]
+            fn exp(self) -> Self {
+                $exp(self)
+            }
+            #[inline(always)]
+            fn erfc(self) -> Self {
+                $erfc(self)
+            }
+            #[inline(always)]
+            fn abs(self) -> Self {
+                <$t>::abs(self)
+            }
+            #[inline(always)]
+            fn clamp(self, lo: Self, hi: Self) -> Self {
+                <$t>::clamp(self, lo, hi)
+            }
+        }
+    };
+}
+
+// exp(-104) is below half the least subnormal f32, exp(-746) below that of f64.
+real!(f32, 128.0, libm::expf, libm::erfcf);
+real!(f64, 800.0, libm::exp, libm::erfc);

@@ -1,0 +1,322 @@
+//! Gemma's MLP: `down(activation(gate(x)) ⊙ up(x))`.
+//!
+//! The block of `GemmaMLP`, `Gemma2MLP`, `Gemma3MLP` (transformers,
+//! `models/gemma*/modeling_gemma*.py`), `RecurrentGemmaMlp` (the same with biases) and
+//! `FeedForward` (DeepMind's `gemma/gm/nn/_modules.py`).
+
+use crate::geglu::{activate, geglu};
+use crate::{Activation, Gelu};
+use candle_core::{D, Module, Result, Tensor};
+use candle_nn::{Linear, VarBuilder, linear_b};
+
+/// The gated block, with the activation as a switch.
+///
+/// Takes `[..., hidden]` of any rank and any batch shape, returns the same shape. Input and
+/// weights share one dtype and device. Cloning it, or switching its activation, copies no weights.
+///
+/// ```
+/// use candle_core::{DType, Device, Module, Tensor};
+/// use candle_nn::{VarBuilder, VarMap};
+/// use gemma_mlp::{Gelu, gemma_mlp};
+///
+/// let vb = VarBuilder::from_varmap(&VarMap::new(), DType::F32, &Device::Cpu);
+/// let tanh = gemma_mlp(64, 256, Gelu::Tanh, vb.pp("mlp"))?; // trainable
+/// let exact = tanh.with_activation(Gelu::Exact); // the same weights
+/// let x = Tensor::randn(0f32, 1., (2, 5, 64), &Device::Cpu)?;
+/// let drift = (exact.forward(&x)? - tanh.forward(&x)?)?;
+/// assert_eq!(drift.dims(), [2, 5, 64]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct GemmaMlp {
+    gate_up: Projection,
+    down: Linear,
+    activation: Activation,
+}
+
+/// How the weights of gate and up are held.
+#[derive(Debug, Clone)]
+enum Projection {
+    Separate {
+        gate: Linear,
+        up: Linear,
+    },
+    /// One weight `[2 * intermediate, hidden]`, gate's rows first.
+    Fused(Linear),
+}
+
+/// What the two projections make of an input, before any activation.
+#[derive(Debug, Clone)]
+pub struct GateUp {
+    /// `gate(x)`: `[..., intermediate]`.
+    pub gate: Tensor,
+    /// `up(x)`: `[..., intermediate]`.
+    pub up: Tensor,
+}
+
+/// The block's output under both forms of GELU, from one gate and up projection.
+#[derive(Debug, Clone)]
+pub struct Pair {
+    /// With [`Gelu::Exact`]: `[..., hidden]`.
+    pub exact: Tensor,
+    /// With [`Gelu::Tanh`]: `[..., hidden]`.
+    pub tanh: Tensor,
+}
+
+/// Every intermediate of one forward pass, in the block's dtype.
+#[derive(Debug, Clone)]
+pub struct Trace {
+    /// `gate(x)`: `[..., intermediate]`.
+    pub gate: Tensor,
+    /// `up(x)`: `[..., intermediate]`.
+    pub up: Tensor,
+    /// `activation(gate)`: `[..., intermediate]`. In a half type it is rounded for you to see,
+    /// while `product` is computed from its unrounded value.
+    pub activated: Tensor,
+    /// `activation(gate) ⊙ up`: `[..., intermediate]`.
+    pub product: Tensor,
+    /// `down(product)`: `[..., hidden]`, the block's output.
+    pub output: Tensor,
+}
+
+/// Builds the block without biases, as all Gemmas but RecurrentGemma have it.
+///
+/// Reads `gate_proj.weight` and `up_proj.weight` (each `[intermediate, hidden]`), or the fused
+/// `gate_up_proj.weight` (`[2 * intermediate, hidden]`, gate first) where that exists, and
+/// `down_proj.weight` (`[hidden, intermediate]`).
+///
+/// # Errors
+/// A tensor that is missing or has another shape.
+pub fn gemma_mlp(
+    hidden_size: usize,
+    intermediate_size: usize,
+    activation: impl Into<Activation>,
+    vb: VarBuilder,
+) -> Result<GemmaMlp> {
+    gemma_mlp_b(hidden_size, intermediate_size, false, activation, vb)
+}
+
+/// As [`gemma_mlp`], with biases on all projections if `bias` is set (RecurrentGemma).
+///
+/// # Errors
+/// A tensor that is missing or has another shape.
+pub fn gemma_mlp_b(
+    hidden_size: usize,
+    intermediate_size: usize,
+    bias: bool,
+    activation: impl Into<Activation>,
+    vb: VarBuilder,
+) -> Result<GemmaMlp> {
+    let into = |n, name| linear_b(hidden_size, n, bias, vb.pp(name));
+    let down = linear_b(intermediate_size, hidden_size, bias, vb.pp("down_proj"))?;
+    if vb.contains_tensor("gate_up_proj.weight") {
+        let gate_up = into(2 * intermediate_size, "gate_up_proj")?;
+        Ok(GemmaMlp::from_fused(gate_up, down, activation))
+    } else {
+        let (gate, up) =
+            (into(intermediate_size, "gate_proj")?, into(intermediate_size, "up_proj")?);
+        Ok(GemmaMlp::new(gate, up, down, activation))
+    }
+}
+
+impl GemmaMlp {
+    /// A block of three layers: `gate` and `up` from hidden to intermediate, `down` back.
+    pub fn new(gate: Linear, up: Linear, down: Linear, activation: impl Into<Activation>) -> Self {
+        let gate_up = Projection::Separate { gate, up };
+        Self { gate_up, down, activation: activation.into() }
+    }
+
+    /// A block whose `gate_up` weight is `[2 * intermediate, hidden]`, gate's rows first.
+    pub fn from_fused(gate_up: Linear, down: Linear, activation: impl Into<Activation>) -> Self {
+        Self { gate_up: Projection::Fused(gate_up), down, activation: activation.into() }
+    }
+
+    /// The activation in use.
+    pub fn activation(&self) -> Activation {
+        self.activation
+    }
+
+    /// The same weights under another activation. Nothing is copied.
+    pub fn with_activation(&self, activation: impl Into<Activation>) -> Self {
+        Self { activation: activation.into(), ..self.clone() }
+    }
+
+    /// The first half of the block: what gate and up make of `xs`, `[..., hidden]`.
+    ///
+    /// # Errors
+    /// An input whose last dimension is not the hidden size, whose dtype is not the weights'.
+    pub fn project(&self, xs: &Tensor) -> Result<GateUp> {
+        match &self.gate_up {
+            Projection::Separate { gate, up } => {
+                Ok(GateUp { gate: linear(gate, xs)?, up: linear(up, xs)? })
+            }
+            Projection::Fused(gate_up) => {
+                let both = linear(gate_up, xs)?; // [..., 2 * intermediate]
+                let intermediate = both.dim(D::Minus1)? / 2;
+                Ok(GateUp {
+                    gate: both.narrow(D::Minus1, 0, intermediate)?,
+                    up: both.narrow(D::Minus1, intermediate, intermediate)?,
+                })
+            }
+        }
+    }
+
+    /// The second half: `down(activation(gate) ⊙ up)`, `[..., hidden]`.
+    ///
+    /// # Errors
+    /// Shapes that do not fit the block.
+    pub fn finish(&self, projected: &GateUp) -> Result<Tensor> {
+        linear(&self.down, &geglu(&projected.gate, &projected.up, self.activation)?)
+    }
+
+    /// Both forms of GELU on one input, for little more than the price of one: gate and up, two
+    /// thirds of the arithmetic, are computed once.
+    ///
+    /// # Errors
+    /// As [`Self::project`].
+    pub fn forward_pair(&self, xs: &Tensor) -> Result<Pair> {
+        let projected = self.project(xs)?;
+        let under = |gelu: Gelu| self.with_activation(gelu).finish(&projected);
+        Ok(Pair { exact: under(Gelu::Exact)?, tanh: under(Gelu::Tanh)? })
+    }
+
+    /// A forward pass that keeps every intermediate. `output` has the bits that
+    /// [`Module::forward`] returns.
+    ///
+    /// # Errors
+    /// As [`Self::project`].
+    pub fn trace(&self, xs: &Tensor) -> Result<Trace> {
+        self.trace_projected(&self.project(xs)?)
+    }
+
+    /// As [`Self::trace`], from projections at hand: they are the same under every activation.
+    ///
+    /// # Errors
+    /// Shapes that do not fit the block.
+    pub fn trace_projected(&self, projected: &GateUp) -> Result<Trace> {
+        let GateUp { gate, up } = projected.clone();
+        let activated = activate(&gate, self.activation)?; // [..., intermediate]
+        let product = geglu(&gate, &up, self.activation)?; // [..., intermediate]
+        let output = linear(&self.down, &product)?; // [..., hidden]
+        Ok(Trace { gate, up, activated, product, output })
+    }
+}
+
+impl Module for GemmaMlp {
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        self.finish(&self.project(xs)?)
+    }
+}
+
+/// A linear layer over the last dimension of a tensor of any rank, as one matrix product.
+fn linear(layer: &Linear, xs: &Tensor) -> Result<Tensor> {
+    let width = xs.dim(D::Minus1)?;
+    let rows = xs.elem_count().checked_div(width).unwrap_or(0);
+    let ys = layer.forward(&xs.reshape((rows, width))?)?; // [rows, out]
+    let dims = [&xs.dims()[..xs.rank() - 1], &ys.dims()[1..]].concat();
+    ys.reshape(dims)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{DType, Device};
+    use candle_nn::{Optimizer, VarMap};
+    use std::collections::HashMap;
+
+    fn varmap_mlp(bias: bool, activation: impl Into<Activation>) -> (VarMap, GemmaMlp) {
+        let varmap = VarMap::new();
+        let vb = VarBuilder::from_varmap(&varmap, DType::F32, &Device::Cpu);
+        let mlp = gemma_mlp_b(8, 12, bias, activation, vb).unwrap();
+        (varmap, mlp)
+    }
+
+    fn bits(t: &Tensor) -> Vec<u32> {
+        let v: Vec<f32> = t.flatten_all().unwrap().to_vec1().unwrap();
+        v.into_iter().map(f32::to_bits).collect()
+    }
+
+    #[test]
+    fn pair_trace_and_switch_give_the_bits_of_forward() -> Result<()> {
+        for bias in [false, true] {
+            let (_, mlp) = varmap_mlp(bias, Gelu::Tanh);
+            let x = Tensor::randn(0f32, 1., (2, 3, 8), &Device::Cpu)?;
+            let pair = mlp.forward_pair(&x)?;
+            let exact = mlp.with_activation(Gelu::Exact);
+            assert_eq!(bits(&pair.tanh), bits(&mlp.forward(&x)?));
+            assert_eq!(bits(&pair.exact), bits(&exact.forward(&x)?));
+            assert_ne!(bits(&pair.exact), bits(&pair.tanh));
+            let trace = exact.trace(&x)?;
+            assert_eq!(bits(&trace.output), bits(&pair.exact));
+            assert_eq!(bits(&trace.product), bits(&(&trace.activated * &trace.up)?));
+            assert_eq!(exact.activation(), Activation::EXACT);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn fused_weights_are_gate_then_up() -> Result<()> {
+        for bias in [false, true] {
+            let (varmap, mlp) = varmap_mlp(bias, Gelu::Tanh);
+            let mut tensors: HashMap<String, Tensor> = HashMap::new();
+            let data = varmap.data().lock().unwrap();
+            for (name, var) in data.iter() {
+                tensors.insert(name.clone(), var.as_tensor().clone());
+            }
+            for part in ["weight", "bias"].iter().take(1 + bias as usize) {
+                let [gate, up] =
+                    ["gate", "up"].map(|n| tensors.remove(&format!("{n}_proj.{part}")).unwrap());
+                tensors.insert(format!("gate_up_proj.{part}"), Tensor::cat(&[gate, up], 0)?);
+            }
+            let vb = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
+            let fused = gemma_mlp_b(8, 12, bias, Gelu::Tanh, vb)?;
+            assert!(matches!(fused.gate_up, Projection::Fused(_)));
+            let x = Tensor::randn(0f32, 1., (5, 8), &Device::Cpu)?;
+            let difference = (fused.forward(&x)? - mlp.forward(&x)?)?.abs()?.max_all()?;
+            assert!(difference.to_scalar::<f32>()? < 1e-6);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn any_batch_shape() -> Result<()> {
+        let (_, mlp) = varmap_mlp(true, Gelu::Exact);
+        for dims in [
+            &[8usize][..],
+            &[1, 8],
+            &[2, 3, 8],
+            &[2, 1, 3, 8],
+            &[1, 2, 1, 3, 8],
+            &[0, 8],
+            &[2, 0, 8],
+        ] {
+            let x = Tensor::randn(0f32, 1., dims, &Device::Cpu)?;
+            assert_eq!(mlp.forward(&x)?.dims(), dims);
+        }
+        let x = Tensor::randn(0f32, 1., (3, 8, 2), &Device::Cpu)?.transpose(1, 2)?; // strided
+        assert_eq!(bits(&mlp.forward(&x)?), bits(&mlp.forward(&x.contiguous()?)?));
+        assert!(mlp.forward(&Tensor::zeros((2, 7), DType::F32, &Device::Cpu)?).is_err());
+        Ok(())
+    }
+
+    /// The block learns a fixed random block's outputs, in both modes.
+    #[test]
+    fn training_lowers_the_loss() -> Result<()> {
+        for gelu in Gelu::ALL {
+            let (_, teacher) = varmap_mlp(false, gelu);
+            let (varmap, student) = varmap_mlp(false, gelu);
+            let x = Tensor::randn(0f32, 1., (64, 8), &Device::Cpu)?;
+            let target = teacher.forward(&x)?;
+            let loss =
+                || -> Result<Tensor> { candle_nn::loss::mse(&student.forward(&x)?, &target) };
+            let before = loss()?.to_scalar::<f32>()?;
+            let mut adam = candle_nn::AdamW::new_lr(varmap.all_vars(), 1e-2)?;
+            for _ in 0..300 {
+                adam.backward_step(&loss()?)?;
+            }
+            let after = loss()?.to_scalar::<f32>()?;
+            assert!(after < 0.1 * before, "{gelu}: {before} to {after}");
+        }
+        Ok(())
+    }
+}
