@@ -36,6 +36,21 @@ impl Activation {
     const OTHER_NAMES: [(&'static str, Self); 3] =
         [("silu", Self::Silu), ("swish", Self::Silu), ("relu", Self::Relu)];
 
+    /// Reads a name as transformers' `hidden_act` and `hidden_activation` use it.
+    ///
+    /// Narrower than parsing: in a config `tanh` would be the plain hyperbolic tangent.
+    ///
+    /// # Errors
+    /// Any other name; the error lists the accepted ones.
+    pub fn from_huggingface(name: &str) -> Result<Self, UnknownActivation> {
+        let gelu = Gelu::NAMES.iter().map(|&(n, gelu)| (n, Self::Gelu(gelu)));
+        let names = gelu.filter(|(n, _)| n.starts_with("gelu")).chain(Self::OTHER_NAMES);
+        match names.clone().find(|(accepted, _)| *accepted == name) {
+            Some((_, activation)) => Ok(activation),
+            None => Err(UnknownActivation::new(name, names.map(|(n, _)| n))),
+        }
+    }
+
     /// Our own name, which [`fmt::Display`] prints too: `exact`, `tanh`, `silu` or `relu`.
     pub fn name(self) -> &'static str {
         match self {
@@ -133,6 +148,19 @@ mod tests {
         }
         let message = "mish".parse::<Activation>().unwrap_err().to_string();
         assert!(message.contains("gelu_pytorch_tanh") && message.contains("silu"), "{message}");
+    }
+
+    #[test]
+    fn a_config_s_tanh_is_not_gelu() {
+        assert_eq!(Activation::from_huggingface("gelu"), Ok(Activation::EXACT));
+        assert_eq!(Activation::from_huggingface("gelu_fast"), Ok(Activation::TANH));
+        for name in ["tanh", "none", "GELU", "quick_gelu"] {
+            let message = Activation::from_huggingface(name).unwrap_err().to_string();
+            assert!(
+                message.contains("gelu_pytorch_tanh") && !message.contains("none,"),
+                "{message}"
+            );
+        }
     }
 
     #[test]

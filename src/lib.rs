@@ -3,12 +3,17 @@
 #![deny(missing_docs)]
 
 mod activation;
+pub mod checkpoint;
+pub mod drift;
 mod error;
 pub mod geglu;
 pub mod gelu;
 pub mod mlp;
+pub mod model;
+pub mod report;
 
 pub use activation::Activation;
+pub use checkpoint::Checkpoint;
 pub use error::{Error, Result, UnknownActivation};
 pub use geglu::{activate, geglu};
 pub use gelu::Gelu;

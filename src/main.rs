@@ -1,1 +1,12 @@
-fn main() {}
+//! The command-line tool. Exit codes: 0 done, 2 bad input or usage, 1 anything else.
+
+mod cli;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match cli::run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => cli::fail(&error),
+    }
+}

@@ -1,0 +1,261 @@
+//! The attention part of a config: what a layer does before its MLP.
+
+use super::config::{Family, Fields, RawConfig};
+use serde::Deserialize;
+use std::collections::HashMap;
+
+/// Attention as all layers of a stack have it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AttentionConfig {
+    /// Query heads.
+    pub num_attention_heads: usize,
+    /// Key and value heads, each shared by an equal number of query heads.
+    pub num_key_value_heads: usize,
+    /// Width of a head; even.
+    pub head_dim: usize,
+    /// Whether the projections have biases.
+    pub bias: bool,
+    /// Whether queries and keys are normed per head (Gemma 3).
+    pub qk_norm: bool,
+    /// The factor on the scores: `query_pre_attn_scalar^-1/2`.
+    pub scaling: f64,
+    /// `cap·tanh(scores/cap)`, where the family has it (Gemma 2, VaultGemma).
+    pub softcap: Option<f64>,
+    /// Whether a position sees earlier ones only. EmbeddingGemma's see both sides.
+    pub causal: bool,
+    /// What differs from layer to layer.
+    pub layers: Vec<LayerAttention>,
+}
+
+/// Attention of one layer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LayerAttention {
+    /// A query sees keys at a distance below this; `None` sees all.
+    pub sliding_window: Option<usize>,
+    /// Base of the rotary frequencies.
+    pub rope_theta: f64,
+    /// Positions are divided by this (`rope_type: "linear"`); 1 where nothing is scaled.
+    pub rope_factor: f64,
+}
+
+/// `rope_scaling` of the Hub's files, and a leaf of transformers 5's `rope_parameters`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct RopeScaling {
+    #[serde(alias = "type")]
+    rope_type: Option<String>,
+    factor: Option<f64>,
+    rope_theta: Option<f64>,
+}
+
+/// transformers 5: one set of parameters, or one per layer type.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum RopeParameters {
+    PerLayerType(HashMap<LayerType, Option<RopeScaling>>),
+    One(RopeScaling),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
+pub(super) enum LayerType {
+    #[serde(rename = "sliding_attention")]
+    Sliding,
+    #[serde(rename = "full_attention")]
+    Full,
+}
+
+impl AttentionConfig {
+    /// Resolves the fields for a family, or says in a sentence what is not supported.
+    pub(super) fn resolve(
+        family: Family,
+        raw: &RawConfig,
+        layers: usize,
+        fields: &mut Fields,
+    ) -> Result<Self, String> {
+        let (heads, kv_heads) = if family == Family::Gemma { (16, 16) } else { (8, 4) };
+        let heads = fields.or_default("num_attention_heads", raw.num_attention_heads, heads);
+        let kv_heads = fields.or_default("num_key_value_heads", raw.num_key_value_heads, kv_heads);
+        let head_dim = fields.or_default("head_dim", raw.head_dim, 256);
+        if heads == 0 || kv_heads == 0 || heads % kv_heads != 0 {
+            return Err(format!("{heads} attention heads cannot share {kv_heads} key-value heads"));
+        }
+        if head_dim == 0 || head_dim % 2 == 1 {
+            return Err(format!("head_dim is {head_dim}; rotary embeddings need an even one"));
+        }
+        // Gemma 1 scales by the head's width; later families name the number.
+        let scalar = match family {
+            Family::Gemma => head_dim as f64,
+            _ => fields.or_default("query_pre_attn_scalar", raw.query_pre_attn_scalar, 256.0),
+        };
+        if scalar.is_nan() || scalar <= 0.0 {
+            return Err(format!("query_pre_attn_scalar is {scalar}; it must be positive"));
+        }
+        let causal = !raw.use_bidirectional_attention.unwrap_or(false);
+        if !causal && family != Family::Gemma3 {
+            return Err(format!("bidirectional attention in {family} is not supported"));
+        }
+        Ok(Self {
+            num_attention_heads: heads,
+            num_key_value_heads: kv_heads,
+            head_dim,
+            bias: raw.attention_bias.unwrap_or(false),
+            qk_norm: family == Family::Gemma3,
+            scaling: scalar.powf(-0.5),
+            softcap: softcap(family, raw, fields)?,
+            causal,
+            layers: layer_types(family, raw, layers)?
+                .into_iter()
+                .map(|layer_type| layer(family, raw, layer_type, causal, fields))
+                .collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+fn softcap(family: Family, raw: &RawConfig, fields: &mut Fields) -> Result<Option<f64>, String> {
+    // The attention of Gemma 1 and Gemma 3 in transformers does not apply it.
+    if matches!(family, Family::Gemma | Family::Gemma3) {
+        return Ok(None);
+    }
+    match fields.or_default("attn_logit_softcapping", raw.attn_logit_softcapping, Some(50.0)) {
+        Some(cap) if cap.is_nan() || cap <= 0.0 => {
+            Err(format!("attn_logit_softcapping is {cap}; it must be positive"))
+        }
+        cap => Ok(cap),
+    }
+}
+
+/// The type of every layer: listed, or every n-th one full.
+fn layer_types(family: Family, raw: &RawConfig, layers: usize) -> Result<Vec<LayerType>, String> {
+    let pattern = match family {
+        Family::Gemma => return Ok(vec![LayerType::Full; layers]),
+        Family::Gemma3 => raw.sliding_window_pattern.unwrap_or(6),
+        _ => 2,
+    };
+    let Some(listed) = &raw.layer_types else {
+        let full = |i: usize| (i + 1).checked_rem(pattern) == Some(0);
+        return Ok((0..layers)
+            .map(|i| if full(i) { LayerType::Full } else { LayerType::Sliding })
+            .collect());
+    };
+    if listed.len() != layers {
+        return Err(format!("layer_types lists {} layers of {layers}", listed.len()));
+    }
+    let parse = |name: &String| match name.as_str() {
+        "sliding_attention" => Ok(LayerType::Sliding),
+        "full_attention" => Ok(LayerType::Full),
+        other => Err(format!("layer type \"{other}\" is not supported")),
+    };
+    listed.iter().map(parse).collect()
+}
+
+fn layer(
+    family: Family,
+    raw: &RawConfig,
+    layer_type: LayerType,
+    causal: bool,
+    fields: &mut Fields,
+) -> Result<LayerAttention, String> {
+    let sliding_window = match layer_type {
+        LayerType::Full => None,
+        LayerType::Sliding => {
+            let window = fields.or_default("sliding_window", raw.sliding_window, 4096);
+            // transformers' Gemma3TextConfig: half the window to each side, exclusive.
+            Some(if causal { window } else { window / 2 + 1 })
+        }
+    };
+    let (rope_theta, rope_factor) = rope(family, raw, layer_type)?;
+    Ok(LayerAttention { sliding_window, rope_theta, rope_factor })
+}
+
+/// Base and factor of the rotary embedding of a layer type, out of either spelling.
+fn rope(family: Family, raw: &RawConfig, layer_type: LayerType) -> Result<(f64, f64), String> {
+    let local = family == Family::Gemma3 && layer_type == LayerType::Sliding;
+    let own = match &raw.rope_parameters {
+        Some(RopeParameters::PerLayerType(types)) => types.get(&layer_type).cloned().flatten(),
+        Some(RopeParameters::One(parameters)) => Some(parameters.clone()),
+        None => None,
+    };
+    // In the Hub's spelling, scaling applies to Gemma 3's global layers only.
+    let hub_scaling = raw.rope_scaling.clone().filter(|_| !local);
+    let hub_theta = if local { raw.rope_local_base_freq } else { raw.rope_theta };
+    let default = match (family, local) {
+        (Family::Gemma3, false) => 1_000_000.0,
+        _ => 10_000.0,
+    };
+    let scaling = own.or(hub_scaling).unwrap_or_default();
+    let theta = scaling.rope_theta.or(hub_theta).unwrap_or(default);
+    if !(theta > 0.0 && theta.is_finite()) {
+        return Err(format!("the rotary base is {theta}; it must be positive"));
+    }
+    match (scaling.rope_type.as_deref(), scaling.factor) {
+        (None | Some("default"), _) => Ok((theta, 1.0)),
+        (Some("linear"), Some(factor)) if factor > 0.0 => Ok((theta, factor)),
+        (Some(other), _) => Err(format!("rope_type \"{other}\" with this factor is not supported")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::config::Config;
+    use super::*;
+    use std::path::Path;
+
+    fn attention(json: &str) -> Result<AttentionConfig, String> {
+        Config::parse(json, Path::new("config.json")).unwrap().stacks.remove(0).attention
+    }
+
+    #[test]
+    fn both_spellings_of_gemma3_agree() {
+        let hub = attention(
+            r#"{"model_type": "gemma3_text", "num_hidden_layers": 3, "sliding_window_pattern": 3,
+                "_sliding_window_pattern": 3, "sliding_window": 512, "rope_theta": 2e6,
+                "rope_local_base_freq": 3e4, "rope_scaling": {"rope_type": "linear", "factor": 8.0}}"#,
+        );
+        let v5 = attention(
+            r#"{"model_type": "gemma3_text", "num_hidden_layers": 3, "sliding_window": 512,
+                "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+                "rope_parameters": {
+                  "sliding_attention": {"rope_type": "default", "rope_theta": 3e4},
+                  "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 2e6}}}"#,
+        );
+        let sliding =
+            LayerAttention { sliding_window: Some(512), rope_theta: 3e4, rope_factor: 1.0 };
+        let full = LayerAttention { sliding_window: None, rope_theta: 2e6, rope_factor: 8.0 };
+        assert_eq!(hub.clone().unwrap().layers, [sliding, sliding, full]);
+        assert_eq!(hub, v5);
+    }
+
+    #[test]
+    fn families_differ_where_transformers_does() {
+        let gemma = attention(r#"{"model_type": "gemma", "head_dim": 64}"#).unwrap();
+        assert!(gemma.scaling == 0.125 && gemma.layers.iter().all(|l| l.sliding_window.is_none()));
+        let gemma2 =
+            attention(r#"{"model_type": "gemma2", "query_pre_attn_scalar": 144}"#).unwrap();
+        assert_eq!((gemma2.softcap, gemma2.scaling), (Some(50.0), 1.0 / 12.0));
+        let uncapped = attention(r#"{"model_type": "gemma2", "attn_logit_softcapping": null}"#);
+        assert_eq!(uncapped.unwrap().softcap, None);
+        assert!(
+            gemma2.layers[0].sliding_window.is_some() && gemma2.layers[1].sliding_window.is_none()
+        );
+        let embedding = attention(
+            r#"{"model_type": "gemma3_text", "use_bidirectional_attention": true, "sliding_window": 512}"#,
+        )
+        .unwrap();
+        assert!(!embedding.causal && embedding.layers[0].sliding_window == Some(257));
+    }
+
+    #[test]
+    fn what_is_not_supported_is_a_sentence() {
+        for fields in [
+            r#""rope_scaling": {"rope_type": "yarn", "factor": 2.0}"#,
+            r#""num_attention_heads": 3, "num_key_value_heads": 2"#,
+            r#""head_dim": 7"#,
+            r#""use_bidirectional_attention": true"#,
+            r#""layer_types": ["sliding_attention"]"#,
+            r#""query_pre_attn_scalar": 0"#,
+        ] {
+            let json = format!(r#"{{"model_type": "gemma2", {fields}}}"#);
+            assert!(attention(&json).is_err(), "{json}");
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Where the MLP blocks of a checkpoint are, by name and shape.
+
+use super::{Config, Family, Resolved, Stack, Tensors};
+use crate::{Activation, Error, Result};
+use candle_core::DType;
+
+/// One MLP block of a checkpoint: what to load, and the norm in front of it.
+#[derive(Debug, Clone)]
+pub struct BlockSpec {
+    /// Counted from 0 over all stacks.
+    pub index: usize,
+    /// Prefix of its tensors, `model.layers.0.mlp`.
+    pub name: String,
+    /// Prefix of its layer, `model.layers.0`.
+    pub layer: String,
+    /// The weight of the norm that the block's input comes out of, `[hidden]`.
+    pub norm: String,
+    /// `rms_norm_eps` of that norm.
+    pub eps: f64,
+    /// Width of input and output.
+    pub hidden_size: usize,
+    /// Width of gate and up.
+    pub intermediate_size: usize,
+    /// Whether the projections have biases.
+    pub bias: bool,
+    /// What the config means the activation to be.
+    pub activation: Resolved<Activation>,
+    /// The dtype that `down_proj.weight` is stored in.
+    pub dtype: DType,
+}
+
+impl BlockSpec {
+    /// Names and shapes of its tensors.
+    ///
+    /// Fused weights are `[2 * intermediate, hidden]`, all others `[out, in]`.
+    pub fn tensors(&self, tensors: &Tensors) -> Vec<(String, Vec<usize>)> {
+        let (h, i) = (self.hidden_size, self.intermediate_size);
+        let name = |projection: &str, part: &str| format!("{}.{projection}.{part}", self.name);
+        let projections = if tensors.contains(&name("gate_up_proj", "weight")) {
+            vec![("gate_up_proj", 2 * i, h), ("down_proj", h, i)]
+        } else {
+            vec![("gate_proj", i, h), ("up_proj", i, h), ("down_proj", h, i)]
+        };
+        let mut all = vec![];
+        for (projection, rows, columns) in projections {
+            all.push((name(projection, "weight"), vec![rows, columns]));
+            if self.bias {
+                all.push((name(projection, "bias"), vec![rows]));
+            }
+        }
+        all
+    }
+}
+
+/// Finds and checks every block that the config promises.
+pub(super) fn find(config: &Config, tensors: &Tensors) -> Result<Vec<BlockSpec>> {
+    let mut blocks = vec![];
+    for stack in &config.stacks {
+        let (mlp, norm) = names(config.family);
+        let prefix = prefix(stack, mlp, tensors)?;
+        for i in 0..stack.num_hidden_layers {
+            let layer = format!("{prefix}layers.{i}");
+            let name = format!("{layer}.{mlp}");
+            let down = format!("{name}.down_proj.weight");
+            let block = BlockSpec {
+                index: blocks.len(),
+                norm: format!("{layer}.{norm}.weight"),
+                eps: stack.rms_norm_eps,
+                hidden_size: stack.hidden_size,
+                intermediate_size: stack.intermediate_size,
+                bias: stack.mlp_bias,
+                activation: stack.activation.clone(),
+                dtype: tensors.dtype(&down)?,
+                name,
+                layer,
+            };
+            for (name, shape) in block.tensors(tensors) {
+                tensors.check(&name, &shape)?;
+            }
+            tensors.check(&block.norm, &[block.hidden_size])?;
+            blocks.push(block);
+        }
+    }
+    Ok(blocks)
+}
+
+/// What a layer calls its MLP and the norm in front of it (transformers, `modeling_*.py`).
+fn names(family: Family) -> (&'static str, &'static str) {
+    match family {
+        // In Gemma 1 the norm behind attention is the one in front of the MLP.
+        Family::Gemma => ("mlp", "post_attention_layernorm"),
+        Family::RecurrentGemma => ("mlp_block", "channel_pre_norm"),
+        _ => ("mlp", "pre_feedforward_layernorm"),
+    }
+}
+
+/// What stands before `layers.N` in this checkpoint.
+///
+/// `model.` is a text model; multimodal models of transformers 4 have `language_model.model.`, of
+/// transformers 5 `model.language_model.`; a bare backbone, as EmbeddingGemma's, has nothing.
+fn prefix(stack: &Stack, mlp: &str, tensors: &Tensors) -> Result<String> {
+    const PREFIXES: [&str; 5] =
+        ["model.", "language_model.model.", "model.language_model.", "language_model.", ""];
+    let own = if stack.name.is_empty() { String::new() } else { format!("{}.", stack.name) };
+    let probe = |prefix: &str| format!("{prefix}{own}layers.0.{mlp}.down_proj.weight");
+    match PREFIXES.iter().find(|prefix| tensors.contains(&probe(prefix))) {
+        Some(prefix) => Ok(format!("{prefix}{own}")),
+        None => Err(Error::MissingTensor {
+            path: tensors.path().into(),
+            tensor: probe("model."),
+            remedy: format!(
+                "nor with the prefixes {}; check that config.json and the weights belong together",
+                PREFIXES[1..4].join(", ")
+            ),
+        }),
+    }
+}

@@ -1,0 +1,150 @@
+//! What a checkpoint is, as data.
+
+use super::{BlockSpec, Checkpoint, Family, Resolved, Stack};
+use crate::{Activation, Result};
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// Everything that a checkpoint says about itself, and what is odd about it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Inspection {
+    /// Version of this layout.
+    pub schema: u32,
+    /// Where the checkpoint comes from.
+    pub source: String,
+    /// The family of its text part.
+    pub family: Family,
+    /// `model_type` in its config.
+    pub model_type: String,
+    /// Its stacks of layers.
+    pub stacks: Vec<StackInspection>,
+    /// Number of elements of all tensors.
+    pub parameters: u64,
+    /// Number of elements of the MLP blocks alone.
+    pub mlp_parameters: u64,
+    /// Size of the safetensors files in bytes.
+    pub bytes: u64,
+    /// How many tensors there are of each dtype.
+    pub dtypes: BTreeMap<String, usize>,
+    /// What a user should know: NaN or infinite weights, an activation the family was not trained
+    /// with.
+    pub warnings: Vec<String>,
+}
+
+/// One stack of an [`Inspection`].
+#[derive(Debug, Clone, Serialize)]
+pub struct StackInspection {
+    /// Empty, `encoder` or `decoder`.
+    pub name: String,
+    /// Prefix of the first block's tensors.
+    pub first_block: String,
+    /// Number of layers.
+    pub num_hidden_layers: usize,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width between up and down.
+    pub intermediate_size: usize,
+    /// Whether gate and up are stored as one tensor.
+    pub fused_gate_up: bool,
+    /// Whether the MLP's projections have biases.
+    pub mlp_bias: bool,
+    /// The activation, with the reason.
+    pub activation: Resolved<Activation>,
+    /// Whether the real input of the first block can be computed, and if not, why.
+    pub attention: String,
+    /// Fields that the config leaves out, with the family's default.
+    pub defaults: Vec<String>,
+}
+
+impl Inspection {
+    pub(super) fn new(checkpoint: &Checkpoint, mut progress: impl FnMut(usize)) -> Result<Self> {
+        let tensors = checkpoint.tensors();
+        let mut dtypes = BTreeMap::new();
+        let mut parameters = 0;
+        let mut warnings =
+            checkpoint.config().stacks.iter().filter_map(training_warning).collect::<Vec<_>>();
+        for (done, (name, shape, dtype)) in tensors.entries().enumerate() {
+            let elements = count(shape);
+            parameters += elements;
+            *dtypes.entry(format!("{dtype:?}")).or_default() += 1;
+            // Tensors of other dtypes (a vision tower's integers) cannot be NaN.
+            if tensors.dtype(name).is_ok() {
+                warnings.extend(nonfinite_warning(name, tensors.count_nonfinite(name)?));
+            }
+            progress(done + 1);
+        }
+        Ok(Self {
+            schema: 1,
+            source: checkpoint.source().to_string(),
+            family: checkpoint.config().family,
+            model_type: checkpoint.config().model_type.clone(),
+            stacks: stacks(checkpoint),
+            parameters,
+            mlp_parameters: checkpoint
+                .blocks()
+                .iter()
+                .flat_map(|block| block.tensors(tensors))
+                .map(|(_, shape)| count(&shape))
+                .sum(),
+            bytes: tensors.size_in_bytes() as u64,
+            dtypes,
+            warnings,
+        })
+    }
+}
+
+impl BlockSpec {
+    /// A warning for every weight of the block that holds NaN or infinities. Reads them all.
+    ///
+    /// # Errors
+    /// None for a block of an open checkpoint.
+    pub fn nonfinite_warnings(&self, checkpoint: &Checkpoint) -> Result<Vec<String>> {
+        let tensors = checkpoint.tensors();
+        let mut warnings = vec![];
+        for (name, _) in self.tensors(tensors) {
+            warnings.extend(nonfinite_warning(&name, tensors.count_nonfinite(&name)?));
+        }
+        Ok(warnings)
+    }
+}
+
+fn count(shape: &[usize]) -> u64 {
+    shape.iter().map(|&n| n as u64).product()
+}
+
+fn nonfinite_warning(name: &str, nonfinite: usize) -> Option<String> {
+    (nonfinite > 0).then(|| format!("{name} holds {nonfinite} values that are NaN or infinite"))
+}
+
+fn training_warning(stack: &Stack) -> Option<String> {
+    let Resolved { value, reason } = &stack.activation;
+    (*value != Activation::TANH).then(|| {
+        format!("the config asks for {value}, but every Gemma was trained with tanh ({reason})")
+    })
+}
+
+fn stacks(checkpoint: &Checkpoint) -> Vec<StackInspection> {
+    let mut first = 0;
+    let inspect = |stack: &Stack| {
+        let block = &checkpoint.blocks()[first];
+        first += stack.num_hidden_layers;
+        StackInspection {
+            name: stack.name.into(),
+            first_block: block.name.clone(),
+            num_hidden_layers: stack.num_hidden_layers,
+            hidden_size: stack.hidden_size,
+            intermediate_size: stack.intermediate_size,
+            fused_gate_up: checkpoint
+                .tensors()
+                .contains(&format!("{}.gate_up_proj.weight", block.name)),
+            mlp_bias: stack.mlp_bias,
+            activation: stack.activation.clone(),
+            attention: match &stack.attention {
+                Ok(_) => "supported".into(),
+                Err(reason) => reason.clone(),
+            },
+            defaults: stack.defaults.clone(),
+        }
+    };
+    checkpoint.config().stacks.iter().map(inspect).collect()
+}

@@ -1,0 +1,174 @@
+//! A checkpoint: `config.json`, weights, tokenizer. Knows families, names and their quirks, and
+//! computes nothing.
+
+mod activation;
+mod attention;
+mod blocks;
+mod config;
+mod inspect;
+mod tensors;
+mod tokenizer;
+
+pub use activation::{Resolved, resolve_activation};
+pub use attention::{AttentionConfig, LayerAttention};
+pub use blocks::BlockSpec;
+pub use config::{Config, Family, Stack};
+pub use inspect::{Inspection, StackInspection};
+pub use tensors::Tensors;
+
+use crate::{Error, Result};
+use candle_core::DType;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use tokenizer::Tokenizer;
+
+/// A checkpoint that has been opened and checked, with no weight read yet.
+///
+/// ```
+/// use gemma_mlp::Checkpoint;
+/// let checkpoint = Checkpoint::embedded()?; // or Checkpoint::open("path/to/gemma-3-270m")?
+/// println!("{}: {} blocks", checkpoint.config().family, checkpoint.blocks().len());
+/// println!("{}", checkpoint.blocks()[0].activation.reason);
+/// # Ok::<(), gemma_mlp::Error>(())
+/// ```
+pub struct Checkpoint {
+    source: Source,
+    config: Config,
+    tensors: Tensors,
+    blocks: Vec<BlockSpec>,
+    tokenizer: Tokenizer,
+}
+
+/// Where a checkpoint comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A directory on this machine.
+    Directory(PathBuf),
+    /// The one inside the program: random weights, made by `examples/make_tiny.rs`.
+    Embedded,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory(dir) => write!(f, "{}", dir.display()),
+            Self::Embedded => f.write_str("embedded tiny-gemma3 (random weights)"),
+        }
+    }
+}
+
+impl Checkpoint {
+    /// Opens a directory with `config.json`, `model.safetensors` (or shards and their
+    /// `model.safetensors.index.json`) and, if text is to be read, `tokenizer.json`.
+    ///
+    /// Reads the config and the headers, checks the name, shape and dtype of every MLP weight, and
+    /// maps the weights into memory.
+    ///
+    /// # Errors
+    /// Anything missing, malformed or contradictory, by file and tensor; a family whose MLP is
+    /// not the plain gated block.
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
+        let dir = dir.as_ref();
+        let path = dir.join("config.json");
+        if !path.is_file() {
+            return Err(missing_config(dir, path));
+        }
+        let config = Config::parse(&read_text(&path)?, &path)?;
+        let tokenizer = Tokenizer::File(dir.join("tokenizer.json"));
+        Self::new(Source::Directory(dir.into()), config, Tensors::open(dir)?, tokenizer)
+    }
+
+    /// The checkpoint inside the program: a Gemma 3 of four layers with random weights, so that
+    /// everything runs anywhere. Its figures say nothing about a trained model.
+    ///
+    /// # Errors
+    /// None, unless the program was built from damaged files.
+    pub fn embedded() -> Result<Self> {
+        let path = Path::new("weights/tiny-gemma3");
+        let file = |name: &str| path.join(name);
+        let config = include_str!("../../weights/tiny-gemma3/config.json");
+        let weights = include_bytes!("../../weights/tiny-gemma3/model.safetensors");
+        let tokenizer = include_bytes!("../../weights/tiny-gemma3/tokenizer.json");
+        Self::new(
+            Source::Embedded,
+            Config::parse(config, &file("config.json"))?,
+            Tensors::from_static(&file("model.safetensors"), weights)?,
+            Tokenizer::Static(tokenizer),
+        )
+    }
+
+    fn new(source: Source, config: Config, tensors: Tensors, tokenizer: Tokenizer) -> Result<Self> {
+        let blocks = blocks::find(&config, &tensors)?;
+        Ok(Self { source, config, tensors, blocks, tokenizer })
+    }
+
+    /// Where it comes from.
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// What its `config.json` says.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Its weights.
+    pub fn tensors(&self) -> &Tensors {
+        &self.tensors
+    }
+
+    /// Its MLP blocks, in order; T5Gemma's encoder before its decoder. Never empty.
+    pub fn blocks(&self) -> &[BlockSpec] {
+        &self.blocks
+    }
+
+    /// The dtype that its MLP weights are stored in (that of the first one).
+    pub fn dtype(&self) -> DType {
+        self.blocks[0].dtype
+    }
+
+    /// Token ids of a text, with the special tokens (BOS) that its tokenizer adds.
+    ///
+    /// # Errors
+    /// A missing or malformed `tokenizer.json`, a text of no tokens.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        self.tokenizer.encode(text)
+    }
+
+    /// Everything that the checkpoint says about itself. Reads every weight once, to find NaN;
+    /// `progress` is called after each tensor with how many are done.
+    ///
+    /// # Errors
+    /// None once the checkpoint is open, unless a file vanishes.
+    pub fn inspect(&self, progress: impl FnMut(usize)) -> Result<Inspection> {
+        Inspection::new(self, progress)
+    }
+}
+
+fn missing_config(dir: &Path, path: PathBuf) -> Error {
+    let (path, remedy) = if dir.is_dir() {
+        (path, "a checkpoint directory has config.json beside its safetensors files")
+    } else if dir.exists() {
+        (dir.into(), "it is a file: pass the directory that holds config.json and the weights")
+    } else {
+        (dir.into(), "pass a directory with config.json and model.safetensors")
+    };
+    Error::MissingFile { path, remedy: remedy.into() }
+}
+
+/// Reads a JSON file. The limit is far above any real config or index (a few hundred KB) and far
+/// below what would hurt.
+fn read_text(path: &Path) -> Result<String> {
+    const LIMIT: u64 = 64 << 20;
+    let size = std::fs::metadata(path).map_err(Error::io(path))?.len();
+    if size > LIMIT {
+        let reason = format!("{size} bytes are too many for a JSON file; the limit is {LIMIT}");
+        return Err(Error::Json { path: path.into(), reason });
+    }
+    std::fs::read_to_string(path).map_err(Error::io(path))
+}
+
+fn parse_json<T: serde::de::DeserializeOwned>(json: &str, path: &Path) -> Result<T> {
+    serde_json::from_str(json)
+        .map_err(|e| Error::Json { path: path.into(), reason: format!("malformed JSON: {e}") })
+}

@@ -1,0 +1,329 @@
+//! Tensors by name, out of memory-mapped safetensors files. Only the headers are read when the
+//! files are opened; a tensor's bytes are touched when it is asked for.
+
+use crate::{Error, Result};
+use candle_core::{DType, Device, Shape, Tensor};
+use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
+use half::{bf16, f16};
+use rayon::prelude::*;
+use safetensors::{
+    Dtype, SafeTensors,
+    tensor::{Metadata, TensorInfo},
+};
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The tensors of a checkpoint. Cloning shares them.
+#[derive(Clone)]
+pub struct Tensors(Arc<Inner>);
+
+struct Inner {
+    /// The checkpoint, for messages about tensors that no file has.
+    path: PathBuf,
+    files: Vec<File>,
+    /// Which file has which tensor.
+    routing: BTreeMap<String, usize>,
+}
+
+struct File {
+    path: PathBuf,
+    bytes: Bytes,
+    /// Where the tensors' bytes begin, behind the header.
+    data: usize,
+    metadata: Metadata,
+}
+
+enum Bytes {
+    Mapped(memmap2::Mmap),
+    Static(&'static [u8]),
+}
+
+impl File {
+    fn open(path: PathBuf) -> Result<Self> {
+        let file = std::fs::File::open(&path).map_err(Error::io(&path))?;
+        // SAFETY: the map is only ever read. It would change under us if another process wrote
+        // into the file in place, which no tool does to a checkpoint: they write a new file and
+        // rename it. candle's and safetensors' own loaders map under the same assumption.
+        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(&path))?;
+        Self::parse(path, Bytes::Mapped(map))
+    }
+
+    /// Reads and checks the header: the crate verifies its length, the offsets (no gaps, no
+    /// overlaps, the file's end) and that shapes and dtypes fill them exactly.
+    fn parse(path: PathBuf, bytes: Bytes) -> Result<Self> {
+        match SafeTensors::read_metadata(bytes.as_slice()) {
+            Ok((header, metadata)) => {
+                let data = header + std::mem::size_of::<u64>();
+                Ok(Self { path, bytes, data, metadata })
+            }
+            Err(e) => Err(Error::Safetensors { path, reason: e.to_string() }),
+        }
+    }
+
+    fn bytes(&self, info: &TensorInfo) -> &[u8] {
+        let (start, end) = info.data_offsets;
+        &self.bytes.as_slice()[self.data + start..self.data + end]
+    }
+}
+
+impl Bytes {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Mapped(map) => map,
+            Self::Static(bytes) => bytes,
+        }
+    }
+}
+
+impl Tensors {
+    /// Opens the safetensors files of a directory: those that `model.safetensors.index.json`
+    /// names, or else `model.safetensors`.
+    pub(super) fn open(dir: &Path) -> Result<Self> {
+        let index = dir.join("model.safetensors.index.json");
+        if index.exists() {
+            return Self::open_sharded(dir, &index);
+        }
+        let path = dir.join("model.safetensors");
+        if !path.exists() {
+            let remedy =
+                "a checkpoint has model.safetensors, or shards with model.safetensors.index.json";
+            return Err(Error::MissingFile { path, remedy: remedy.into() });
+        }
+        let file = File::open(path)?;
+        let routing = file.metadata.offset_keys().into_iter().map(|name| (name, 0)).collect();
+        Ok(Self(Arc::new(Inner { path: dir.into(), files: vec![file], routing })))
+    }
+
+    fn open_sharded(dir: &Path, index: &Path) -> Result<Self> {
+        #[derive(serde::Deserialize)]
+        struct Index {
+            weight_map: BTreeMap<String, String>,
+        }
+        let Index { weight_map } = super::parse_json(&super::read_text(index)?, index)?;
+        let mut files: Vec<File> = vec![];
+        let mut opened: HashMap<&str, usize> = HashMap::new();
+        let mut routing = BTreeMap::new();
+        for (tensor, shard) in &weight_map {
+            let at = match opened.get(shard.as_str()) {
+                Some(&at) => at,
+                None => {
+                    files.push(File::open(shard_path(dir, shard, index)?)?);
+                    opened.insert(shard, files.len() - 1);
+                    files.len() - 1
+                }
+            };
+            if files[at].metadata.info(tensor).is_none() {
+                let remedy =
+                    "model.safetensors.index.json says it is here; download the shard again";
+                return Err(Error::MissingTensor {
+                    path: files[at].path.clone(),
+                    tensor: tensor.clone(),
+                    remedy: remedy.into(),
+                });
+            }
+            routing.insert(tensor.clone(), at);
+        }
+        Ok(Self(Arc::new(Inner { path: dir.into(), files, routing })))
+    }
+
+    /// One file that is part of the program.
+    pub(super) fn from_static(path: &Path, bytes: &'static [u8]) -> Result<Self> {
+        let file = File::parse(path.into(), Bytes::Static(bytes))?;
+        let routing = file.metadata.offset_keys().into_iter().map(|name| (name, 0)).collect();
+        Ok(Self(Arc::new(Inner { path: path.into(), files: vec![file], routing })))
+    }
+
+    /// The checkpoint's directory, for messages.
+    pub(super) fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    /// Whether a file has the tensor.
+    pub fn contains(&self, name: &str) -> bool {
+        self.0.routing.contains_key(name)
+    }
+
+    /// All names, sorted, with shape and dtype. No tensor is read.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, &[usize], Dtype)> {
+        self.0.routing.iter().filter_map(|(name, &at)| {
+            let info = self.0.files[at].metadata.info(name)?;
+            Some((name.as_str(), info.shape.as_slice(), info.dtype))
+        })
+    }
+
+    /// Bytes of all files together.
+    pub fn size_in_bytes(&self) -> usize {
+        self.0.files.iter().map(|file| file.bytes.as_slice().len()).sum()
+    }
+
+    /// The shape of a tensor. It is not read.
+    ///
+    /// # Errors
+    /// A name that no file has.
+    pub fn shape(&self, name: &str) -> Result<&[usize]> {
+        self.info(name).map(|(_, info)| info.shape.as_slice())
+    }
+
+    /// Checks shape and dtype of a weight by the header alone and returns its dtype.
+    ///
+    /// # Errors
+    /// A tensor that is missing, has another shape, or holds no F64, F32, BF16 or F16.
+    pub fn check(&self, name: &str, shape: &[usize]) -> Result<DType> {
+        let (file, info) = self.info(name)?;
+        if info.shape != shape {
+            return Err(Error::Shape {
+                path: file.path.clone(),
+                tensor: name.into(),
+                found: info.shape.clone(),
+                expected: shape.into(),
+            });
+        }
+        self.dtype(name)
+    }
+
+    /// The dtype of a weight.
+    ///
+    /// # Errors
+    /// A tensor that is missing or holds no F64, F32, BF16 or F16.
+    pub fn dtype(&self, name: &str) -> Result<DType> {
+        let (file, info) = self.info(name)?;
+        match info.dtype {
+            Dtype::F64 => Ok(DType::F64),
+            Dtype::F32 => Ok(DType::F32),
+            Dtype::BF16 => Ok(DType::BF16),
+            Dtype::F16 => Ok(DType::F16),
+            other => Err(Error::WeightDType {
+                path: file.path.clone(),
+                tensor: name.into(),
+                dtype: format!("{other:?}"),
+            }),
+        }
+    }
+
+    /// Reads a weight, as `dtype`, onto a device.
+    ///
+    /// # Errors
+    /// As [`Self::check`].
+    pub fn load(
+        &self,
+        name: &str,
+        shape: &[usize],
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Tensor> {
+        let stored = self.check(name, shape)?;
+        let (file, info) = self.info(name)?;
+        let tensor = Tensor::from_raw_buffer(file.bytes(info), stored, shape, device)?;
+        Ok(tensor.to_dtype(dtype)?)
+    }
+
+    /// Reads rows of a matrix (an embedding's) as f32: `[ids.len(), columns]`.
+    ///
+    /// # Errors
+    /// A tensor that is missing or is no matrix of a floating-point type, an id beyond its rows.
+    pub fn load_rows(
+        &self,
+        name: &str,
+        columns: usize,
+        ids: &[u32],
+        device: &Device,
+    ) -> Result<Tensor> {
+        let (file, info) = self.info(name)?;
+        let rows = info.shape.first().copied().unwrap_or(0);
+        let stored = self.check(name, &[rows, columns])?;
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= rows) {
+            return Err(Error::Input(format!(
+                "token id {id} is out of the vocabulary: {name} has {rows} rows"
+            )));
+        }
+        let width = columns * stored.size_in_bytes();
+        let bytes = file.bytes(info);
+        let picked: Vec<u8> =
+            ids.iter().flat_map(|&id| &bytes[id as usize * width..][..width]).copied().collect();
+        let tensor = Tensor::from_raw_buffer(&picked, stored, &[ids.len(), columns], device)?;
+        Ok(tensor.to_dtype(DType::F32)?)
+    }
+
+    /// Counts NaN and infinities in a weight. Reads all of it.
+    ///
+    /// # Errors
+    /// As [`Self::dtype`].
+    pub fn count_nonfinite(&self, name: &str) -> Result<usize> {
+        let (dtype, (file, info)) = (self.dtype(name)?, self.info(name)?);
+        let bytes = file.bytes(info);
+        Ok(match dtype {
+            DType::F64 => count(bytes, |b| f64::from_le_bytes(b).is_finite()),
+            DType::F32 => count(bytes, |b| f32::from_le_bytes(b).is_finite()),
+            DType::BF16 => count(bytes, |b| bf16::from_le_bytes(b).is_finite()),
+            _ => count(bytes, |b| f16::from_le_bytes(b).is_finite()),
+        })
+    }
+
+    /// A `VarBuilder` that reads from these tensors, for candle-nn's own layers.
+    pub fn var_builder(&self, dtype: DType, device: &Device) -> VarBuilder<'static> {
+        VarBuilder::from_backend(Box::new(self.clone()), dtype, device.clone())
+    }
+
+    fn info(&self, name: &str) -> Result<(&File, &TensorInfo)> {
+        let found = self.0.routing.get(name).and_then(|&at| {
+            let file = &self.0.files[at];
+            Some((file, file.metadata.info(name)?))
+        });
+        found.ok_or_else(|| Error::MissingTensor {
+            path: self.0.path.clone(),
+            tensor: name.into(),
+            remedy: "check that config.json and the weights belong together".into(),
+        })
+    }
+}
+
+/// How many elements of `N` bytes fail the test.
+fn count<const N: usize>(bytes: &[u8], is_finite: impl Fn([u8; N]) -> bool + Sync) -> usize {
+    let nonfinite = |chunk: &[u8]| {
+        let (elements, _) = chunk.as_chunks::<N>();
+        elements.iter().filter(|&&element| !is_finite(element)).count()
+    };
+    bytes.par_chunks(1 << 20).map(nonfinite).sum()
+}
+
+/// The path of a shard. An index must not lead out of its directory.
+fn shard_path(dir: &Path, shard: &str, index: &Path) -> Result<PathBuf> {
+    if Path::new(shard).file_name() != Some(shard.as_ref()) {
+        let reason = format!("the shard name '{shard}' is not a plain file name");
+        return Err(Error::Json { path: index.into(), reason });
+    }
+    let path = dir.join(shard);
+    if !path.exists() {
+        let remedy = "model.safetensors.index.json names it; download the missing shard";
+        return Err(Error::MissingFile { path, remedy: remedy.into() });
+    }
+    Ok(path)
+}
+
+impl SimpleBackend for Tensors {
+    fn get(
+        &self,
+        shape: Shape,
+        name: &str,
+        _: Init,
+        dtype: DType,
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
+        self.load(name, shape.dims(), dtype, device).map_err(candle_core::Error::wrap)
+    }
+
+    fn get_unchecked(
+        &self,
+        name: &str,
+        dtype: DType,
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
+        let shape = self.shape(name).map_err(candle_core::Error::wrap)?;
+        self.load(name, shape, dtype, device).map_err(candle_core::Error::wrap)
+    }
+
+    fn contains_tensor(&self, name: &str) -> bool {
+        self.contains(name)
+    }
+}

@@ -1,0 +1,140 @@
+//! The flags that subcommands share. Names follow candle's examples.
+
+use anyhow::{Context, Result};
+use candle_core::{DType, Device};
+use clap::{Args, ValueEnum};
+use gemma_mlp::drift::no_such_layer;
+use gemma_mlp::model::TokenIds;
+use gemma_mlp::{Checkpoint, Error};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+#[derive(Args)]
+pub struct ModelArgs {
+    /// Directory with config.json and safetensors weights [default: the checkpoint inside the
+    /// program, with random weights]
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+}
+
+impl ModelArgs {
+    pub fn open(&self) -> Result<Checkpoint> {
+        Ok(match &self.model {
+            Some(dir) => Checkpoint::open(dir)?,
+            None => Checkpoint::embedded()?,
+        })
+    }
+}
+
+/// What is run if no text is given.
+const PROMPT: &str = "The quick brown fox jumps over the lazy dog.";
+
+#[derive(Args)]
+#[group(multiple = false)]
+pub struct TextArgs {
+    /// Text to run [default: a sentence]
+    #[arg(long, value_name = "TEXT")]
+    prompt: Option<String>,
+    /// File with the text to run; one line break at its end is not part of the text
+    #[arg(long, value_name = "FILE")]
+    text: Option<PathBuf>,
+    /// File with a JSON array of token ids, or an array of equally long arrays for a batch
+    #[arg(long, value_name = "FILE")]
+    ids: Option<PathBuf>,
+}
+
+impl TextArgs {
+    pub fn token_ids(&self, checkpoint: &Checkpoint) -> Result<TokenIds> {
+        if let Some(path) = &self.ids {
+            return TokenIds::from_json(&read(path)?).with_context(|| path.display().to_string());
+        }
+        let text = match (&self.text, &self.prompt) {
+            (Some(path), _) => {
+                let mut text = read(path)?;
+                if text.ends_with('\n') {
+                    text.pop();
+                }
+                text
+            }
+            (None, Some(prompt)) => prompt.clone(),
+            (None, None) => PROMPT.to_string(),
+        };
+        Ok(TokenIds::single(checkpoint.encode(&text)?)?)
+    }
+}
+
+fn read(path: &Path) -> Result<String> {
+    Ok(std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.into(), source })?)
+}
+
+#[derive(Args)]
+pub struct DeviceArgs {
+    /// Run on the CPU even if there is a GPU
+    #[arg(long)]
+    cpu: bool,
+}
+
+impl DeviceArgs {
+    pub fn device(&self) -> Result<Device> {
+        Ok(if self.cpu {
+            Device::Cpu
+        } else {
+            Device::cuda_if_available(0).map_err(Error::from)?
+        })
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum DTypeArg {
+    F64,
+    F32,
+    Bf16,
+    F16,
+}
+
+impl From<DTypeArg> for DType {
+    fn from(dtype: DTypeArg) -> Self {
+        match dtype {
+            DTypeArg::F64 => DType::F64,
+            DTypeArg::F32 => DType::F32,
+            DTypeArg::Bf16 => DType::BF16,
+            DTypeArg::F16 => DType::F16,
+        }
+    }
+}
+
+/// Layer numbers and ranges, as in `0,3-5`.
+#[derive(Clone)]
+pub struct Layers(Vec<RangeInclusive<usize>>);
+
+impl FromStr for Layers {
+    type Err = String;
+
+    fn from_str(list: &str) -> Result<Self, String> {
+        let number = |s: &str| {
+            s.trim()
+                .parse::<usize>()
+                .map_err(|_| format!("'{s}' is not a layer number; write 0,3-5"))
+        };
+        let range = |part: &str| match part.split_once('-') {
+            None => number(part).map(|n| n..=n),
+            Some((first, last)) => match (number(first)?, number(last)?) {
+                (first, last) if first <= last => Ok(first..=last),
+                _ => Err(format!("the range {part} is empty")),
+            },
+        };
+        list.split(',').map(range).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl Layers {
+    /// The chosen layers of `count`, each once, in order.
+    pub fn select(layers: Option<&Self>, count: usize) -> Result<Vec<usize>> {
+        let Some(Self(ranges)) = layers else { return Ok((0..count).collect()) };
+        if let Some(range) = ranges.iter().find(|range| *range.end() >= count) {
+            return Err(no_such_layer(*range.end(), count).into());
+        }
+        Ok((0..count).filter(|i| ranges.iter().any(|range| range.contains(i))).collect())
+    }
+}

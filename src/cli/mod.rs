@@ -1,0 +1,64 @@
+//! Flags, progress and which report to write. What is computed is the library's business.
+
+mod args;
+mod drift;
+mod forward;
+mod inspect;
+mod progress;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use gemma_mlp::Error;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+/// Is this Gemma MLP right, and does the difference matter?
+///
+/// Without a subcommand it measures the drift of exact against tanh GELU on the checkpoint inside
+/// the program.
+#[derive(Parser)]
+#[command(version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    drift: drift::Args,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Measure how far two ways of computing the blocks are apart, beside the noise floor
+    Drift(drift::Args),
+    /// Run the blocks on a prompt and print or save what happens inside
+    Forward(forward::Args),
+    /// Say what a checkpoint is, which activation it means and why
+    Inspect(inspect::Args),
+}
+
+/// Parses the command line and does what it says.
+pub fn run() -> Result<()> {
+    let cli = Cli::parse();
+    match cli.command.unwrap_or(Command::Drift(cli.drift)) {
+        Command::Drift(args) => drift::run(&args),
+        Command::Forward(args) => forward::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+    }
+}
+
+/// Writes a report to standard output.
+fn print(report: &str) -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    let written = stdout.write_all(report.as_bytes()).and_then(|()| stdout.flush());
+    written.map_err(|source| Error::Io { path: "standard output".into(), source }.into())
+}
+
+/// Says in one line what went wrong, and gives the exit code: 2 if the input is to blame.
+pub fn fail(error: &anyhow::Error) -> ExitCode {
+    let message = format!("{error:#}").replace('\n', " ");
+    // Nobody may be there to read it; the exit code still tells.
+    let _ = writeln!(io::stderr(), "error: {message}");
+    match error.downcast_ref::<Error>() {
+        Some(e) if e.is_input() => ExitCode::from(2),
+        _ => ExitCode::from(1),
+    }
+}

@@ -1,0 +1,46 @@
+//! Numbers as text.
+
+/// Three significant digits, in scientific notation where that is shorter to read.
+pub(super) fn short(x: f64) -> String {
+    match x.abs() {
+        _ if x.is_nan() => "nan".into(),
+        a if a.is_infinite() => if x > 0.0 { "inf" } else { "-inf" }.into(),
+        0.0 => "0".into(),
+        0.01..1000.0 => {
+            let digits = 2 - x.abs().log10().floor() as i32;
+            format!("{x:.*}", digits.max(0) as usize)
+        }
+        _ => format!("{x:.2e}"),
+    }
+}
+
+/// A count with thousands separated.
+pub(super) fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let groups: Vec<&str> =
+        digits.as_bytes().rchunks(3).rev().filter_map(|g| std::str::from_utf8(g).ok()).collect();
+    groups.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_numbers() {
+        for (x, text) in [
+            (0.0, "0"),
+            (1.0, "1.00"),
+            (12.345, "12.3"),
+            (999.4, "999"),
+            (-0.0123, "-0.0123"),
+            (4.732e-4, "4.73e-4"),
+            (123456.0, "1.23e5"),
+            (f64::NAN, "nan"),
+            (f64::NEG_INFINITY, "-inf"),
+        ] {
+            assert_eq!(short(x), text);
+        }
+        assert_eq!((grouped(7), grouped(1234567)), ("7".to_string(), "1,234,567".to_string()));
+    }
+}
