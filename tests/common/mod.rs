@@ -1,0 +1,95 @@
+//! What several tests share: distances, and small checkpoints on disk.
+#![allow(dead_code)] // each test binary uses a part of it
+
+use candle_core::{DType, Tensor};
+use gemma_mlp::drift::Accumulator;
+use safetensors::{Dtype, tensor::TensorView};
+use std::path::Path;
+
+/// ‖b − a‖ / ‖a‖.
+pub fn rel_l2(a: &Tensor, b: &Tensor) -> f64 {
+    let mut sums = Accumulator::default();
+    sums.add(a, b).unwrap();
+    sums.metrics().rel_l2
+}
+
+pub fn to_f64(t: &Tensor) -> Vec<f64> {
+    t.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// A tensor of a checkpoint to be written.
+pub struct Spec {
+    pub name: String,
+    pub shape: Vec<usize>,
+    pub dtype: Dtype,
+    pub bytes: Vec<u8>,
+}
+
+impl Spec {
+    /// A small deterministic f32 tensor, different for each name.
+    pub fn f32(name: impl Into<String>, shape: &[usize]) -> Self {
+        let name = name.into();
+        let seed = name.bytes().fold(1.0, |seed, b| (seed * 1.7 + f64::from(b)) % 97.0);
+        let n: usize = shape.iter().product();
+        let value = |i: usize| (0.5 * (seed + i as f64 * 0.737).sin()) as f32;
+        let bytes = (0..n).flat_map(|i| value(i).to_le_bytes()).collect();
+        Self { name, shape: shape.into(), dtype: Dtype::F32, bytes }
+    }
+}
+
+pub fn write_safetensors(path: &Path, specs: &[Spec]) {
+    let views = specs
+        .iter()
+        .map(|s| (s.name.as_str(), TensorView::new(s.dtype, s.shape.clone(), &s.bytes).unwrap()));
+    std::fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
+}
+
+pub const HIDDEN: usize = 8;
+pub const INTERMEDIATE: usize = 12;
+
+/// The tensors of one Gemma 3 layer and the embedding, under a prefix such as `model.`.
+pub fn gemma3_specs(prefix: &str) -> Vec<Spec> {
+    let (h, i) = (HIDDEN, INTERMEDIATE);
+    let mut specs = vec![Spec::f32(format!("{prefix}embed_tokens.weight"), &[16, h])];
+    for (name, shape) in [
+        ("input_layernorm", &[h][..]),
+        ("self_attn.q_proj", &[8, h]),
+        ("self_attn.k_proj", &[4, h]),
+        ("self_attn.v_proj", &[4, h]),
+        ("self_attn.o_proj", &[h, 8]),
+        ("self_attn.q_norm", &[4]),
+        ("self_attn.k_norm", &[4]),
+        ("post_attention_layernorm", &[h]),
+        ("pre_feedforward_layernorm", &[h]),
+        ("mlp.gate_proj", &[i, h]),
+        ("mlp.up_proj", &[i, h]),
+        ("mlp.down_proj", &[h, i]),
+        ("post_feedforward_layernorm", &[h]),
+    ] {
+        specs.push(Spec::f32(format!("{prefix}layers.0.{name}.weight"), shape));
+    }
+    specs
+}
+
+/// The config that fits [`gemma3_specs`].
+pub fn gemma3_config() -> serde_json::Value {
+    serde_json::json!({
+        "model_type": "gemma3_text",
+        "hidden_size": HIDDEN,
+        "intermediate_size": INTERMEDIATE,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 4,
+        "query_pre_attn_scalar": 4,
+        "sliding_window": 4,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "rms_norm_eps": 1e-6,
+    })
+}
+
+/// Writes a directory with a config and one safetensors file.
+pub fn write_checkpoint(dir: &Path, config: &serde_json::Value, specs: &[Spec]) {
+    std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
+    write_safetensors(&dir.join("model.safetensors"), specs);
+}
