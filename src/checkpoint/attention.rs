@@ -76,10 +76,10 @@ impl AttentionConfig {
         let heads = fields.or_default("num_attention_heads", raw.num_attention_heads, heads);
         let kv_heads = fields.or_default("num_key_value_heads", raw.num_key_value_heads, kv_heads);
         let head_dim = fields.or_default("head_dim", raw.head_dim, 256);
-        if heads == 0 || kv_heads == 0 || heads % kv_heads != 0 {
+        if heads == 0 || kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
             return Err(format!("{heads} attention heads cannot share {kv_heads} key-value heads"));
         }
-        if head_dim == 0 || head_dim % 2 == 1 {
+        if head_dim == 0 || !head_dim.is_multiple_of(2) {
             return Err(format!("head_dim is {head_dim}; rotary embeddings need an even one"));
         }
         // Gemma 1 scales by the head's width; later families name the number.

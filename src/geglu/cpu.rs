@@ -85,7 +85,7 @@ pub(super) fn activate_backward(
             let n = dx.len();
             activation.values_and_derivatives(x.read(at, n, &mut wide), &mut value[..n], dx);
             let grad = grad.read(at, n, &mut wide);
-            dx.iter_mut().zip(grad).for_each(|(dx, &g)| *dx = *dx * g);
+            dx.iter_mut().zip(grad).for_each(|(dx, &g)| *dx *= g);
         }))
     })
 }
@@ -97,7 +97,7 @@ pub(super) fn geglu(activation: Activation, gate: Strided, up: Strided) -> Resul
             let mut wide = buffer::<T>();
             activation.values(gate.read(at, product.len(), &mut wide), product);
             let up = up.read(at, product.len(), &mut wide);
-            product.iter_mut().zip(up).for_each(|(p, &u)| *p = *p * u);
+            product.iter_mut().zip(up).for_each(|(p, &u)| *p *= u);
         }))
     })
 }
@@ -123,7 +123,7 @@ pub(super) fn geglu_backward(
                 (*dgate, *dup) = (*dgate * g, *dup * g);
             }
             let up = up.read(at, n, &mut wide);
-            dgate.iter_mut().zip(up).for_each(|(dgate, &u)| *dgate = *dgate * u);
+            dgate.iter_mut().zip(up).for_each(|(dgate, &u)| *dgate *= u);
         }))
     })
 }

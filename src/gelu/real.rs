@@ -1,6 +1,6 @@
 //! The two number types that the formulas are evaluated in.
 
-use std::ops::{Add, Div, Mul, Neg, Sub};
+use std::ops::{Add, Div, Mul, MulAssign, Neg, Sub};
 
 /// A floating-point type that activations are evaluated in: `f32`, or `f64` for `f64` tensors.
 ///
@@ -16,6 +16,7 @@ pub trait Real:
     + Sub<Output = Self>
     + Mul<Output = Self>
     + Div<Output = Self>
+    + MulAssign
     + Neg<Output = Self>
     + 'static
 {

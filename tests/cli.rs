@@ -1,0 +1,350 @@
+//! The binary: what it prints and saves, on checkpoints of every layout.
+
+mod common;
+
+use common::{Spec, gemma3_config, gemma3_specs, write_checkpoint, write_safetensors};
+use safetensors::SafeTensors;
+use serde_json::{Value, json};
+use std::path::Path;
+use std::process::Command;
+
+fn run(args: &[&str]) -> String {
+    run_with_threads(args, "2")
+}
+
+fn run_with_threads(args: &[&str], threads: &str) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gemma-mlp"));
+    let output = command.args(args).env("RAYON_NUM_THREADS", threads).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{args:?}: {stderr}");
+    assert!(stderr.is_empty(), "nothing on stderr where it is no terminal: {stderr}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn run_json(args: &[&str]) -> Value {
+    serde_json::from_str(&run(args)).unwrap()
+}
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or_else(|| panic!("{value} is a number"))
+}
+
+#[test]
+fn drift_json_has_the_fixed_names() {
+    let drift = run_json(&["drift", "--json"]);
+    assert!(drift["schema"].is_i64() && !drift["checkpoint"].is_null());
+    assert_eq!(drift["sides"]["a"], json!({"activation": "tanh", "dtype": "f32"}));
+    assert_eq!(drift["sides"]["b"], json!({"activation": "exact", "dtype": "f32"}));
+    assert_eq!(drift["floor_sides"]["b"], json!({"activation": "tanh", "dtype": "bf16"}));
+    let layers = drift["layers"].as_array().unwrap();
+    assert_eq!(layers.len(), 4);
+    for (i, layer) in layers.iter().enumerate() {
+        assert_eq!(layer["index"], i);
+        assert_eq!(layer["input"], if i == 0 { "model" } else { "gaussian" });
+        for part in [layer, &layer["floor"]] {
+            for point in ["activation", "product", "output"] {
+                let [max_abs, rms, rel_l2, cosine] =
+                    ["max_abs", "rms", "rel_l2", "cosine"].map(|k| number(&part[point][k]));
+                assert!(
+                    0.0 < rms && rms < max_abs && rel_l2 > 0.0 && cosine > 0.999 && cosine < 1.0
+                );
+            }
+        }
+        // The switch is what it is known to be: 4.732e-4 at most, and a rounding of f32.
+        let max_abs = number(&layer["activation"]["max_abs"]);
+        assert!((4e-4..4.74e-4).contains(&max_abs), "{max_abs}");
+    }
+}
+
+#[test]
+fn a_model_against_itself_does_not_drift() {
+    let drift = run_json(&["drift", "--a", "gelu", "--b", "none", "--json", "--layers", "0,2-3"]);
+    let layers = drift["layers"].as_array().unwrap();
+    assert_eq!(layers.iter().map(|l| l["index"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 2, 3]);
+    for layer in layers {
+        for point in ["activation", "product", "output"] {
+            assert_eq!(
+                layer[point],
+                json!({"max_abs": 0.0, "rms": 0.0, "rel_l2": 0.0, "cosine": 1.0})
+            );
+        }
+    }
+}
+
+#[test]
+fn dtypes_and_floors() {
+    let rel_l2 = |args: &[&str], part: &str| {
+        let drift = run_json(&[&["drift", "--json", "--layers", "0"], args].concat());
+        let layer = &drift["layers"][0];
+        number(&if part == "floor" { &layer["floor"] } else { layer }["output"]["rel_l2"])
+    };
+    let (f32, bf16) = (rel_l2(&[], ""), rel_l2(&["--dtype", "bf16"], ""));
+    assert!(bf16 > 2.0 * f32, "bf16 adds its rounding to the switch: {bf16} {f32}");
+    let f64 = rel_l2(&["--dtype", "f64"], "");
+    assert!((f64 / f32 - 1.0).abs() < 1e-3, "f32 resolves the switch: {f64} {f32}");
+    let floors = ["f32", "f16", "bf16"].map(|dtype| rel_l2(&["--floor-dtype", dtype], "floor"));
+    assert!(
+        floors[0] < 1e-6 && 10.0 * floors[0] < floors[1] && 2.0 * floors[1] < floors[2],
+        "{floors:?}"
+    );
+    // The floor does not depend on the pair, but for its first side.
+    assert_eq!(rel_l2(&["--b", "silu"], "floor"), rel_l2(&[], "floor"));
+    assert!(rel_l2(&["--b", "silu"], "") > 0.05);
+}
+
+#[test]
+fn no_arguments_are_the_drift_table() {
+    let table = run(&[]);
+    assert_eq!(table, run(&["drift"]));
+    assert_eq!(table, run(&["--cpu"]));
+    for word in ["random weights", "gaussian", "model", "activation", "product", "output", "floor"]
+    {
+        assert!(table.contains(word), "{word}: {table}");
+    }
+}
+
+#[test]
+fn the_same_bytes_for_any_number_of_threads() {
+    // 600 tokens: several chunks of every parallel loop.
+    let text = "a b ".repeat(150);
+    for args in
+        [&["drift", "--json", "--prompt", &text][..], &["drift", "--json", "--dtype", "bf16"]]
+    {
+        let one = run_with_threads(args, "1");
+        assert!(["2", "3", "7"].iter().all(|threads| run_with_threads(args, threads) == one));
+    }
+}
+
+#[test]
+fn forward_saves_what_it_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out.safetensors");
+    let ids = dir.path().join("ids.json");
+    std::fs::write(&ids, "[[2, 40, 41], [2, 50, 51]]").unwrap();
+    let args = [
+        "forward",
+        "--ids",
+        ids.to_str().unwrap(),
+        "--out",
+        out.to_str().unwrap(),
+        "--layers",
+        "0,3",
+    ];
+    let tensor_dtype = |dtype: &str| {
+        run(&[&args[..], &["--dtype", dtype, "--activation", "gelu"]].concat());
+        let bytes = std::fs::read(&out).unwrap();
+        let tensors = SafeTensors::deserialize(&bytes).unwrap();
+        let mut names: Vec<_> = tensors.names().into_iter().map(String::from).collect();
+        names.sort();
+        let mut expected = vec![];
+        for layer in [0, 3] {
+            for part in ["activated", "gate", "input", "output", "product", "up"] {
+                expected.push(format!("layers.{layer}.mlp.{part}"));
+            }
+        }
+        assert_eq!(names, expected);
+        assert_eq!(tensors.tensor("layers.0.mlp.input").unwrap().shape(), [2, 3, 128]);
+        assert_eq!(tensors.tensor("layers.3.mlp.gate").unwrap().shape(), [2, 3, 512]);
+        let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+        assert_eq!(header.metadata().as_ref().unwrap()["activation"], "exact");
+        tensors.tensor("layers.0.mlp.output").unwrap().dtype()
+    };
+    assert_eq!(tensor_dtype("f32"), safetensors::Dtype::F32);
+    assert_eq!(tensor_dtype("bf16"), safetensors::Dtype::BF16);
+}
+
+#[test]
+fn forward_takes_the_config_s_activation_or_another() {
+    let activation = |args: &[&str]| {
+        run_json(&[&["forward", "--json"], args].concat())["layers"][0]["activation"]["value"]
+            .clone()
+    };
+    assert_eq!(activation(&[]), "tanh");
+    assert_eq!(activation(&["--activation", "config"]), "tanh");
+    assert_eq!(activation(&["--activation", "approximate=none"]), "exact");
+    let output = |name| {
+        run_json(&["forward", "--json", "--activation", name])["layers"][0]["output"].clone()
+    };
+    assert_ne!(output("exact"), output("tanh"));
+    assert_eq!(output("config"), output("gelu_pytorch_tanh"));
+}
+
+/// A text file ends with a line break that is not part of the text.
+#[test]
+fn prompt_and_text_agree() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("prompt.txt");
+    std::fs::write(&path, "two words\n").unwrap();
+    assert_eq!(
+        run(&["drift", "--text", path.to_str().unwrap()]),
+        run(&["drift", "--prompt", "two words"])
+    );
+}
+
+fn inspect(dir: &Path) -> Value {
+    run_json(&["inspect", "--json", "--model", dir.to_str().unwrap()])
+}
+
+/// Every prefix that checkpoints use gives the same figures.
+#[test]
+fn prefixes() {
+    let mut figures = vec![];
+    for prefix in
+        ["model.", "language_model.model.", "model.language_model.", "language_model.", ""]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let specs: Vec<Spec> = gemma3_specs("model.")
+            .into_iter()
+            .map(|s| Spec { name: format!("{prefix}{}", &s.name["model.".len()..]), ..s })
+            .collect();
+        let mut config = gemma3_config();
+        if prefix.contains("language") {
+            config["model_type"] = "gemma3_text".into();
+            config = json!({"model_type": "gemma3", "text_config": config});
+        }
+        write_checkpoint(dir.path(), &config, &specs);
+        let inspection = inspect(dir.path());
+        assert_eq!(inspection["stacks"][0]["first_block"], format!("{prefix}layers.0.mlp"));
+        std::fs::write(dir.path().join("ids.json"), "[1, 2, 3]").unwrap();
+        let ids = dir.path().join("ids.json");
+        let drift = run_json(&[
+            "drift",
+            "--json",
+            "--model",
+            dir.path().to_str().unwrap(),
+            "--ids",
+            ids.to_str().unwrap(),
+        ]);
+        assert_eq!(drift["layers"][0]["input"], "model");
+        figures.push(drift["layers"][0]["output"].clone());
+    }
+    assert!(figures.iter().all(|f| f == &figures[0]), "{figures:?}");
+}
+
+#[test]
+fn fused_weights_and_shards() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut specs, mut mlp) = (vec![], vec![]);
+    for spec in gemma3_specs("model.") {
+        if spec.name.contains(".mlp.") { mlp.push(spec) } else { specs.push(spec) }
+    }
+    // gate_proj and up_proj become one tensor in a second shard.
+    let [gate, up, down] = <[Spec; 3]>::try_from(mlp).ok().unwrap();
+    let fused = Spec {
+        name: "model.layers.0.mlp.gate_up_proj.weight".into(),
+        shape: vec![24, 8],
+        dtype: gate.dtype,
+        bytes: [gate.bytes.clone(), up.bytes.clone()].concat(),
+    };
+    let whole = tempfile::tempdir().unwrap();
+    write_checkpoint(whole.path(), &gemma3_config(), &gemma3_specs("model."));
+    let second = [fused, down];
+    let shards = [
+        ("model-00001-of-00002.safetensors", &specs[..]),
+        ("model-00002-of-00002.safetensors", &second[..]),
+    ];
+    let mut map = serde_json::Map::new();
+    for (file, specs) in shards {
+        write_safetensors(&dir.path().join(file), specs);
+        map.extend(specs.iter().map(|s| (s.name.clone(), file.into())));
+    }
+    let index = json!({"metadata": {"total_size": 1}, "weight_map": map});
+    std::fs::write(dir.path().join("model.safetensors.index.json"), index.to_string()).unwrap();
+    std::fs::write(dir.path().join("config.json"), gemma3_config().to_string()).unwrap();
+
+    assert_eq!(inspect(dir.path())["stacks"][0]["fused_gate_up"], true);
+    assert_eq!(inspect(dir.path())["parameters"], inspect(whole.path())["parameters"]);
+    let ids = dir.path().join("ids.json");
+    std::fs::write(&ids, "[1, 2, 3]").unwrap();
+    let rel_l2 = |dir: &Path| {
+        let args =
+            ["drift", "--json", "--model", dir.to_str().unwrap(), "--ids", ids.to_str().unwrap()];
+        number(&run_json(&args)["layers"][0]["output"]["rel_l2"])
+    };
+    assert!((rel_l2(dir.path()) / rel_l2(whole.path()) - 1.0).abs() < 1e-2);
+}
+
+/// Families whose layers differ from Gemma 3's: names, biases, stacks.
+#[test]
+fn other_families() {
+    let mlp = |layer: &str, name: &str, norm: &str, bias: bool| {
+        let mut specs = vec![Spec::f32(format!("{layer}.{norm}.weight"), &[8])];
+        for (projection, rows, columns) in
+            [("gate_proj", 12, 8), ("up_proj", 12, 8), ("down_proj", 8, 12)]
+        {
+            specs.push(Spec::f32(format!("{layer}.{name}.{projection}.weight"), &[rows, columns]));
+            if bias {
+                specs.push(Spec::f32(format!("{layer}.{name}.{projection}.bias"), &[rows]));
+            }
+        }
+        specs
+    };
+    let sizes = json!({"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1});
+    let config = |extra: Value| {
+        let mut config = sizes.clone();
+        config.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        config
+    };
+    let t5_layer = |stack: &str| {
+        mlp(&format!("model.{stack}.layers.0"), "mlp", "pre_feedforward_layernorm", false)
+    };
+    for (config, specs, blocks) in [
+        (
+            config(json!({"model_type": "recurrent_gemma", "intermediate_size": 24})),
+            mlp("model.layers.0", "mlp_block", "channel_pre_norm", true),
+            vec!["model.layers.0.mlp_block"],
+        ),
+        (
+            json!({"model_type": "t5gemma", "encoder": sizes.clone(), "decoder": sizes.clone()}),
+            [t5_layer("encoder"), t5_layer("decoder")].into_iter().flatten().collect(),
+            vec!["model.encoder.layers.0.mlp", "model.decoder.layers.0.mlp"],
+        ),
+        (
+            json!({"model_type": "paligemma", "text_config": config(json!({"model_type": "gemma"}))}),
+            mlp("language_model.model.layers.0", "mlp", "post_attention_layernorm", false),
+            vec!["language_model.model.layers.0.mlp"],
+        ),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        write_checkpoint(dir.path(), &config, &specs);
+        std::fs::write(dir.path().join("ids.json"), "[1, 2, 3]").unwrap();
+        let ids = dir.path().join("ids.json");
+        let drift = run_json(&[
+            "drift",
+            "--json",
+            "--model",
+            dir.path().to_str().unwrap(),
+            "--ids",
+            ids.to_str().unwrap(),
+        ]);
+        let layers = drift["layers"].as_array().unwrap();
+        assert_eq!(layers.iter().map(|l| l["name"].as_str().unwrap()).collect::<Vec<_>>(), blocks);
+        for layer in layers {
+            assert_eq!(layer["input"], "gaussian");
+            assert!(number(&layer["output"]["rel_l2"]) > 1e-5);
+        }
+        assert_eq!(inspect(dir.path())["stacks"].as_array().unwrap().len(), blocks.len());
+    }
+}
+
+#[test]
+fn inspect_says_what_is_odd() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = gemma3_config();
+    config["hidden_activation"] = "gelu".into();
+    config.as_object_mut().unwrap().remove("sliding_window");
+    write_checkpoint(dir.path(), &config, &gemma3_specs("model."));
+    let inspection = inspect(dir.path());
+    assert_eq!(inspection["stacks"][0]["activation"]["value"], "exact");
+    assert!(
+        inspection["warnings"][0].as_str().unwrap().contains("trained with tanh"),
+        "{inspection}"
+    );
+    assert_eq!(inspection["stacks"][0]["defaults"], json!(["sliding_window = 4096"]));
+    assert_eq!(inspection["mlp_parameters"], 3 * 8 * 12);
+    let text = run(&["inspect"]);
+    assert!(
+        text.contains("Gemma 3") && text.contains("1,019,008") && !text.contains("warning"),
+        "{text}"
+    );
+}

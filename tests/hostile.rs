@@ -1,0 +1,328 @@
+//! Bad input through the binary: one line on standard error that names the culprit, exit code 2.
+
+mod common;
+
+use common::{Spec, gemma3_config, gemma3_specs, write_checkpoint, write_safetensors};
+use gemma_mlp::Checkpoint;
+use proptest::prelude::*;
+use safetensors::Dtype;
+use serde_json::{Value, json};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gemma-mlp"));
+    command.args(args).env("RUST_BACKTRACE", "1"); // candle would append backtraces
+    command
+}
+
+/// Asserts one line, exit code 2 and every one of the fragments in it.
+fn assert_refused(output: Output, fragments: &[&str]) {
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert_eq!(stderr.trim_end().lines().count(), 1, "{stderr}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    for fragment in fragments {
+        assert!(stderr.contains(fragment), "'{fragment}' is not in: {stderr}");
+    }
+}
+
+fn refused(args: &[&str], fragments: &[&str]) {
+    assert_refused(command(args).output().unwrap(), fragments);
+}
+
+/// All three subcommands refuse the checkpoint with the same words.
+fn refused_by_all(dir: &Path, fragments: &[&str]) {
+    for subcommand in ["drift", "forward", "inspect"] {
+        refused(&[subcommand, "--model", dir.to_str().unwrap()], fragments);
+    }
+}
+
+/// A good checkpoint that `spoil` then makes a bad one.
+fn spoiled(spoil: impl FnOnce(&Path), fragments: &[&str]) {
+    let dir = tempfile::tempdir().unwrap();
+    write_checkpoint(dir.path(), &gemma3_config(), &gemma3_specs("model."));
+    assert!(Checkpoint::open(dir.path()).is_ok(), "good before it is spoiled");
+    spoil(dir.path());
+    refused_by_all(dir.path(), fragments);
+}
+
+fn with_config(change: impl FnOnce(&mut Value), fragments: &[&str]) {
+    let mut config = gemma3_config();
+    change(&mut config);
+    spoiled(|dir| std::fs::write(dir.join("config.json"), config.to_string()).unwrap(), fragments);
+}
+
+fn with_weights(bytes: impl FnOnce(Vec<u8>) -> Vec<u8>, fragments: &[&str]) {
+    spoiled(
+        |dir| {
+            let path = dir.join("model.safetensors");
+            std::fs::write(&path, bytes(std::fs::read(&path).unwrap())).unwrap();
+        },
+        fragments,
+    );
+}
+
+fn with_specs(change: impl FnOnce(&mut Vec<Spec>), fragments: &[&str]) {
+    let mut specs = gemma3_specs("model.");
+    change(&mut specs);
+    spoiled(|dir| write_safetensors(&dir.join("model.safetensors"), &specs), fragments);
+}
+
+/// A safetensors file with a header of our own making.
+fn with_header(header: Value, data: usize) -> Vec<u8> {
+    let header = header.to_string().into_bytes();
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header);
+    bytes.resize(bytes.len() + data, 0);
+    bytes
+}
+
+#[test]
+fn directories() {
+    refused_by_all(Path::new("/no/such/place"), &["/no/such/place", "no such file", "config.json"]);
+    refused_by_all(Path::new("Cargo.toml"), &["Cargo.toml", "it is a file"]);
+    spoiled(|dir| std::fs::remove_file(dir.join("config.json")).unwrap(), &["config.json"]);
+    spoiled(
+        |dir| std::fs::remove_file(dir.join("model.safetensors")).unwrap(),
+        &["model.safetensors"],
+    );
+}
+
+#[test]
+fn configs() {
+    spoiled(
+        |dir| std::fs::write(dir.join("config.json"), "{\"model_type\": ").unwrap(),
+        &["config.json", "malformed"],
+    );
+    spoiled(|dir| std::fs::write(dir.join("config.json"), [0xff, 0xfe]).unwrap(), &["config.json"]);
+    with_config(|c| c["model_type"] = "llama".into(), &["config.json", "llama", "not covered"]);
+    with_config(|c| c["model_type"] = "gemma3n_text".into(), &["activation_sparsity_pattern"]);
+    with_config(|c| c["model_type"] = "gemma4".into(), &["mixture-of-experts"]);
+    with_config(
+        |c| c["hidden_activation"] = "mish".into(),
+        &["config.json", "'mish'", "gelu_pytorch_tanh"],
+    );
+    with_config(|c| c["hidden_size"] = json!(-8), &["config.json"]);
+    with_config(|c| c["hidden_size"] = json!(1u64 << 60), &["hidden_size"]);
+    with_config(|c| c["num_hidden_layers"] = json!(2), &["model.layers.1.mlp.down_proj.weight"]);
+    with_config(|c| c["num_hidden_layers"] = json!(0), &["num_hidden_layers"]);
+}
+
+#[test]
+fn weights_files() {
+    with_weights(|_| vec![], &["model.safetensors"]);
+    with_weights(|b| b[..5].to_vec(), &["model.safetensors", "download"]);
+    with_weights(|b| b[..b.len() / 2].to_vec(), &["model.safetensors", "download"]);
+    with_weights(|b| [b, vec![0]].concat(), &["model.safetensors"]);
+    with_weights(|b| [&(1u64 << 60).to_le_bytes()[..], &b[8..]].concat(), &["header too large"]);
+    with_weights(|b| [&u64::MAX.to_le_bytes()[..], &b[8..]].concat(), &["model.safetensors"]);
+    with_weights(|b| [&b[..8], &vec![b'x'; b.len() - 8]].concat(), &["model.safetensors"]);
+    let tensor = |offsets: [u64; 2], shape: [u64; 1]| json!({"dtype": "F32", "shape": shape, "data_offsets": offsets});
+    let overlapping = json!({"a": tensor([0, 8], [2]), "b": tensor([4, 12], [2])});
+    with_weights(|_| with_header(overlapping, 12), &["model.safetensors", "invalid offset"]);
+    let outside = json!({"a": tensor([0, 800], [200])});
+    with_weights(|_| with_header(outside, 8), &["model.safetensors"]);
+    let huge = json!({"a": {"dtype": "F32", "shape": [u64::MAX, 16], "data_offsets": [0, 8]}});
+    with_weights(|_| with_header(huge, 8), &["model.safetensors"]);
+    let backwards = json!({"a": tensor([8, 0], [2])});
+    with_weights(|_| with_header(backwards, 8), &["model.safetensors"]);
+}
+
+#[test]
+fn tensors() {
+    let down = "model.layers.0.mlp.down_proj.weight";
+    let find = |specs: &mut Vec<Spec>| specs.iter().position(|s| s.name == down).unwrap();
+    with_specs(|specs| specs.retain(|s| s.name != down), &[down, "model.language_model."]);
+    with_specs(
+        |specs| {
+            let at = find(specs);
+            specs[at] = Spec::f32(down, &[12, 8]);
+        },
+        &["model.safetensors", down, "[12, 8]", "[8, 12]"],
+    );
+    with_specs(
+        |specs| {
+            let at = find(specs);
+            specs[at].dtype = Dtype::I32;
+        },
+        &["model.safetensors", down, "I32", "dequantise"],
+    );
+    with_specs(
+        |specs| specs.retain(|s| !s.name.contains("up_proj")),
+        &["model.layers.0.mlp.up_proj.weight"],
+    );
+    with_specs(
+        |specs| specs.retain(|s| !s.name.contains("pre_feed")),
+        &["pre_feedforward_layernorm"],
+    );
+}
+
+/// What only the first layer's input needs is missed when that is computed, not before.
+#[test]
+fn attention_tensors() {
+    let dir = tempfile::tempdir().unwrap();
+    for (gone, text) in
+        [("self_attn.k_proj", "self_attn.k_proj.weight"), ("embed_tokens", "embed_tokens.weight")]
+    {
+        let mut specs = gemma3_specs("model.");
+        specs.retain(|s| !s.name.contains(gone));
+        write_checkpoint(dir.path(), &gemma3_config(), &specs);
+        let ids = dir.path().join("ids.json");
+        std::fs::write(&ids, "[1, 2]").unwrap();
+        refused(
+            &["drift", "--model", dir.path().to_str().unwrap(), "--ids", ids.to_str().unwrap()],
+            &[text],
+        );
+    }
+}
+
+#[test]
+fn shards() {
+    let index = |dir: &Path, map: Value| {
+        let json = json!({"weight_map": map}).to_string();
+        std::fs::write(dir.join("model.safetensors.index.json"), json).unwrap();
+    };
+    let down = "model.layers.0.mlp.down_proj.weight";
+    spoiled(
+        |dir| index(dir, json!({down: "model-00002-of-00002.safetensors"})),
+        &["model-00002-of-00002", "missing shard"],
+    );
+    spoiled(
+        |dir| index(dir, json!({down: "../model.safetensors"})),
+        &["index.json", "plain file name"],
+    );
+    spoiled(
+        |dir| index(dir, json!({"no.such": "model.safetensors"})),
+        &["model.safetensors", "no.such"],
+    );
+    spoiled(|dir| index(dir, json!([1, 2])), &["index.json"]);
+    spoiled(|dir| index(dir, json!({})), &["down_proj.weight"]);
+}
+
+#[test]
+fn texts_and_ids() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, content: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path.to_str().unwrap().to_string()
+    };
+    for subcommand in ["drift", "forward"] {
+        refused(&[subcommand, "--prompt", ""], &["the prompt is empty"]);
+        refused(&[subcommand, "--text", &file("empty.txt", "\n")], &["the prompt is empty"]);
+        refused(&[subcommand, "--text", "/no/such.txt"], &["/no/such.txt"]);
+        for bad in ["", "[]", "{}", "[1, -2]", "[[1], [2, 3]]", "[1.5]"] {
+            refused(&[subcommand, "--ids", &file("ids.json", bad)], &["ids.json"]);
+        }
+        refused(
+            &[subcommand, "--ids", &file("ids.json", "[1, 260]")],
+            &["token id 260", "vocabulary"],
+        );
+        refused(&[subcommand, "--layers", "4"], &["layer 4", "0 to 3"]);
+        refused(&[subcommand, "--layers", "0-18446744073709551615"], &["layers 0 to 3"]);
+    }
+    let bad_utf8 = dir.path().join("latin1.txt");
+    std::fs::write(&bad_utf8, [0xe9]).unwrap();
+    refused(&["drift", "--text", bad_utf8.to_str().unwrap()], &["latin1.txt"]);
+    // Usage errors are clap's: several lines, the same exit code.
+    for args in [
+        &["drift", "--prompt", "a", "--ids", "b"][..],
+        &["drift", "--a", "mish"],
+        &["forward", "--layers", "x"],
+        &["nonsense"],
+    ] {
+        let output = command(args).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("error:"), "{args:?}");
+    }
+}
+
+#[test]
+fn tokenizers() {
+    let dir = tempfile::tempdir().unwrap();
+    write_checkpoint(dir.path(), &gemma3_config(), &gemma3_specs("model."));
+    let args = ["drift", "--model", dir.path().to_str().unwrap()];
+    refused(&args, &["tokenizer.json", "token ids"]);
+    std::fs::write(dir.path().join("tokenizer.json"), "{}").unwrap();
+    refused(&args, &["tokenizer.json"]);
+}
+
+/// NaN in a weight is reported, and the rest goes on.
+#[test]
+fn nan_weights_are_reported_not_fatal() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut specs = gemma3_specs("model.");
+    let gate = specs.iter_mut().find(|s| s.name.contains("gate_proj")).unwrap();
+    gate.bytes[4..8].copy_from_slice(&f32::NAN.to_le_bytes());
+    gate.bytes[8..12].copy_from_slice(&f32::INFINITY.to_le_bytes());
+    write_checkpoint(dir.path(), &gemma3_config(), &specs);
+    let ids = dir.path().join("ids.json");
+    std::fs::write(&ids, "[1, 2]").unwrap();
+    let (dir, ids) = (dir.path().to_str().unwrap(), ids.to_str().unwrap());
+    for args in [
+        &["inspect", "--model", dir][..],
+        &["drift", "--model", dir, "--ids", ids],
+        &["forward", "--model", dir, "--ids", ids],
+    ] {
+        let output = command(args).output().unwrap();
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{args:?}");
+        assert!(stdout.contains("model.layers.0.mlp.gate_proj.weight holds 2 values"), "{stdout}");
+    }
+    let json = command(&["drift", "--model", dir, "--ids", ids, "--json"]).output().unwrap().stdout;
+    let json: Value = serde_json::from_slice(&json).unwrap();
+    assert_eq!(json["layers"][0]["output"]["rms"], Value::Null);
+    assert_eq!(json["warnings"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn outputs_that_cannot_be_written() {
+    refused(&["forward", "--out", "/no/such/place/out.safetensors"], &["/no/such/place"]);
+    // A reader that has gone away.
+    let mut child =
+        command(&["drift"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert_refused(child.wait_with_output().unwrap(), &["standard output"]);
+    #[cfg(target_os = "linux")]
+    {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = command(&["drift", "--json"]).stdout(full).output().unwrap();
+        assert_refused(output, &["standard output", "space"]);
+    }
+}
+
+/// A failed save leaves what was there.
+#[cfg(unix)]
+#[test]
+fn a_failed_save_keeps_the_old_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out.safetensors");
+    std::fs::create_dir(&out).unwrap(); // nothing can be renamed onto a directory
+    refused(&["forward", "--out", out.to_str().unwrap()], &["out.safetensors"]);
+    assert!(out.is_dir() && std::fs::read_dir(dir.path()).unwrap().count() == 1);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// Whatever is written into the header or the config, opening never panics.
+    #[test]
+    fn damaged_files_are_errors(
+        in_config in any::<bool>(),
+        edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        write_checkpoint(dir.path(), &gemma3_config(), &gemma3_specs("model."));
+        let path = dir.path().join(if in_config { "config.json" } else { "model.safetensors" });
+        let mut bytes = std::fs::read(&path).unwrap();
+        let header = if in_config { bytes.len() } else { 2000 };
+        for (at, byte) in edits {
+            bytes[at.index(header)] = byte;
+        }
+        std::fs::write(&path, bytes).unwrap();
+        if let Err(e) = Checkpoint::open(dir.path()) {
+            prop_assert!(e.is_input() && !e.to_string().contains('\n'), "{}", e);
+        }
+    }
+}
