@@ -1,5 +1,21 @@
-//! Gemma's gated-GELU MLP on candle, with the exact/tanh switch, and the drift between two ways of
-//! computing it.
+//! Gemma's gated-GELU MLP, `down(gelu(gate(x)) ⊙ up(x))`, on candle: with the exact/tanh switch,
+//! forward and backward, and the drift between two ways of computing it.
+//!
+//! Data flows one way, and each module knows only those before it:
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`gelu`] | the two formulas, their derivatives and names; no tensors |
+//! | [`mod@geglu`] | the gated activation as one candle operation |
+//! | [`mlp`] | [`GemmaMlp`], the block itself |
+//! | [`checkpoint`] | config, names and weights of every Gemma family; computes nothing |
+//! | [`model`] | what stands around the block |
+//! | [`drift`] | two sides, their difference, and what rounding alone does |
+//! | [`report`] | results as tables and JSON |
+//!
+//! To embed the block in a candle model, [`gemma_mlp`] builds it from a `VarBuilder` as candle-nn's
+//! layers are built. The library prints nothing and, without the default feature `cli`, depends on
+//! nothing that candle does not bring.
 #![deny(missing_docs)]
 
 mod activation;
@@ -18,3 +34,8 @@ pub use error::{Error, Result, UnknownActivation};
 pub use geglu::{activate, geglu};
 pub use gelu::Gelu;
 pub use mlp::{GemmaMlp, gemma_mlp, gemma_mlp_b};
+
+/// The README's Rust block is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

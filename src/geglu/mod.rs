@@ -1,7 +1,7 @@
 //! The gated activation as candle operations, forward and backward.
 //!
 //! On the CPU each is one fused pass that widens to f32 (f64 stays f64), computes, and rounds
-//! once. Other devices compose candle's own operations to the same end ([`composed`]).
+//! once. Other devices compose candle's own operations to the same end.
 
 mod composed;
 mod cpu;
