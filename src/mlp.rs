@@ -4,8 +4,9 @@
 //! `models/gemma*/modeling_gemma*.py`), `RecurrentGemmaMlp` (the same with biases) and
 //! `FeedForward` (DeepMind's `gemma/gm/nn/_modules.py`).
 
+use crate::activation::Activation;
 use crate::geglu::{activate, geglu};
-use crate::{Activation, Gelu};
+use crate::gelu::Gelu;
 use candle_core::{D, Module, Result, Tensor};
 use candle_nn::{Linear, VarBuilder, linear_b};
 

@@ -180,6 +180,7 @@ fn attention_tensors() {
 #[test]
 fn shards() {
     let index = |dir: &Path, map: Value| {
+        std::fs::rename(dir.join("model.safetensors"), dir.join("shard.safetensors")).unwrap();
         let json = json!({"weight_map": map}).to_string();
         std::fs::write(dir.join("model.safetensors.index.json"), json).unwrap();
     };
@@ -189,12 +190,12 @@ fn shards() {
         &["model-00002-of-00002", "missing shard"],
     );
     spoiled(
-        |dir| index(dir, json!({down: "../model.safetensors"})),
+        |dir| index(dir, json!({down: "../shard.safetensors"})),
         &["index.json", "plain file name"],
     );
     spoiled(
-        |dir| index(dir, json!({"no.such": "model.safetensors"})),
-        &["model.safetensors", "no.such"],
+        |dir| index(dir, json!({"no.such": "shard.safetensors"})),
+        &["shard.safetensors", "no.such"],
     );
     spoiled(|dir| index(dir, json!([1, 2])), &["index.json"]);
     spoiled(|dir| index(dir, json!({})), &["down_proj.weight"]);

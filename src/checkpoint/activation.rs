@@ -1,7 +1,8 @@
 //! Which activation a config means, and why.
 
-use super::config::Family;
-use crate::{Activation, UnknownActivation};
+use super::family::Family;
+use crate::activation::Activation;
+use crate::error::UnknownActivation;
 use serde::Serialize;
 
 /// A choice together with the sentence that explains it.

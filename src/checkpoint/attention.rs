@@ -1,8 +1,8 @@
 //! The attention part of a config: what a layer does before its MLP.
 
-use super::config::{Family, Fields, RawConfig};
-use serde::Deserialize;
-use std::collections::HashMap;
+use super::defaults::Defaults;
+use super::family::Family;
+use super::raw::{LayerType, RawConfig, RopeParameters};
 
 /// Attention as all layers of a stack have it.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,44 +38,18 @@ pub struct LayerAttention {
     pub rope_factor: f64,
 }
 
-/// `rope_scaling` of the Hub's files, and a leaf of transformers 5's `rope_parameters`.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct RopeScaling {
-    #[serde(alias = "type")]
-    rope_type: Option<String>,
-    factor: Option<f64>,
-    rope_theta: Option<f64>,
-}
-
-/// transformers 5: one set of parameters, or one per layer type.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-pub(super) enum RopeParameters {
-    PerLayerType(HashMap<LayerType, Option<RopeScaling>>),
-    One(RopeScaling),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
-pub(super) enum LayerType {
-    #[serde(rename = "sliding_attention")]
-    Sliding,
-    #[serde(rename = "full_attention")]
-    Full,
-}
-
 impl AttentionConfig {
     /// Resolves the fields for a family, or says in a sentence what is not supported.
     pub(super) fn resolve(
         family: Family,
         raw: &RawConfig,
         layers: usize,
-        fields: &mut Fields,
+        defaults: &mut Defaults,
     ) -> Result<Self, String> {
         let (heads, kv_heads) = if family == Family::Gemma { (16, 16) } else { (8, 4) };
-        let heads = fields.or_default("num_attention_heads", raw.num_attention_heads, heads);
-        let kv_heads = fields.or_default("num_key_value_heads", raw.num_key_value_heads, kv_heads);
-        let head_dim = fields.or_default("head_dim", raw.head_dim, 256);
+        let heads = defaults.or("num_attention_heads", raw.num_attention_heads, heads);
+        let kv_heads = defaults.or("num_key_value_heads", raw.num_key_value_heads, kv_heads);
+        let head_dim = defaults.or("head_dim", raw.head_dim, 256);
         if heads == 0 || kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
             return Err(format!("{heads} attention heads cannot share {kv_heads} key-value heads"));
         }
@@ -85,7 +59,7 @@ impl AttentionConfig {
         // Gemma 1 scales by the head's width; later families name the number.
         let scalar = match family {
             Family::Gemma => head_dim as f64,
-            _ => fields.or_default("query_pre_attn_scalar", raw.query_pre_attn_scalar, 256.0),
+            _ => defaults.or("query_pre_attn_scalar", raw.query_pre_attn_scalar, 256.0),
         };
         if scalar.is_nan() || scalar <= 0.0 {
             return Err(format!("query_pre_attn_scalar is {scalar}; it must be positive"));
@@ -101,22 +75,26 @@ impl AttentionConfig {
             bias: raw.attention_bias.unwrap_or(false),
             qk_norm: family == Family::Gemma3,
             scaling: scalar.powf(-0.5),
-            softcap: softcap(family, raw, fields)?,
+            softcap: softcap(family, raw, defaults)?,
             causal,
             layers: layer_types(family, raw, layers)?
                 .into_iter()
-                .map(|layer_type| layer(family, raw, layer_type, causal, fields))
+                .map(|layer_type| layer(family, raw, layer_type, causal, defaults))
                 .collect::<Result<_, _>>()?,
         })
     }
 }
 
-fn softcap(family: Family, raw: &RawConfig, fields: &mut Fields) -> Result<Option<f64>, String> {
+fn softcap(
+    family: Family,
+    raw: &RawConfig,
+    defaults: &mut Defaults,
+) -> Result<Option<f64>, String> {
     // The attention of Gemma 1 and Gemma 3 in transformers does not apply it.
     if matches!(family, Family::Gemma | Family::Gemma3) {
         return Ok(None);
     }
-    match fields.or_default("attn_logit_softcapping", raw.attn_logit_softcapping, Some(50.0)) {
+    match defaults.or("attn_logit_softcapping", raw.attn_logit_softcapping, Some(50.0)) {
         Some(cap) if cap.is_nan() || cap <= 0.0 => {
             Err(format!("attn_logit_softcapping is {cap}; it must be positive"))
         }
@@ -153,12 +131,12 @@ fn layer(
     raw: &RawConfig,
     layer_type: LayerType,
     causal: bool,
-    fields: &mut Fields,
+    defaults: &mut Defaults,
 ) -> Result<LayerAttention, String> {
     let sliding_window = match layer_type {
         LayerType::Full => None,
         LayerType::Sliding => {
-            let window = fields.or_default("sliding_window", raw.sliding_window, 4096);
+            let window = defaults.or("sliding_window", raw.sliding_window, 4096);
             // transformers' Gemma3TextConfig: half the window to each side, exclusive.
             Some(if causal { window } else { window / 2 + 1 })
         }

@@ -1,7 +1,11 @@
 //! Where the MLP blocks of a checkpoint are, by name and shape.
 
-use super::{Config, Family, Resolved, Stack, Tensors};
-use crate::{Activation, Error, Result};
+use super::activation::Resolved;
+use super::config::{Config, Stack};
+use super::family::Family;
+use super::tensors::Tensors;
+use crate::activation::Activation;
+use crate::error::{Error, Result};
 use candle_core::DType;
 
 /// One MLP block of a checkpoint: what to load, and the norm in front of it.

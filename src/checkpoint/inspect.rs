@@ -1,7 +1,13 @@
 //! What a checkpoint is, as data.
 
-use super::{BlockSpec, Checkpoint, Family, Resolved, Stack};
-use crate::{Activation, Result};
+use super::Checkpoint;
+use super::activation::Resolved;
+use super::blocks::BlockSpec;
+use super::config::Stack;
+use super::family::Family;
+use super::tensors::Tensors;
+use crate::activation::Activation;
+use crate::error::Result;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -56,50 +62,52 @@ pub struct StackInspection {
     pub defaults: Vec<String>,
 }
 
-impl Inspection {
-    pub(super) fn new(checkpoint: &Checkpoint, mut progress: impl FnMut(usize)) -> Result<Self> {
-        let tensors = checkpoint.tensors();
-        let mut dtypes = BTreeMap::new();
-        let mut parameters = 0;
-        let mut warnings =
-            checkpoint.config().stacks.iter().filter_map(training_warning).collect::<Vec<_>>();
-        for (done, (name, shape, dtype)) in tensors.entries().enumerate() {
-            let elements = count(shape);
-            parameters += elements;
-            *dtypes.entry(format!("{dtype:?}")).or_default() += 1;
-            // Tensors of other dtypes (a vision tower's integers) cannot be NaN.
-            if tensors.dtype(name).is_ok() {
-                warnings.extend(nonfinite_warning(name, tensors.count_nonfinite(name)?));
-            }
-            progress(done + 1);
+/// Reads every weight of a checkpoint once, to find NaN, and says what the checkpoint is.
+///
+/// `progress` is called after each tensor with how many are done.
+///
+/// # Errors
+/// None once the checkpoint is open.
+pub fn inspect(checkpoint: &Checkpoint, mut progress: impl FnMut(usize)) -> Result<Inspection> {
+    let tensors = checkpoint.tensors();
+    let mut dtypes = BTreeMap::new();
+    let mut parameters = 0;
+    let mut warnings =
+        checkpoint.config().stacks.iter().filter_map(training_warning).collect::<Vec<_>>();
+    for (done, (name, shape, dtype)) in tensors.entries().enumerate() {
+        let elements = count(shape);
+        parameters += elements;
+        *dtypes.entry(format!("{dtype:?}")).or_default() += 1;
+        // Tensors of other dtypes (a vision tower's integers) cannot be NaN.
+        if tensors.dtype(name).is_ok() {
+            warnings.extend(nonfinite_warning(name, tensors.count_nonfinite(name)?));
         }
-        Ok(Self {
-            schema: 1,
-            source: checkpoint.source().to_string(),
-            family: checkpoint.config().family,
-            model_type: checkpoint.config().model_type.clone(),
-            stacks: stacks(checkpoint),
-            parameters,
-            mlp_parameters: checkpoint
-                .blocks()
-                .iter()
-                .flat_map(|block| block.tensors(tensors))
-                .map(|(_, shape)| count(&shape))
-                .sum(),
-            bytes: tensors.size_in_bytes() as u64,
-            dtypes,
-            warnings,
-        })
+        progress(done + 1);
     }
+    Ok(Inspection {
+        schema: 1,
+        source: checkpoint.source().to_string(),
+        family: checkpoint.config().family,
+        model_type: checkpoint.config().model_type.clone(),
+        stacks: stacks(checkpoint),
+        parameters,
+        mlp_parameters: checkpoint
+            .blocks()
+            .iter()
+            .flat_map(|block| block.tensors(tensors))
+            .map(|(_, shape)| count(&shape))
+            .sum(),
+        bytes: tensors.size_in_bytes() as u64,
+        dtypes,
+        warnings,
+    })
 }
-
 impl BlockSpec {
     /// A warning for every weight of the block that holds NaN or infinities. Reads them all.
     ///
     /// # Errors
     /// None for a block of an open checkpoint.
-    pub fn nonfinite_warnings(&self, checkpoint: &Checkpoint) -> Result<Vec<String>> {
-        let tensors = checkpoint.tensors();
+    pub fn nonfinite_warnings(&self, tensors: &Tensors) -> Result<Vec<String>> {
         let mut warnings = vec![];
         for (name, _) in self.tensors(tensors) {
             warnings.extend(nonfinite_warning(&name, tensors.count_nonfinite(&name)?));

@@ -5,19 +5,25 @@ mod activation;
 mod attention;
 mod blocks;
 mod config;
+mod defaults;
+mod family;
 mod inspect;
+mod json;
+mod raw;
 mod tensors;
 mod tokenizer;
 
 pub use activation::{Resolved, resolve_activation};
 pub use attention::{AttentionConfig, LayerAttention};
 pub use blocks::BlockSpec;
-pub use config::{Config, Family, Stack};
-pub use inspect::{Inspection, StackInspection};
+pub use config::{Config, Stack};
+pub use family::Family;
+pub use inspect::{Inspection, StackInspection, inspect};
 pub use tensors::Tensors;
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 use candle_core::DType;
+use json::read_text;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use tokenizer::Tokenizer;
@@ -122,6 +128,19 @@ impl Checkpoint {
         &self.blocks
     }
 
+    /// The block with an index.
+    ///
+    /// # Errors
+    /// An index beyond the last block.
+    pub fn block(&self, index: usize) -> Result<&BlockSpec> {
+        self.blocks.get(index).ok_or_else(|| {
+            let last = self.blocks.len() - 1;
+            Error::Input(format!(
+                "layer {index} does not exist: the checkpoint has layers 0 to {last}"
+            ))
+        })
+    }
+
     /// The dtype that its MLP weights are stored in (that of the first one).
     pub fn dtype(&self) -> DType {
         self.blocks[0].dtype
@@ -134,15 +153,6 @@ impl Checkpoint {
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         self.tokenizer.encode(text)
     }
-
-    /// Everything that the checkpoint says about itself. Reads every weight once, to find NaN;
-    /// `progress` is called after each tensor with how many are done.
-    ///
-    /// # Errors
-    /// None once the checkpoint is open, unless a file vanishes.
-    pub fn inspect(&self, progress: impl FnMut(usize)) -> Result<Inspection> {
-        Inspection::new(self, progress)
-    }
 }
 
 fn missing_config(dir: &Path, path: PathBuf) -> Error {
@@ -154,21 +164,4 @@ fn missing_config(dir: &Path, path: PathBuf) -> Error {
         (dir.into(), "pass a directory with config.json and model.safetensors")
     };
     Error::MissingFile { path, remedy: remedy.into() }
-}
-
-/// Reads a JSON file. The limit is far above any real config or index (a few hundred KB) and far
-/// below what would hurt.
-fn read_text(path: &Path) -> Result<String> {
-    const LIMIT: u64 = 64 << 20;
-    let size = std::fs::metadata(path).map_err(Error::io(path))?.len();
-    if size > LIMIT {
-        let reason = format!("{size} bytes are too many for a JSON file; the limit is {LIMIT}");
-        return Err(Error::Json { path: path.into(), reason });
-    }
-    std::fs::read_to_string(path).map_err(Error::io(path))
-}
-
-fn parse_json<T: serde::de::DeserializeOwned>(json: &str, path: &Path) -> Result<T> {
-    serde_json::from_str(json)
-        .map_err(|e| Error::Json { path: path.into(), reason: format!("malformed JSON: {e}") })
 }

@@ -1,7 +1,8 @@
 //! Tensors by name, out of memory-mapped safetensors files. Only the headers are read when the
 //! files are opened; a tensor's bytes are touched when it is asked for.
 
-use crate::{Error, Result};
+use super::json::{parse_json, read_text};
+use crate::error::{Error, Result};
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
 use half::{bf16, f16};
@@ -77,22 +78,30 @@ impl Bytes {
 }
 
 impl Tensors {
-    /// Opens the safetensors files of a directory: those that `model.safetensors.index.json`
-    /// names, or else `model.safetensors`.
+    /// Opens the safetensors files of a directory: `model.safetensors`, or else the shards that
+    /// `model.safetensors.index.json` names, in the order in which transformers looks for them.
     pub(super) fn open(dir: &Path) -> Result<Self> {
-        let index = dir.join("model.safetensors.index.json");
-        if index.exists() {
-            return Self::open_sharded(dir, &index);
-        }
-        let path = dir.join("model.safetensors");
-        if !path.exists() {
+        let (path, index) =
+            (dir.join("model.safetensors"), dir.join("model.safetensors.index.json"));
+        if path.exists() {
+            Ok(Self::single(dir, File::open(path)?))
+        } else if index.exists() {
+            Self::open_sharded(dir, &index)
+        } else {
             let remedy =
                 "a checkpoint has model.safetensors, or shards with model.safetensors.index.json";
-            return Err(Error::MissingFile { path, remedy: remedy.into() });
+            Err(Error::MissingFile { path, remedy: remedy.into() })
         }
-        let file = File::open(path)?;
+    }
+
+    /// One file that is part of the program.
+    pub(super) fn from_static(path: &Path, bytes: &'static [u8]) -> Result<Self> {
+        Ok(Self::single(path, File::parse(path.into(), Bytes::Static(bytes))?))
+    }
+
+    fn single(path: &Path, file: File) -> Self {
         let routing = file.metadata.offset_keys().into_iter().map(|name| (name, 0)).collect();
-        Ok(Self(Arc::new(Inner { path: dir.into(), files: vec![file], routing })))
+        Self(Arc::new(Inner { path: path.into(), files: vec![file], routing }))
     }
 
     fn open_sharded(dir: &Path, index: &Path) -> Result<Self> {
@@ -100,7 +109,7 @@ impl Tensors {
         struct Index {
             weight_map: BTreeMap<String, String>,
         }
-        let Index { weight_map } = super::parse_json(&super::read_text(index)?, index)?;
+        let Index { weight_map } = parse_json(&read_text(index)?, index)?;
         let mut files: Vec<File> = vec![];
         let mut opened: HashMap<&str, usize> = HashMap::new();
         let mut routing = BTreeMap::new();
@@ -125,13 +134,6 @@ impl Tensors {
             routing.insert(tensor.clone(), at);
         }
         Ok(Self(Arc::new(Inner { path: dir.into(), files, routing })))
-    }
-
-    /// One file that is part of the program.
-    pub(super) fn from_static(path: &Path, bytes: &'static [u8]) -> Result<Self> {
-        let file = File::parse(path.into(), Bytes::Static(bytes))?;
-        let routing = file.metadata.offset_keys().into_iter().map(|name| (name, 0)).collect();
-        Ok(Self(Arc::new(Inner { path: path.into(), files: vec![file], routing })))
     }
 
     /// The checkpoint's directory, for messages.

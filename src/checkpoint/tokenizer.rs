@@ -1,6 +1,6 @@
 //! Text to token ids, by the checkpoint's own tokenizer.
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
 
 /// Where the tokenizer is. It is read when a text is, since ids can be passed without one.

@@ -3,7 +3,6 @@
 use anyhow::{Context, Result};
 use candle_core::{DType, Device};
 use clap::{Args, ValueEnum};
-use gemma_mlp::drift::no_such_layer;
 use gemma_mlp::model::TokenIds;
 use gemma_mlp::{Checkpoint, Error};
 use std::ops::RangeInclusive;
@@ -129,12 +128,13 @@ impl FromStr for Layers {
 }
 
 impl Layers {
-    /// The chosen layers of `count`, each once, in order.
-    pub fn select(layers: Option<&Self>, count: usize) -> Result<Vec<usize>> {
-        let Some(Self(ranges)) = layers else { return Ok((0..count).collect()) };
-        if let Some(range) = ranges.iter().find(|range| *range.end() >= count) {
-            return Err(no_such_layer(*range.end(), count).into());
+    /// The chosen layers, each once, in order; all if none are chosen.
+    pub fn select(layers: Option<&Self>, checkpoint: &Checkpoint) -> Result<Vec<usize>> {
+        let all = 0..checkpoint.blocks().len();
+        let Some(Self(ranges)) = layers else { return Ok(all.collect()) };
+        for range in ranges {
+            checkpoint.block(*range.end())?;
         }
-        Ok((0..count).filter(|i| ranges.iter().any(|range| range.contains(i))).collect())
+        Ok(all.filter(|i| ranges.iter().any(|range| range.contains(i))).collect())
     }
 }

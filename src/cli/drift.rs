@@ -47,7 +47,7 @@ pub fn run(args: &Args) -> Result<()> {
     let options = DriftOptions {
         sides: Sides { a: side(args.a), b: side(args.b) },
         floor_sides: floor_sides(args.a, args.floor_dtype.map_or(stored, DType::from))?,
-        layers: Layers::select(args.layers.as_ref(), checkpoint.blocks().len())?,
+        layers: Layers::select(args.layers.as_ref(), &checkpoint)?,
     };
     let progress = Progress::new(options.layers.len(), "layers");
     let drift =

@@ -3,6 +3,7 @@
 use super::args::ModelArgs;
 use super::{print, progress::Progress};
 use anyhow::Result;
+use gemma_mlp::checkpoint::inspect;
 use gemma_mlp::report;
 
 #[derive(clap::Args)]
@@ -17,7 +18,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     let checkpoint = args.model.open()?;
     let progress = Progress::new(checkpoint.tensors().entries().count(), "tensors");
-    let inspection = checkpoint.inspect(|done| progress.set(done))?;
+    let inspection = inspect(&checkpoint, |done| progress.set(done))?;
     drop(progress);
     print(&if args.json { report::json(&inspection)? } else { report::inspect_table(&inspection) })
 }

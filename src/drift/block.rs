@@ -1,10 +1,13 @@
 //! Drift inside one block.
 
-use super::{Accumulator, DriftOptions, Metrics, Side, Sides};
+use super::DriftOptions;
+use super::metrics::{Accumulator, Metrics};
+use super::side::{Side, Sides};
 use crate::checkpoint::{BlockSpec, Checkpoint};
+use crate::error::Result;
+use crate::mlp::GemmaMlp;
 use crate::mlp::Trace;
 use crate::model::{InputKind, TokenIds, load_mlp, mlp_input};
-use crate::{GemmaMlp, Result};
 use candle_core::{D, DType, Device, Tensor};
 use serde::Serialize;
 

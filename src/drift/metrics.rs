@@ -1,6 +1,6 @@
 //! The distance between two tensors.
 
-use crate::Result;
+use crate::error::Result;
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 use serde::Serialize;

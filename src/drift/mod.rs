@@ -11,9 +11,10 @@ pub use block::{BlockPoints, LayerDrift};
 pub use metrics::{Accumulator, Metrics};
 pub use side::{Side, Sides, floor_sides};
 
+use crate::activation::Activation;
 use crate::checkpoint::{Checkpoint, Family, Resolved};
+use crate::error::Result;
 use crate::model::TokenIds;
-use crate::{Activation, Error, Result};
 use candle_core::{DType, Device};
 use serde::Serialize;
 
@@ -102,13 +103,12 @@ pub fn drift(
     device: &Device,
     mut progress: impl FnMut(usize),
 ) -> Result<Drift> {
-    let all = checkpoint.blocks();
     let mut layers = vec![];
     let mut warnings = vec![];
     for (done, &index) in options.layers.iter().enumerate() {
-        let block = all.get(index).ok_or_else(|| no_such_layer(index, all.len()))?;
+        let block = checkpoint.block(index)?;
         layers.push(block::layer_drift(checkpoint, block, ids, options, device)?);
-        warnings.extend(block.nonfinite_warnings(checkpoint)?);
+        warnings.extend(block.nonfinite_warnings(checkpoint.tensors())?);
         progress(done + 1);
     }
     Ok(Drift {
@@ -123,14 +123,6 @@ pub fn drift(
         layers,
         warnings,
     })
-}
-
-/// The error for an index beyond the last block.
-pub fn no_such_layer(index: usize, count: usize) -> Error {
-    Error::Input(format!(
-        "layer {index} does not exist: the checkpoint has layers 0 to {}",
-        count - 1
-    ))
 }
 
 fn device_name(device: &Device) -> &'static str {

@@ -1,6 +1,7 @@
 //! One way of computing the model.
 
-use crate::{Activation, Error, Result};
+use crate::activation::Activation;
+use crate::error::{Error, Result};
 use candle_core::DType;
 use serde::Serialize;
 use std::fmt;

@@ -5,13 +5,14 @@
 //! large |x|, where candle's own `gelu` and `gelu_erf` give NaN. candle has no `erfc`: below
 //! x ≈ -5 the exact form has the absolute error of f32, not the relative one of the CPU kernel.
 
-use crate::{Activation, gelu::Gelu};
+use crate::activation::Activation;
+use crate::gelu::Gelu;
 use candle_core::{DType, Result, Tensor};
 use candle_nn::ops::sigmoid;
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_PI};
 
 /// Beyond ±800 every activation equals its limit, in f64 too.
-const SATURATED: f64 = 800.0;
+const SATURATED: f32 = 800.0;
 
 pub(super) fn geglu(gate: &Tensor, up: &Tensor, activation: Activation) -> Result<Tensor> {
     let product = (wide_activate(gate, activation)? * widen(up)?)?;
@@ -51,7 +52,7 @@ fn wide_activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
 }
 
 /// `value` where the condition holds, else x. Unlike minimum and maximum on a GPU it keeps NaN.
-fn replace(x: &Tensor, condition: &Tensor, value: f64) -> Result<Tensor> {
-    let value = Tensor::full(value, (), x.device())?.to_dtype(x.dtype())?;
+fn replace(x: &Tensor, condition: &Tensor, value: f32) -> Result<Tensor> {
+    let value = Tensor::new(value, x.device())?.to_dtype(x.dtype())?;
     condition.where_cond(&value.broadcast_as(x.shape())?, x)
 }

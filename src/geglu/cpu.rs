@@ -1,6 +1,7 @@
 //! The fused passes on the CPU: any strides in, contiguous out, f32 or f64 in between.
 
-use crate::{Activation, gelu::Real};
+use crate::activation::Activation;
+use crate::gelu::Real;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, DType, Error, Layout, Result, WithDType};
 use half::{bf16, f16, slice::HalfFloatSliceExt};

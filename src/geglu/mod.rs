@@ -6,7 +6,7 @@
 mod composed;
 mod cpu;
 
-use crate::Activation;
+use crate::activation::Activation;
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, CustomOp3, Device, Error, Layout, Result, Shape, Tensor,
 };

@@ -1,5 +1,5 @@
 use super::*;
-use crate::Gelu;
+use crate::gelu::Gelu;
 use candle_core::{DType, Var};
 use half::{bf16, f16};
 use proptest::prelude::*;

@@ -1,6 +1,7 @@
 //! Gemma's attention, without a cache: a whole prompt at a time.
 
-use super::{RmsNorm, RotaryEmbedding};
+use super::norm::RmsNorm;
+use super::rope::RotaryEmbedding;
 use crate::checkpoint::{AttentionConfig, LayerAttention};
 use candle_core::{D, Device, Module, Result, Tensor};
 use candle_nn::{Linear, VarBuilder, linear_b};

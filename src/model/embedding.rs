@@ -1,8 +1,8 @@
 //! Token embeddings.
 
-use super::TokenIds;
-use crate::Result;
+use super::ids::TokenIds;
 use crate::checkpoint::{BlockSpec, Checkpoint};
+use crate::error::Result;
 use candle_core::{Device, Tensor};
 
 /// The scaled embeddings of token ids, `[batch, seq, hidden]` in f32: what enters the first layer.

@@ -1,9 +1,12 @@
 //! One block of a checkpoint on its input, with everything that happens inside.
 
-use super::{InputKind, TokenIds, load_mlp, mlp_input};
+use super::ids::TokenIds;
+use super::input::{InputKind, mlp_input};
+use super::load::load_mlp;
+use crate::activation::Activation;
 use crate::checkpoint::{BlockSpec, Checkpoint, Resolved};
+use crate::error::{Error, Result};
 use crate::mlp::Trace;
-use crate::{Activation, Error, Result};
 use candle_core::{DType, Device, Tensor};
 use safetensors::SafeTensorError;
 use serde::Serialize;
@@ -21,6 +24,53 @@ pub struct BlockForward {
     pub input: Tensor,
     /// Its intermediates and its output.
     pub trace: Trace,
+}
+
+/// How to run blocks.
+#[derive(Debug, Clone)]
+pub struct ForwardOptions {
+    /// What stands in the gate; `None` for what each block's config means.
+    pub activation: Option<Activation>,
+    /// What to compute in.
+    pub dtype: DType,
+    /// Which blocks, by index.
+    pub layers: Vec<usize>,
+}
+
+/// Runs blocks, each on the input that [`mlp_input`] gives it, and hands every forward pass to
+/// `each`, to be kept or dropped.
+///
+/// # Errors
+/// As [`mlp_input`].
+pub fn forward_blocks(
+    checkpoint: &Checkpoint,
+    ids: &TokenIds,
+    options: &ForwardOptions,
+    device: &Device,
+    mut each: impl FnMut(BlockForward),
+) -> Result<ForwardSummary> {
+    let (mut layers, mut warnings) = (vec![], vec![]);
+    for &index in &options.layers {
+        let block = checkpoint.block(index)?;
+        let activation = match options.activation {
+            Some(value) => Resolved { value, reason: "asked for".into() },
+            None => block.activation.clone(),
+        };
+        let forward =
+            forward_block(checkpoint, block, ids, activation.value, options.dtype, device)?;
+        layers.push(forward.summary(activation)?);
+        warnings.extend(block.nonfinite_warnings(checkpoint.tensors())?);
+        each(forward);
+    }
+    Ok(ForwardSummary {
+        schema: 1,
+        checkpoint: checkpoint.source().to_string(),
+        tokens: ids.seq_len(),
+        batch: ids.batch(),
+        dtype: options.dtype.as_str(),
+        layers,
+        warnings,
+    })
 }
 
 /// Runs one block on the input that [`mlp_input`] gives, under an activation, in a dtype.
@@ -81,19 +131,15 @@ impl BlockForward {
     }
 }
 
-/// Saves the tensors of forward passes as one safetensors file, with `metadata` in its header.
+/// Saves the tensors of forward passes as one safetensors file, with what they are in its header.
 ///
 /// The file appears whole or not at all: it is written beside its place and renamed.
 ///
 /// # Errors
 /// A directory that does not exist or cannot be written to, a full disk.
-pub fn save_blocks(
-    path: &Path,
-    blocks: &[BlockForward],
-    metadata: HashMap<String, String>,
-) -> Result<()> {
+pub fn save_blocks(path: &Path, blocks: &[BlockForward], summary: &ForwardSummary) -> Result<()> {
     let tensors = blocks.iter().flat_map(BlockForward::tensors);
-    safetensors::serialize_to_file(tensors, Some(metadata), path).map_err(|e| match e {
+    safetensors::serialize_to_file(tensors, Some(summary.metadata()), path).map_err(|e| match e {
         SafeTensorError::IoError(source) => Error::Io { path: path.into(), source },
         other => Error::Safetensors { path: path.into(), reason: other.to_string() },
     })
@@ -116,6 +162,21 @@ pub struct ForwardSummary {
     pub layers: Vec<BlockSummary>,
     /// NaN or infinite weights in these blocks.
     pub warnings: Vec<String>,
+}
+
+impl ForwardSummary {
+    /// What saved tensors are, for whoever opens the file.
+    fn metadata(&self) -> HashMap<String, String> {
+        let activation = self.layers.first().map(|layer| layer.activation.value.to_string());
+        [
+            ("producer", concat!("gemma-mlp ", env!("CARGO_PKG_VERSION")).to_string()),
+            ("checkpoint", self.checkpoint.clone()),
+            ("activation", activation.unwrap_or_default()),
+            ("dtype", self.dtype.to_string()),
+        ]
+        .map(|(key, value)| (key.to_string(), value))
+        .into()
+    }
 }
 
 /// Figures of one block's forward pass.

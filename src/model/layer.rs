@@ -1,8 +1,10 @@
 //! A decoder layer up to its MLP.
 
-use super::{Attention, RmsNorm};
-use crate::Result;
+use super::attention::Attention;
+use super::load::load_norm;
+use super::norm::RmsNorm;
 use crate::checkpoint::{AttentionConfig, BlockSpec, Checkpoint, Family};
+use crate::error::Result;
 use candle_core::{DType, Device, Module, Tensor};
 
 /// What a decoder layer does before its MLP: norm, attention, norm, residual, norm.
@@ -58,17 +60,6 @@ impl LayerFront {
         }
         Ok(self.mlp_norm.forward(&(x + attended)?)?)
     }
-}
-
-/// A norm of a block's layer, in f32.
-pub(super) fn load_norm(
-    checkpoint: &Checkpoint,
-    block: &BlockSpec,
-    name: &str,
-    device: &Device,
-) -> Result<RmsNorm> {
-    let weight = checkpoint.tensors().load(name, &[block.hidden_size], DType::F32, device)?;
-    Ok(RmsNorm::new(weight, block.eps))
 }
 
 /// Checks the attention's tensors by their headers, so that what does not fit is named with its

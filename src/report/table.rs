@@ -1,7 +1,7 @@
 //! Results as aligned text for a terminal.
 
 use super::number::{grouped, short};
-use crate::Activation;
+use crate::activation::Activation;
 use crate::checkpoint::{Inspection, Resolved, StackInspection};
 use crate::drift::{Drift, LayerDrift, Metrics, Side, Sides};
 use crate::model::{BlockSummary, ForwardSummary, InputKind, Stats};

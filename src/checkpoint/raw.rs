@@ -1,0 +1,89 @@
+//! The fields of `config.json` as they stand there, in both spellings that are in use.
+
+use serde::Deserialize;
+use std::collections::HashMap;
+
+/// The fields that are read, in the Hub's spelling and in that of transformers 5.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct RawConfig {
+    pub(super) model_type: Option<String>,
+    pub(super) text_config: Option<Box<RawConfig>>,
+    pub(super) encoder: Option<Box<RawConfig>>,
+    pub(super) decoder: Option<Box<RawConfig>>,
+
+    pub(super) hidden_act: Option<String>,
+    pub(super) hidden_activation: Option<String>,
+    pub(super) hidden_size: Option<usize>,
+    pub(super) intermediate_size: Option<usize>,
+    pub(super) num_hidden_layers: Option<usize>,
+    pub(super) rms_norm_eps: Option<f64>,
+
+    pub(super) attention_bias: Option<bool>,
+    pub(super) num_attention_heads: Option<usize>,
+    pub(super) num_key_value_heads: Option<usize>,
+    pub(super) head_dim: Option<usize>,
+    pub(super) query_pre_attn_scalar: Option<f64>,
+    /// Absent means the family's default, null means none.
+    #[serde(deserialize_with = "present")]
+    pub(super) attn_logit_softcapping: Option<Option<f64>>,
+    pub(super) sliding_window: Option<usize>,
+    pub(super) layer_types: Option<Vec<String>>,
+    #[serde(alias = "_sliding_window_pattern")]
+    pub(super) sliding_window_pattern: Option<usize>,
+    pub(super) use_bidirectional_attention: Option<bool>,
+    pub(super) rope_theta: Option<f64>,
+    pub(super) rope_local_base_freq: Option<f64>,
+    pub(super) rope_scaling: Option<RopeScaling>,
+    pub(super) rope_parameters: Option<RopeParameters>,
+}
+
+impl RawConfig {
+    /// Reads a parsed file.
+    pub(super) fn from_value(mut value: serde_json::Value) -> serde_json::Result<Self> {
+        // transformers writes "sliding_window_pattern" and "_sliding_window_pattern" side by side.
+        fn drop_twin(value: &mut serde_json::Value) {
+            if let Some(object) = value.as_object_mut() {
+                if object.contains_key("sliding_window_pattern") {
+                    object.remove("_sliding_window_pattern");
+                }
+                object.values_mut().for_each(drop_twin);
+            }
+        }
+        drop_twin(&mut value);
+        serde_json::from_value(value)
+    }
+}
+
+/// `Some` for a field that is there, be it null.
+fn present<'de, D: serde::Deserializer<'de>>(
+    field: D,
+) -> std::result::Result<Option<Option<f64>>, D::Error> {
+    Deserialize::deserialize(field).map(Some)
+}
+
+/// `rope_scaling` of the Hub's files, and a leaf of transformers 5's `rope_parameters`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct RopeScaling {
+    #[serde(alias = "type")]
+    pub(super) rope_type: Option<String>,
+    pub(super) factor: Option<f64>,
+    pub(super) rope_theta: Option<f64>,
+}
+
+/// transformers 5: one set of parameters, or one per layer type.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum RopeParameters {
+    PerLayerType(HashMap<LayerType, Option<RopeScaling>>),
+    One(RopeScaling),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
+pub(super) enum LayerType {
+    #[serde(rename = "sliding_attention")]
+    Sliding,
+    #[serde(rename = "full_attention")]
+    Full,
+}
