@@ -185,6 +185,14 @@ fn inspect(dir: &Path) -> Value {
     run_json(&["inspect", "--json", "--model", dir.to_str().unwrap()])
 }
 
+/// The drift of a checkpoint without a tokenizer.
+fn drift(dir: &Path) -> Value {
+    let ids = dir.join("ids.json");
+    std::fs::write(&ids, "[1, 2, 3]").unwrap();
+    let [dir, ids] = [dir, &ids].map(|path| path.to_str().unwrap());
+    run_json(&["drift", "--json", "--model", dir, "--ids", ids])
+}
+
 /// Every prefix that checkpoints use gives the same figures.
 #[test]
 fn prefixes() {
@@ -205,16 +213,7 @@ fn prefixes() {
         write_checkpoint(dir.path(), &config, &specs);
         let inspection = inspect(dir.path());
         assert_eq!(inspection["stacks"][0]["first_block"], format!("{prefix}layers.0.mlp"));
-        std::fs::write(dir.path().join("ids.json"), "[1, 2, 3]").unwrap();
-        let ids = dir.path().join("ids.json");
-        let drift = run_json(&[
-            "drift",
-            "--json",
-            "--model",
-            dir.path().to_str().unwrap(),
-            "--ids",
-            ids.to_str().unwrap(),
-        ]);
+        let drift = drift(dir.path());
         assert_eq!(drift["layers"][0]["input"], "model");
         figures.push(drift["layers"][0]["output"].clone());
     }
@@ -254,13 +253,7 @@ fn fused_weights_and_shards() {
 
     assert_eq!(inspect(dir.path())["stacks"][0]["fused_gate_up"], true);
     assert_eq!(inspect(dir.path())["parameters"], inspect(whole.path())["parameters"]);
-    let ids = dir.path().join("ids.json");
-    std::fs::write(&ids, "[1, 2, 3]").unwrap();
-    let rel_l2 = |dir: &Path| {
-        let args =
-            ["drift", "--json", "--model", dir.to_str().unwrap(), "--ids", ids.to_str().unwrap()];
-        number(&run_json(&args)["layers"][0]["output"]["rel_l2"])
-    };
+    let rel_l2 = |dir: &Path| number(&drift(dir)["layers"][0]["output"]["rel_l2"]);
     assert!((rel_l2(dir.path()) / rel_l2(whole.path()) - 1.0).abs() < 1e-2);
 }
 
@@ -307,16 +300,7 @@ fn other_families() {
     ] {
         let dir = tempfile::tempdir().unwrap();
         write_checkpoint(dir.path(), &config, &specs);
-        std::fs::write(dir.path().join("ids.json"), "[1, 2, 3]").unwrap();
-        let ids = dir.path().join("ids.json");
-        let drift = run_json(&[
-            "drift",
-            "--json",
-            "--model",
-            dir.path().to_str().unwrap(),
-            "--ids",
-            ids.to_str().unwrap(),
-        ]);
+        let drift = drift(dir.path());
         let layers = drift["layers"].as_array().unwrap();
         assert_eq!(layers.iter().map(|l| l["name"].as_str().unwrap()).collect::<Vec<_>>(), blocks);
         for layer in layers {

@@ -146,6 +146,14 @@ impl Checkpoint {
         self.blocks[0].dtype
     }
 
+    /// The dtype that it is meant to run in: the stored one, or f32 where that is f64.
+    pub fn run_dtype(&self) -> DType {
+        match self.dtype() {
+            DType::F64 => DType::F32,
+            stored => stored,
+        }
+    }
+
     /// Token ids of a text, with the special tokens (BOS) that its tokenizer adds.
     ///
     /// # Errors

@@ -9,6 +9,55 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+/// What `drift` and `forward` share.
+#[derive(Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    text: TextArgs,
+    /// What to compute in
+    #[arg(long, default_value = "f32")]
+    dtype: DTypeArg,
+    /// Layers to run, as in 0,3-5 [default: all]
+    #[arg(long)]
+    layers: Option<Layers>,
+    /// Run on the CPU even if there is a GPU
+    #[arg(long)]
+    cpu: bool,
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl RunArgs {
+    pub fn token_ids(&self, checkpoint: &Checkpoint) -> Result<TokenIds> {
+        self.text.token_ids(checkpoint)
+    }
+
+    pub fn dtype(&self) -> DType {
+        self.dtype.into()
+    }
+
+    /// The chosen layers, each once, in order; all if none are chosen.
+    pub fn layers(&self, checkpoint: &Checkpoint) -> Result<Vec<usize>> {
+        let all = 0..checkpoint.blocks().len();
+        let Some(Layers(ranges)) = &self.layers else { return Ok(all.collect()) };
+        for range in ranges {
+            checkpoint.block(*range.end())?;
+        }
+        Ok(all.filter(|i| ranges.iter().any(|range| range.contains(i))).collect())
+    }
+
+    pub fn device(&self) -> Result<Device> {
+        Ok(if self.cpu {
+            Device::Cpu
+        } else {
+            Device::cuda_if_available(0).map_err(Error::from)?
+        })
+    }
+}
+
 #[derive(Args)]
 pub struct ModelArgs {
     /// Directory with config.json and safetensors weights [default: the checkpoint inside the
@@ -31,7 +80,7 @@ const PROMPT: &str = "The quick brown fox jumps over the lazy dog.";
 
 #[derive(Args)]
 #[group(multiple = false)]
-pub struct TextArgs {
+struct TextArgs {
     /// Text to run [default: a sentence]
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
@@ -44,7 +93,7 @@ pub struct TextArgs {
 }
 
 impl TextArgs {
-    pub fn token_ids(&self, checkpoint: &Checkpoint) -> Result<TokenIds> {
+    fn token_ids(&self, checkpoint: &Checkpoint) -> Result<TokenIds> {
         if let Some(path) = &self.ids {
             return TokenIds::from_json(&read(path)?).with_context(|| path.display().to_string());
         }
@@ -65,23 +114,6 @@ impl TextArgs {
 
 fn read(path: &Path) -> Result<String> {
     Ok(std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.into(), source })?)
-}
-
-#[derive(Args)]
-pub struct DeviceArgs {
-    /// Run on the CPU even if there is a GPU
-    #[arg(long)]
-    cpu: bool,
-}
-
-impl DeviceArgs {
-    pub fn device(&self) -> Result<Device> {
-        Ok(if self.cpu {
-            Device::Cpu
-        } else {
-            Device::cuda_if_available(0).map_err(Error::from)?
-        })
-    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -105,7 +137,7 @@ impl From<DTypeArg> for DType {
 
 /// Layer numbers and ranges, as in `0,3-5`.
 #[derive(Clone)]
-pub struct Layers(Vec<RangeInclusive<usize>>);
+struct Layers(Vec<RangeInclusive<usize>>);
 
 impl FromStr for Layers {
     type Err = String;
@@ -124,17 +156,5 @@ impl FromStr for Layers {
             },
         };
         list.split(',').map(range).collect::<Result<_, _>>().map(Self)
-    }
-}
-
-impl Layers {
-    /// The chosen layers, each once, in order; all if none are chosen.
-    pub fn select(layers: Option<&Self>, checkpoint: &Checkpoint) -> Result<Vec<usize>> {
-        let all = 0..checkpoint.blocks().len();
-        let Some(Self(ranges)) = layers else { return Ok(all.collect()) };
-        for range in ranges {
-            checkpoint.block(*range.end())?;
-        }
-        Ok(all.filter(|i| ranges.iter().any(|range| range.contains(i))).collect())
     }
 }

@@ -1,6 +1,6 @@
 //! `gemma-mlp forward`.
 
-use super::args::{DTypeArg, DeviceArgs, Layers, ModelArgs, TextArgs};
+use super::args::RunArgs;
 use super::{print, progress::Progress};
 use anyhow::Result;
 use gemma_mlp::model::{ForwardOptions, forward_blocks, save_blocks};
@@ -10,27 +10,14 @@ use std::path::PathBuf;
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    model: ModelArgs,
-    #[command(flatten)]
-    text: TextArgs,
-    #[command(flatten)]
-    device: DeviceArgs,
+    run: RunArgs,
     /// Activation to run: exact, tanh, any framework's name for them, or config for what the
     /// checkpoint means
     #[arg(long, default_value = "config", value_parser = activation)]
     activation: Choice,
-    /// What to compute in
-    #[arg(long, default_value = "f32")]
-    dtype: DTypeArg,
-    /// Layers to run, as in 0,3-5 [default: all]
-    #[arg(long)]
-    layers: Option<Layers>,
     /// Save input, gate, up, activated, product and output of every layer as safetensors
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Print one JSON object instead of a table
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -47,19 +34,20 @@ fn activation(name: &str) -> Result<Choice, gemma_mlp::UnknownActivation> {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let checkpoint = args.model.open()?;
-    let ids = args.text.token_ids(&checkpoint)?;
+    let run = &args.run;
+    let checkpoint = run.model.open()?;
+    let ids = run.token_ids(&checkpoint)?;
     let options = ForwardOptions {
         activation: match args.activation {
             Choice::Config => None,
             Choice::Fixed(activation) => Some(activation),
         },
-        dtype: args.dtype.into(),
-        layers: Layers::select(args.layers.as_ref(), &checkpoint)?,
+        dtype: run.dtype(),
+        layers: run.layers(&checkpoint)?,
     };
     let progress = Progress::new(options.layers.len(), "layers");
     let (mut kept, mut done) = (vec![], 0);
-    let device = args.device.device()?;
+    let device = run.device()?;
     let summary = forward_blocks(&checkpoint, &ids, &options, &device, |forward| {
         // A big model's tensors are kept only if they are asked for.
         kept.extend(args.out.is_some().then_some(forward));
@@ -70,5 +58,5 @@ pub fn run(args: &Args) -> Result<()> {
     if let Some(path) = &args.out {
         save_blocks(path, &kept, &summary)?;
     }
-    print(&if args.json { report::json(&summary)? } else { report::forward_table(&summary) })
+    print(&if run.json { report::json(&summary)? } else { report::forward_table(&summary) })
 }

@@ -95,6 +95,24 @@ fn gradients_are_finite_for_every_finite_half() -> Result<()> {
 }
 
 #[test]
+fn nan_and_infinities_pass_by_their_limits() -> Result<()> {
+    let x = Tensor::new(&[f64::NAN, f64::INFINITY, f64::NEG_INFINITY], &Device::Cpu)?;
+    for dtype in DTYPES {
+        let x = x.to_dtype(dtype)?;
+        for act in ALL {
+            for f in [activate, composed::activate] as [fn(&Tensor, Activation) -> _; 2] {
+                let y = to_f64(&f(&x, act)?);
+                assert!(
+                    y[0].is_nan() && y[1] == f64::INFINITY && y[2] == 0.0,
+                    "{act} {dtype:?} {y:?}"
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn a_vanishing_derivative_beats_a_large_gradient() -> Result<()> {
     let at = |x: f32| Tensor::new(&[x], &Device::Cpu)?.to_dtype(DType::BF16);
     let [_, dgate, _] =
