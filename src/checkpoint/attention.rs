@@ -106,7 +106,7 @@ fn softcap(
 fn layer_types(family: Family, raw: &RawConfig, layers: usize) -> Result<Vec<LayerType>, String> {
     let pattern = match family {
         Family::Gemma => return Ok(vec![LayerType::Full; layers]),
-        Family::Gemma3 => raw.sliding_window_pattern.unwrap_or(6),
+        Family::Gemma3 => raw.sliding_window_pattern().unwrap_or(6),
         _ => 2,
     };
     let Some(listed) = &raw.layer_types else {
@@ -165,7 +165,7 @@ fn rope(family: Family, raw: &RawConfig, layer_type: LayerType) -> Result<(f64, 
     if !(theta > 0.0 && theta.is_finite()) {
         return Err(format!("the rotary base is {theta}; it must be positive"));
     }
-    match (scaling.rope_type.as_deref(), scaling.factor) {
+    match (scaling.rope_type(), scaling.factor) {
         (None | Some("default"), _) => Ok((theta, 1.0)),
         (Some("linear"), Some(factor)) if factor > 0.0 => Ok((theta, factor)),
         (Some(other), _) => Err(format!("rope_type \"{other}\" with this factor is not supported")),
@@ -187,7 +187,8 @@ mod tests {
         let hub = attention(
             r#"{"model_type": "gemma3_text", "num_hidden_layers": 3, "sliding_window_pattern": 3,
                 "_sliding_window_pattern": 3, "sliding_window": 512, "rope_theta": 2e6,
-                "rope_local_base_freq": 3e4, "rope_scaling": {"rope_type": "linear", "factor": 8.0}}"#,
+                "rope_local_base_freq": 3e4,
+                "rope_scaling": {"rope_type": "linear", "type": "linear", "factor": 8.0}}"#,
         );
         let v5 = attention(
             r#"{"model_type": "gemma3_text", "num_hidden_layers": 3, "sliding_window": 512,
@@ -226,6 +227,7 @@ mod tests {
     fn what_is_not_supported_is_a_sentence() {
         for fields in [
             r#""rope_scaling": {"rope_type": "yarn", "factor": 2.0}"#,
+            r#""rope_scaling": {"type": "yarn", "factor": 2.0}"#,
             r#""num_attention_heads": 3, "num_key_value_heads": 2"#,
             r#""head_dim": 7"#,
             r#""use_bidirectional_attention": true"#,

@@ -51,8 +51,7 @@ impl Config {
     /// # Errors
     /// Malformed JSON, a model that is not covered, an unknown activation, impossible sizes.
     pub fn parse(json: &str, path: &Path) -> Result<Self> {
-        let value: serde_json::Value = parse_json(json, path)?;
-        let raw = RawConfig::from_value(value).map_err(|e| malformed(path, e))?;
+        let raw: RawConfig = parse_json(json, path)?;
         let model_type = raw.model_type.clone().ok_or_else(|| {
             malformed(
                 path,
@@ -145,10 +144,10 @@ fn stack(
 }
 
 fn size(name: &str, value: usize, max: usize, path: &Path) -> Result<usize> {
-    match value {
-        0 => Err(malformed(path, format!("{name} is 0; it must be 1 to {max}"))),
-        n if n > max => Err(malformed(path, format!("{name} is {n}; it must be 1 to {max}"))),
-        n => Ok(n),
+    if (1..=max).contains(&value) {
+        Ok(value)
+    } else {
+        Err(malformed(path, format!("{name} is {value}; it must be 1 to {max}")))
     }
 }
 

@@ -29,8 +29,9 @@ pub(super) struct RawConfig {
     pub(super) attn_logit_softcapping: Option<Option<f64>>,
     pub(super) sliding_window: Option<usize>,
     pub(super) layer_types: Option<Vec<String>>,
-    #[serde(alias = "_sliding_window_pattern")]
-    pub(super) sliding_window_pattern: Option<usize>,
+    sliding_window_pattern: Option<usize>,
+    /// transformers' own spelling, often beside the other one.
+    _sliding_window_pattern: Option<usize>,
     pub(super) use_bidirectional_attention: Option<bool>,
     pub(super) rope_theta: Option<f64>,
     pub(super) rope_local_base_freq: Option<f64>,
@@ -39,19 +40,9 @@ pub(super) struct RawConfig {
 }
 
 impl RawConfig {
-    /// Reads a parsed file.
-    pub(super) fn from_value(mut value: serde_json::Value) -> serde_json::Result<Self> {
-        // transformers writes "sliding_window_pattern" and "_sliding_window_pattern" side by side.
-        fn drop_twin(value: &mut serde_json::Value) {
-            if let Some(object) = value.as_object_mut() {
-                if object.contains_key("sliding_window_pattern") {
-                    object.remove("_sliding_window_pattern");
-                }
-                object.values_mut().for_each(drop_twin);
-            }
-        }
-        drop_twin(&mut value);
-        serde_json::from_value(value)
+    /// Every how many layers one has full attention.
+    pub(super) fn sliding_window_pattern(&self) -> Option<usize> {
+        self.sliding_window_pattern.or(self._sliding_window_pattern)
     }
 }
 
@@ -66,10 +57,18 @@ fn present<'de, D: serde::Deserializer<'de>>(
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct RopeScaling {
-    #[serde(alias = "type")]
-    pub(super) rope_type: Option<String>,
+    rope_type: Option<String>,
+    /// The older spelling; transformers 4 writes both.
+    r#type: Option<String>,
     pub(super) factor: Option<f64>,
     pub(super) rope_theta: Option<f64>,
+}
+
+impl RopeScaling {
+    /// `default`, `linear`, …
+    pub(super) fn rope_type(&self) -> Option<&str> {
+        self.rope_type.as_deref().or(self.r#type.as_deref())
+    }
 }
 
 /// transformers 5: one set of parameters, or one per layer type.

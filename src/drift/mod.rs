@@ -15,7 +15,7 @@ use crate::activation::Activation;
 use crate::checkpoint::{Checkpoint, Family, Resolved};
 use crate::error::Result;
 use crate::model::TokenIds;
-use candle_core::{DType, Device};
+use candle_core::Device;
 use serde::Serialize;
 
 /// What to compare, and where.
@@ -50,7 +50,7 @@ pub struct Drift {
     pub device: &'static str,
     /// The blocks.
     pub layers: Vec<LayerDrift>,
-    /// NaN or infinite weights in these blocks, an activation Gemma was not trained with.
+    /// NaN or infinite weights in these blocks.
     pub warnings: Vec<String>,
 }
 
@@ -131,11 +131,4 @@ fn device_name(device: &Device) -> &'static str {
         Device::Cuda(_) => "cuda",
         Device::Metal(_) => "metal",
     }
-}
-
-pub(crate) fn dtype_name<S: serde::Serializer>(
-    dtype: &DType,
-    s: S,
-) -> std::result::Result<S::Ok, S::Error> {
-    s.serialize_str(dtype.as_str())
 }

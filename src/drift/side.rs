@@ -12,7 +12,7 @@ pub struct Side {
     /// What stands in the gate.
     pub activation: Activation,
     /// The dtype of weights, input and everything in between.
-    #[serde(serialize_with = "super::dtype_name")]
+    #[serde(serialize_with = "dtype_name")]
     pub dtype: DType,
 }
 
@@ -48,4 +48,11 @@ pub fn floor_sides(activation: Activation, dtype: DType) -> Result<Sides> {
         }
     };
     Ok(Sides { a: Side { activation, dtype: wide }, b: Side { activation, dtype } })
+}
+
+fn dtype_name<S: serde::Serializer>(
+    dtype: &DType,
+    serializer: S,
+) -> std::result::Result<S::Ok, S::Error> {
+    serializer.serialize_str(dtype.as_str())
 }

@@ -10,16 +10,15 @@ mod layer;
 mod load;
 mod norm;
 mod rope;
+mod summary;
 
 pub use attention::Attention;
 pub use embedding::embed;
-pub use forward::{
-    BlockForward, BlockSummary, ForwardOptions, ForwardSummary, Stats, forward_block,
-    forward_blocks, save_blocks,
-};
+pub use forward::{BlockForward, ForwardOptions, forward_block, forward_blocks, save_blocks};
 pub use ids::TokenIds;
 pub use input::{InputKind, mlp_input};
 pub use layer::LayerFront;
 pub use load::load_mlp;
 pub use norm::RmsNorm;
 pub use rope::RotaryEmbedding;
+pub use summary::{BlockSummary, ForwardSummary, Stats};
