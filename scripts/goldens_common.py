@@ -11,6 +11,8 @@ from safetensors.torch import save
 SEED = 20240221
 
 MODES = ("exact", "tanh")
+# The names transformers gives to them.
+ACTIVATIONS = {"exact": "gelu", "tanh": "gelu_pytorch_tanh"}
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 
 

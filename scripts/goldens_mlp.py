@@ -28,6 +28,7 @@ from transformers.models.gemma3.modeling_gemma3 import Gemma3MLP, Gemma3TextConf
 from transformers.models.recurrent_gemma.modeling_recurrent_gemma import RecurrentGemmaConfig, RecurrentGemmaMlp
 
 from goldens_common import (
+    ACTIVATIONS,
     DTYPES,
     MODES,
     as_bf16_values,
@@ -41,9 +42,6 @@ from goldens_common import (
 
 BATCH, SEQUENCE, HIDDEN, INTERMEDIATE = 2, 7, 24, 40
 HEADS = 4  # No MLP has heads, but the configs want the hidden size to be a multiple of them.
-
-# The names transformers gives to the two modes.
-ACTIVATIONS = {"exact": "gelu", "tanh": "gelu_pytorch_tanh"}
 
 
 def compute():
