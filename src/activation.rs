@@ -22,6 +22,9 @@ pub enum Activation {
     Gelu(Gelu),
     /// `x·σ(x)`, also called swish.
     Silu,
+    /// `x·σ(1.702·x)`, the logistic approximation (Hendrycks and Gimpel 2016), transformers'
+    /// `quick_gelu`.
+    QuickGelu,
     /// `max(x, 0)`, with derivative 0 at 0 as in PyTorch and JAX.
     Relu,
 }
@@ -33,8 +36,12 @@ impl Activation {
     pub const TANH: Self = Self::Gelu(Gelu::Tanh);
 
     /// The names beyond [`Gelu::NAMES`].
-    const OTHER_NAMES: [(&'static str, Self); 3] =
-        [("silu", Self::Silu), ("swish", Self::Silu), ("relu", Self::Relu)];
+    const OTHER_NAMES: [(&'static str, Self); 4] = [
+        ("silu", Self::Silu),
+        ("swish", Self::Silu),
+        ("quick_gelu", Self::QuickGelu),
+        ("relu", Self::Relu),
+    ];
 
     /// Reads a name as transformers' `hidden_act` and `hidden_activation` use it.
     ///
@@ -51,11 +58,13 @@ impl Activation {
         }
     }
 
-    /// Our own name, which [`fmt::Display`] prints too: `exact`, `tanh`, `silu` or `relu`.
+    /// Our own name, which [`fmt::Display`] prints too: `exact`, `tanh`, `silu`,
+    /// `quick_gelu` or `relu`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Gelu(gelu) => gelu.name(),
             Self::Silu => "silu",
+            Self::QuickGelu => "quick_gelu",
             Self::Relu => "relu",
         }
     }
@@ -70,6 +79,7 @@ impl Activation {
             Self::Gelu(Gelu::Exact) => map(x, y, exact::value),
             Self::Gelu(Gelu::Tanh) => map(x, y, tanh::value),
             Self::Silu => map(x, y, |x| logistic::value(x, x)),
+            Self::QuickGelu => map(x, y, |x| logistic::value(x, T::of(QUICK) * x)),
             Self::Relu => map(x, y, |x| relu(x).0),
         }
     }
@@ -86,10 +96,17 @@ impl Activation {
             Self::Gelu(Gelu::Exact) => map(x, y, dy, exact::value_and_derivative),
             Self::Gelu(Gelu::Tanh) => map(x, y, dy, tanh::value_and_derivative),
             Self::Silu => map(x, y, dy, |x| logistic::value_and_derivative(x, x, T::of(1.0))),
+            Self::QuickGelu => map(x, y, dy, |x| {
+                let slope = T::of(QUICK);
+                logistic::value_and_derivative(x, slope * x, slope)
+            }),
             Self::Relu => map(x, y, dy, relu),
         }
     }
 }
+
+/// The slope of the logistic approximation to GELU.
+pub(crate) const QUICK: f64 = 1.702;
 
 /// max(x, 0) and its derivative; NaN stays NaN in both.
 fn relu<T: Real>(x: T) -> (T, T) {
@@ -118,7 +135,7 @@ impl fmt::Display for Activation {
 impl FromStr for Activation {
     type Err = UnknownActivation;
 
-    /// Reads any of [`Gelu::NAMES`], `silu`, `swish` or `relu`.
+    /// Reads any of [`Gelu::NAMES`], `silu`, `swish`, `quick_gelu` or `relu`.
     fn from_str(name: &str) -> Result<Self, UnknownActivation> {
         let other = plain(name);
         match Self::OTHER_NAMES.iter().find(|(accepted, _)| *accepted == other) {
@@ -137,13 +154,19 @@ impl serde::Serialize for Activation {
     }
 }
 
+impl<'de> serde::Deserialize<'de> for Activation {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn names() {
-        for name in ["exact", "tanh", "silu", "relu"] {
+        for name in ["exact", "tanh", "silu", "quick_gelu", "relu"] {
             assert_eq!(name.parse::<Activation>().unwrap().to_string(), name);
         }
         let message = "mish".parse::<Activation>().unwrap_err().to_string();
@@ -154,7 +177,7 @@ mod tests {
     fn a_config_s_tanh_is_not_gelu() {
         assert_eq!(Activation::from_huggingface("gelu"), Ok(Activation::EXACT));
         assert_eq!(Activation::from_huggingface("gelu_fast"), Ok(Activation::TANH));
-        for name in ["tanh", "none", "GELU", "quick_gelu"] {
+        for name in ["tanh", "none", "GELU", "mish"] {
             let message = Activation::from_huggingface(name).unwrap_err().to_string();
             assert!(
                 message.contains("gelu_pytorch_tanh") && !message.contains("none,"),
@@ -166,7 +189,7 @@ mod tests {
     #[test]
     fn limits_of_silu_and_relu() {
         let x = [f64::NEG_INFINITY, -1e300, 0.0, 1e300, f64::INFINITY, f64::NAN];
-        for activation in [Activation::Silu, Activation::Relu] {
+        for activation in [Activation::Silu, Activation::QuickGelu, Activation::Relu] {
             let (mut y, mut dy) = ([7.0; 6], [7.0; 6]);
             activation.values_and_derivatives(&x, &mut y, &mut dy);
             assert_eq!(y[..5], [0.0, 0.0, 0.0, 1e300, f64::INFINITY], "{activation}");

@@ -6,10 +6,11 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`gelu`] | the two formulas, their derivatives and names; no tensors |
+//! | [`mod@linear`] | matrix products with weights that stay |
 //! | [`mod@geglu`] | the gated activation as one candle operation |
 //! | [`mlp`] | [`GemmaMlp`], the block itself |
 //! | [`checkpoint`] | config, names and weights of every Gemma family; computes nothing |
-//! | [`model`] | what stands around the block |
+//! | [`model`] | [`Gemma`], the decoder around the block |
 //! | [`drift`] | two sides, their difference, and what rounding alone does |
 //! | [`report`] | results as tables and JSON |
 //!
@@ -22,11 +23,14 @@ mod activation;
 pub mod checkpoint;
 pub mod drift;
 mod error;
+mod exp;
 pub mod geglu;
 pub mod gelu;
+pub mod linear;
 pub mod mlp;
 pub mod model;
 pub mod report;
+mod rounding;
 
 pub use activation::Activation;
 pub use checkpoint::Checkpoint;
@@ -34,6 +38,8 @@ pub use error::{Error, Result, UnknownActivation};
 pub use geglu::{activate, geglu};
 pub use gelu::Gelu;
 pub use mlp::{GemmaMlp, gemma_mlp, gemma_mlp_b};
+pub use model::Gemma;
+pub use rounding::Rounding;
 
 /// The README's Rust block is a test.
 #[cfg(doctest)]

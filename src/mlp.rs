@@ -5,15 +5,17 @@
 //! `FeedForward` (DeepMind's `gemma/gm/nn/_modules.py`).
 
 use crate::activation::Activation;
-use crate::geglu::{activate, geglu};
+use crate::geglu::geglu;
 use crate::gelu::Gelu;
-use candle_core::{D, Module, Result, Tensor};
+use crate::linear::linear;
+use crate::rounding::Rounding;
+use candle_core::{D, DType, Module, Result, Tensor, Var};
 use candle_nn::{Linear, VarBuilder, linear_b};
 
 /// The gated block, with the activation as a switch.
 ///
-/// Takes `[..., hidden]` of any rank and any batch shape, returns the same shape. Input and
-/// weights share one dtype and device. Cloning it, or switching its activation, copies no weights.
+/// Takes `[..., hidden]` of any rank and any batch shape, returns the same shape and dtype. The
+/// products are taken in the weights' dtype, which may be wider than the input's. Cloning it, or switching its activation, copies no weights.
 ///
 /// ```
 /// use candle_core::{DType, Device, Module, Tensor};
@@ -33,6 +35,7 @@ pub struct GemmaMlp {
     gate_up: Projection,
     down: Linear,
     activation: Activation,
+    rounding: Rounding,
 }
 
 /// How the weights of gate and up are held.
@@ -124,17 +127,40 @@ impl GemmaMlp {
     /// A block of three layers: `gate` and `up` from hidden to intermediate, `down` back.
     pub fn new(gate: Linear, up: Linear, down: Linear, activation: impl Into<Activation>) -> Self {
         let gate_up = Projection::Separate { gate, up };
-        Self { gate_up, down, activation: activation.into() }
+        Self { gate_up, down, activation: activation.into(), rounding: Rounding::Once }
     }
 
     /// A block whose `gate_up` weight is `[2 * intermediate, hidden]`, gate's rows first.
     pub fn from_fused(gate_up: Linear, down: Linear, activation: impl Into<Activation>) -> Self {
-        Self { gate_up: Projection::Fused(gate_up), down, activation: activation.into() }
+        let gate_up = Projection::Fused(gate_up);
+        Self { gate_up, down, activation: activation.into(), rounding: Rounding::Once }
     }
 
     /// The activation in use.
     pub fn activation(&self) -> Activation {
         self.activation
+    }
+
+    /// The same block with copies of its weight matrices as variables, and these: gate, up and down,
+    /// or gate and up in one, and down. After a backward pass each has a gradient.
+    ///
+    /// # Errors
+    /// candle's, if the device is out of memory.
+    pub fn with_variables(&self) -> Result<(Self, Vec<Var>)> {
+        let mut variables = vec![];
+        let mut variable = |layer: &Linear| {
+            let weight = Var::from_tensor(layer.weight())?;
+            variables.push(weight.clone());
+            Ok::<_, candle_core::Error>(Linear::new(weight.into_inner(), layer.bias().cloned()))
+        };
+        let gate_up = match &self.gate_up {
+            Projection::Separate { gate, up } => {
+                Projection::Separate { gate: variable(gate)?, up: variable(up)? }
+            }
+            Projection::Fused(gate_up) => Projection::Fused(variable(gate_up)?),
+        };
+        let down = variable(&self.down)?;
+        Ok((Self { gate_up, down, ..self.clone() }, variables))
     }
 
     /// The same weights under another activation. Nothing is copied.
@@ -162,12 +188,37 @@ impl GemmaMlp {
         }
     }
 
+    /// The same weights, rounding elsewhere between gate and down. Nothing is copied.
+    pub fn with_rounding(&self, rounding: Rounding) -> Self {
+        Self { rounding, ..self.clone() }
+    }
+
+    /// The gated activation, `activation(gate) ⊙ up`: `[..., intermediate]`.
+    ///
+    /// # Errors
+    /// Shapes that differ.
+    pub fn gated(&self, projected: &GateUp) -> Result<Tensor> {
+        let GateUp { gate, up } = projected;
+        match self.rounding {
+            Rounding::Once => geglu(gate, up, self.activation),
+            rounding => rounding.activate(gate, self.activation)? * up,
+        }
+    }
+
+    /// The last projection: `[..., intermediate]` to `[..., hidden]`.
+    ///
+    /// # Errors
+    /// A product whose last dimension is not the intermediate size.
+    pub fn down(&self, product: &Tensor) -> Result<Tensor> {
+        linear(&self.down, product)
+    }
+
     /// The second half: `down(activation(gate) ⊙ up)`, `[..., hidden]`.
     ///
     /// # Errors
     /// Shapes that do not fit the block.
     pub fn finish(&self, projected: &GateUp) -> Result<Tensor> {
-        linear(&self.down, &geglu(&projected.gate, &projected.up, self.activation)?)
+        self.down(&self.gated(projected)?)
     }
 
     /// Both forms of GELU on one input, for little more than the price of one: gate and up, two
@@ -196,10 +247,26 @@ impl GemmaMlp {
     /// Shapes that do not fit the block.
     pub fn trace_projected(&self, projected: &GateUp) -> Result<Trace> {
         let GateUp { gate, up } = projected.clone();
-        let activated = activate(&gate, self.activation)?; // [..., intermediate]
-        let product = geglu(&gate, &up, self.activation)?; // [..., intermediate]
-        let output = linear(&self.down, &product)?; // [..., hidden]
+        let (activated, product) = self.activated_and_product(projected)?;
+        let output = self.down(&product)?; // [..., hidden]
         Ok(Trace { gate, up, activated, product, output })
+    }
+
+    /// `activation(gate)` in the block's dtype, and the product with `up`, rounded as the block
+    /// rounds: both `[..., intermediate]`.
+    ///
+    /// # Errors
+    /// Shapes that differ.
+    pub fn activated_and_product(&self, projected: &GateUp) -> Result<(Tensor, Tensor)> {
+        let GateUp { gate, up } = projected;
+        let activated = self.rounding.activate(gate, self.activation)?;
+        // Where nothing is rounded in between, the product of the rounded activation is the
+        // fused one, bit for bit.
+        let product = match (self.rounding, gate.dtype()) {
+            (Rounding::Once, DType::BF16 | DType::F16) => geglu(gate, up, self.activation)?,
+            _ => (&activated * up)?,
+        };
+        Ok((activated, product))
     }
 }
 
@@ -209,19 +276,10 @@ impl Module for GemmaMlp {
     }
 }
 
-/// A linear layer over the last dimension of a tensor of any rank, as one matrix product.
-fn linear(layer: &Linear, xs: &Tensor) -> Result<Tensor> {
-    let width = xs.dim(D::Minus1)?;
-    let rows = xs.elem_count().checked_div(width).unwrap_or(0);
-    let ys = layer.forward(&xs.reshape((rows, width))?)?; // [rows, out]
-    let dims = [&xs.dims()[..xs.rank() - 1], &ys.dims()[1..]].concat();
-    ys.reshape(dims)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::{DType, Device};
+    use candle_core::Device;
     use candle_nn::{Optimizer, VarMap};
     use std::collections::HashMap;
 

@@ -5,15 +5,18 @@ mod common;
 use candle_core::{DType, Device, Module, Tensor, Var};
 use candle_nn::{Linear, VarBuilder};
 use common::{rel_l2, to_f64};
-use gemma_mlp::model::{TokenIds, load_mlp, mlp_input};
-use gemma_mlp::{Checkpoint, Gelu, GemmaMlp, activate, gemma_mlp_b};
+use gemma_mlp::model::{Block, Cache, Observer};
+use gemma_mlp::{Checkpoint, Gelu, Gemma, GemmaMlp, activate, gemma_mlp_b};
 use std::collections::HashMap;
 
 type Goldens = HashMap<String, Tensor>;
 
+fn path(file: &str) -> String {
+    format!("{}/tests/goldens/{file}.safetensors", env!("CARGO_MANIFEST_DIR"))
+}
+
 fn goldens(file: &str) -> Goldens {
-    let path = format!("{}/tests/goldens/{file}.safetensors", env!("CARGO_MANIFEST_DIR"));
-    candle_core::safetensors::load(path, &Device::Cpu).unwrap()
+    candle_core::safetensors::load(path(file), &Device::Cpu).unwrap()
 }
 
 /// `F.gelu`, `jax.nn.gelu` and their derivatives on a grid and at extremes.
@@ -142,49 +145,99 @@ fn var_builder_reads_the_same_names() {
     assert!(rel_l2(&goldens["recurrent_gemma.exact.f32.y"], &y) < 2e-6);
 }
 
-/// What the first layer of each family hands to its MLP, read from a checkpoint on disk with its
-/// config in both spellings.
-#[test]
-fn first_mlp_input_of_every_family() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/attention.safetensors");
-    let bytes = std::fs::read(path).unwrap();
+const FAMILIES: [&str; 6] =
+    ["gemma", "gemma2", "gemma3", "gemma3_bidirectional", "gemma3_full", "vaultgemma"];
+
+/// A family's model on disk, with its config in either spelling.
+fn checkpoint(goldens: &HashMap<String, Tensor>, family: &str, spelling: &str) -> Checkpoint {
+    let bytes = std::fs::read(path("model")).unwrap();
     let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
-    let metadata = header.metadata().clone().unwrap();
-    let goldens = goldens("attention");
-    let ids: Vec<Vec<i64>> = goldens["input_ids"].to_vec2().unwrap();
-    let ids = ids.into_iter().map(|text| text.into_iter().map(|id| id as u32).collect());
-    let ids = TokenIds::batched(ids.collect()).unwrap();
+    let config = header.metadata().clone().unwrap()[&format!("{family}.{spelling}")].clone();
+    let own = format!("{family}.");
+    let weights: HashMap<_, _> = goldens
+        .iter()
+        .filter_map(|(name, t)| Some((name.strip_prefix(&own)?.to_string(), t.clone())))
+        .filter(|(name, _)| name.starts_with("model.") || name.starts_with("lm_head."))
+        .collect();
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("config.json"), config).unwrap();
+    candle_core::safetensors::save(&weights, dir.path().join("model.safetensors")).unwrap();
+    Checkpoint::open(dir.path()).unwrap()
+}
 
-    for family in ["gemma", "gemma2", "gemma3", "gemma3_bidirectional", "gemma3_full", "vaultgemma"]
-    {
-        let own = format!("{family}.model.");
-        let weights: HashMap<_, _> = goldens
-            .iter()
-            .filter_map(|(name, t)| {
-                Some((format!("model.{}", name.strip_prefix(&own)?), t.clone()))
-            })
-            .collect();
+fn ids(goldens: &HashMap<String, Tensor>) -> Tensor {
+    goldens["input_ids"].to_dtype(DType::U32).unwrap()
+}
+
+/// Keeps the residual stream after each layer, and the first block's input.
+#[derive(Default)]
+struct Watch {
+    first_input: Option<Tensor>,
+    streams: Vec<Tensor>,
+}
+
+impl Observer for Watch {
+    fn block(&mut self, block: Block) -> candle_core::Result<()> {
+        self.first_input.get_or_insert(block.input.clone());
+        Ok(())
+    }
+
+    fn residual(&mut self, _: usize, stream: &Tensor) -> candle_core::Result<()> {
+        self.streams.push(stream.clone());
+        Ok(())
+    }
+}
+
+/// Whole models of every family, on prompts longer than the window: the first block's input, the
+/// residual stream after every layer, and the logits.
+#[test]
+fn whole_models() {
+    let goldens = goldens("model");
+    for family in FAMILIES {
         for spelling in ["config", "config_hub"] {
-            let mut config: serde_json::Value =
-                serde_json::from_str(&metadata[&format!("{family}.{spelling}")]).unwrap();
-            // The goldens hold the first of two layers.
-            config["num_hidden_layers"] = 1.into();
-            if let Some(types) = config["layer_types"].as_array_mut() {
-                types.truncate(1);
+            let checkpoint = checkpoint(&goldens, family, spelling);
+            let assert_close = |part: &str, ours: &Tensor| {
+                let distance = rel_l2(&goldens[&format!("{family}.{part}")], ours);
+                assert!(distance < 5e-6, "{family} {spelling} {part}: {distance:e}");
+            };
+            for dtype in [DType::F32, DType::F64] {
+                let gemma = Gemma::load(&checkpoint, &Device::Cpu, dtype).unwrap();
+                let mut watch = Watch::default();
+                let hidden = gemma.hidden(&ids(&goldens), &mut watch).unwrap();
+                assert_close("mlp_input", &watch.first_input.unwrap());
+                for (i, stream) in watch.streams.iter().enumerate() {
+                    assert_close(&format!("hidden.{i}"), stream);
+                }
+                assert_close("last_hidden", &hidden);
+                if family != "gemma3_bidirectional" {
+                    assert_close("logits", &gemma.forward(&ids(&goldens)).unwrap());
+                }
             }
-            let dir = tempfile::tempdir().unwrap();
-            std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
-            candle_core::safetensors::save(&weights, dir.path().join("model.safetensors")).unwrap();
-
-            let checkpoint = Checkpoint::open(dir.path()).unwrap();
-            let block = &checkpoint.blocks()[0];
-            let (input, _) = mlp_input(&checkpoint, block, &ids, &Device::Cpu).unwrap();
-            let distance = rel_l2(&goldens[&format!("{family}.mlp_input")], &input);
-            assert!(distance < 2e-6, "{family} {spelling}: input {distance:e}");
-            let mlp = load_mlp(&checkpoint, block, DType::F32, &Device::Cpu).unwrap();
-            let output = mlp.forward(&input).unwrap();
-            let distance = rel_l2(&goldens[&format!("{family}.mlp_output")], &output);
-            assert!(distance < 2e-6, "{family} {spelling}: output {distance:e}");
         }
+    }
+}
+
+/// A prompt, then one token at a time: the logits of the whole text at once. And a text alone has
+/// those that it has in a batch.
+#[test]
+fn cache_and_batch_change_nothing() {
+    let goldens = goldens("model");
+    let ids = ids(&goldens);
+    for family in FAMILIES.into_iter().filter(|&family| family != "gemma3_bidirectional") {
+        let checkpoint = checkpoint(&goldens, family, "config");
+        let gemma = Gemma::load(&checkpoint, &Device::Cpu, DType::F32).unwrap();
+        let expected = &goldens[&format!("{family}.logits")];
+        let mut cache = Cache::default();
+        let mut at = 0;
+        for n in [9, 3, 1, 1, 1, 1, 1] {
+            let part = ids.narrow(1, at, n).unwrap();
+            let ours = gemma.forward_cached(&part, &mut cache).unwrap();
+            at += n;
+            let distance = rel_l2(&expected.narrow(1, at - 1, 1).unwrap(), &ours);
+            assert!(distance < 1e-5, "{family} after {at} tokens: {distance:e}");
+        }
+        assert_eq!(at, ids.dim(1).unwrap());
+        let alone = gemma.forward(&ids.narrow(0, 1, 1).unwrap()).unwrap();
+        assert!(rel_l2(&expected.narrow(0, 1, 1).unwrap(), &alone) < 5e-6, "{family}");
     }
 }

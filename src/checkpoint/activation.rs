@@ -3,10 +3,10 @@
 use super::family::Family;
 use crate::activation::Activation;
 use crate::error::UnknownActivation;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A choice together with the sentence that explains it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Resolved<T> {
     /// What was chosen.
     pub value: T,

@@ -106,7 +106,7 @@ fn softcap(
 fn layer_types(family: Family, raw: &RawConfig, layers: usize) -> Result<Vec<LayerType>, String> {
     let pattern = match family {
         Family::Gemma => return Ok(vec![LayerType::Full; layers]),
-        Family::Gemma3 => raw.sliding_window_pattern().unwrap_or(6),
+        Family::Gemma3 => raw.sliding_window_pattern.unwrap_or(6),
         _ => 2,
     };
     let Some(listed) = &raw.layer_types else {
@@ -137,6 +137,9 @@ fn layer(
         LayerType::Full => None,
         LayerType::Sliding => {
             let window = defaults.or("sliding_window", raw.sliding_window, 4096);
+            if window == 0 {
+                return Err("sliding_window is 0; a position must see at least itself".into());
+            }
             // transformers' Gemma3TextConfig: half the window to each side, exclusive.
             Some(if causal { window } else { window / 2 + 1 })
         }
@@ -160,8 +163,10 @@ fn rope(family: Family, raw: &RawConfig, layer_type: LayerType) -> Result<(f64, 
         (Family::Gemma3, false) => 1_000_000.0,
         _ => 10_000.0,
     };
-    let scaling = own.or(hub_scaling).unwrap_or_default();
-    let theta = scaling.rope_theta.or(hub_theta).unwrap_or(default);
+    // Where a file has both, transformers merges the older spelling into the newer one.
+    let own = own.unwrap_or_default();
+    let theta = own.rope_theta.or(hub_theta).unwrap_or(default);
+    let scaling = hub_scaling.filter(|scaling| scaling.rope_type().is_some()).unwrap_or(own);
     if !(theta > 0.0 && theta.is_finite()) {
         return Err(format!("the rotary base is {theta}; it must be positive"));
     }
@@ -186,7 +191,7 @@ mod tests {
     fn both_spellings_of_gemma3_agree() {
         let hub = attention(
             r#"{"model_type": "gemma3_text", "num_hidden_layers": 3, "sliding_window_pattern": 3,
-                "_sliding_window_pattern": 3, "sliding_window": 512, "rope_theta": 2e6,
+                "_sliding_window_pattern": 2, "sliding_window": 512, "rope_theta": 2e6,
                 "rope_local_base_freq": 3e4,
                 "rope_scaling": {"rope_type": "linear", "type": "linear", "factor": 8.0}}"#,
         );
@@ -233,6 +238,7 @@ mod tests {
             r#""use_bidirectional_attention": true"#,
             r#""layer_types": ["sliding_attention"]"#,
             r#""query_pre_attn_scalar": 0"#,
+            r#""sliding_window": 0"#,
         ] {
             let json = format!(r#"{{"model_type": "gemma2", {fields}}}"#);
             assert!(attention(&json).is_err(), "{json}");

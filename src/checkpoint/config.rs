@@ -19,6 +19,10 @@ pub struct Config {
     pub model_type: String,
     /// The stacks of layers: one, or T5Gemma's encoder and decoder.
     pub stacks: Vec<Stack>,
+    /// The id with which every text begins.
+    pub bos_token_id: u32,
+    /// The ids that end a text.
+    pub eos_token_ids: Vec<u32>,
 }
 
 /// One stack of like layers.
@@ -39,6 +43,12 @@ pub struct Stack {
     pub activation: Resolved<Activation>,
     /// Whether the MLP's projections have biases.
     pub mlp_bias: bool,
+    /// Rows of the embedding.
+    pub vocab_size: usize,
+    /// Whether the head is the embedding, and why; bidirectional encoders have none.
+    pub tied_head: Resolved<bool>,
+    /// `cap·tanh(logits/cap)` on the logits (Gemma 2, VaultGemma).
+    pub final_softcap: Option<f64>,
     /// The attention of every layer, or the sentence why it is not computed.
     pub attention: std::result::Result<AttentionConfig, String>,
     /// The fields that the file leaves out, with the family's default that stands in.
@@ -75,9 +85,16 @@ impl Config {
                 stack(family, name, part, &model_type, path)
             })
             .collect::<Result<_>>()?;
-        Ok(Self { family, model_type, stacks })
+        let eos = text.eos_token_id.as_ref().or(raw.eos_token_id.as_ref());
+        let eos_token_ids = eos.map_or(vec![EOS], |ids| ids.to_vec());
+        let bos_token_id = text.bos_token_id.or(raw.bos_token_id).unwrap_or(BOS);
+        Ok(Self { family, model_type, stacks, bos_token_id, eos_token_ids })
     }
 }
+
+/// `<eos>` and `<bos>` of every Gemma tokenizer.
+const EOS: u32 = 1;
+const BOS: u32 = 2;
 
 fn malformed(path: &Path, reason: impl fmt::Display) -> Error {
     Error::Json { path: path.into(), reason: reason.to_string() }
@@ -86,6 +103,15 @@ fn malformed(path: &Path, reason: impl fmt::Display) -> Error {
 /// Sizes beyond these are errors in the file. The largest Gemma (27B) has 5,376, 36,864 and 62.
 const MAX_WIDTH: usize = 1 << 20;
 const MAX_LAYERS: usize = 1 << 12;
+const MAX_VOCAB: usize = 1 << 24;
+
+fn tied_head(field: Option<bool>) -> Resolved<bool> {
+    let reason = match field {
+        Some(tied) => format!("tie_word_embeddings says {tied}"),
+        None => "tie_word_embeddings is not set; every family's default is true".to_string(),
+    };
+    Resolved { value: field.unwrap_or(true), reason }
+}
 
 fn stack(
     family: Family,
@@ -95,7 +121,7 @@ fn stack(
     path: &Path,
 ) -> Result<Stack> {
     let mut defaults = Defaults::default();
-    let mut size =
+    let mut or_default =
         |name, value, default, max| size(name, defaults.or(name, value, default), max, path);
     // Defaults as in transformers' configuration_*.py: what older Hub files leave out.
     let (hidden, intermediate, layers) = match family {
@@ -103,9 +129,9 @@ fn stack(
         Family::RecurrentGemma => (2560, 3 * 2560, 26),
         _ => (2304, 9216, 26),
     };
-    let hidden_size = size("hidden_size", raw.hidden_size, hidden, MAX_WIDTH)?;
-    let intermediate = size("intermediate_size", raw.intermediate_size, intermediate, MAX_WIDTH)?;
-    let num_hidden_layers = size("num_hidden_layers", raw.num_hidden_layers, layers, MAX_LAYERS)?;
+    let hidden_size = or_default("hidden_size", raw.hidden_size, hidden, MAX_WIDTH)?;
+    let intermediate = or_default("intermediate_size", raw.intermediate_size, intermediate, MAX_WIDTH)?;
+    let num_hidden_layers = or_default("num_hidden_layers", raw.num_hidden_layers, layers, MAX_LAYERS)?;
     let rms_norm_eps = defaults.or("rms_norm_eps", raw.rms_norm_eps, 1e-6);
     if !(rms_norm_eps > 0.0 && rms_norm_eps.is_finite()) {
         return Err(malformed(
@@ -118,6 +144,18 @@ fn stack(
         let reason = format!("intermediate_size is {intermediate}; RecurrentGemma's must be even");
         return Err(malformed(path, reason));
     }
+    // In Gemma 1 it is no field that transformers reads.
+    let softcap = match family {
+        Family::Gemma => None,
+        Family::Gemma3 => raw.final_logit_softcapping.flatten(),
+        _ => defaults.or("final_logit_softcapping", raw.final_logit_softcapping, Some(30.0)),
+    };
+    if softcap.is_some_and(|cap| cap.is_nan() || cap <= 0.0) {
+        let reason = format!("final_logit_softcapping is {softcap:?}; it must be positive");
+        return Err(malformed(path, reason));
+    }
+    let vocab = if family == Family::Gemma3 { 262_208 } else { 256_000 };
+    let vocab = defaults.or("vocab_size", raw.vocab_size, vocab);
     let activation =
         resolve_activation(family, raw.hidden_act.as_deref(), raw.hidden_activation.as_deref())
             .map_err(|source| Error::Activation { path: path.into(), source })?;
@@ -138,6 +176,9 @@ fn stack(
         rms_norm_eps,
         activation,
         mlp_bias: recurrent,
+        vocab_size: size("vocab_size", vocab, MAX_VOCAB, path)?,
+        tied_head: tied_head(raw.tie_word_embeddings),
+        final_softcap: softcap,
         attention,
         defaults: defaults.used,
     })

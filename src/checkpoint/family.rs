@@ -1,17 +1,19 @@
 //! The families of Gemma, and which of them the block covers.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// The families whose MLP is the plain gated block.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(into = "&'static str")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Family {
     /// Gemma 1, CodeGemma, and the text part of PaliGemma 1.
+    #[serde(rename = "Gemma 1")]
     Gemma,
     /// Gemma 2, ShieldGemma 1, and the text part of PaliGemma 2.
+    #[serde(rename = "Gemma 2")]
     Gemma2,
     /// Gemma 3 text and multimodal, EmbeddingGemma, MedGemma, ShieldGemma 2.
+    #[serde(rename = "Gemma 3")]
     Gemma3,
     /// VaultGemma: Gemma 2 without the norms behind attention and MLP.
     VaultGemma,

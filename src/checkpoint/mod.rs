@@ -80,7 +80,7 @@ impl Checkpoint {
             return Err(missing_config(dir, path));
         }
         let config = Config::parse(&read_text(&path)?, &path)?;
-        let tokenizer = Tokenizer::File(dir.join("tokenizer.json"));
+        let tokenizer = Tokenizer::file(dir.join("tokenizer.json"));
         Self::new(Source::Directory(dir.into()), config, Tensors::open(dir)?, tokenizer)
     }
 
@@ -99,7 +99,7 @@ impl Checkpoint {
             Source::Embedded,
             Config::parse(config, &file("config.json"))?,
             Tensors::from_static(&file("model.safetensors"), weights)?,
-            Tokenizer::Static(tokenizer),
+            Tokenizer::bytes(tokenizer),
         )
     }
 
@@ -141,6 +141,29 @@ impl Checkpoint {
         })
     }
 
+    /// The attention of its layers.
+    ///
+    /// # Errors
+    /// A family whose whole model is not run here; the sentence says why.
+    pub fn attention(&self) -> Result<&AttentionConfig> {
+        let attention = self.config.stacks[0].attention.as_ref();
+        attention.map_err(|reason| Error::Input(format!("the whole model does not run: {reason}")))
+    }
+
+    /// What stands before `embed_tokens`, `layers` and `norm` in its names: `model.`, or nothing.
+    pub(crate) fn backbone(&self) -> &str {
+        // The embedding is the layers' sibling.
+        let layer = &self.blocks[0].layer;
+        layer.strip_suffix("layers.0").unwrap_or(layer)
+    }
+
+    /// What stands before `lm_head` in its names: mostly nothing.
+    pub(crate) fn head_prefix(&self) -> &'static str {
+        let prefixes = ["", "language_model.", "model."];
+        let holds = |prefix: &&str| self.tensors.contains(&format!("{prefix}lm_head.weight"));
+        prefixes.into_iter().find(holds).unwrap_or("")
+    }
+
     /// The dtype that its MLP weights are stored in (that of the first one).
     pub fn dtype(&self) -> DType {
         self.blocks[0].dtype
@@ -160,6 +183,14 @@ impl Checkpoint {
     /// A missing or malformed `tokenizer.json`, a text of no tokens.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         self.tokenizer.encode(text)
+    }
+
+    /// The text of token ids, without special tokens.
+    ///
+    /// # Errors
+    /// A missing or malformed `tokenizer.json`.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.tokenizer.decode(ids)
     }
 }
 

@@ -18,6 +18,13 @@ pub(super) struct RawConfig {
     pub(super) intermediate_size: Option<usize>,
     pub(super) num_hidden_layers: Option<usize>,
     pub(super) rms_norm_eps: Option<f64>,
+    pub(super) vocab_size: Option<usize>,
+    pub(super) tie_word_embeddings: Option<bool>,
+    /// Absent means the family's default, null means none.
+    #[serde(deserialize_with = "present")]
+    pub(super) final_logit_softcapping: Option<Option<f64>>,
+    pub(super) bos_token_id: Option<u32>,
+    pub(super) eos_token_id: Option<OneOrMany>,
 
     pub(super) attention_bias: Option<bool>,
     pub(super) num_attention_heads: Option<usize>,
@@ -29,9 +36,9 @@ pub(super) struct RawConfig {
     pub(super) attn_logit_softcapping: Option<Option<f64>>,
     pub(super) sliding_window: Option<usize>,
     pub(super) layer_types: Option<Vec<String>>,
-    sliding_window_pattern: Option<usize>,
-    /// transformers' own spelling, often beside the other one.
-    _sliding_window_pattern: Option<usize>,
+    /// Every how many layers one has full attention. The `_sliding_window_pattern` of newer files
+    /// is not read: transformers does not read it either, and `layer_types` stands beside it.
+    pub(super) sliding_window_pattern: Option<usize>,
     pub(super) use_bidirectional_attention: Option<bool>,
     pub(super) rope_theta: Option<f64>,
     pub(super) rope_local_base_freq: Option<f64>,
@@ -39,18 +46,28 @@ pub(super) struct RawConfig {
     pub(super) rope_parameters: Option<RopeParameters>,
 }
 
-impl RawConfig {
-    /// Every how many layers one has full attention.
-    pub(super) fn sliding_window_pattern(&self) -> Option<usize> {
-        self.sliding_window_pattern.or(self._sliding_window_pattern)
-    }
-}
-
 /// `Some` for a field that is there, be it null.
 fn present<'de, D: serde::Deserializer<'de>>(
     field: D,
 ) -> std::result::Result<Option<Option<f64>>, D::Error> {
     Deserialize::deserialize(field).map(Some)
+}
+
+/// An id or a list of them.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub(super) enum OneOrMany {
+    One(u32),
+    Many(Vec<u32>),
+}
+
+impl OneOrMany {
+    pub(super) fn to_vec(&self) -> Vec<u32> {
+        match self {
+            Self::One(id) => vec![*id],
+            Self::Many(ids) => ids.clone(),
+        }
+    }
 }
 
 /// `rope_scaling` of the Hub's files, and a leaf of transformers 5's `rope_parameters`.

@@ -216,35 +216,23 @@ impl Tensors {
     ) -> Result<Tensor> {
         let stored = self.check(name, shape)?;
         let (file, info) = self.info(name)?;
-        let tensor = Tensor::from_raw_buffer(file.bytes(info), stored, shape, device)?;
+        let bytes = file.bytes(info);
+        if (stored, dtype) == (DType::BF16, DType::F32) {
+            return Ok(Tensor::from_vec(widened(bytes), shape, device)?);
+        }
+        let tensor = Tensor::from_raw_buffer(bytes, stored, shape, device)?;
         Ok(tensor.to_dtype(dtype)?)
     }
 
-    /// Reads rows of a matrix (an embedding's) as f32: `[ids.len(), columns]`.
-    ///
-    /// # Errors
-    /// A tensor that is missing or is no matrix of a floating-point type, an id beyond its rows.
-    pub fn load_rows(
-        &self,
-        name: &str,
-        columns: usize,
-        ids: &[u32],
-        device: &Device,
-    ) -> Result<Tensor> {
-        let (file, info) = self.info(name)?;
-        let rows = info.shape.first().copied().unwrap_or(0);
-        let stored = self.check(name, &[rows, columns])?;
-        if let Some(id) = ids.iter().find(|&&id| id as usize >= rows) {
-            return Err(Error::Input(format!(
-                "token id {id} is out of the vocabulary: {name} has {rows} rows"
-            )));
-        }
-        let width = columns * stored.size_in_bytes();
-        let bytes = file.bytes(info);
-        let picked: Vec<u8> =
-            ids.iter().flat_map(|&id| &bytes[id as usize * width..][..width]).copied().collect();
-        let tensor = Tensor::from_raw_buffer(&picked, stored, &[ids.len(), columns], device)?;
-        Ok(tensor.to_dtype(DType::F32)?)
+    /// Whether every weight is stored in a dtype that another one holds exactly.
+    pub fn fit(&self, dtype: DType) -> bool {
+        self.entries().all(|(_, _, stored)| match (stored, dtype) {
+            (_, DType::F64) => true,
+            (Dtype::F64, _) => false,
+            (_, DType::F32) => true,
+            (Dtype::BF16, DType::BF16) | (Dtype::F16, DType::F16) => true,
+            _ => false,
+        })
     }
 
     /// Counts NaN and infinities in a weight. Reads all of it.
@@ -262,9 +250,11 @@ impl Tensors {
         })
     }
 
-    /// A `VarBuilder` that reads from these tensors, for candle-nn's own layers.
-    pub fn var_builder(&self, dtype: DType, device: &Device) -> VarBuilder<'static> {
-        VarBuilder::from_backend(Box::new(self.clone()), dtype, device.clone())
+    /// A `VarBuilder` that reads from these tensors, for candle-nn's own layers: rounded to a
+    /// dtype, and held in another one.
+    pub fn var_builder(&self, dtype: DType, held: DType, device: &Device) -> VarBuilder<'static> {
+        let tensors = self.clone();
+        VarBuilder::from_backend(Box::new(Rounded { tensors, dtype }), held, device.clone())
     }
 
     fn info(&self, name: &str) -> Result<(&File, &TensorInfo)> {
@@ -303,7 +293,41 @@ fn shard_path(dir: &Path, shard: &str, index: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-impl SimpleBackend for Tensors {
+/// bf16 to f32, which is exact: the upper half of the bits.
+fn widened(bytes: &[u8]) -> Vec<f32> {
+    /// Elements that a thread takes at a time.
+    const CHUNK: usize = 1 << 16;
+    let (stored, _) = bytes.as_chunks::<2>();
+    let mut wide = vec![0f32; stored.len()];
+    wide.par_chunks_mut(CHUNK).zip(stored.par_chunks(CHUNK)).for_each(|(wide, stored)| {
+        for (wide, &stored) in wide.iter_mut().zip(stored) {
+            *wide = bf16::from_le_bytes(stored).to_f32();
+        }
+    });
+    wide
+}
+
+/// Tensors whose values are rounded to a dtype before they are held in the builder's.
+struct Rounded {
+    tensors: Tensors,
+    dtype: DType,
+}
+
+impl Rounded {
+    fn load(
+        &self,
+        name: &str,
+        shape: &[usize],
+        held: DType,
+        device: &Device,
+    ) -> Result<Tensor> {
+        let exact = self.tensors.dtype(name)? == self.dtype;
+        let dtype = if exact { held } else { self.dtype };
+        Ok(self.tensors.load(name, shape, dtype, device)?.to_dtype(held)?)
+    }
+}
+
+impl SimpleBackend for Rounded {
     fn get(
         &self,
         shape: Shape,
@@ -321,11 +345,11 @@ impl SimpleBackend for Tensors {
         dtype: DType,
         device: &Device,
     ) -> candle_core::Result<Tensor> {
-        let shape = self.shape(name).map_err(candle_core::Error::wrap)?;
+        let shape = self.tensors.shape(name).map_err(candle_core::Error::wrap)?;
         self.load(name, shape, dtype, device).map_err(candle_core::Error::wrap)
     }
 
     fn contains_tensor(&self, name: &str) -> bool {
-        self.contains(name)
+        self.tensors.contains(name)
     }
 }

@@ -1,15 +1,30 @@
-//! Text to token ids, by the checkpoint's own tokenizer.
+//! Text to token ids and back, by the checkpoint's own tokenizer.
 
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
-/// Where the tokenizer is. It is read when a text is, since ids can be passed without one.
-pub(super) enum Tokenizer {
+/// The tokenizer of a checkpoint. It is read when a text first is, since ids can be passed without
+/// one.
+pub(super) struct Tokenizer {
+    source: Source,
+    read: OnceLock<tokenizers::Tokenizer>,
+}
+
+enum Source {
     File(PathBuf),
-    Static(&'static [u8]),
+    Bytes(&'static [u8]),
 }
 
 impl Tokenizer {
+    pub(super) fn file(path: PathBuf) -> Self {
+        Self { source: Source::File(path), read: OnceLock::new() }
+    }
+
+    pub(super) fn bytes(bytes: &'static [u8]) -> Self {
+        Self { source: Source::Bytes(bytes), read: OnceLock::new() }
+    }
+
     /// Token ids with the special tokens that the tokenizer's post-processor adds.
     pub(super) fn encode(&self, text: &str) -> Result<Vec<u32>> {
         if text.is_empty() {
@@ -17,23 +32,40 @@ impl Tokenizer {
                 "the prompt is empty; pass a text of at least one character".into(),
             ));
         }
-        let (tokenizer, path) = match self {
-            Self::File(path) if !path.is_file() => {
-                let remedy =
-                    "it is needed to read text; copy it beside config.json or pass token ids";
-                return Err(Error::MissingFile { path: path.clone(), remedy: remedy.into() });
-            }
-            Self::File(path) => (tokenizers::Tokenizer::from_file(path), path.as_path()),
-            Self::Static(bytes) => {
-                (tokenizers::Tokenizer::from_bytes(bytes), Path::new("tokenizer.json"))
-            }
-        };
-        let failed =
-            |e: tokenizers::Error| Error::Tokenizer { path: path.into(), reason: e.to_string() };
-        let encoding = tokenizer.map_err(failed)?.encode(text, true).map_err(failed)?;
+        let encoding = self.get()?.encode(text, true).map_err(|e| self.failed(e))?;
         match encoding.get_ids() {
             [] => Err(Error::Input("the prompt has no tokens".into())),
             ids => Ok(ids.to_vec()),
         }
+    }
+
+    /// The text of token ids, without special tokens.
+    pub(super) fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.get()?.decode(ids, true).map_err(|e| self.failed(e))
+    }
+
+    fn get(&self) -> Result<&tokenizers::Tokenizer> {
+        if let Some(tokenizer) = self.read.get() {
+            return Ok(tokenizer);
+        }
+        let tokenizer = match &self.source {
+            Source::File(path) if !path.is_file() => {
+                let remedy =
+                    "it is needed to read text; copy it beside config.json or pass token ids";
+                return Err(Error::MissingFile { path: path.clone(), remedy: remedy.into() });
+            }
+            Source::File(path) => tokenizers::Tokenizer::from_file(path),
+            Source::Bytes(bytes) => tokenizers::Tokenizer::from_bytes(bytes),
+        };
+        let tokenizer = tokenizer.map_err(|e| self.failed(e))?;
+        Ok(self.read.get_or_init(|| tokenizer))
+    }
+
+    fn failed(&self, e: tokenizers::Error) -> Error {
+        let path = match &self.source {
+            Source::File(path) => path,
+            Source::Bytes(_) => Path::new("tokenizer.json"),
+        };
+        Error::Tokenizer { path: path.into(), reason: e.to_string() }
     }
 }

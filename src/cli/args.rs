@@ -3,7 +3,8 @@
 use anyhow::{Context, Result};
 use candle_core::{DType, Device};
 use clap::{Args, ValueEnum};
-use gemma_mlp::model::TokenIds;
+use gemma_mlp::drift::{SideSpec, Sides};
+use gemma_mlp::model::parse_ids;
 use gemma_mlp::{Checkpoint, Error};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -16,27 +17,17 @@ pub struct RunArgs {
     pub model: ModelArgs,
     #[command(flatten)]
     text: TextArgs,
-    /// What to compute in
-    #[arg(long, default_value = "f32")]
-    dtype: DTypeArg,
-    /// Layers to run, as in 0,3-5 [default: all]
+    #[command(flatten)]
+    pub compute: ComputeArgs,
+    /// Layers to report, as in 0,3-5 [default: all]
     #[arg(long)]
     layers: Option<Layers>,
-    /// Run on the CPU even if there is a GPU
-    #[arg(long)]
-    cpu: bool,
-    /// Print one JSON object instead of a table
-    #[arg(long)]
-    pub json: bool,
 }
 
 impl RunArgs {
-    pub fn token_ids(&self, checkpoint: &Checkpoint) -> Result<TokenIds> {
-        self.text.token_ids(checkpoint)
-    }
-
-    pub fn dtype(&self) -> DType {
-        self.dtype.into()
+    /// The texts as token ids.
+    pub fn texts(&self, checkpoint: &Checkpoint) -> Result<Vec<Vec<u32>>> {
+        self.text.texts(checkpoint)
     }
 
     /// The chosen layers, each once, in order; all if none are chosen.
@@ -47,6 +38,44 @@ impl RunArgs {
             checkpoint.block(*range.end())?;
         }
         Ok(all.filter(|i| ranges.iter().any(|range| range.contains(i))).collect())
+    }
+}
+
+/// The two sides.
+#[derive(Args)]
+pub struct SideArgs {
+    /// The reference side: an activation, and optionally where it is rounded (once,
+    /// after-activation, every-op) and a dtype other than --dtype, as in tanh:every-op:bf16
+    #[arg(long, value_name = "SIDE", default_value = "tanh")]
+    a: SideSpec,
+    /// The side that is compared with it
+    #[arg(long, value_name = "SIDE", default_value = "exact")]
+    b: SideSpec,
+}
+
+impl SideArgs {
+    pub fn sides(&self, dtype: DType) -> Sides {
+        Sides { a: self.a.side(dtype), b: self.b.side(dtype) }
+    }
+}
+
+/// How to compute, and how to show it.
+#[derive(Args)]
+pub struct ComputeArgs {
+    /// What to compute in
+    #[arg(long, default_value = "f32")]
+    dtype: DTypeArg,
+    /// Run on the CPU even if there is a GPU
+    #[arg(long)]
+    cpu: bool,
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl ComputeArgs {
+    pub fn dtype(&self) -> DType {
+        self.dtype.into()
     }
 
     pub fn device(&self) -> Result<Device> {
@@ -76,7 +105,7 @@ impl ModelArgs {
 }
 
 /// What is run if no text is given.
-const PROMPT: &str = "The quick brown fox jumps over the lazy dog.";
+pub const PROMPT: &str = "The quick brown fox jumps over the lazy dog.";
 
 #[derive(Args)]
 #[group(multiple = false)]
@@ -84,31 +113,33 @@ struct TextArgs {
     /// Text to run [default: a sentence]
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
-    /// File with the text to run; one line break at its end is not part of the text
-    #[arg(long, value_name = "FILE")]
-    text: Option<PathBuf>,
-    /// File with a JSON array of token ids, or an array of equally long arrays for a batch
+    /// Files with the texts to run; one line break at the end is not part of a text
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    text: Vec<PathBuf>,
+    /// File with a JSON array of token ids, or an array of such arrays
     #[arg(long, value_name = "FILE")]
     ids: Option<PathBuf>,
 }
 
 impl TextArgs {
-    fn token_ids(&self, checkpoint: &Checkpoint) -> Result<TokenIds> {
+    fn texts(&self, checkpoint: &Checkpoint) -> Result<Vec<Vec<u32>>> {
         if let Some(path) = &self.ids {
-            return TokenIds::from_json(&read(path)?).with_context(|| path.display().to_string());
+            let ids = parse_ids(&read(path)?).with_context(|| path.display().to_string())?;
+            return Ok(ids);
         }
-        let text = match (&self.text, &self.prompt) {
-            (Some(path), _) => {
-                let mut text = read(path)?;
-                if text.ends_with('\n') {
-                    text.pop();
-                }
-                text
+        let mut texts = vec![];
+        for path in &self.text {
+            let mut text = read(path)?;
+            if text.ends_with('\n') {
+                text.pop();
             }
-            (None, Some(prompt)) => prompt.clone(),
-            (None, None) => PROMPT.to_string(),
-        };
-        Ok(TokenIds::single(checkpoint.encode(&text)?)?)
+            let ids = checkpoint.encode(&text).with_context(|| path.display().to_string())?;
+            texts.push(ids);
+        }
+        if texts.is_empty() {
+            texts.push(checkpoint.encode(self.prompt.as_deref().unwrap_or(PROMPT))?);
+        }
+        Ok(texts)
     }
 }
 

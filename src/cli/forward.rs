@@ -3,7 +3,7 @@
 use super::args::RunArgs;
 use super::{print, progress::Progress};
 use anyhow::Result;
-use gemma_mlp::model::{ForwardOptions, forward_blocks, save_blocks};
+use gemma_mlp::model::{ForwardOptions, TokenIds, forward};
 use gemma_mlp::{Activation, report};
 use std::path::PathBuf;
 
@@ -15,7 +15,8 @@ pub struct Args {
     /// checkpoint means
     #[arg(long, default_value = "config", value_parser = activation)]
     activation: Choice,
-    /// Save input, gate, up, activated, product and output of every layer as safetensors
+    /// Save input, gate, up, activated, product and output of every layer, the residual stream after
+    /// it (hidden.N) and the logits as safetensors
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
@@ -36,27 +37,23 @@ fn activation(name: &str) -> Result<Choice, gemma_mlp::UnknownActivation> {
 pub fn run(args: &Args) -> Result<()> {
     let run = &args.run;
     let checkpoint = run.model.open()?;
-    let ids = run.token_ids(&checkpoint)?;
+    let ids = TokenIds::batched(run.texts(&checkpoint)?)?;
     let options = ForwardOptions {
         activation: match args.activation {
             Choice::Config => None,
             Choice::Fixed(activation) => Some(activation),
         },
-        dtype: run.dtype(),
+        dtype: run.compute.dtype(),
         layers: run.layers(&checkpoint)?,
+        keep: args.out.is_some(),
     };
     let progress = Progress::new(options.layers.len(), "layers");
-    let (mut kept, mut done) = (vec![], 0);
-    let device = run.device()?;
-    let summary = forward_blocks(&checkpoint, &ids, &options, &device, |forward| {
-        // A big model's tensors are kept only if they are asked for.
-        kept.extend(args.out.is_some().then_some(forward));
-        done += 1;
-        progress.set(done);
-    })?;
+    let device = run.compute.device()?;
+    let forward = forward(&checkpoint, &ids, &options, &device, |done| progress.set(done))?;
     drop(progress);
     if let Some(path) = &args.out {
-        save_blocks(path, &kept, &summary)?;
+        forward.save(path)?;
     }
-    print(&if run.json { report::json(&summary)? } else { report::forward_table(&summary) })
+    let summary = &forward.summary;
+    print(&if run.compute.json { report::json(summary)? } else { report::forward_table(summary) })
 }

@@ -3,13 +3,16 @@
 mod args;
 mod drift;
 mod forward;
+mod generate;
 mod inspect;
+mod merge;
 mod progress;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use gemma_mlp::Error;
+use gemma_mlp::{Error, report};
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 /// Is this Gemma MLP right, and does the difference matter?
@@ -27,9 +30,13 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Measure how far two ways of computing the blocks are apart, beside the noise floor
+    /// Measure how far two ways of computing the model are apart, beside the noise floor
     Drift(drift::Args),
-    /// Run the blocks on a prompt and print or save what happens inside
+    /// Add up the JSON reports of a drift run's parts
+    Merge(merge::Args),
+    /// Continue a prompt greedily under both sides
+    Generate(generate::Args),
+    /// Run the model on a prompt and print or save what happens inside
     Forward(forward::Args),
     /// Say what a checkpoint is, which activation it means and why
     Inspect(inspect::Args),
@@ -40,6 +47,8 @@ pub fn run() -> Result<()> {
     let cli = Cli::parse();
     match cli.command.unwrap_or(Command::Drift(cli.drift)) {
         Command::Drift(args) => drift::run(&args),
+        Command::Merge(args) => merge::run(&args),
+        Command::Generate(args) => generate::run(&args),
         Command::Forward(args) => forward::run(&args),
         Command::Inspect(args) => inspect::run(&args),
     }
@@ -50,6 +59,18 @@ fn print(report: &str) -> Result<()> {
     let mut stdout = io::stdout().lock();
     let written = stdout.write_all(report.as_bytes()).and_then(|()| stdout.flush());
     written.map_err(|source| Error::Io { path: "standard output".into(), source }.into())
+}
+
+/// Writes a report to a file, whole or not at all: beside its place first, then renamed.
+fn write_json(path: &Path, report: &impl serde::Serialize) -> Result<()> {
+    let failed = |source| Error::Io { path: path.into(), source };
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let mut file = tempfile::NamedTempFile::new_in(directory.unwrap_or(Path::new(".")))
+        .map_err(failed)?;
+    file.write_all(report::json(report)?.as_bytes()).map_err(failed)?;
+    file.as_file().sync_all().map_err(failed)?;
+    file.persist(path).map_err(|e| failed(e.error))?;
+    Ok(())
 }
 
 /// Says in one line what went wrong, and gives the exit code: 2 if the input is to blame.

@@ -1,6 +1,12 @@
 //! A progress bar on standard error: on a terminal only, and only once a second has passed.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use anyhow::Result;
+use gemma_mlp::drift;
+use std::cell::OnceCell;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 pub struct Progress {
@@ -32,5 +38,51 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
+    }
+}
+
+/// An ear for Ctrl-C, which asks a run to end early with what it has.
+pub struct Interrupt(Arc<AtomicBool>);
+
+impl Interrupt {
+    /// From here on the first Ctrl-C only asks; the second one ends the program as ever.
+    pub fn listen() -> Result<Self> {
+        let asked = Arc::new(AtomicBool::new(false));
+        let heard = asked.clone();
+        ctrlc::set_handler(move || {
+            if heard.swap(true, Ordering::Relaxed) {
+                std::process::exit(130);
+            }
+        })?;
+        Ok(Self(asked))
+    }
+
+    /// Whether an early end was asked for.
+    pub fn asked(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// The same, as runs take it.
+    pub fn flow(&self) -> ControlFlow<()> {
+        if self.asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+}
+
+/// A progress bar in tokens, with their rate.
+pub struct TokenProgress<'a> {
+    bar: OnceCell<Progress>,
+    interrupt: &'a Interrupt,
+}
+
+impl<'a> TokenProgress<'a> {
+    pub fn new(interrupt: &'a Interrupt) -> Self {
+        Self { bar: OnceCell::new(), interrupt }
+    }
+
+    /// Shows how far a run is, and says whether it is to go on.
+    pub fn set(&self, progress: drift::Progress) -> ControlFlow<()> {
+        let bar = self.bar.get_or_init(|| Progress::new(progress.of, "tokens, {per_sec}"));
+        bar.set(progress.tokens as usize);
+        self.interrupt.flow()
     }
 }

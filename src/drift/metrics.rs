@@ -1,9 +1,10 @@
 //! The distance between two tensors.
 
-use crate::error::Result;
-use candle_core::{DType, Tensor};
+use super::values::{Values, with_values};
+use crate::exp::vectorized;
+use candle_core::Tensor;
 use rayon::prelude::*;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How far `b` is from `a`. JSON shows a figure that is not finite as `null`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -20,40 +21,96 @@ pub struct Metrics {
 
 /// The sums that [`Metrics`] come from, in f64. Accumulators of parts of a tensor add up to that of
 /// the whole.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Accumulator {
     count: usize,
+    #[serde(deserialize_with = "nan_from_null")]
     max_abs: f64,
+    #[serde(deserialize_with = "nan_from_null")]
     difference: f64,
+    #[serde(deserialize_with = "nan_from_null")]
     norm_a: f64,
+    #[serde(deserialize_with = "nan_from_null")]
     norm_b: f64,
+    #[serde(deserialize_with = "nan_from_null")]
     dot: f64,
+}
+
+/// JSON has no NaN and no infinities; they are written as null.
+pub(super) fn nan_from_null<'de, D: serde::Deserializer<'de>>(number: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(number)?.unwrap_or(f64::NAN))
 }
 
 /// Elements that are summed at a time, by one thread. The same for any number of threads, and so
 /// are the bits of the sums.
 const CHUNK: usize = 1 << 14;
+/// Elements that are widened at a time.
+const BLOCK: usize = 512;
+/// Sums that run side by side in a vector register.
+const LANES: usize = 8;
 
 impl Accumulator {
     /// Adds two tensors of one shape, of any floating-point dtypes.
     ///
     /// # Errors
     /// candle's, if the shapes differ or the device fails.
-    pub fn add(&mut self, a: &Tensor, b: &Tensor) -> Result<()> {
+    pub fn add(&mut self, a: &Tensor, b: &Tensor) -> Result<(), candle_core::Error> {
         if a.shape() != b.shape() {
             return Err(candle_core::Error::ShapeMismatchBinaryOp {
                 lhs: a.shape().clone(),
                 rhs: b.shape().clone(),
                 op: "drift",
-            }
-            .into());
+            });
         }
-        let values = |t: &Tensor| t.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>();
-        let (a, b) = (values(a)?, values(b)?);
-        let parts: Vec<Self> =
-            a.par_chunks(CHUNK).zip(b.par_chunks(CHUNK)).map(|(a, b)| Self::of(a, b)).collect();
+        let parts = with_values(a, |a| with_values(b, |b| Ok(Self::parts(a, b))))?;
         parts.iter().for_each(|part| self.merge(part));
         Ok(())
+    }
+
+    fn parts(a: Values, b: Values) -> Vec<Self> {
+        let chunks = (0..a.len()).into_par_iter().step_by(CHUNK);
+        let chunk = |at: usize| {
+            let mut sums = Self::default();
+            let (mut wide_a, mut wide_b) = ([0.0; BLOCK], [0.0; BLOCK]);
+            let end = (at + CHUNK).min(a.len());
+            for start in (at..end).step_by(BLOCK) {
+                let range = start..(start + BLOCK).min(end);
+                let (wide_a, wide_b) = (&mut wide_a[..range.len()], &mut wide_b[..range.len()]);
+                vectorized(|| {
+                    a.widen(range.clone(), wide_a);
+                    b.widen(range, wide_b);
+                    sums.add_slices(wide_a, wide_b);
+                });
+            }
+            sums
+        };
+        chunks.map(chunk).collect()
+    }
+
+    /// Adds two slices of one length.
+    #[inline(always)]
+    pub(super) fn add_slices(&mut self, a: &[f64], b: &[f64]) {
+        let mut sums = [[0.0; LANES]; 5];
+        let (whole_a, rest_a) = a.as_chunks::<LANES>();
+        let (whole_b, rest_b) = b.as_chunks::<LANES>();
+        for (a, b) in whole_a.iter().zip(whole_b) {
+            for i in 0..LANES {
+                add(&mut sums, i, a[i], b[i]);
+            }
+        }
+        for (&a, &b) in rest_a.iter().zip(rest_b) {
+            add(&mut sums, 0, a, b);
+        }
+        let [max_abs, difference, norm_a, norm_b, dot] = sums;
+        let sum = |lanes: [f64; LANES]| lanes.iter().sum::<f64>();
+        self.merge(&Self {
+            count: a.len(),
+            max_abs: max_abs.into_iter().fold(0.0, max),
+            difference: sum(difference),
+            norm_a: sum(norm_a),
+            norm_b: sum(norm_b),
+            dot: sum(dot),
+        });
     }
 
     /// Adds the sums of another part of the tensors.
@@ -66,17 +123,9 @@ impl Accumulator {
         self.dot += other.dot;
     }
 
-    fn of(a: &[f64], b: &[f64]) -> Self {
-        let mut sums = Self { count: a.len(), ..Self::default() };
-        for (&a, &b) in a.iter().zip(b) {
-            let d = b - a;
-            sums.max_abs = max(sums.max_abs, d.abs());
-            sums.difference += d * d;
-            sums.norm_a += a * a;
-            sums.norm_b += b * b;
-            sums.dot += a * b;
-        }
-        sums
+    /// Whether everything added so far was finite.
+    pub fn is_finite(&self) -> bool {
+        self.norm_a.is_finite() && self.norm_b.is_finite()
     }
 
     /// The figures of everything added so far; all 0 (cosine 1) if that is nothing.
@@ -92,9 +141,20 @@ impl Accumulator {
     }
 }
 
+#[inline(always)]
+fn add(sums: &mut [[f64; LANES]; 5], lane: usize, a: f64, b: f64) {
+    let d = b - a;
+    sums[0][lane] = max(sums[0][lane], d.abs());
+    sums[1][lane] += d * d;
+    sums[2][lane] += a * a;
+    sums[3][lane] += b * b;
+    sums[4][lane] += a * b;
+}
+
 /// The larger one, or NaN if either is: `f64::max` would hide it.
+#[inline(always)]
 fn max(a: f64, b: f64) -> f64 {
-    if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) }
+    if a > b || a.is_nan() { a } else { b }
 }
 
 #[cfg(test)]
@@ -139,7 +199,8 @@ mod tests {
         let whole = metrics(&a, &b);
         let mut sums = Accumulator::default();
         for (a, b) in a.chunks(CHUNK).zip(b.chunks(CHUNK)) {
-            sums.merge(&Accumulator::of(a, b));
+            let tensor = |v: &[f64]| Tensor::from_slice(v, v.len(), &Device::Cpu).unwrap();
+            sums.add(&tensor(a), &tensor(b)).unwrap();
         }
         assert_eq!(sums.metrics(), whole);
         // The triangle inequality and its kin: 1 - cosine is at most rel_l2²/2 to first order.

@@ -5,7 +5,7 @@
 //! large |x|, where candle's own `gelu` and `gelu_erf` give NaN. candle has no `erfc`: below
 //! x ≈ -5 the exact form has the absolute error of f32, not the relative one of the CPU kernel.
 
-use crate::activation::Activation;
+use crate::activation::{Activation, QUICK};
 use crate::gelu::Gelu;
 use candle_core::{DType, Result, Tensor};
 use candle_nn::ops::sigmoid;
@@ -46,6 +46,7 @@ fn wide_activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
             let cubic = ((inner.sqr()? * 0.044715)? + 1.0)?;
             sigmoid(&((inner * (2.0 * FRAC_2_PI.sqrt()))? * cubic)?)?
         }
+        Activation::QuickGelu => sigmoid(&(inner * QUICK)?)?,
         Activation::Silu | Activation::Relu => sigmoid(&inner)?,
     };
     factor * weight

@@ -1,28 +1,50 @@
 //! Token embeddings.
 
-use super::ids::TokenIds;
-use crate::checkpoint::{BlockSpec, Checkpoint};
-use crate::error::Result;
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Result, Tensor};
 
-/// The scaled embeddings of token ids, `[batch, seq, hidden]` in f32: what enters the first layer.
+/// Looks ids up and scales them by `sqrt(hidden)`.
 ///
-/// Gemma multiplies by `sqrt(hidden)`, in an f32 model by its f32 value (transformers
-/// `Gemma3TextScaledWordEmbedding`). Only the rows of these ids are read.
-///
-/// # Errors
-/// An id out of the vocabulary, an embedding that is missing or does not fit the config.
-pub fn embed(
-    checkpoint: &Checkpoint,
-    block: &BlockSpec,
-    ids: &TokenIds,
-    device: &Device,
-) -> Result<Tensor> {
-    // The embedding is the layers' sibling: model.layers.0 -> model.embed_tokens.weight.
-    let prefix = block.layer.strip_suffix("layers.0").unwrap_or(&block.layer);
-    let name = format!("{prefix}embed_tokens.weight");
-    let hidden = block.hidden_size;
-    let rows = checkpoint.tensors().load_rows(&name, hidden, ids.as_slice(), device)?; // [batch * seq, hidden]
-    let scaled = (rows * f64::from((hidden as f32).sqrt()))?;
-    Ok(scaled.reshape((ids.batch(), ids.seq_len(), hidden))?)
+/// The factor is rounded to the model's dtype first, as the reference has it (transformers
+/// `Gemma3TextScaledWordEmbedding`; in bf16 `sqrt(640)` is 25.25).
+#[derive(Debug, Clone)]
+pub struct Embedding {
+    weight: Tensor,
+    pub(crate) scale: f64,
+}
+
+impl Embedding {
+    /// An embedding with weight `[vocab, hidden]`.
+    ///
+    /// # Errors
+    /// A weight that is no matrix.
+    pub fn new(weight: Tensor) -> Result<Self> {
+        let scale = (weight.dim(1)? as f64).sqrt();
+        Ok(Self { weight, scale })
+    }
+
+    /// The matrix, `[vocab, hidden]`.
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    /// Ids `[batch, seq]` to `[batch, seq, hidden]` in a dtype.
+    ///
+    /// # Errors
+    /// An id out of the vocabulary.
+    pub fn forward(&self, ids: &Tensor, dtype: DType) -> Result<Tensor> {
+        let (batch, seq) = ids.dims2()?;
+        let rows = self.weight.index_select(&ids.flatten_all()?, 0)?.to_dtype(dtype)?;
+        let scale = rounded(self.scale, dtype);
+        (rows * scale)?.reshape((batch, seq, ()))
+    }
+}
+
+/// A number as a dtype holds it.
+pub(crate) fn rounded(x: f64, dtype: DType) -> f64 {
+    match dtype {
+        DType::BF16 => half::bf16::from_f64(x).to_f64(),
+        DType::F16 => half::f16::from_f64(x).to_f64(),
+        DType::F32 => f64::from(x as f32),
+        _ => x,
+    }
 }

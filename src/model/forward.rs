@@ -1,145 +1,203 @@
-//! One block of a checkpoint on its input, with everything that happens inside.
+//! A forward pass with everything that happens inside the blocks.
 
+use super::gemma::Gemma;
 use super::ids::TokenIds;
-use super::input::{InputKind, mlp_input};
+use super::input::{InputKind, gaussian_input};
 use super::load::load_mlp;
+use super::observer::{Block, Observer};
 use super::summary::{BlockSummary, ForwardSummary, Stats};
+use super::top::top_tokens;
 use crate::activation::Activation;
-use crate::checkpoint::{BlockSpec, Checkpoint, Resolved};
+use crate::checkpoint::{Checkpoint, Resolved};
 use crate::error::{Error, Result};
-use crate::mlp::Trace;
+use crate::mlp::{GateUp, GemmaMlp};
 use candle_core::{DType, Device, Tensor};
 use safetensors::SafeTensorError;
 use std::path::Path;
 
-/// A block's forward pass.
-#[derive(Debug, Clone)]
-pub struct BlockForward {
-    /// Which block.
-    pub index: usize,
-    /// Where its input comes from.
-    pub kind: InputKind,
-    /// Its input, `[batch, seq, hidden]`.
-    pub input: Tensor,
-    /// Its intermediates and its output.
-    pub trace: Trace,
-}
-
-/// How to run blocks.
+/// How to run a forward pass.
 #[derive(Debug, Clone)]
 pub struct ForwardOptions {
-    /// What stands in the gate; `None` for what each block's config means.
+    /// What stands in the gate; `None` for what the config means.
     pub activation: Option<Activation>,
     /// What to compute in.
     pub dtype: DType,
-    /// Which blocks, by index.
+    /// Which blocks to report, by index.
     pub layers: Vec<usize>,
+    /// Whether to keep the tensors of these blocks, the residual stream and the logits.
+    pub keep: bool,
 }
 
-/// Runs blocks, each on the input that [`mlp_input`] gives it, and hands every forward pass to
-/// `each`, to be kept or dropped.
+/// A forward pass.
+#[derive(Debug, Clone)]
+pub struct Forward {
+    /// Its figures.
+    pub summary: ForwardSummary,
+    /// By name: `layers.N.mlp.{input, gate, up, activated, product, output}`; where the whole model
+    /// ran also `hidden.N`, the residual stream after layer N, and `logits`. Empty unless they
+    /// were to be kept.
+    pub tensors: Vec<(String, Tensor)>,
+}
+
+/// How many of the likeliest next tokens a summary lists.
+const TOP: usize = 5;
+
+/// Runs a checkpoint on token ids. Where the family's attention is not supported, its blocks run
+/// one by one on [`gaussian_input`], and there are no logits.
+///
+/// `progress` is called after each block with how many are done.
 ///
 /// # Errors
-/// As [`mlp_input`].
-pub fn forward_blocks(
+/// An id out of the vocabulary, a tensor that is missing or does not fit.
+pub fn forward(
     checkpoint: &Checkpoint,
     ids: &TokenIds,
     options: &ForwardOptions,
     device: &Device,
-    mut each: impl FnMut(BlockForward),
-) -> Result<ForwardSummary> {
-    let (mut layers, mut warnings) = (vec![], vec![]);
-    for &index in &options.layers {
-        let block = checkpoint.block(index)?;
-        let activation = match options.activation {
-            Some(value) => Resolved { value, reason: "asked for".into() },
-            None => block.activation.clone(),
-        };
-        let forward =
-            forward_block(checkpoint, block, ids, activation.value, options.dtype, device)?;
-        layers.push(forward.summary(activation)?);
-        warnings.extend(block.nonfinite_warnings(checkpoint.tensors())?);
-        each(forward);
+    progress: impl FnMut(usize),
+) -> Result<Forward> {
+    let (mut tensors, mut top) = (vec![], vec![]);
+    let mut recorder = Recorder { checkpoint, options, layers: vec![], kept: vec![], done: 0, progress };
+    if checkpoint.attention().is_ok() {
+        ids.check(checkpoint.config().stacks[0].vocab_size)?;
+        let mut gemma = Gemma::load(checkpoint, device, options.dtype)?;
+        if let Some(activation) = options.activation {
+            gemma = gemma.with_activation(activation);
+        }
+        let hidden = gemma.hidden(&ids.tensor(device)?, &mut recorder)?;
+        if gemma.head().is_some() {
+            let last = hidden.narrow(1, ids.seq_len() - 1, 1)?;
+            top = top_tokens(checkpoint, &gemma.logits(&last)?.squeeze(1)?, TOP)?;
+            if options.keep {
+                tensors.push(("logits".to_string(), gemma.logits(&hidden)?));
+            }
+        }
+    } else {
+        recorder.blocks(ids, device)?;
     }
-    Ok(ForwardSummary {
-        schema: 1,
-        checkpoint: checkpoint.source().to_string(),
-        tokens: ids.seq_len(),
-        batch: ids.batch(),
-        dtype: options.dtype.as_str(),
-        layers,
-        warnings,
+    tensors.append(&mut recorder.kept);
+    Ok(Forward {
+        summary: ForwardSummary {
+            schema: 2,
+            checkpoint: checkpoint.source().to_string(),
+            tokens: ids.seq_len(),
+            batch: ids.batch(),
+            dtype: options.dtype.as_str(),
+            warnings: warnings(checkpoint, options)?,
+            layers: recorder.layers,
+            top,
+        },
+        tensors,
     })
 }
 
-/// Runs one block on the input that [`mlp_input`] gives, under an activation, in a dtype.
-///
-/// # Errors
-/// As [`mlp_input`].
-pub fn forward_block(
-    checkpoint: &Checkpoint,
-    block: &BlockSpec,
-    ids: &TokenIds,
-    activation: Activation,
-    dtype: DType,
-    device: &Device,
-) -> Result<BlockForward> {
-    let (input, kind) = mlp_input(checkpoint, block, ids, device)?;
-    let input = input.to_dtype(dtype)?;
-    let mlp = load_mlp(checkpoint, block, dtype, device)?.with_activation(activation);
-    let trace = mlp.trace(&input)?;
-    Ok(BlockForward { index: block.index, kind, input, trace })
+fn warnings(checkpoint: &Checkpoint, options: &ForwardOptions) -> Result<Vec<String>> {
+    let mut warnings = vec![];
+    for &index in &options.layers {
+        warnings.extend(checkpoint.block(index)?.nonfinite_warnings(checkpoint.tensors())?);
+    }
+    Ok(warnings)
 }
 
-impl BlockForward {
-    /// Its tensors by the name under which they are saved, `layers.N.mlp.gate`.
-    pub fn tensors(&self) -> Vec<(String, &Tensor)> {
-        let name = |part: &str| format!("layers.{}.mlp.{part}", self.index);
-        let parts = self.parts().map(|(part, tensor)| (name(part), tensor));
-        std::iter::once((name("input"), &self.input)).chain(parts).collect()
+/// Takes down what happens in the blocks that were asked for.
+struct Recorder<'a, P> {
+    checkpoint: &'a Checkpoint,
+    options: &'a ForwardOptions,
+    layers: Vec<BlockSummary>,
+    kept: Vec<(String, Tensor)>,
+    done: usize,
+    progress: P,
+}
+
+impl<P: FnMut(usize)> Recorder<'_, P> {
+    /// The blocks alone, each on noise.
+    fn blocks(&mut self, ids: &TokenIds, device: &Device) -> Result<()> {
+        let options = self.options;
+        for &index in &options.layers {
+            let block = self.checkpoint.block(index)?;
+            let input = gaussian_input(self.checkpoint, block, ids, device)?;
+            let input = input.to_dtype(options.dtype)?;
+            let mut mlp = load_mlp(self.checkpoint, block, options.dtype, device)?;
+            if let Some(activation) = options.activation {
+                mlp = mlp.with_activation(activation);
+            }
+            self.record(index, InputKind::Gaussian, &mlp, &input, &mlp.project(&input)?)?;
+        }
+        Ok(())
     }
 
-    fn parts(&self) -> [(&'static str, &Tensor); 5] {
-        let Trace { gate, up, activated, product, output } = &self.trace;
-        [
-            ("gate", gate),
-            ("up", up),
-            ("activated", activated),
-            ("product", product),
-            ("output", output),
-        ]
+    fn record(
+        &mut self,
+        index: usize,
+        input_kind: InputKind,
+        mlp: &GemmaMlp,
+        input: &Tensor,
+        projected: &GateUp,
+    ) -> Result<()> {
+        let activation = match self.options.activation {
+            Some(value) => Resolved { value, reason: "asked for".into() },
+            None => self.checkpoint.block(index)?.activation.clone(),
+        };
+        let trace = mlp.trace_projected(projected)?;
+        self.layers.push(BlockSummary {
+            index,
+            input: input_kind,
+            activation,
+            gate: Stats::of(&trace.gate)?,
+            up: Stats::of(&trace.up)?,
+            activated: Stats::of(&trace.activated)?,
+            product: Stats::of(&trace.product)?,
+            output: Stats::of(&trace.output)?,
+        });
+        if self.options.keep {
+            for (part, tensor) in [
+                ("input", input.clone()),
+                ("gate", trace.gate),
+                ("up", trace.up),
+                ("activated", trace.activated),
+                ("product", trace.product),
+                ("output", trace.output),
+            ] {
+                self.kept.push((format!("layers.{index}.mlp.{part}"), tensor));
+            }
+        }
+        self.done += 1;
+        (self.progress)(self.done);
+        Ok(())
+    }
+}
+
+impl<P: FnMut(usize)> Observer for Recorder<'_, P> {
+    fn block(&mut self, block: Block) -> candle_core::Result<()> {
+        let Block { index, mlp, input, projected } = block;
+        if self.options.layers.contains(&index) {
+            self.record(index, InputKind::Model, mlp, input, projected)
+                .map_err(candle_core::Error::wrap)?;
+        }
+        Ok(())
     }
 
-    /// Its figures.
+    fn residual(&mut self, layer: usize, stream: &Tensor) -> candle_core::Result<()> {
+        if self.options.keep && self.options.layers.contains(&layer) {
+            self.kept.push((format!("hidden.{layer}"), stream.clone()));
+        }
+        Ok(())
+    }
+}
+
+impl Forward {
+    /// Saves the tensors as one safetensors file, with what they are in its header.
+    ///
+    /// The file appears whole or not at all: it is written beside its place and renamed.
     ///
     /// # Errors
-    /// candle's, if the device fails.
-    pub fn summary(&self, activation: Resolved<Activation>) -> Result<BlockSummary> {
-        let [gate, up, activated, product, output] =
-            self.parts().map(|(_, tensor)| Stats::of(tensor));
-        Ok(BlockSummary {
-            index: self.index,
-            input: self.kind,
-            activation,
-            gate: gate?,
-            up: up?,
-            activated: activated?,
-            product: product?,
-            output: output?,
+    /// A directory that does not exist or cannot be written to, a full disk.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let tensors = self.tensors.iter().map(|(name, tensor)| (name, tensor));
+        let metadata = Some(self.summary.metadata());
+        safetensors::serialize_to_file(tensors, metadata, path).map_err(|e| match e {
+            SafeTensorError::IoError(source) => Error::Io { path: path.into(), source },
+            other => Error::Safetensors { path: path.into(), reason: other.to_string() },
         })
     }
-}
-
-/// Saves the tensors of forward passes as one safetensors file, with what they are in its header.
-///
-/// The file appears whole or not at all: it is written beside its place and renamed.
-///
-/// # Errors
-/// A directory that does not exist or cannot be written to, a full disk.
-pub fn save_blocks(path: &Path, blocks: &[BlockForward], summary: &ForwardSummary) -> Result<()> {
-    let tensors = blocks.iter().flat_map(BlockForward::tensors);
-    safetensors::serialize_to_file(tensors, Some(summary.metadata()), path).map_err(|e| match e {
-        SafeTensorError::IoError(source) => Error::Io { path: path.into(), source },
-        other => Error::Safetensors { path: path.into(), reason: other.to_string() },
-    })
 }

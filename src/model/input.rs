@@ -1,24 +1,22 @@
 //! What a block is fed with.
 
-use super::embedding::embed;
 use super::ids::TokenIds;
-use super::layer::LayerFront;
 use super::load::load_norm;
 use crate::checkpoint::{BlockSpec, Checkpoint};
 use crate::error::Result;
 use candle_core::{Device, Module, Tensor};
 use rand::{SeedableRng, rngs::StdRng};
 use rand_distr::{Distribution, StandardNormal};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Where a block's input comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum InputKind {
-    /// The model's own: embeddings of the token ids, through the layer's attention and norms.
+    /// The model's own, computed from the token ids.
     Model,
-    /// Seeded Gaussian noise of RMS 1 through the layer's own norm. What the layers before would
-    /// have made of the text is not known here.
+    /// Seeded Gaussian noise of RMS 1 through the block's own norm, where the model around the
+    /// block does not run here.
     Gaussian,
 }
 
@@ -32,29 +30,12 @@ impl InputKind {
     }
 }
 
-/// The input of a block for token ids: `[batch, seq, hidden]` in f32.
+/// Noise of RMS 1 in every position, seeded by the block's index, through the block's norm:
+/// `[batch, seq, hidden]` in f32.
 ///
 /// # Errors
-/// An id out of the vocabulary, a tensor that is missing or does not fit.
-pub fn mlp_input(
-    checkpoint: &Checkpoint,
-    block: &BlockSpec,
-    ids: &TokenIds,
-    device: &Device,
-) -> Result<(Tensor, InputKind)> {
-    let stack = &checkpoint.config().stacks[0];
-    match &stack.attention {
-        Ok(attention) if block.index == 0 => {
-            let front = LayerFront::load(checkpoint, block, attention, 0, device)?;
-            let input = front.mlp_input(&embed(checkpoint, block, ids, device)?)?;
-            Ok((input, InputKind::Model))
-        }
-        _ => Ok((gaussian_input(checkpoint, block, ids, device)?, InputKind::Gaussian)),
-    }
-}
-
-/// Noise of RMS 1 in every position, seeded by the block's index, through the block's norm.
-fn gaussian_input(
+/// candle's, if the device is out of memory.
+pub fn gaussian_input(
     checkpoint: &Checkpoint,
     block: &BlockSpec,
     ids: &TokenIds,
@@ -64,6 +45,6 @@ fn gaussian_input(
     let rng = StdRng::seed_from_u64(block.index as u64);
     let noise: Vec<f32> =
         StandardNormal.sample_iter(rng).take(shape.0 * shape.1 * shape.2).collect();
-    let norm = load_norm(checkpoint, block, &block.norm, device)?;
+    let norm = load_norm(checkpoint, block, device)?;
     Ok(norm.forward(&Tensor::from_vec(noise, shape, device)?)?)
 }

@@ -1,90 +1,128 @@
-//! A decoder layer up to its MLP.
+//! A decoder layer.
 
 use super::attention::Attention;
-use super::load::load_norm;
 use super::norm::RmsNorm;
-use crate::checkpoint::{AttentionConfig, BlockSpec, Checkpoint, Family};
-use crate::error::Result;
-use candle_core::{DType, Device, Module, Tensor};
+use super::rope::RotaryEmbedding;
+use crate::checkpoint::{AttentionConfig, Family, LayerAttention, Stack};
+use crate::mlp::{GemmaMlp, gemma_mlp_b};
+use candle_core::{Module, Result, Tensor};
+use candle_nn::{VarBuilder, kv_cache::KvCache};
 
-/// What a decoder layer does before its MLP: norm, attention, norm, residual, norm.
+/// A decoder layer: norm, attention, norm, residual; norm, MLP, norm, residual.
 ///
-/// Gemma 2 and 3 norm what attention returns; Gemma 1 and VaultGemma do not, and in Gemma 1 the
-/// norm named "post attention" is the one in front of the MLP.
+/// Gemma 2 and 3 norm what attention and MLP return; Gemma 1 and VaultGemma do not, and in Gemma 1
+/// the norm named "post attention" is the one in front of the MLP.
 #[derive(Debug, Clone)]
-pub struct LayerFront {
-    input_norm: RmsNorm,
-    attention: Attention,
-    post_attention_norm: Option<RmsNorm>,
-    mlp_norm: RmsNorm,
+pub struct Layer {
+    pub(crate) input_norm: RmsNorm,
+    pub(crate) attention: Attention,
+    pub(crate) post_attention_norm: Option<RmsNorm>,
+    pub(crate) mlp_norm: RmsNorm,
+    pub(crate) mlp: GemmaMlp,
+    pub(crate) post_mlp_norm: Option<RmsNorm>,
 }
 
-impl LayerFront {
-    /// Loads the layer of a block, in f32. `index` counts within the block's stack.
+/// What a layer calls its norms (transformers, `modeling_*.py`), in the order of use; Gemma 1 and
+/// VaultGemma have no norms behind attention and MLP.
+pub(super) fn norm_names(family: Family) -> [Option<&'static str>; 4] {
+    match family {
+        Family::Gemma => [Some("input_layernorm"), None, Some("post_attention_layernorm"), None],
+        Family::Gemma2 | Family::Gemma3 => [
+            Some("input_layernorm"),
+            Some("post_attention_layernorm"),
+            Some("pre_feedforward_layernorm"),
+            Some("post_feedforward_layernorm"),
+        ],
+        _ => [Some("input_layernorm"), None, Some("pre_feedforward_layernorm"), None],
+    }
+}
+
+impl Layer {
+    /// Reads a layer's tensors. `rope` is that of an earlier layer, if one rotates alike.
     ///
     /// # Errors
-    /// A tensor that is missing or does not fit the config.
-    pub fn load(
-        checkpoint: &Checkpoint,
-        block: &BlockSpec,
-        attention: &AttentionConfig,
-        index: usize,
-        device: &Device,
+    /// A tensor that is missing or has another shape.
+    pub fn new(
+        family: Family,
+        stack: &Stack,
+        attention: (&AttentionConfig, &LayerAttention),
+        rope: RotaryEmbedding,
+        vb: VarBuilder,
     ) -> Result<Self> {
-        check(checkpoint, block, attention)?;
-        let norm = |name: &str| {
-            load_norm(checkpoint, block, &format!("{}.{name}.weight", block.layer), device)
+        let (hidden, eps) = (stack.hidden_size, stack.rms_norm_eps);
+        let norm = |name: &str| -> Result<RmsNorm> {
+            Ok(RmsNorm::new(vb.pp(name).get(hidden, "weight")?, eps))
         };
-        let vb =
-            checkpoint.tensors().var_builder(DType::F32, device).pp(&block.layer).pp("self_attn");
-        let has_post_norm = matches!(checkpoint.config().family, Family::Gemma2 | Family::Gemma3);
+        let [input, post_attention, pre_mlp, post_mlp] = norm_names(family);
+        let (config, layer) = attention;
         Ok(Self {
-            input_norm: norm("input_layernorm")?,
-            attention: Attention::new(attention, index, block.hidden_size, block.eps, vb)?,
-            post_attention_norm: match has_post_norm {
-                true => Some(norm("post_attention_layernorm")?),
-                false => None,
-            },
-            mlp_norm: load_norm(checkpoint, block, &block.norm, device)?,
+            input_norm: norm(input.unwrap_or_default())?,
+            attention: Attention::new(config, layer, hidden, eps, rope, vb.pp("self_attn"))?,
+            post_attention_norm: post_attention.map(norm).transpose()?,
+            mlp_norm: norm(pre_mlp.unwrap_or_default())?,
+            mlp: gemma_mlp_b(
+                hidden,
+                stack.intermediate_size,
+                stack.mlp_bias,
+                stack.activation.value,
+                vb.pp("mlp"),
+            )?,
+            post_mlp_norm: post_mlp.map(norm).transpose()?,
         })
     }
 
-    /// The MLP's input from the layer's, both `[batch, seq, hidden]` in f32.
+    /// The gated block.
+    pub fn mlp(&self) -> &GemmaMlp {
+        &self.mlp
+    }
+
+    /// All its norms.
+    pub(super) fn norms_mut(&mut self) -> impl Iterator<Item = &mut RmsNorm> {
+        let own = [&mut self.input_norm, &mut self.mlp_norm];
+        let optional = [&mut self.post_attention_norm, &mut self.post_mlp_norm];
+        let heads = self.attention.qk_norm.iter_mut().flat_map(|(q, k)| [q, k]);
+        own.into_iter().chain(optional.into_iter().flatten()).chain(heads)
+    }
+
+    /// The first half: the residual stream after attention. Both `[batch, seq, hidden]`.
     ///
     /// # Errors
     /// candle's, for shapes that do not fit.
-    pub fn mlp_input(&self, x: &Tensor) -> Result<Tensor> {
-        let mut attended = self.attention.forward(&self.input_norm.forward(x)?)?;
-        if let Some(norm) = &self.post_attention_norm {
-            attended = norm.forward(&attended)?;
-        }
-        Ok(self.mlp_norm.forward(&(x + attended)?)?)
+    pub fn attend(&self, x: &Tensor, cache: Option<&mut KvCache>) -> Result<Tensor> {
+        let attended = self.attention.forward(&self.input_norm.forward(x)?, cache)?;
+        x + normed(self.post_attention_norm.as_ref(), attended)?
+    }
+
+    /// What the MLP gets, from the residual stream after attention.
+    ///
+    /// # Errors
+    /// candle's, for shapes that do not fit.
+    pub fn mlp_input(&self, attended: &Tensor) -> Result<Tensor> {
+        self.mlp_norm.forward(attended)
+    }
+
+    /// The residual stream after the layer, from that after attention and the MLP's output.
+    ///
+    /// # Errors
+    /// candle's, for shapes that do not fit.
+    pub fn finish(&self, attended: &Tensor, output: Tensor) -> Result<Tensor> {
+        attended + normed(self.post_mlp_norm.as_ref(), output)?
+    }
+
+    /// The whole layer: `[batch, seq, hidden]` to the same.
+    ///
+    /// # Errors
+    /// candle's, for shapes that do not fit.
+    pub fn forward(&self, x: &Tensor, cache: Option<&mut KvCache>) -> Result<Tensor> {
+        let attended = self.attend(x, cache)?;
+        let output = self.mlp.forward(&self.mlp_input(&attended)?)?;
+        self.finish(&attended, output)
     }
 }
 
-/// Checks the attention's tensors by their headers, so that what does not fit is named with its
-/// file.
-fn check(checkpoint: &Checkpoint, block: &BlockSpec, attention: &AttentionConfig) -> Result<()> {
-    let hidden = block.hidden_size;
-    let queries = attention.num_attention_heads * attention.head_dim;
-    let keys = attention.num_key_value_heads * attention.head_dim;
-    let check = |name: &str, shape: &[usize]| {
-        checkpoint.tensors().check(&format!("{}.self_attn.{name}", block.layer), shape)
-    };
-    for (name, rows, columns) in [
-        ("q_proj", queries, hidden),
-        ("k_proj", keys, hidden),
-        ("v_proj", keys, hidden),
-        ("o_proj", hidden, queries),
-    ] {
-        check(&format!("{name}.weight"), &[rows, columns])?;
-        if attention.bias {
-            check(&format!("{name}.bias"), &[rows])?;
-        }
+fn normed(norm: Option<&RmsNorm>, x: Tensor) -> Result<Tensor> {
+    match norm {
+        Some(norm) => norm.forward(&x),
+        None => Ok(x),
     }
-    if attention.qk_norm {
-        check("q_norm.weight", &[attention.head_dim])?;
-        check("k_norm.weight", &[attention.head_dim])?;
-    }
-    Ok(())
 }

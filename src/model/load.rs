@@ -1,12 +1,37 @@
-//! Weights of a checkpoint as layers.
+//! Weights of a checkpoint as layers and models.
 
+use super::gemma::Gemma;
+use super::layer::norm_names;
 use super::norm::RmsNorm;
-use crate::checkpoint::{BlockSpec, Checkpoint};
+use crate::checkpoint::{AttentionConfig, BlockSpec, Checkpoint};
 use crate::error::Result;
+use crate::linear::held_dtype;
 use crate::mlp::{GemmaMlp, gemma_mlp_b};
 use candle_core::{DType, Device};
+use candle_nn::VarBuilder;
 
-/// Loads one block of a checkpoint in a dtype, under the activation that its config means.
+impl Gemma {
+    /// Loads a checkpoint's model to run in a dtype, under the activation that its config means.
+    ///
+    /// On the CPU, weights of a half type are held widened to f32: products sum in f32 and round
+    /// once, and every activation in between has the model's dtype.
+    ///
+    /// # Errors
+    /// A family whose attention is not supported, a tensor that is missing or does not fit the
+    /// config.
+    pub fn load(checkpoint: &Checkpoint, device: &Device, dtype: DType) -> Result<Self> {
+        let config = checkpoint.config();
+        let attention = checkpoint.attention()?;
+        let prefix = checkpoint.backbone();
+        check(checkpoint, attention, prefix)?;
+        let vb = var_builder(checkpoint, dtype, device);
+        let at = |prefix: &str| prefix.split_terminator('.').fold(vb.clone(), |vb, part| vb.pp(part));
+        let head = checkpoint.head_prefix();
+        Ok(Self::from_parts(config, dtype, at(prefix), at(head))?)
+    }
+}
+
+/// Loads one block of a checkpoint to run in a dtype, under the activation that its config means.
 ///
 /// # Errors
 /// candle's, if the device is out of memory: names, shapes and dtypes were checked on opening.
@@ -16,18 +41,73 @@ pub fn load_mlp(
     dtype: DType,
     device: &Device,
 ) -> Result<GemmaMlp> {
-    let vb = checkpoint.tensors().var_builder(dtype, device).pp(&block.name);
+    let vb = var_builder(checkpoint, dtype, device).pp(&block.name);
     let (hidden, intermediate) = (block.hidden_size, block.intermediate_size);
     Ok(gemma_mlp_b(hidden, intermediate, block.bias, block.activation.value, vb)?)
 }
 
-/// A norm of a block's layer, in f32.
+/// The norm in front of a block, in f32.
 pub(super) fn load_norm(
     checkpoint: &Checkpoint,
     block: &BlockSpec,
-    name: &str,
     device: &Device,
 ) -> Result<RmsNorm> {
-    let weight = checkpoint.tensors().load(name, &[block.hidden_size], DType::F32, device)?;
+    let weight =
+        checkpoint.tensors().load(&block.norm, &[block.hidden_size], DType::F32, device)?;
     Ok(RmsNorm::new(weight, block.eps))
+}
+
+/// Weights rounded to a dtype, and held as products need them.
+fn var_builder(checkpoint: &Checkpoint, dtype: DType, device: &Device) -> VarBuilder<'static> {
+    checkpoint.tensors().var_builder(dtype, held_dtype(dtype, device), device)
+}
+
+/// Checks everything but the blocks, which were checked on opening, by the headers alone, so that
+/// what does not fit is named with its file.
+fn check(checkpoint: &Checkpoint, attention: &AttentionConfig, prefix: &str) -> Result<()> {
+    let stack = &checkpoint.config().stacks[0];
+    let hidden = stack.hidden_size;
+    let tensors = checkpoint.tensors();
+    let check = |name: &str, shape: &[usize]| tensors.check(name, shape).map(|_| ());
+    let shape = [stack.vocab_size, hidden];
+    check(&format!("{prefix}embed_tokens.weight"), &shape)?;
+    check(&format!("{prefix}norm.weight"), &[hidden])?;
+    if attention.causal && !stack.tied_head.value {
+        check(&format!("{}lm_head.weight", checkpoint.head_prefix()), &shape)?;
+    }
+    let norms = norm_names(checkpoint.config().family).into_iter().flatten();
+    for i in 0..stack.num_hidden_layers {
+        let layer = format!("{prefix}layers.{i}");
+        for norm in norms.clone() {
+            check(&format!("{layer}.{norm}.weight"), &[hidden])?;
+        }
+        check_attention(&format!("{layer}.self_attn"), attention, hidden, check)?;
+    }
+    Ok(())
+}
+
+fn check_attention(
+    prefix: &str,
+    attention: &AttentionConfig,
+    hidden: usize,
+    check: impl Fn(&str, &[usize]) -> Result<()>,
+) -> Result<()> {
+    let queries = attention.num_attention_heads * attention.head_dim;
+    let keys = attention.num_key_value_heads * attention.head_dim;
+    for (name, rows, columns) in [
+        ("q_proj", queries, hidden),
+        ("k_proj", keys, hidden),
+        ("v_proj", keys, hidden),
+        ("o_proj", hidden, queries),
+    ] {
+        check(&format!("{prefix}.{name}.weight"), &[rows, columns])?;
+        if attention.bias {
+            check(&format!("{prefix}.{name}.bias"), &[rows])?;
+        }
+    }
+    if attention.qk_norm {
+        check(&format!("{prefix}.q_norm.weight"), &[attention.head_dim])?;
+        check(&format!("{prefix}.k_norm.weight"), &[attention.head_dim])?;
+    }
+    Ok(())
 }

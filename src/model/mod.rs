@@ -1,24 +1,33 @@
-//! Gemma around the block: so far what stands between token ids and the first layer's MLP, and
-//! one block at a time on its input.
+//! Gemma around the block: the decoder, out of parts of which each can be used alone, and forward
+//! passes that show what happens inside.
 
 mod attention;
 mod embedding;
 mod forward;
+mod gemma;
+mod head;
 mod ids;
 mod input;
 mod layer;
 mod load;
 mod norm;
+mod observer;
 mod rope;
 mod summary;
+mod top;
 
 pub use attention::Attention;
-pub use embedding::embed;
-pub use forward::{BlockForward, ForwardOptions, forward_block, forward_blocks, save_blocks};
-pub use ids::TokenIds;
-pub use input::{InputKind, mlp_input};
-pub use layer::LayerFront;
+pub use embedding::Embedding;
+pub(crate) use embedding::rounded;
+pub use forward::{Forward, ForwardOptions, forward};
+pub use gemma::{Cache, Gemma};
+pub use head::Head;
+pub use ids::{TokenIds, parse_ids};
+pub use input::{InputKind, gaussian_input};
+pub use layer::Layer;
 pub use load::load_mlp;
-pub use norm::RmsNorm;
-pub use rope::RotaryEmbedding;
-pub use summary::{BlockSummary, ForwardSummary, Stats};
+pub use norm::{NormRounding, RmsNorm};
+pub use observer::{Block, Observer};
+pub use rope::{RopeRounding, RotaryEmbedding};
+pub use summary::{BlockSummary, ForwardSummary, Stats, TopToken};
+pub use top::top_tokens;

@@ -1,49 +1,116 @@
 //! Rotary position embedding.
 
+use super::norm::wide_dtype;
 use crate::checkpoint::LayerAttention;
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
+use candle_nn::rotary_emb::{rope, rope_slow};
+use std::sync::{Arc, Mutex};
 
 /// Rotates pairs `(x[i], x[i + d/2])` of each head by `position · theta^(-2i/d) / factor`
 /// (Su et al. 2021, <https://arxiv.org/abs/2104.09864>; transformers' "rotate half" layout).
 ///
 /// Angles are computed in f32 as the reference does, whatever the model's dtype: in bf16,
-/// positions above 256 could not even be told apart.
+/// positions above 256 could not even be told apart. Clones share their tables.
 #[derive(Debug, Clone)]
 pub struct RotaryEmbedding {
-    cos: Tensor,
-    sin: Tensor,
+    theta: f64,
+    factor: f64,
+    head_dim: usize,
+    rounding: RopeRounding,
+    /// Cosines and sines of all positions so far, in f32.
+    tables: Arc<Mutex<Option<Tables>>>,
+}
+
+type Tables = (Tensor, Tensor);
+
+/// What of a rotary embedding is rounded on the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RopeRounding {
+    /// Nothing: all is f32.
+    #[default]
+    None,
+    /// Cosine and sine.
+    Tables(DType),
+    /// The inverse frequencies.
+    Frequencies(DType),
+    /// Positions, inverse frequencies, angles, cosine and sine.
+    Everything(DType),
 }
 
 impl RotaryEmbedding {
-    /// Tables for positions `0..seq_len`, each `[seq_len, head_dim / 2]` in f32.
+    /// The embedding of a layer whose heads are `head_dim` wide.
+    pub fn new(layer: &LayerAttention, head_dim: usize) -> Self {
+        Self {
+            theta: layer.rope_theta,
+            factor: layer.rope_factor,
+            head_dim,
+            rounding: RopeRounding::None,
+            tables: Arc::default(),
+        }
+    }
+
+    /// Whether it rotates as a layer asks for.
+    pub fn fits(&self, layer: &LayerAttention) -> bool {
+        (self.theta, self.factor) == (layer.rope_theta, layer.rope_factor)
+    }
+
+    /// The same, rounding on the way.
+    pub fn with_rounding(&self, rounding: RopeRounding) -> Self {
+        Self { rounding, tables: Arc::default(), ..self.clone() }
+    }
+
+    /// Rotates `[batch, heads, seq, head_dim]` in f32 or f64, whose first position is `start`.
     ///
     /// # Errors
     /// candle's, if the device is out of memory.
-    pub fn new(
-        layer: &LayerAttention,
-        head_dim: usize,
-        seq_len: usize,
-        device: &Device,
-    ) -> Result<Self> {
-        let theta = layer.rope_theta as f32;
-        let half = head_dim / 2;
-        let frequency = |i: usize| 1.0 / theta.powf((2 * i) as f32 / head_dim as f32);
-        let frequencies: Vec<f32> =
-            (0..half).map(|i| frequency(i) / layer.rope_factor as f32).collect();
-        let angles: Vec<f32> = (0..seq_len)
-            .flat_map(|position| frequencies.iter().map(move |f| position as f32 * f))
-            .collect();
-        let angles = Tensor::from_vec(angles, (seq_len, half), device)?; // [seq, head_dim / 2]
-        Ok(Self { cos: angles.cos()?, sin: angles.sin()? })
+    pub fn apply(&self, x: &Tensor, start: usize) -> Result<Tensor> {
+        let seq = x.dim(2)?;
+        let (cos, sin) = self.tables(start + seq, x.device())?;
+        let rows = |table: Tensor| table.narrow(0, start, seq)?.to_dtype(wide_dtype(x.dtype()));
+        let (cos, sin) = (rows(cos)?, rows(sin)?); // [seq, head_dim / 2]
+        // candle's fused rotation has no gradient.
+        let rotate = if x.track_op() { rope_slow } else { rope };
+        rotate(&x.contiguous()?, &cos, &sin)
     }
 
-    /// Rotates `[batch, heads, seq, head_dim]` in f32, positions counted from 0.
-    ///
-    /// # Errors
-    /// A sequence longer than the tables.
-    pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
-        let seq_len = x.dim(2)?;
-        let (cos, sin) = (self.cos.narrow(0, 0, seq_len)?, self.sin.narrow(0, 0, seq_len)?);
-        candle_nn::rotary_emb::rope(&x.contiguous()?, &cos, &sin)
+    /// Cosines and sines of at least the positions `0..len`, each `[≥ len, head_dim / 2]`.
+    fn tables(&self, len: usize, device: &Device) -> Result<Tables> {
+        // A thread that panicked while it held the lock left whole tables or none.
+        let mut tables = self.tables.lock().unwrap_or_else(|e| e.into_inner());
+        match &*tables {
+            Some((cos, sin)) if cos.dim(0)? >= len => Ok((cos.clone(), sin.clone())),
+            _ => {
+                let made = self.make_tables(len.next_power_of_two(), device)?;
+                Ok(tables.insert(made).clone())
+            }
+        }
     }
+
+    fn make_tables(&self, len: usize, device: &Device) -> Result<Tables> {
+        let (theta, dim) = (self.theta as f32, self.head_dim as f32);
+        let frequency = |i: usize| 1.0 / theta.powf((2 * i) as f32 / dim) / self.factor as f32;
+        let frequencies: Vec<f32> = (0..self.head_dim / 2).map(frequency).collect();
+        let frequencies = Tensor::from_vec(frequencies, (1, self.head_dim / 2), device)?;
+        let positions = Tensor::arange(0u32, len as u32, device)?.to_dtype(DType::F32)?;
+        let positions = positions.unsqueeze(1)?; // [len, 1]
+        let round = |t: Tensor, dtype: DType| t.to_dtype(dtype)?.to_dtype(DType::F32);
+        let angles = |p: &Tensor, f: &Tensor| p.broadcast_mul(f); // [len, head_dim / 2]
+        match self.rounding {
+            RopeRounding::None => cos_sin(&angles(&positions, &frequencies)?, Ok),
+            RopeRounding::Tables(dtype) => {
+                cos_sin(&angles(&positions, &frequencies)?, |t| round(t, dtype))
+            }
+            RopeRounding::Frequencies(dtype) => {
+                cos_sin(&angles(&positions, &round(frequencies, dtype)?)?, Ok)
+            }
+            RopeRounding::Everything(dtype) => {
+                let angles = angles(&round(positions, dtype)?, &round(frequencies, dtype)?)?;
+                cos_sin(&round(angles, dtype)?, |t| round(t, dtype))
+            }
+        }
+    }
+}
+
+fn cos_sin(angles: &Tensor, round: impl Fn(Tensor) -> Result<Tensor>) -> Result<Tables> {
+    Ok((round(angles.cos()?)?, round(angles.sin()?)?))
 }

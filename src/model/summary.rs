@@ -23,8 +23,24 @@ pub struct ForwardSummary {
     pub dtype: &'static str,
     /// The blocks.
     pub layers: Vec<BlockSummary>,
+    /// For each text, the likeliest tokens to follow it, likeliest first; empty where the whole
+    /// model does not run.
+    pub top: Vec<Vec<TopToken>>,
     /// NaN or infinite weights in these blocks.
     pub warnings: Vec<String>,
+}
+
+/// A token that may come next.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TopToken {
+    /// Its id.
+    pub id: u32,
+    /// What it stands for; `None` without a tokenizer.
+    pub text: Option<String>,
+    /// Its logit.
+    pub logit: f64,
+    /// Its probability.
+    pub probability: f64,
 }
 
 impl ForwardSummary {

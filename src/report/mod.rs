@@ -1,9 +1,14 @@
 //! Results as people and programs read them. Views only: nothing is computed here but layout.
 
+mod align;
+mod drift;
+mod generation;
 mod number;
 mod table;
 
-pub use table::{drift_table, forward_table, inspect_table};
+pub use drift::drift_table;
+pub use generation::generation_table;
+pub use table::{forward_table, inspect_table};
 
 use serde::Serialize;
 

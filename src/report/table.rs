@@ -1,87 +1,10 @@
-//! Results as aligned text for a terminal.
+//! Forward passes and inspections as aligned text for a terminal.
 
+use super::align::{activation_line, align, warnings};
 use super::number::{grouped, short};
-use crate::activation::Activation;
 use crate::checkpoint::{Inspection, Resolved, StackInspection};
-use crate::drift::{Drift, LayerDrift, Metrics, Side, Sides};
-use crate::model::{BlockSummary, ForwardSummary, InputKind, Stats};
+use crate::model::{BlockSummary, ForwardSummary, InputKind, Stats, TopToken};
 use std::fmt::Write;
-
-/// The table that `gemma-mlp drift` prints.
-pub fn drift_table(drift: &Drift) -> String {
-    let checkpoint = &drift.checkpoint;
-    let mut text = String::new();
-    let mut line = |s: String| text.extend([&s, "\n"]);
-    line(format!(
-        "{}: {}, {} blocks, weights in {}",
-        checkpoint.source, checkpoint.family, checkpoint.blocks, checkpoint.dtype
-    ));
-    line(activation_line(&checkpoint.activation));
-    line(format!("drift:  {}", pair(&drift.sides)));
-    line(format!(
-        "floor:  {}, the same pass in two precisions: what rounding alone does",
-        pair(&drift.floor_sides)
-    ));
-    line(input_line(drift.tokens, drift.batch, drift.layers.iter().map(|layer| layer.input)));
-    line(String::new());
-    text += &drift_rows(&drift.layers);
-    text += &conclusion(drift);
-    text += &warnings(&drift.warnings);
-    text
-}
-
-fn pair(Sides { a, b }: &Sides) -> String {
-    let Side { activation, dtype } = a;
-    if dtype == &b.dtype {
-        format!("{} against {activation}, both in {}", b.activation, dtype.as_str())
-    } else {
-        format!("{b} against {a}")
-    }
-}
-
-fn drift_rows(layers: &[LayerDrift]) -> String {
-    let mut rows = vec![
-        ["", "", "", "drift", "", "", "", "floor", "", "", "", "drift/floor"].map(String::from),
-        [
-            "layer", "input", "at", "max abs", "RMS", "rel L2", "1-cos", "max abs", "RMS",
-            "rel L2", "1-cos", "rel L2",
-        ]
-        .map(String::from),
-    ];
-    for layer in layers {
-        let points = [
-            ("activation", layer.drift.activation, layer.floor.activation),
-            ("product", layer.drift.product, layer.floor.product),
-            ("output", layer.drift.output, layer.floor.output),
-        ];
-        for (i, (at, drift, floor)) in points.into_iter().enumerate() {
-            let first = |s: String| if i == 0 { s } else { String::new() };
-            let ([d1, d2, d3, d4], [f1, f2, f3, f4]) = (figures(drift), figures(floor));
-            let ratio = short(drift.rel_l2 / floor.rel_l2);
-            let (index, input) = (first(layer.index.to_string()), first(layer.input.name().into()));
-            rows.push([index, input, at.into(), d1, d2, d3, d4, f1, f2, f3, f4, ratio]);
-        }
-    }
-    align(&rows, 3)
-}
-
-fn figures(m: Metrics) -> [String; 4] {
-    [m.max_abs, m.rms, m.rel_l2, 1.0 - m.cosine].map(short)
-}
-
-/// The layer where the sides are farthest apart, in one sentence.
-fn conclusion(drift: &Drift) -> String {
-    let worst =
-        drift.layers.iter().max_by(|a, b| a.drift.output.rel_l2.total_cmp(&b.drift.output.rel_l2));
-    let Some(layer) = worst else { return String::new() };
-    let (d, f) = (layer.drift.output.rel_l2, layer.floor.output.rel_l2);
-    format!(
-        "\nFarthest apart at layer {}: its output moves by {} of its norm, {} times the floor.\n",
-        layer.index,
-        short(d),
-        short(d / f)
-    )
-}
 
 /// The table that `gemma-mlp forward` prints.
 pub fn forward_table(forward: &ForwardSummary) -> String {
@@ -93,6 +16,7 @@ pub fn forward_table(forward: &ForwardSummary) -> String {
         &input_line(forward.tokens, forward.batch, forward.layers.iter().map(|layer| layer.input));
     text += "\n\n";
     text += &forward_rows(&forward.layers);
+    text += &top_rows(&forward.top);
     text += &warnings(&forward.warnings);
     text
 }
@@ -123,6 +47,23 @@ fn forward_rows(layers: &[BlockSummary]) -> String {
                 layer.index
             );
         }
+    }
+    text
+}
+
+/// The likeliest tokens to follow each text.
+fn top_rows(top: &[Vec<TopToken>]) -> String {
+    let mut text = String::new();
+    for (i, tokens) in top.iter().enumerate() {
+        let which = if top.len() == 1 { String::new() } else { format!(" text {i}") };
+        let _ = writeln!(text, "\nlikeliest to follow{which}:");
+        let mut rows = vec![["token", "id", "logit", "probability"].map(String::from)];
+        for token in tokens {
+            let shown = token.text.as_ref().map_or(String::new(), |text| format!("{text:?}"));
+            let [logit, probability] = [token.logit, token.probability].map(short);
+            rows.push([shown, token.id.to_string(), logit, probability]);
+        }
+        text += &align(&rows, 1);
     }
     text
 }
@@ -188,43 +129,12 @@ fn stack_rows(stack: &StackInspection) -> Vec<[String; 2]> {
     rows
 }
 
-fn activation_line(Resolved { value, reason }: &Resolved<Activation>) -> String {
-    format!("activation: {value}: {reason}")
-}
-
 fn input_line(tokens: usize, batch: usize, inputs: impl Iterator<Item = InputKind>) -> String {
     let texts = if batch == 1 { String::new() } else { format!("{batch} texts of ") };
     let mut line = format!("input:  {texts}{tokens} tokens");
     let inputs: Vec<_> = inputs.collect();
-    if inputs.contains(&InputKind::Model) {
-        line += "; \"model\" is the layer's own input, computed from them";
-    }
     if inputs.contains(&InputKind::Gaussian) {
         line += "; \"gaussian\" is noise of RMS 1 through the layer's own norm";
     }
     line
-}
-
-fn warnings(warnings: &[String]) -> String {
-    warnings.iter().map(|warning| format!("warning: {warning}\n")).collect()
-}
-
-/// Columns of one width each, the first `left` of them flush left.
-fn align<const N: usize>(rows: &[[String; N]], left: usize) -> String {
-    let width =
-        |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; N] = std::array::from_fn(width);
-    let mut text = String::new();
-    for row in rows {
-        let mut line = String::new();
-        for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
-            let _ = if column < left {
-                write!(line, "{cell:<width$}  ")
-            } else {
-                write!(line, "{cell:>width$}  ")
-            };
-        }
-        text.extend([line.trim_end(), "\n"]);
-    }
-    text
 }

@@ -1,0 +1,162 @@
+//! Drift inside the layers: in each block on one input, and accumulated in the residual stream.
+
+use super::lockstep::{LaneStep, Lockstep};
+use super::metrics::{Accumulator, Metrics};
+use crate::error::{Error, Result};
+use crate::mlp::GemmaMlp;
+use crate::model::InputKind;
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+use std::ops::Range;
+
+/// Figures at three points of a block.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct BlockPoints {
+    /// `activation(gate)`.
+    pub activation: Metrics,
+    /// `activation(gate) ⊙ up`.
+    pub product: Metrics,
+    /// The block's output.
+    pub output: Metrics,
+}
+
+/// One block's drift, both sides on one input: that of the narrower dtype's, or else the first
+/// side's, pass over the text.
+#[derive(Debug, Clone, Serialize)]
+pub struct LayerDrift {
+    /// Which block.
+    pub index: usize,
+    /// Prefix of its tensors in the checkpoint.
+    pub name: String,
+    /// Where its input comes from.
+    pub input: InputKind,
+    /// Of the pair of sides.
+    #[serde(flatten)]
+    pub drift: BlockPoints,
+    /// Of the pair that differs by rounding alone.
+    pub floor: BlockPoints,
+}
+
+/// How far the residual streams after a layer have come apart.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct ResidualDrift {
+    /// After which layer.
+    pub index: usize,
+    /// ‖b − a‖/‖a‖ of the pair of sides.
+    pub rel_l2: f64,
+    /// Of the pair that differs by rounding alone.
+    pub floor_rel_l2: f64,
+}
+
+/// The sums of one block: activation, product and output.
+pub(super) type PointSums = [Accumulator; 3];
+
+/// The sums of one layer in one window.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct LayerSums {
+    pub(super) drift: PointSums,
+    pub(super) floor: PointSums,
+    pub(super) residual: Accumulator,
+    pub(super) floor_residual: Accumulator,
+}
+
+/// The places of the four sides among those that run.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Places {
+    /// a and b of the pair.
+    pub(super) drift: (usize, usize),
+    /// a and b of the pair that differs by rounding alone.
+    pub(super) floor: (usize, usize),
+}
+
+impl LayerSums {
+    /// Adds another window's.
+    pub(super) fn merge(&mut self, other: &Self) {
+        for (sums, other) in [(&mut self.drift, &other.drift), (&mut self.floor, &other.floor)] {
+            sums.iter_mut().zip(other).for_each(|(sums, other)| sums.merge(other));
+        }
+        self.residual.merge(&other.residual);
+        self.floor_residual.merge(&other.floor_residual);
+    }
+
+    /// Of a layer in a lockstep run, over the scored positions.
+    pub(super) fn of_step(
+        lockstep: &Lockstep,
+        layer: usize,
+        lanes: &[LaneStep],
+        places: Places,
+        scored: &Range<usize>,
+    ) -> Result<Self> {
+        let scored = |t: &Tensor| t.narrow(1, scored.start, scored.len());
+        let residual = |(a, b): (usize, usize)| {
+            let mut sums = Accumulator::default();
+            sums.add(&scored(&lanes[a].stream)?, &scored(&lanes[b].stream)?)?;
+            Ok::<_, Error>(sums)
+        };
+        let block = |(a, b)| -> Result<PointSums> {
+            // The narrower side's input is one that both can represent.
+            let (own, other) = if size(b, lanes) < size(a, lanes) { (b, a) } else { (a, b) };
+            let trace = forced(lockstep, layer, lanes, own, other)?;
+            let own = &lanes[own];
+            let points = [(&own.activated, &trace[0]), (&own.product, &trace[1]), (&own.output, &trace[2])];
+            let mut sums = PointSums::default();
+            for (sums, (x, y)) in sums.iter_mut().zip(points) {
+                let (x, y) = (scored(x)?, scored(y)?);
+                let (x, y) = if size(b, lanes) < size(a, lanes) { (y, x) } else { (x, y) };
+                sums.add(&x, &y)?;
+            }
+            Ok(sums)
+        };
+        Ok(Self {
+            drift: block(places.drift)?,
+            floor: block(places.floor)?,
+            residual: residual(places.drift)?,
+            floor_residual: residual(places.floor)?,
+        })
+    }
+
+    /// Whether everything that the pair of sides computed was finite.
+    pub(super) fn is_finite(&self) -> bool {
+        self.drift.iter().chain([&self.residual]).all(Accumulator::is_finite)
+    }
+}
+
+/// What the block of a side makes of another side's input: activation, product and output.
+fn forced(
+    lockstep: &Lockstep,
+    layer: usize,
+    lanes: &[LaneStep],
+    own: usize,
+    other: usize,
+) -> Result<[Tensor; 3]> {
+    let block = lockstep.block(other, layer);
+    let own_lane = &lanes[own];
+    let projected = match lockstep.share(own, other) {
+        true => own_lane.projected.clone(),
+        false => block.project(&own_lane.input.to_dtype(lanes[other].input.dtype())?)?,
+    };
+    let (activated, product) = block.activated_and_product(&projected)?;
+    let output = block.down(&product)?;
+    Ok([activated, product, output])
+}
+
+fn size(lane: usize, lanes: &[LaneStep]) -> usize {
+    lanes[lane].input.dtype().size_in_bytes()
+}
+
+/// Two blocks on an input in the dtype of the first, `[…, hidden]`.
+pub(super) fn compare_blocks(a: &GemmaMlp, b: &GemmaMlp, x: [&Tensor; 2]) -> Result<PointSums> {
+    let (a, b) = (a.trace(x[0])?, b.trace(x[1])?);
+    let mut sums = PointSums::default();
+    let points = [(&a.activated, &b.activated), (&a.product, &b.product), (&a.output, &b.output)];
+    for (sums, (a, b)) in sums.iter_mut().zip(points) {
+        sums.add(a, b)?;
+    }
+    Ok(sums)
+}
+
+/// The figures of three sums.
+pub(super) fn points(sums: &PointSums) -> BlockPoints {
+    let [activation, product, output] = sums.map(|sums| sums.metrics());
+    BlockPoints { activation, product, output }
+}

@@ -1,0 +1,215 @@
+//! Several sides of one model, layer by layer in one pass over the text.
+
+use super::side::Side;
+use crate::checkpoint::Checkpoint;
+use crate::error::Result;
+use crate::linear::held_dtype;
+use crate::mlp::{GateUp, GemmaMlp};
+use crate::model::{Cache, Gemma};
+use candle_core::{DType, Device, Tensor};
+
+/// Models that differ by their sides alone. Sides of one dtype run as one batch, so that every
+/// weight is read once for all of them; sides whose weights have the same values share these.
+pub struct Lockstep {
+    groups: Vec<Group>,
+    /// For each side, its group and its place in there.
+    places: Vec<(usize, usize)>,
+}
+
+/// The sides of one dtype.
+struct Group {
+    gemma: Gemma,
+    sides: Vec<Side>,
+}
+
+/// One side in the middle of a layer. Tensors are `[1, seq, …]`.
+pub struct LaneStep {
+    /// The block's input, `[1, seq, hidden]`.
+    pub input: Tensor,
+    /// What gate and up make of it.
+    pub projected: GateUp,
+    /// `activation(gate)`.
+    pub activated: Tensor,
+    /// `activation(gate) ⊙ up`.
+    pub product: Tensor,
+    /// The block's output.
+    pub output: Tensor,
+    /// The residual stream after the layer.
+    pub stream: Tensor,
+}
+
+impl Lockstep {
+    /// Loads a model for a number of sides.
+    ///
+    /// # Errors
+    /// As [`Gemma::load`].
+    pub fn load(checkpoint: &Checkpoint, sides: &[Side], device: &Device) -> Result<Self> {
+        let mut groups: Vec<Group> = vec![];
+        let mut places = vec![];
+        for &side in sides {
+            let at = match groups.iter().position(|group| group.gemma.dtype() == side.dtype) {
+                Some(at) => at,
+                None => {
+                    let known = groups.iter().map(|group| &group.gemma);
+                    let gemma = load_sharing(checkpoint, known, side.dtype, device)?;
+                    groups.push(Group { gemma, sides: vec![] });
+                    groups.len() - 1
+                }
+            };
+            places.push((at, groups[at].sides.len()));
+            groups[at].sides.push(side);
+        }
+        Ok(Self { groups, places })
+    }
+
+    /// The model of a side, under its activation.
+    pub fn model(&self, side: usize) -> Gemma {
+        let (group, place) = self.places[side];
+        let Group { gemma, sides } = &self.groups[group];
+        gemma.with_activation(sides[place].activation).with_rounding(sides[place].rounding)
+    }
+
+    /// The block of a side in a layer.
+    pub fn block(&self, side: usize, layer: usize) -> GemmaMlp {
+        let (group, place) = self.places[side];
+        self.groups[group].block(place, layer)
+    }
+
+    /// Whether two sides have their dtype in common, and with it weights and projections.
+    pub fn share(&self, a: usize, b: usize) -> bool {
+        self.places[a].0 == self.places[b].0
+    }
+
+    /// How many layers there are.
+    pub fn layers(&self) -> usize {
+        self.groups.first().map_or(0, |group| group.gemma.layers().len())
+    }
+
+    /// Runs all sides on ids `[1, seq]`, and hands `watch` every layer with a step per side.
+    /// Returns each side's normed hidden states, `[1, seq, hidden]`.
+    ///
+    /// # Errors
+    /// An id out of the vocabulary, those of `watch`.
+    pub fn run(
+        &self,
+        ids: &Tensor,
+        mut watch: impl FnMut(usize, &[LaneStep]) -> Result<()>,
+    ) -> Result<Vec<Tensor>> {
+        let mut streams =
+            self.groups.iter().map(|group| group.embed(ids)).collect::<Result<Vec<_>>>()?;
+        for layer in 0..self.layers() {
+            let mut steps = vec![];
+            for (group, stream) in self.groups.iter().zip(&mut streams) {
+                let (lanes, next) = group.step(layer, stream)?;
+                steps.push(lanes.into_iter().map(Some).collect::<Vec<_>>());
+                *stream = next;
+            }
+            let in_order = self.places.iter().filter_map(|&(group, at)| steps[group][at].take());
+            watch(layer, &in_order.collect::<Vec<_>>())?;
+        }
+        let normed = self.groups.iter().zip(&streams).map(|(group, x)| group.gemma.final_norm(x));
+        let normed = normed.collect::<candle_core::Result<Vec<_>>>()?;
+        self.places.iter().map(|&(group, at)| Ok(normed[group].narrow(0, at, 1)?)).collect()
+    }
+
+    /// The logits that follow each side's ids, `[vocab]` each; every side has ids of its own, as
+    /// many as the others, which follow those in the cache.
+    ///
+    /// # Errors
+    /// An id out of the vocabulary, a model without a head.
+    pub fn next(&self, ids: &[Vec<u32>], caches: &mut Caches) -> Result<Vec<Tensor>> {
+        caches.0.resize(self.groups.len(), Cache::default());
+        let mut logits = vec![];
+        for (at, (group, cache)) in self.groups.iter().zip(&mut caches.0).enumerate() {
+            let own = ids.iter().zip(&self.places).filter(|(_, place)| place.0 == at);
+            let own: Vec<_> = own.map(|(ids, _)| ids.clone()).collect();
+            logits.push(group.next(&own, cache)?);
+        }
+        self.places.iter().map(|&(group, at)| Ok(logits[group].get(at)?.get(0)?)).collect()
+    }
+}
+
+/// The caches of a [`Lockstep`], empty at first.
+#[derive(Default)]
+pub struct Caches(Vec<Cache>);
+
+/// A model in a dtype, with the weights of one that is there if their values are the same.
+pub(super) fn load_sharing<'a>(
+    checkpoint: &Checkpoint,
+    mut known: impl Iterator<Item = &'a Gemma>,
+    dtype: DType,
+    device: &Device,
+) -> Result<Gemma> {
+    let exact = |dtype| checkpoint.tensors().fit(dtype);
+    let held = |dtype| held_dtype(dtype, device);
+    let shares = |other: &&Gemma| {
+        let other = other.dtype();
+        exact(other) && exact(dtype) && held(other) == held(dtype)
+    };
+    match known.find(shares) {
+        Some(gemma) => Ok(gemma.with_dtype(dtype)),
+        None => Gemma::load(checkpoint, device, dtype),
+    }
+}
+
+impl Group {
+    /// The embeddings, once per side: `[sides, seq, hidden]`.
+    fn embed(&self, ids: &Tensor) -> Result<Tensor> {
+        let x = self.gemma.embed(ids)?; // [1, seq, hidden]
+        Ok(x.repeat((self.sides.len(), 1, 1))?)
+    }
+
+    fn block(&self, place: usize, layer: usize) -> GemmaMlp {
+        let Side { activation, rounding, .. } = self.sides[place];
+        self.gemma.layers()[layer].mlp().with_activation(activation).with_rounding(rounding)
+    }
+
+    /// A layer: `[sides, seq, hidden]` to the same, with what happened to each side.
+    fn step(&self, index: usize, x: &Tensor) -> Result<(Vec<LaneStep>, Tensor)> {
+        let layer = &self.gemma.layers()[index];
+        let attended = layer.attend(x, None)?;
+        let input = layer.mlp_input(&attended)?;
+        let projected = layer.mlp().project(&input)?;
+        let mut parts = vec![];
+        for place in 0..self.sides.len() {
+            let projected = part(&projected, place)?;
+            let (activated, product) =
+                self.block(place, index).activated_and_product(&projected)?;
+            parts.push((projected, activated, product));
+        }
+        let products: Vec<_> = parts.iter().map(|(_, _, product)| product).collect();
+        let output = layer.mlp().down(&Tensor::cat(&products, 0)?)?; // [sides, seq, hidden]
+        let next = layer.finish(&attended, output.clone())?;
+        let lane = |(place, (projected, activated, product))| {
+            let at = |t: &Tensor| t.narrow(0, place, 1);
+            let (input, output, stream) = (at(&input)?, at(&output)?, at(&next)?);
+            Ok(LaneStep { input, projected, activated, product, output, stream })
+        };
+        let lanes = parts.into_iter().enumerate().map(lane).collect::<Result<_>>()?;
+        Ok((lanes, next))
+    }
+
+    /// The logits that follow, `[sides, 1, vocab]`.
+    fn next(&self, ids: &[Vec<u32>], cache: &mut Cache) -> Result<Tensor> {
+        let seq = ids.first().map_or(0, Vec::len);
+        let device = self.gemma.device();
+        let ids = Tensor::from_vec(ids.concat(), (ids.len(), seq), device)?;
+        let mut x = self.gemma.embed(&ids)?; // [sides, seq, hidden]
+        for (index, layer) in self.gemma.layers().iter().enumerate() {
+            let attended = layer.attend(&x, Some(cache.layer(index)))?;
+            let projected = layer.mlp().project(&layer.mlp_input(&attended)?)?;
+            let gated = (0..self.sides.len())
+                .map(|place| Ok(self.block(place, index).gated(&part(&projected, place)?)?));
+            let product = Tensor::cat(&gated.collect::<Result<Vec<_>>>()?, 0)?;
+            x = layer.finish(&attended, layer.mlp().down(&product)?)?;
+        }
+        let last = x.narrow(1, seq - 1, 1)?;
+        Ok(self.gemma.logits(&self.gemma.final_norm(&last)?)?)
+    }
+}
+
+/// A side's part of projections.
+fn part(projected: &GateUp, place: usize) -> Result<GateUp> {
+    let GateUp { gate, up } = projected;
+    Ok(GateUp { gate: gate.narrow(0, place, 1)?, up: up.narrow(0, place, 1)? })
+}

@@ -1,0 +1,163 @@
+//! Drift of the logits: KL divergence, perplexity and agreement, with the vocabulary of llama.cpp's
+//! `--kl-divergence`.
+
+use super::metrics::{Accumulator, nan_from_null};
+use serde::{Deserialize, Serialize};
+
+/// How far two sides' next-token distributions are apart, over all scored positions.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct LogitMetrics {
+    /// The largest difference of a logit.
+    pub max_abs: f64,
+    /// ‖b − a‖/‖a‖ over all logits.
+    pub rel_l2: f64,
+    /// KL(A‖B) of a position in nats, on average.
+    pub kl_mean_nats: f64,
+    /// Its standard error, positions taken as independent.
+    pub kl_mean_se_nats: f64,
+    /// KL of the middle position.
+    pub kl_median_nats: f64,
+    /// KL below which 90 % of the positions are.
+    pub kl_p90_nats: f64,
+    /// KL below which 99 % of the positions are.
+    pub kl_p99_nats: f64,
+    /// KL below which 99.9 % of the positions are.
+    pub kl_p999_nats: f64,
+    /// KL of the worst position.
+    pub kl_max_nats: f64,
+    /// Root mean square of the change in the right token's probability (a fraction, not percent).
+    pub rms_dp: f64,
+    /// The fraction of positions whose likeliest token is the same.
+    pub top1_agreement: f64,
+    /// How many of the five likeliest tokens the sides have in common, as a fraction.
+    pub top5_agreement: f64,
+    /// Perplexity of a: exp of the mean negative log-likelihood of the right token.
+    pub ppl_a: f64,
+    /// Its standard error.
+    pub ppl_a_se: f64,
+    /// Perplexity of b.
+    pub ppl_b: f64,
+    /// Its standard error.
+    pub ppl_b_se: f64,
+    /// ln(ppl_b/ppl_a).
+    pub ln_ppl_ratio: f64,
+    /// Its standard error, from the differences position by position.
+    pub ln_ppl_ratio_se: f64,
+}
+
+/// Every scored position of a pair of sides, in order.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct LogitSums {
+    pub(super) logits: Accumulator,
+    #[serde(deserialize_with = "nans_from_nulls")]
+    pub(super) kl_nats: Vec<f64>,
+    /// How many of the five likeliest tokens are common, and whether the likeliest is.
+    pub(super) top5: Vec<u8>,
+    pub(super) top1: Vec<bool>,
+    /// Negative log-likelihood of the right token under a and b, where it is known.
+    #[serde(deserialize_with = "nans_from_nulls")]
+    pub(super) nll_a: Vec<f64>,
+    #[serde(deserialize_with = "nans_from_nulls")]
+    pub(super) nll_b: Vec<f64>,
+}
+
+fn nans_from_nulls<'de, D: serde::Deserializer<'de>>(list: D) -> Result<Vec<f64>, D::Error> {
+    #[derive(Deserialize)]
+    struct Number(#[serde(deserialize_with = "nan_from_null")] f64);
+    Ok(Vec::deserialize(list)?.into_iter().map(|Number(x)| x).collect())
+}
+
+impl LogitSums {
+    /// Adds another window's, which follows.
+    pub(super) fn merge(&mut self, other: &Self) {
+        self.logits.merge(&other.logits);
+        self.kl_nats.extend(&other.kl_nats);
+        self.top5.extend(&other.top5);
+        self.top1.extend(&other.top1);
+        self.nll_a.extend(&other.nll_a);
+        self.nll_b.extend(&other.nll_b);
+    }
+
+    pub(super) fn metrics(&self) -> LogitMetrics {
+        let logits = self.logits.metrics();
+        let mut kl = self.kl_nats.clone();
+        kl.sort_by(f64::total_cmp);
+        let (kl_mean_nats, kl_mean_se_nats) = mean_and_error(&self.kl_nats);
+        let pairs = || self.nll_a.iter().zip(&self.nll_b);
+        let differences: Vec<f64> = pairs().map(|(a, b)| b - a).collect();
+        let (ln_ppl_ratio, ln_ppl_ratio_se) = mean_and_error(&differences);
+        let dp: Vec<f64> = pairs().map(|(a, b)| ((-b).exp() - (-a).exp()).powi(2)).collect();
+        let (ppl_a, ppl_a_se) = perplexity(&self.nll_a);
+        let (ppl_b, ppl_b_se) = perplexity(&self.nll_b);
+        let positions = self.kl_nats.len() as f64;
+        LogitMetrics {
+            max_abs: logits.max_abs,
+            rel_l2: logits.rel_l2,
+            kl_mean_nats,
+            kl_mean_se_nats,
+            kl_median_nats: quantile(&kl, 0.5),
+            kl_p90_nats: quantile(&kl, 0.9),
+            kl_p99_nats: quantile(&kl, 0.99),
+            kl_p999_nats: quantile(&kl, 0.999),
+            kl_max_nats: quantile(&kl, 1.0),
+            rms_dp: mean_and_error(&dp).0.sqrt(),
+            top1_agreement: self.top1.iter().filter(|&&same| same).count() as f64 / positions,
+            top5_agreement: self.top5.iter().map(|&n| f64::from(n)).sum::<f64>() / 5.0 / positions,
+            ppl_a,
+            ppl_a_se,
+            ppl_b,
+            ppl_b_se,
+            ln_ppl_ratio,
+            ln_ppl_ratio_se,
+        }
+    }
+}
+
+/// The mean and its standard error; NaN of nothing.
+fn mean_and_error(values: &[f64]) -> (f64, f64) {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let square = values.iter().map(|x| (x - mean).powi(2)).sum::<f64>();
+    (mean, (square / (n - 1.0) / n).sqrt())
+}
+
+/// exp of the mean, with the standard error to first order.
+fn perplexity(nll: &[f64]) -> (f64, f64) {
+    let (mean, error) = mean_and_error(nll);
+    (mean.exp(), mean.exp() * error)
+}
+
+/// The quantile of sorted values, interpolated linearly between neighbours as NumPy does.
+fn quantile(sorted: &[f64], q: f64) -> f64 {
+    let Some(last) = sorted.len().checked_sub(1) else { return f64::NAN };
+    let at = q * last as f64;
+    let (low, high) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
+    if low == high { low } else { low + (high - low) * at.fract() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn by_hand() {
+        assert_eq!(quantile(&[1.0, 2.0, 4.0], 0.5), 2.0);
+        assert_eq!(quantile(&[1.0, 2.0, 4.0], 0.75), 3.0);
+        assert_eq!(quantile(&[7.0], 0.999), 7.0);
+        assert!(quantile(&[], 0.5).is_nan());
+        assert_eq!(mean_and_error(&[1.0, 3.0]), (2.0, 1.0));
+        let sums = LogitSums {
+            kl_nats: vec![0.0, 0.5],
+            top1: vec![true, false],
+            top5: vec![5, 3],
+            nll_a: vec![2f64.ln()],
+            nll_b: vec![4f64.ln()],
+            ..LogitSums::default()
+        };
+        let m = sums.metrics();
+        assert_eq!((m.kl_mean_nats, m.kl_median_nats, m.kl_max_nats), (0.25, 0.25, 0.5));
+        assert_eq!((m.top1_agreement, m.top5_agreement), (0.5, 0.8));
+        assert!((m.ppl_a - 2.0).abs() < 1e-15 && (m.ppl_b - 4.0).abs() < 1e-15);
+        assert!((m.rms_dp - 0.25).abs() < 1e-15 && (m.ln_ppl_ratio - 2f64.ln()).abs() < 1e-15);
+    }
+}

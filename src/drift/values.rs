@@ -1,0 +1,70 @@
+//! A tensor's elements on the CPU, of any floating-point dtype, to be read as f64.
+
+use candle_core::{CpuStorage, Device, Layout, Result, Storage, Tensor};
+use half::{bf16, f16};
+use std::ops::Range;
+
+/// Calls `read` with the elements of a tensor in logical order.
+///
+/// # Errors
+/// An integer dtype, a device that fails.
+pub(super) fn with_values<R>(
+    tensor: &Tensor,
+    read: impl FnOnce(Values) -> Result<R>,
+) -> Result<R> {
+    let tensor = tensor.to_device(&Device::Cpu)?.contiguous()?;
+    let (storage, layout) = tensor.storage_and_layout();
+    match &*storage {
+        Storage::Cpu(storage) => read(Values::new(storage, layout)?),
+        _ => candle_core::bail!("a tensor that was moved to the CPU is not there"),
+    }
+}
+
+/// The elements of a contiguous tensor.
+#[derive(Clone, Copy)]
+pub(super) enum Values<'a> {
+    F32(&'a [f32]),
+    F64(&'a [f64]),
+    BF16(&'a [bf16]),
+    F16(&'a [f16]),
+}
+
+impl<'a> Values<'a> {
+    fn new(storage: &'a CpuStorage, layout: &Layout) -> Result<Self> {
+        let Some((start, end)) = layout.contiguous_offsets() else {
+            candle_core::bail!("the tensor is not contiguous")
+        };
+        Ok(match storage {
+            CpuStorage::F32(values) => Self::F32(&values[start..end]),
+            CpuStorage::F64(values) => Self::F64(&values[start..end]),
+            CpuStorage::BF16(values) => Self::BF16(&values[start..end]),
+            CpuStorage::F16(values) => Self::F16(&values[start..end]),
+            _ => candle_core::bail!("the tensor holds no floating-point numbers"),
+        })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::F32(values) => values.len(),
+            Self::F64(values) => values.len(),
+            Self::BF16(values) => values.len(),
+            Self::F16(values) => values.len(),
+        }
+    }
+
+    /// Widens a range of them into `to`, which is as long.
+    #[inline(always)]
+    pub(super) fn widen(&self, range: Range<usize>, to: &mut [f64]) {
+        match self {
+            Self::F32(values) => map(&values[range], to, |x| f64::from(x)),
+            Self::F64(values) => to.copy_from_slice(&values[range]),
+            Self::BF16(values) => map(&values[range], to, |x: bf16| f64::from(f32::from_bits(u32::from(x.to_bits()) << 16))),
+            Self::F16(values) => map(&values[range], to, f16::to_f64),
+        }
+    }
+}
+
+#[inline(always)]
+fn map<T: Copy>(from: &[T], to: &mut [f64], widen: impl Fn(T) -> f64) {
+    to.iter_mut().zip(from).for_each(|(to, &from)| *to = widen(from));
+}

@@ -1,0 +1,140 @@
+//! Gemma's attention, with or without a cache.
+
+mod softmax;
+mod visible;
+
+use super::norm::{RmsNorm, wide_dtype};
+use super::rope::RotaryEmbedding;
+use crate::checkpoint::{AttentionConfig, LayerAttention};
+use crate::linear::linear;
+use candle_core::{D, Module, Result, Tensor};
+use candle_nn::kv_cache::KvCache;
+use candle_nn::{Linear, VarBuilder, linear_b};
+use softmax::{Scores, softmax};
+use visible::Visible;
+
+/// Queries that are scored at a time, so that the scores of a long prompt take
+/// `heads · QUERIES · seq` elements and not `heads · seq²`, and keys out of a window's reach are
+/// never scored.
+const QUERIES: usize = 256;
+
+/// Grouped-query attention as transformers' `eager_attention_forward` computes it: q/k norms
+/// (Gemma 3), rotary embedding, soft-capped scores (Gemma 2), sliding window.
+///
+/// Between the projections everything is f32 (f64 in an f64 model).
+#[derive(Debug, Clone)]
+pub struct Attention {
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    o_proj: Linear,
+    pub(crate) qk_norm: Option<(RmsNorm, RmsNorm)>,
+    pub(crate) rope: RotaryEmbedding,
+    pub(crate) sliding_window: Option<usize>,
+    num_attention_heads: usize,
+    num_key_value_heads: usize,
+    head_dim: usize,
+    causal: bool,
+    scores: Scores,
+}
+
+impl Attention {
+    /// Reads `{q,k,v,o}_proj` and, for Gemma 3, `{q,k}_norm`, of a layer. `rope` is that of an
+    /// earlier layer, if one rotates alike.
+    ///
+    /// # Errors
+    /// A tensor that is missing or has another shape.
+    pub fn new(
+        config: &AttentionConfig,
+        layer: &LayerAttention,
+        hidden_size: usize,
+        eps: f64,
+        rope: RotaryEmbedding,
+        vb: VarBuilder,
+    ) -> Result<Self> {
+        let (queries, keys) = (
+            config.num_attention_heads * config.head_dim,
+            config.num_key_value_heads * config.head_dim,
+        );
+        let linear = |rows, columns, name| linear_b(rows, columns, config.bias, vb.pp(name));
+        let norm = |name| -> Result<RmsNorm> {
+            Ok(RmsNorm::new(vb.pp(name).get(config.head_dim, "weight")?, eps))
+        };
+        Ok(Self {
+            q_proj: linear(hidden_size, queries, "q_proj")?,
+            k_proj: linear(hidden_size, keys, "k_proj")?,
+            v_proj: linear(hidden_size, keys, "v_proj")?,
+            o_proj: linear(queries, hidden_size, "o_proj")?,
+            qk_norm: match config.qk_norm {
+                true => Some((norm("q_norm")?, norm("k_norm")?)),
+                false => None,
+            },
+            rope,
+            sliding_window: layer.sliding_window,
+            num_attention_heads: config.num_attention_heads,
+            num_key_value_heads: config.num_key_value_heads,
+            head_dim: config.head_dim,
+            causal: config.causal,
+            scores: Scores { scaling: config.scaling, softcap: config.softcap },
+        })
+    }
+
+    /// Attention of `x`, `[batch, seq, hidden]`, to itself and to what is in the cache, to which
+    /// its keys and values are added.
+    ///
+    /// # Errors
+    /// candle's, for shapes that do not fit.
+    pub fn forward(&self, x: &Tensor, cache: Option<&mut KvCache>) -> Result<Tensor> {
+        let seq = x.dim(1)?;
+        let start = cache.as_ref().map_or(0, |cache| cache.current_seq_len());
+        let mut q = self.heads(&self.q_proj, x, self.num_attention_heads)?; // [batch, heads, seq, head_dim]
+        let mut k = self.heads(&self.k_proj, x, self.num_key_value_heads)?; // [batch, kv_heads, seq, head_dim]
+        let mut v = self.heads(&self.v_proj, x, self.num_key_value_heads)?; // [batch, kv_heads, seq, head_dim]
+        if let Some((q_norm, k_norm)) = &self.qk_norm {
+            (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
+        }
+        (q, k) = (self.rope.apply(&q, start)?, self.rope.apply(&k, start)?);
+        if let Some(cache) = cache {
+            (k, v) = cache.append(&k.contiguous()?, &v.contiguous()?)?; // [batch, kv_heads, start + seq, head_dim]
+        }
+        let chunks = (0..seq).step_by(QUERIES).map(|at| {
+            let n = QUERIES.min(seq - at);
+            let visible = Visible {
+                queries: start + at..start + at + n,
+                keys: 0..start + seq,
+                window: self.sliding_window.unwrap_or(usize::MAX),
+                causal: self.causal,
+            };
+            self.attend(&q.narrow(2, at, n)?, &k, &v, visible.trimmed())
+        });
+        let attended = Tensor::cat(&chunks.collect::<Result<Vec<_>>>()?, 2)?; // [batch, heads, seq, head_dim]
+        let attended = attended.transpose(1, 2)?.contiguous()?.flatten_from(D::Minus2)?;
+        linear(&self.o_proj, &attended.to_dtype(x.dtype())?)
+    }
+
+    /// The soft-cap on its scores, to be changed.
+    pub(crate) fn softcap_mut(&mut self) -> &mut Option<f64> {
+        &mut self.scores.softcap
+    }
+
+    /// A projection of `x`, split into heads and widened: `[batch, heads, seq, head_dim]`.
+    fn heads(&self, projection: &Linear, x: &Tensor, heads: usize) -> Result<Tensor> {
+        let (batch, seq, _) = x.dims3()?;
+        let projected = linear(projection, x)?.to_dtype(wide_dtype(x.dtype()))?;
+        projected.reshape((batch, seq, heads, self.head_dim))?.transpose(1, 2)?.contiguous()
+    }
+
+    /// Attention of a run of queries, `[batch, heads, n, head_dim]`, to the keys they see, out of
+    /// `k` and `v`, `[batch, kv_heads, all keys, head_dim]`.
+    fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor, visible: Visible) -> Result<Tensor> {
+        let (batch, heads, n, head_dim) = q.dims4()?;
+        let kv_heads = k.dim(1)?;
+        let rows = heads / kv_heads * n;
+        let seen = |t: &Tensor| t.narrow(2, visible.keys.start, visible.keys.len())?.contiguous();
+        // The query heads that share a key head are one longer list of queries to it.
+        let q = q.contiguous()?.reshape((batch, kv_heads, rows, head_dim))?;
+        let scores = q.matmul(&seen(k)?.t()?)?; // [batch, kv_heads, rows, keys]
+        let weights = softmax(&scores, self.scores, &visible)?;
+        weights.matmul(&seen(v)?)?.reshape((batch, heads, n, head_dim))
+    }
+}

@@ -1,0 +1,248 @@
+//! The decoder.
+
+use super::embedding::Embedding;
+use super::head::Head;
+use super::layer::Layer;
+use super::norm::RmsNorm;
+use super::observer::{Block, Observer};
+use super::rope::RotaryEmbedding;
+use crate::activation::Activation;
+use crate::checkpoint::Config;
+use crate::rounding::Rounding;
+use candle_core::{DType, Device, Module, Result, Tensor};
+use candle_nn::{Init, VarBuilder, kv_cache::KvCache};
+
+/// A Gemma: embeddings, layers around [`crate::GemmaMlp`], final norm, head.
+///
+/// Cloning it, or switching its activation, copies no weights.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use gemma_mlp::{Checkpoint, Gelu, Gemma};
+///
+/// let checkpoint = Checkpoint::embedded()?; // or Checkpoint::open("path/to/gemma-3-270m")?
+/// let gemma = Gemma::load(&checkpoint, &Device::Cpu, DType::F32)?;
+/// let ids = Tensor::new(&[checkpoint.encode("The fox")?], &Device::Cpu)?; // [batch, seq]
+/// let logits = gemma.forward(&ids)?; // [batch, seq, vocab]
+/// let exact = gemma.with_activation(Gelu::Exact).forward(&ids)?; // the same weights
+/// assert_eq!(logits.dims(), exact.dims());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Gemma {
+    pub(crate) embedding: Embedding,
+    pub(crate) layers: Vec<Layer>,
+    pub(crate) norm: RmsNorm,
+    head: Option<Head>,
+    dtype: DType,
+}
+
+/// Keys and values of the tokens so far, for [`Gemma::forward_cached`].
+#[derive(Debug, Clone, Default)]
+pub struct Cache(Vec<KvCache>);
+
+/// Positions by which a cache grows.
+const CACHE_STEP: usize = 256;
+
+impl Cache {
+    /// The cache of a layer, made when it is first asked for.
+    pub(crate) fn layer(&mut self, index: usize) -> &mut KvCache {
+        if self.0.len() <= index {
+            self.0.resize(index + 1, KvCache::new(2, CACHE_STEP));
+        }
+        &mut self.0[index]
+    }
+}
+
+impl Gemma {
+    /// A model out of a `VarBuilder`, whose dtype the weights have; `dtype` is that of the residual
+    /// stream. With a builder from a `VarMap` every weight can be trained.
+    ///
+    /// # Errors
+    /// A family without supported attention, a tensor that is missing or has another shape.
+    pub fn new(config: &Config, dtype: DType, vb: VarBuilder) -> Result<Self> {
+        Self::from_parts(config, dtype, vb.pp("model"), vb)
+    }
+
+    /// As [`Self::new`], where the backbone's tensors and the head's have prefixes of their own.
+    pub(super) fn from_parts(
+        config: &Config,
+        dtype: DType,
+        vb: VarBuilder,
+        head: VarBuilder,
+    ) -> Result<Self> {
+        let stack = &config.stacks[0];
+        let attention = match &stack.attention {
+            Ok(attention) => attention,
+            Err(reason) => candle_core::bail!("{reason}"),
+        };
+        let shape = (stack.vocab_size, stack.hidden_size);
+        let stdev = (stack.hidden_size as f64).powf(-0.5);
+        let init = Init::Randn { mean: 0.0, stdev };
+        let weight = vb.pp("embed_tokens").get_with_hints(shape, "weight", init)?;
+        let embedding = Embedding::new(weight)?;
+        let mut layers: Vec<Layer> = vec![];
+        for (i, layer) in attention.layers.iter().enumerate() {
+            let known = layers.iter().map(|layer| &layer.attention.rope);
+            let rope = known.into_iter().find(|rope| rope.fits(layer)).cloned();
+            let rope = rope.unwrap_or_else(|| RotaryEmbedding::new(layer, attention.head_dim));
+            let vb = vb.pp("layers").pp(i);
+            layers.push(Layer::new(config.family, stack, (attention, layer), rope, vb)?);
+        }
+        let norm = vb.pp("norm").get(stack.hidden_size, "weight")?;
+        let head = match (attention.causal, stack.tied_head.value) {
+            // An encoder predicts no tokens.
+            (false, _) => None,
+            (true, true) => Some(embedding.weight().clone()),
+            (true, false) => Some(head.pp("lm_head").get_with_hints(shape, "weight", init)?),
+        };
+        Ok(Self {
+            embedding,
+            layers,
+            norm: RmsNorm::new(norm, stack.rms_norm_eps),
+            head: head.map(|weight| Head::new(weight, stack.final_softcap)),
+            dtype,
+        })
+    }
+
+    /// The dtype of the residual stream.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Where its weights are.
+    pub fn device(&self) -> &Device {
+        self.embedding.weight().device()
+    }
+
+    /// Its layers.
+    pub fn layers(&self) -> &[Layer] {
+        &self.layers
+    }
+
+    /// Its head; bidirectional encoders have none.
+    pub fn head(&self) -> Option<&Head> {
+        self.head.as_ref()
+    }
+
+    /// The same weights under another activation.
+    pub fn with_activation(&self, activation: impl Into<Activation>) -> Self {
+        let activation = activation.into();
+        self.map_layers(|layer| layer.mlp = layer.mlp.with_activation(activation))
+    }
+
+    /// The same weights, rounding elsewhere inside the blocks.
+    pub fn with_rounding(&self, rounding: Rounding) -> Self {
+        self.map_layers(|layer| layer.mlp = layer.mlp.with_rounding(rounding))
+    }
+
+    /// The same weights under a residual stream of another dtype. Weights that are stored wider
+    /// than that are not rounded; [`Self::load`] does it.
+    pub fn with_dtype(&self, dtype: DType) -> Self {
+        Self { dtype, ..self.clone() }
+    }
+
+    pub(crate) fn map_layers(&self, mut change: impl FnMut(&mut Layer)) -> Self {
+        let mut gemma = self.clone();
+        gemma.layers.iter_mut().for_each(&mut change);
+        gemma
+    }
+
+    /// The same model with every norm changed, those of queries and keys included.
+    pub(crate) fn map_norms(&self, change: impl Fn(&RmsNorm) -> Result<RmsNorm>) -> Result<Self> {
+        let mut gemma = self.clone();
+        let change = |norm: &mut RmsNorm| -> Result<()> {
+            *norm = change(norm)?;
+            Ok(())
+        };
+        change(&mut gemma.norm)?;
+        gemma.layers.iter_mut().flat_map(Layer::norms_mut).try_for_each(change)?;
+        Ok(gemma)
+    }
+
+    /// The same model without the soft-cap on its logits.
+    pub(crate) fn without_final_softcap(&self) -> Self {
+        let head = self.head.as_ref().map(|head| Head::new(head.weight().clone(), None));
+        Self { head, ..self.clone() }
+    }
+
+    /// Scaled embeddings of ids, `[batch, seq]` to `[batch, seq, hidden]`: what enters the first
+    /// layer.
+    ///
+    /// # Errors
+    /// An id out of the vocabulary.
+    pub fn embed(&self, ids: &Tensor) -> Result<Tensor> {
+        self.embedding.forward(ids, self.dtype)
+    }
+
+    /// The final norm, on the residual stream after the last layer.
+    ///
+    /// # Errors
+    /// candle's, for shapes that do not fit.
+    pub fn final_norm(&self, stream: &Tensor) -> Result<Tensor> {
+        self.norm.forward(stream)
+    }
+
+    /// Ids `[batch, seq]` to normed hidden states `[batch, seq, hidden]`, watched by an observer
+    /// (`&mut ()` watches nothing).
+    ///
+    /// # Errors
+    /// An id out of the vocabulary, the observer's.
+    pub fn hidden(&self, ids: &Tensor, observer: &mut impl Observer) -> Result<Tensor> {
+        let mut x = self.embed(ids)?;
+        for (index, layer) in self.layers.iter().enumerate() {
+            let attended = layer.attend(&x, None)?;
+            let input = layer.mlp_input(&attended)?;
+            let projected = layer.mlp.project(&input)?;
+            let (mlp, input) = (&layer.mlp, &input);
+            observer.block(Block { index, mlp, input, projected: &projected })?;
+            x = layer.finish(&attended, layer.mlp.finish(&projected)?)?;
+            observer.residual(index, &x)?;
+        }
+        self.final_norm(&x)
+    }
+
+    /// Ids `[batch, seq]` to logits `[batch, seq, vocab]`, in the model's dtype.
+    ///
+    /// # Errors
+    /// An id out of the vocabulary, a model without a head.
+    pub fn forward(&self, ids: &Tensor) -> Result<Tensor> {
+        self.logits(&self.hidden(ids, &mut ())?)
+    }
+
+    /// As [`Self::forward`] for ids that follow those in the cache, to which they are added. Only
+    /// the last position's logits are computed: `[batch, 1, vocab]`.
+    ///
+    /// # Errors
+    /// An id out of the vocabulary, a model without a head, another batch size than the cache's.
+    pub fn forward_cached(&self, ids: &Tensor, cache: &mut Cache) -> Result<Tensor> {
+        if self.head.is_none() {
+            candle_core::bail!("{HEADLESS}")
+        }
+        let mut x = self.embed(ids)?;
+        for (index, layer) in self.layers.iter().enumerate() {
+            x = layer.forward(&x, Some(cache.layer(index)))?;
+        }
+        let last = x.narrow(1, x.dim(1)? - 1, 1)?;
+        self.logits(&self.final_norm(&last)?)
+    }
+
+    /// Normed hidden states `[..., hidden]` to logits `[..., vocab]`.
+    ///
+    /// # Errors
+    /// A model without a head.
+    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        match &self.head {
+            Some(head) => head.forward(hidden),
+            None => candle_core::bail!("{HEADLESS}"),
+        }
+    }
+}
+
+const HEADLESS: &str = "a bidirectional encoder has no language-model head";
+
+impl Module for Gemma {
+    fn forward(&self, ids: &Tensor) -> Result<Tensor> {
+        Gemma::forward(self, ids)
+    }
+}
