@@ -1,6 +1,7 @@
-//! A progress bar on standard error: on a terminal only, and only once a second has passed.
+//! Progress bars on standard error: on a terminal only, and only once a second has passed.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::sync::Once;
 use std::time::{Duration, Instant};
 
 pub struct Progress {
@@ -11,9 +12,12 @@ pub struct Progress {
 impl Progress {
     /// A bar for things counted in `unit`s.
     pub fn new(total: usize, unit: &str) -> Self {
-        let bar = ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::hidden());
-        let template = format!("{{bar:30}} {{pos}}/{{len}} {unit}, {{eta}} left");
-        if let Ok(style) = ProgressStyle::with_template(&template) {
+        Self::styled(total as u64, &format!("{{bar:30}} {{pos}}/{{len}} {unit}, {{eta}} left"))
+    }
+
+    fn styled(total: u64, template: &str) -> Self {
+        let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden());
+        if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }
         Self { bar, start: Instant::now() }
@@ -21,16 +25,41 @@ impl Progress {
 
     /// `done` of the total are done.
     pub fn set(&self, done: usize) {
+        self.set_position(done as u64);
+    }
+
+    fn set_position(&self, done: u64) {
         if self.bar.is_hidden() && self.start.elapsed() > Duration::from_secs(1) {
             // Stays hidden where standard error is no terminal.
             self.bar.set_draw_target(ProgressDrawTarget::stderr());
         }
-        self.bar.set_position(done as u64);
+        self.bar.set_position(done);
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
+    }
+}
+
+/// A bar for a download, whose size turns out on the way.
+pub struct Bytes {
+    progress: Progress,
+    first: Once,
+}
+
+impl Bytes {
+    pub fn new() -> Self {
+        let template = "{bar:30} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left";
+        Self { progress: Progress::styled(0, template), first: Once::new() }
+    }
+
+    /// `done` of `total` bytes are here.
+    pub fn set(&self, done: u64, total: u64) {
+        self.progress.bar.set_length(total);
+        self.progress.set_position(done);
+        // What an earlier run has fetched does not count as speed.
+        self.first.call_once(|| self.progress.bar.reset_eta());
     }
 }
