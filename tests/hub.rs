@@ -391,6 +391,17 @@ fn damaged_bytes_are_removed() {
     assert_eq!(std::fs::read(case.blob()).unwrap(), case.weights());
 }
 
+#[test]
+fn without_checksums_sizes_are_checked() {
+    let case = Case::new();
+    case.hub.state().no_sha256 = true;
+    case.hub.state().no_length = true;
+    case.hub.state().cut = Some(2_043_767);
+    case.refused(&["2043767 of 2043768 bytes"]);
+    case.hub.state().cut = None;
+    case.fetch().unwrap();
+}
+
 /// An error page in place of a file is no file.
 #[test]
 fn the_cdn_fails() {

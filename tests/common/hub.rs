@@ -19,6 +19,8 @@ pub struct State {
     pub gate: Option<&'static str>,
     /// The answer to everything: status, `X-Error-Code`, body.
     pub refuse: Option<(u16, &'static str, &'static str)>,
+    /// The hub does not say what the SHA-256 of big files is, as mirrors may.
+    pub no_sha256: bool,
     /// The CDN's answer to everything.
     pub cdn_refuse: Option<u16>,
     /// The CDN sends so many bytes and then hangs up,
@@ -199,6 +201,11 @@ fn from_api(state: &State, request: &Request, rest: &str) -> Answer {
         rest if rest == format!("revision/{COMMIT}") => {
             json_answer(json!({"id": ID, "sha": COMMIT}))
         }
+        rest if rest == format!("revision/{COMMIT}?blobs=true") && !state.no_sha256 => {
+            let siblings: Value =
+                state.files.iter().map(|(name, file)| sibling(name, file)).collect();
+            json_answer(json!({"id": ID, "sha": COMMIT, "siblings": siblings}))
+        }
         rest if rest == format!("paths-info/{COMMIT}") => {
             let body: Value = serde_json::from_slice(&request.body).unwrap();
             let names = body["paths"].as_array().unwrap().iter().map(|name| name.as_str().unwrap());
@@ -227,9 +234,18 @@ fn entry(name: &str, bytes: &[u8]) -> Value {
     let oid = &sha256(bytes)[..40];
     let mut entry = json!({"type": "file", "path": name, "size": bytes.len(), "oid": oid});
     if is_big(name) {
-        entry["lfs"] = json!({"oid": sha256(bytes), "sha256": sha256(bytes), "size": bytes.len(), "pointerSize": 132});
+        entry["lfs"] = json!({"oid": sha256(bytes), "size": bytes.len(), "pointerSize": 132});
     }
     entry
+}
+
+/// The same file in the repository's description, which calls its checksum something else.
+fn sibling(name: &str, bytes: &[u8]) -> Value {
+    let mut sibling = json!({"rfilename": name, "size": bytes.len(), "blobId": "0"});
+    if is_big(name) {
+        sibling["lfs"] = json!({"sha256": sha256(bytes), "size": bytes.len(), "pointerSize": 132});
+    }
+    sibling
 }
 
 fn resolve(state: &State, name: &str, cdn: &str) -> Answer {

@@ -30,7 +30,7 @@ pub(super) struct Client<'a> {
 pub(super) struct RemoteFile {
     pub(super) name: String,
     pub(super) size: u64,
-    /// SHA-256 of a big file, git's hash of a small one. Names it in the cache.
+    /// SHA-256, or git's hash of what lies in git. Names the file in the cache.
     pub(super) checksum: String,
 }
 
@@ -70,18 +70,35 @@ impl<'a> Client<'a> {
         info.sha.filter(|commit| is_commit(commit)).ok_or_else(|| self.odd("no commit hash"))
     }
 
+    /// SHA-256 of the files that lie outside git, by name.
+    ///
+    /// The listing has them under a name that hf-hub 1.0 does not read. With `blobs=true` the
+    /// repository's description has them under one that it does, but it has no setting for that;
+    /// it takes the end of the address as it is, though. Where this fails sizes are checked alone.
+    pub(super) async fn sha256(&self, commit: &str) -> HashMap<String, String> {
+        let address = format!("{}/revision/{commit}?blobs=true", self.id.name);
+        let description = self.client.model(&self.id.owner, address);
+        let siblings = match self.ask(commit, description.info().send()).await {
+            Ok(info) => info.siblings.unwrap_or_default(),
+            Err(_) => vec![],
+        };
+        let sums = siblings.into_iter();
+        sums.filter_map(|file| Some((file.rfilename, file.lfs?.sha256?))).collect()
+    }
+
     /// Those of the files that the repository has.
     pub(super) async fn files(
         &self,
         commit: &str,
         names: &[&str],
+        sha256: &HashMap<String, String>,
     ) -> Result<HashMap<String, RemoteFile>, HubError> {
         let paths = names.iter().map(|name| name.to_string()).collect();
         let request = self.repo.get_paths_info().paths(paths).revision(commit).send();
         let mut files = HashMap::new();
         for entry in self.ask(commit, request).await? {
-            let RepoTreeEntry::File { oid, size, path: name, lfs, .. } = entry else { continue };
-            let checksum = lfs.and_then(|lfs| lfs.sha256).unwrap_or(oid);
+            let RepoTreeEntry::File { oid, size, path: name, .. } = entry else { continue };
+            let checksum = sha256.get(&name).cloned().unwrap_or(oid);
             // It becomes the name of a file.
             if !is_hex(&checksum, 64) && !is_hex(&checksum, 40) {
                 return Err(self.odd("a file without a checksum"));

@@ -225,7 +225,8 @@ async fn fetch_files(
     commit: &str,
     progress: Progress<'_>,
 ) -> std::result::Result<(), Failure> {
-    let mut files = client.files(commit, &[CONFIG, TOKENIZER, WEIGHTS, INDEX]).await?;
+    let sha256 = client.sha256(commit).await;
+    let mut files = client.files(commit, &[CONFIG, TOKENIZER, WEIGHTS, INDEX], &sha256).await?;
     let mut take = |name: &str| files.remove(name).ok_or(HubError::MissingFile(name.into()));
 
     let config = client.fetch(cache, commit, &take(CONFIG)?, &mut |_| {}).await?;
@@ -239,7 +240,7 @@ async fn fetch_files(
             let index = client.fetch(cache, commit, &index, &mut |_| {}).await?;
             let shards = shards(&index)?;
             let names: Vec<&str> = shards.iter().map(String::as_str).collect();
-            let mut found = client.files(commit, &names).await?;
+            let mut found = client.files(commit, &names, &sha256).await?;
             for shard in names {
                 wanted.push(found.remove(shard).ok_or(HubError::MissingFile(shard.into()))?);
             }
