@@ -24,6 +24,140 @@ impl UnknownActivation {
     }
 }
 
+/// What keeps a checkpoint from being fetched from the Hugging Face Hub.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum HubError {
+    /// Not of the form that the Hub gives to repositories.
+    #[error("not a repository's id; one is written org/name, in letters, digits, '-', '_' and '.'")]
+    InvalidId,
+    /// Not a name that git could give to a branch or tag.
+    #[error("'{0}' is not a revision; pass a branch, a tag or a whole commit hash")]
+    InvalidRevision(String),
+    /// Missing, or private and so not shown.
+    #[error(
+        "no repository on {endpoint} that you may see, and no directory here; check the spelling, and if it is private set HF_TOKEN"
+    )]
+    NotFound {
+        /// The hub that was asked.
+        endpoint: String,
+    },
+    /// The licence has to be accepted first, by the account that the token is of.
+    #[error("a gated repository: accept its licence on {page}, {}", if *signed_in { "with the account that your token belongs to" } else { "then set HF_TOKEN to a token of that account" })]
+    Gated {
+        /// Where the licence is.
+        page: String,
+        /// Whether the hub knew the token.
+        signed_in: bool,
+    },
+    /// The hub does not know the token, or wants one.
+    #[error("{endpoint} wants a valid token{}; set HF_TOKEN to one of {endpoint}/settings/tokens, or remove an outdated one", bracketed(.message))]
+    Unauthorized {
+        /// The hub.
+        endpoint: String,
+        /// Its own words, if any.
+        message: String,
+    },
+    /// The hub knows the token and refuses all the same.
+    #[error("{endpoint} refuses access{}; check what your token is allowed to read", bracketed(.message))]
+    Forbidden {
+        /// The hub.
+        endpoint: String,
+        /// Its own words, if any.
+        message: String,
+    },
+    /// The repository has no such branch, tag or commit.
+    #[error("no revision '{0}'; see the branches and tags on its page")]
+    RevisionNotFound(String),
+    /// The repository is no checkpoint that we read.
+    #[error(
+        "no {0} in the repository; it must have config.json and either model.safetensors or model.safetensors.index.json with its shards"
+    )]
+    MissingFile(String),
+    /// Too many requests.
+    #[error("{endpoint} has had too many requests from here; wait {}, or set HF_TOKEN for a higher limit", seconds.map_or("a while".into(), |s| format!("{s} s")))]
+    RateLimited {
+        /// The hub.
+        endpoint: String,
+        /// How long it asks to wait.
+        seconds: Option<u64>,
+    },
+    /// The hub failed.
+    #[error("{endpoint} answers {status}{}; try again later", bracketed(.message))]
+    Server {
+        /// The hub.
+        endpoint: String,
+        /// HTTP status.
+        status: u16,
+        /// Its own words, if any.
+        message: String,
+    },
+    /// No connection.
+    #[error(
+        "cannot reach {endpoint} ({message}); check the network and HF_ENDPOINT, or set HF_HUB_OFFLINE=1 to use what is cached"
+    )]
+    Unreachable {
+        /// The hub.
+        endpoint: String,
+        /// What the system said.
+        message: String,
+    },
+    /// The connection broke within a file. What has arrived is kept.
+    #[error(
+        "the connection broke after {done} of {size} bytes of {file} ({message}); run again to fetch the rest"
+    )]
+    Interrupted {
+        /// The file.
+        file: String,
+        /// How much of it is here.
+        done: u64,
+        /// How much it should be.
+        size: u64,
+        /// What the system said.
+        message: String,
+    },
+    /// The bytes are not those that the repository lists. They have been removed.
+    #[error("{file} arrived damaged: {message}; run again to fetch it anew")]
+    Damaged {
+        /// The file.
+        file: String,
+        /// What does not match.
+        message: String,
+    },
+    /// The settings make no client.
+    #[error("cannot ask the Hub ({0}); check HF_ENDPOINT and the CA certificates of this system")]
+    Settings(String),
+    /// An answer that no hub gives.
+    #[error("{endpoint} answers as no hub does ({message}); check HF_ENDPOINT")]
+    Protocol {
+        /// What was asked.
+        endpoint: String,
+        /// What is odd.
+        message: String,
+    },
+    /// Offline, and not in the cache.
+    #[error("{file} is not in the cache {}, and HF_HUB_OFFLINE forbids to fetch it; unset it once", cache.display())]
+    NotCached {
+        /// The first missing file, or the revision.
+        file: String,
+        /// The cache.
+        cache: PathBuf,
+    },
+    /// The cache cannot be written: rights, or no space.
+    #[error("cannot write {} ({message}); make room, or set HF_HOME to another place", path.display())]
+    Cache {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        message: String,
+    },
+}
+
+/// ` (message)`, or nothing.
+fn bracketed(message: &str) -> String {
+    if message.is_empty() { String::new() } else { format!(" ({message})") }
+}
+
 /// Anything that keeps a checkpoint from being read or a block from being run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -114,6 +248,14 @@ pub enum Error {
         path: PathBuf,
         /// What it said.
         reason: String,
+    },
+    /// A checkpoint could not be fetched.
+    #[error("{id}: {reason}")]
+    Hub {
+        /// The repository.
+        id: String,
+        /// What went wrong.
+        reason: HubError,
     },
     /// The text has no tokens, ids are out of the vocabulary, a layer does not exist.
     #[error("{0}")]

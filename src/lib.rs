@@ -16,7 +16,7 @@
 //!
 //! To embed the block in a candle model, [`gemma_mlp`] builds it from a `VarBuilder` as candle-nn's
 //! layers are built. The library prints nothing and, without the default feature `cli`, depends on
-//! nothing that candle does not bring.
+//! nothing that candle does not bring. The feature `hub`, a part of `cli`, fetches checkpoints.
 #![deny(missing_docs)]
 
 mod activation;
@@ -34,7 +34,7 @@ mod rounding;
 
 pub use activation::Activation;
 pub use checkpoint::Checkpoint;
-pub use error::{Error, Result, UnknownActivation};
+pub use error::{Error, HubError, Result, UnknownActivation};
 pub use geglu::{activate, geglu};
 pub use gelu::Gelu;
 pub use mlp::{GemmaMlp, gemma_mlp, gemma_mlp_b};

@@ -130,8 +130,10 @@ fn stack(
         _ => (2304, 9216, 26),
     };
     let hidden_size = or_default("hidden_size", raw.hidden_size, hidden, MAX_WIDTH)?;
-    let intermediate = or_default("intermediate_size", raw.intermediate_size, intermediate, MAX_WIDTH)?;
-    let num_hidden_layers = or_default("num_hidden_layers", raw.num_hidden_layers, layers, MAX_LAYERS)?;
+    let intermediate =
+        or_default("intermediate_size", raw.intermediate_size, intermediate, MAX_WIDTH)?;
+    let num_hidden_layers =
+        or_default("num_hidden_layers", raw.num_hidden_layers, layers, MAX_LAYERS)?;
     let rms_norm_eps = defaults.or("rms_norm_eps", raw.rms_norm_eps, 1e-6);
     if !(rms_norm_eps > 0.0 && rms_norm_eps.is_finite()) {
         return Err(malformed(

@@ -7,6 +7,8 @@ mod blocks;
 mod config;
 mod defaults;
 mod family;
+#[cfg(feature = "hub")]
+mod hub;
 mod inspect;
 mod json;
 mod raw;
@@ -18,6 +20,8 @@ pub use attention::{AttentionConfig, LayerAttention};
 pub use blocks::BlockSpec;
 pub use config::{Config, Stack};
 pub use family::Family;
+#[cfg(feature = "hub")]
+pub use hub::Hub;
 pub use inspect::{Inspection, StackInspection, inspect};
 pub use tensors::Tensors;
 
@@ -27,6 +31,9 @@ use json::read_text;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use tokenizer::Tokenizer;
+
+const CONFIG: &str = "config.json";
+const TOKENIZER: &str = "tokenizer.json";
 
 /// A checkpoint that has been opened and checked, with no weight read yet.
 ///
@@ -50,6 +57,13 @@ pub struct Checkpoint {
 pub enum Source {
     /// A directory on this machine.
     Directory(PathBuf),
+    /// A repository on the Hugging Face Hub, as it was at a commit.
+    Hub {
+        /// `org/name`.
+        id: String,
+        /// The commit, which also names the revision in the cache.
+        commit: String,
+    },
     /// The one inside the program: random weights, made by `examples/make_tiny.rs`.
     Embedded,
 }
@@ -58,6 +72,7 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Directory(dir) => write!(f, "{}", dir.display()),
+            Self::Hub { id, commit } => write!(f, "{id} (revision {commit})"),
             Self::Embedded => f.write_str("embedded tiny-gemma3 (random weights)"),
         }
     }
@@ -75,13 +90,17 @@ impl Checkpoint {
     /// not the plain gated block.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref();
-        let path = dir.join("config.json");
+        Self::open_as(Source::Directory(dir.into()), dir)
+    }
+
+    fn open_as(source: Source, dir: &Path) -> Result<Self> {
+        let path = dir.join(CONFIG);
         if !path.is_file() {
             return Err(missing_config(dir, path));
         }
         let config = Config::parse(&read_text(&path)?, &path)?;
-        let tokenizer = Tokenizer::file(dir.join("tokenizer.json"));
-        Self::new(Source::Directory(dir.into()), config, Tensors::open(dir)?, tokenizer)
+        let tokenizer = Tokenizer::file(dir.join(TOKENIZER));
+        Self::new(source, config, Tensors::open(dir)?, tokenizer)
     }
 
     /// The checkpoint inside the program: a Gemma 3 of four layers with random weights, so that

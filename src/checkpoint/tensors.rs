@@ -15,6 +15,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub(super) const WEIGHTS: &str = "model.safetensors";
+pub(super) const INDEX: &str = "model.safetensors.index.json";
+
 /// The tensors of a checkpoint. Cloning shares them.
 #[derive(Clone)]
 pub struct Tensors(Arc<Inner>);
@@ -81,8 +84,7 @@ impl Tensors {
     /// Opens the safetensors files of a directory: `model.safetensors`, or else the shards that
     /// `model.safetensors.index.json` names, in the order in which transformers looks for them.
     pub(super) fn open(dir: &Path) -> Result<Self> {
-        let (path, index) =
-            (dir.join("model.safetensors"), dir.join("model.safetensors.index.json"));
+        let (path, index) = (dir.join(WEIGHTS), dir.join(INDEX));
         if path.exists() {
             Ok(Self::single(dir, File::open(path)?))
         } else if index.exists() {
@@ -105,11 +107,7 @@ impl Tensors {
     }
 
     fn open_sharded(dir: &Path, index: &Path) -> Result<Self> {
-        #[derive(serde::Deserialize)]
-        struct Index {
-            weight_map: BTreeMap<String, String>,
-        }
-        let Index { weight_map } = parse_json(&read_text(index)?, index)?;
+        let weight_map = read_weight_map(index)?;
         let mut files: Vec<File> = vec![];
         let mut opened: HashMap<&str, usize> = HashMap::new();
         let mut routing = BTreeMap::new();
@@ -117,7 +115,7 @@ impl Tensors {
             let at = match opened.get(shard.as_str()) {
                 Some(&at) => at,
                 None => {
-                    files.push(File::open(shard_path(dir, shard, index)?)?);
+                    files.push(File::open(shard_path(dir, shard)?)?);
                     opened.insert(shard, files.len() - 1);
                     files.len() - 1
                 }
@@ -279,12 +277,23 @@ fn count<const N: usize>(bytes: &[u8], is_finite: impl Fn([u8; N]) -> bool + Syn
     bytes.par_chunks(1 << 20).map(nonfinite).sum()
 }
 
-/// The path of a shard. An index must not lead out of its directory.
-fn shard_path(dir: &Path, shard: &str, index: &Path) -> Result<PathBuf> {
-    if Path::new(shard).file_name() != Some(shard.as_ref()) {
-        let reason = format!("the shard name '{shard}' is not a plain file name");
-        return Err(Error::Json { path: index.into(), reason });
+/// Which shard has which tensor. An index must not lead out of its directory.
+pub(super) fn read_weight_map(index: &Path) -> Result<BTreeMap<String, String>> {
+    #[derive(serde::Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
     }
+    let Index { weight_map } = parse_json(&read_text(index)?, index)?;
+    for shard in weight_map.values() {
+        if Path::new(shard).file_name() != Some(shard.as_ref()) {
+            let reason = format!("the shard name '{shard}' is not a plain file name");
+            return Err(Error::Json { path: index.into(), reason });
+        }
+    }
+    Ok(weight_map)
+}
+
+fn shard_path(dir: &Path, shard: &str) -> Result<PathBuf> {
     let path = dir.join(shard);
     if !path.exists() {
         let remedy = "model.safetensors.index.json names it; download the missing shard";
@@ -314,13 +323,7 @@ struct Rounded {
 }
 
 impl Rounded {
-    fn load(
-        &self,
-        name: &str,
-        shape: &[usize],
-        held: DType,
-        device: &Device,
-    ) -> Result<Tensor> {
+    fn load(&self, name: &str, shape: &[usize], held: DType, device: &Device) -> Result<Tensor> {
         let exact = self.tensors.dtype(name)? == self.dtype;
         let dtype = if exact { held } else { self.dtype };
         Ok(self.tensors.load(name, shape, dtype, device)?.to_dtype(held)?)

@@ -1,8 +1,10 @@
 //! The flags that subcommands share. Names follow candle's examples.
 
+use super::progress::Bytes;
 use anyhow::{Context, Result};
 use candle_core::{DType, Device};
 use clap::{Args, ValueEnum};
+use gemma_mlp::checkpoint::Hub;
 use gemma_mlp::drift::{SideSpec, Sides};
 use gemma_mlp::model::parse_ids;
 use gemma_mlp::{Checkpoint, Error};
@@ -89,18 +91,22 @@ impl ComputeArgs {
 
 #[derive(Args)]
 pub struct ModelArgs {
-    /// Directory with config.json and safetensors weights [default: the checkpoint inside the
-    /// program, with random weights]
-    #[arg(long, value_name = "DIR")]
+    /// Directory with config.json and safetensors weights, or a repository on the Hugging Face
+    /// Hub, as in google/gemma-3-270m [default: the checkpoint inside the program, with random
+    /// weights]
+    #[arg(long, value_name = "DIR|ID", visible_alias = "model-id")]
     model: Option<PathBuf>,
+    /// Branch, tag or commit of the repository [default: main]
+    #[arg(long, requires = "model")]
+    revision: Option<String>,
 }
 
 impl ModelArgs {
     pub fn open(&self) -> Result<Checkpoint> {
-        Ok(match &self.model {
-            Some(dir) => Checkpoint::open(dir)?,
-            None => Checkpoint::embedded()?,
-        })
+        let Some(model) = &self.model else { return Ok(Checkpoint::embedded()?) };
+        let progress = Bytes::new();
+        let show = |done, total| progress.set(done, total);
+        Ok(Checkpoint::open_or_fetch(model, self.revision.as_deref(), &Hub::from_env(), show)?)
     }
 }
 

@@ -1,13 +1,12 @@
 //! `gemma-mlp drift`.
 
 use super::args::{DTypeArg, RunArgs, SideArgs};
-use super::progress::{Interrupt, Progress, TokenProgress};
+use super::interrupt::Interrupt;
+use super::progress::{Progress, TokenProgress};
 use super::{print, write_json};
 use anyhow::Result;
 use candle_core::DType;
-use gemma_mlp::drift::{
-    DriftOptions, Shard, Windowing, drift, floor_sides, gradient_drift, rank,
-};
+use gemma_mlp::drift::{DriftOptions, Shard, Windowing, drift, floor_sides, gradient_drift, rank};
 use gemma_mlp::report;
 use std::path::PathBuf;
 
@@ -43,9 +42,9 @@ pub struct Args {
 }
 
 fn shard(text: &str) -> Result<Shard, String> {
-    let parsed = text.split_once('/').and_then(|(index, of)| {
-        Some(Shard { index: index.parse().ok()?, of: of.parse().ok()? })
-    });
+    let parsed = text
+        .split_once('/')
+        .and_then(|(index, of)| Some(Shard { index: index.parse().ok()?, of: of.parse().ok()? }));
     match parsed {
         Some(shard) if (1..=shard.of).contains(&shard.index) => Ok(shard),
         _ => Err(format!("'{text}' is no part; write 3/16 for the third of sixteen")),

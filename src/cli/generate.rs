@@ -1,8 +1,9 @@
 //! `gemma-mlp generate`.
 
 use super::args::{ComputeArgs, ModelArgs, PROMPT, SideArgs};
+use super::interrupt::Interrupt;
 use super::print;
-use super::progress::{Interrupt, Progress};
+use super::progress::Progress;
 use anyhow::Result;
 use gemma_mlp::{drift, report};
 

@@ -5,6 +5,7 @@ mod drift;
 mod forward;
 mod generate;
 mod inspect;
+mod interrupt;
 mod merge;
 mod progress;
 
@@ -65,8 +66,8 @@ fn print(report: &str) -> Result<()> {
 fn write_json(path: &Path, report: &impl serde::Serialize) -> Result<()> {
     let failed = |source| Error::Io { path: path.into(), source };
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let mut file = tempfile::NamedTempFile::new_in(directory.unwrap_or(Path::new(".")))
-        .map_err(failed)?;
+    let mut file =
+        tempfile::NamedTempFile::new_in(directory.unwrap_or(Path::new("."))).map_err(failed)?;
     file.write_all(report::json(report)?.as_bytes()).map_err(failed)?;
     file.as_file().sync_all().map_err(failed)?;
     file.persist(path).map_err(|e| failed(e.error))?;

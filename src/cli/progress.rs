@@ -1,12 +1,11 @@
-//! A progress bar on standard error: on a terminal only, and only once a second has passed.
+//! Progress bars on standard error: on a terminal only, and only once a second has passed.
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use anyhow::Result;
+use super::interrupt::Interrupt;
 use gemma_mlp::drift;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::cell::OnceCell;
 use std::ops::ControlFlow;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Once;
 use std::time::{Duration, Instant};
 
 pub struct Progress {
@@ -17,9 +16,12 @@ pub struct Progress {
 impl Progress {
     /// A bar for things counted in `unit`s.
     pub fn new(total: usize, unit: &str) -> Self {
-        let bar = ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::hidden());
-        let template = format!("{{bar:30}} {{pos}}/{{len}} {unit}, {{eta}} left");
-        if let Ok(style) = ProgressStyle::with_template(&template) {
+        Self::styled(total as u64, &format!("{{bar:30}} {{pos}}/{{len}} {unit}, {{eta}} left"))
+    }
+
+    fn styled(total: u64, template: &str) -> Self {
+        let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden());
+        if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }
         Self { bar, start: Instant::now() }
@@ -27,44 +29,21 @@ impl Progress {
 
     /// `done` of the total are done.
     pub fn set(&self, done: usize) {
+        self.set_position(done as u64);
+    }
+
+    fn set_position(&self, done: u64) {
         if self.bar.is_hidden() && self.start.elapsed() > Duration::from_secs(1) {
             // Stays hidden where standard error is no terminal.
             self.bar.set_draw_target(ProgressDrawTarget::stderr());
         }
-        self.bar.set_position(done as u64);
+        self.bar.set_position(done);
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
-    }
-}
-
-/// An ear for Ctrl-C, which asks a run to end early with what it has.
-pub struct Interrupt(Arc<AtomicBool>);
-
-impl Interrupt {
-    /// From here on the first Ctrl-C only asks; the second one ends the program as ever.
-    pub fn listen() -> Result<Self> {
-        let asked = Arc::new(AtomicBool::new(false));
-        let heard = asked.clone();
-        ctrlc::set_handler(move || {
-            if heard.swap(true, Ordering::Relaxed) {
-                std::process::exit(130);
-            }
-        })?;
-        Ok(Self(asked))
-    }
-
-    /// Whether an early end was asked for.
-    pub fn asked(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    /// The same, as runs take it.
-    pub fn flow(&self) -> ControlFlow<()> {
-        if self.asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 }
 
@@ -84,5 +63,26 @@ impl<'a> TokenProgress<'a> {
         let bar = self.bar.get_or_init(|| Progress::new(progress.of, "tokens, {per_sec}"));
         bar.set(progress.tokens as usize);
         self.interrupt.flow()
+    }
+}
+
+/// A bar for a download, whose size turns out on the way.
+pub struct Bytes {
+    progress: Progress,
+    first: Once,
+}
+
+impl Bytes {
+    pub fn new() -> Self {
+        let template = "{bar:30} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left";
+        Self { progress: Progress::styled(0, template), first: Once::new() }
+    }
+
+    /// `done` of `total` bytes are here.
+    pub fn set(&self, done: u64, total: u64) {
+        self.progress.bar.set_length(total);
+        self.progress.set_position(done);
+        // What an earlier run has fetched does not count as speed.
+        self.first.call_once(|| self.progress.bar.reset_eta());
     }
 }

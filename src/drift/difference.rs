@@ -75,9 +75,7 @@ pub static DIFFERENCES: [Difference; 23] = [
     Difference {
         name: "norm: w in place of 1+w",
         source: "Llama's RMSNorm",
-        change: Model(|gemma, _| {
-            gemma.map_norms(|norm| norm.map_weight(|w| w - 1.0)).map(Some)
-        }),
+        change: Model(|gemma, _| gemma.map_norms(|norm| norm.map_weight(|w| w - 1.0)).map(Some)),
     },
     Difference {
         name: "norm: 1+w rounded to bf16",
@@ -148,11 +146,7 @@ pub static DIFFERENCES: [Difference; 23] = [
         source: "off by one",
         change: Window(Some(-1)),
     },
-    Difference {
-        name: "sliding window one longer",
-        source: "off by one",
-        change: Window(Some(1)),
-    },
+    Difference { name: "sliding window one longer", source: "off by one", change: Window(Some(1)) },
     Difference {
         name: "soft-caps left out",
         source: "attention kernels without soft-capping, on Gemma 2",

@@ -78,8 +78,8 @@ pub fn gradient_drift(
     let config = checkpoint.config();
     let windows = options.windowing.cut(texts, config.bos_token_id)?;
     let window = windows.first().filter(|window| window.ids.len() > 1);
-    let window = window
-        .ok_or_else(|| Error::Input("a loss needs a text of at least two tokens".into()))?;
+    let window =
+        window.ok_or_else(|| Error::Input("a loss needs a text of at least two tokens".into()))?;
     let ids = TokenIds::single(window.ids.clone())?;
     ids.check(config.stacks[0].vocab_size)?;
     let all = [options.sides.a, options.sides.b, options.floor_sides.a, options.floor_sides.b];
@@ -138,7 +138,8 @@ impl Pass {
         streams.pop();
         let last = Var::from_tensor(&x)?;
         let hidden = gemma.final_norm(&last)?;
-        let labels: Vec<_> = (1..window.ids.len()).map(|i| Some(window.ids[i])).chain([None]).collect();
+        let labels: Vec<_> =
+            (1..window.ids.len()).map(|i| Some(window.ids[i])).chain([None]).collect();
         let (loss, gradient) = head_gradient(head, &hidden.detach().get(0)?, &labels)?;
         let pulled = (hidden * gradient.unsqueeze(0)?)?.sum_all()?.backward()?;
         let gradient = of(&pulled, &last)?;

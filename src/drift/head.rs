@@ -317,8 +317,7 @@ mod tests {
         for head in &heads {
             let sides = [(head, a.clone()), (head, b.clone())];
             let sums = compare(&sides, &[(0, 1), (0, 0)], &labels, |_| ())?;
-            let logits =
-                |t: &Tensor| head.forward(t)?.to_dtype(DType::F64)?.to_vec2::<f64>();
+            let logits = |t: &Tensor| head.forward(t)?.to_dtype(DType::F64)?.to_vec2::<f64>();
             let (za, zb) = (logits(&a)?, logits(&b)?);
             let mut right = 0;
             for i in 0..n {

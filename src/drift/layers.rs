@@ -98,7 +98,8 @@ impl LayerSums {
             let (own, other) = if size(b, lanes) < size(a, lanes) { (b, a) } else { (a, b) };
             let trace = forced(lockstep, layer, lanes, own, other)?;
             let own = &lanes[own];
-            let points = [(&own.activated, &trace[0]), (&own.product, &trace[1]), (&own.output, &trace[2])];
+            let points =
+                [(&own.activated, &trace[0]), (&own.product, &trace[1]), (&own.output, &trace[2])];
             let mut sums = PointSums::default();
             for (sums, (x, y)) in sums.iter_mut().zip(points) {
                 let (x, y) = (scored(x)?, scored(y)?);

@@ -140,7 +140,8 @@ fn compare(
         hidden.narrow(0, from - shift, window.scored.end - from)
     };
     let own = hidden(reference, &ids)?;
-    let (mut at, mut sides) = (vec![], vec![side(reference, scored(&own, window.scored.start, 0)?)]);
+    let (mut at, mut sides) =
+        (vec![], vec![side(reference, scored(&own, window.scored.start, 0)?)]);
     let mut without_bos = None;
     for (i, row) in rows.iter().enumerate() {
         match &row.model {

@@ -114,8 +114,19 @@ pub fn drift(
 
 /// Compares windows, either in whole models or block by block.
 enum Runner<'a> {
-    Model { lockstep: Lockstep, places: Places, golden: (usize, usize), heads: Vec<Option<Head>>, options: &'a DriftOptions, device: &'a Device },
-    Blocks { checkpoint: &'a Checkpoint, options: &'a DriftOptions, device: &'a Device },
+    Model {
+        lockstep: Lockstep,
+        places: Places,
+        golden: (usize, usize),
+        heads: Vec<Option<Head>>,
+        options: &'a DriftOptions,
+        device: &'a Device,
+    },
+    Blocks {
+        checkpoint: &'a Checkpoint,
+        options: &'a DriftOptions,
+        device: &'a Device,
+    },
 }
 
 impl<'a> Runner<'a> {
@@ -182,7 +193,9 @@ impl<'a> Runner<'a> {
                 let pairs = [places.drift, places.floor, *golden];
                 let logits = match sides.is_empty() {
                     true => None,
-                    false => Some(compare_heads(&sides, &pairs, window, |f| progress(0.5 + 0.5 * f))?),
+                    false => {
+                        Some(compare_heads(&sides, &pairs, window, |f| progress(0.5 + 0.5 * f))?)
+                    }
                 };
                 Ok(WindowSums { index, positions, layers, logits })
             }

@@ -132,7 +132,8 @@ mod tests {
     #[test]
     fn spellings() {
         let side = |text: &str| text.parse::<SideSpec>().map(|spec| spec.side(DType::F32));
-        let tanh = Side { activation: Activation::TANH, rounding: Rounding::Once, dtype: DType::F32 };
+        let tanh =
+            Side { activation: Activation::TANH, rounding: Rounding::Once, dtype: DType::F32 };
         assert_eq!(side("tanh").unwrap(), tanh);
         assert_eq!(side("tanh:bf16").unwrap(), Side { dtype: DType::BF16, ..tanh });
         let candle = side("gelu_pytorch_tanh:f16:every-op").unwrap();

@@ -8,10 +8,7 @@ use std::ops::Range;
 ///
 /// # Errors
 /// An integer dtype, a device that fails.
-pub(super) fn with_values<R>(
-    tensor: &Tensor,
-    read: impl FnOnce(Values) -> Result<R>,
-) -> Result<R> {
+pub(super) fn with_values<R>(tensor: &Tensor, read: impl FnOnce(Values) -> Result<R>) -> Result<R> {
     let tensor = tensor.to_device(&Device::Cpu)?.contiguous()?;
     let (storage, layout) = tensor.storage_and_layout();
     match &*storage {
@@ -58,7 +55,9 @@ impl<'a> Values<'a> {
         match self {
             Self::F32(values) => map(&values[range], to, |x| f64::from(x)),
             Self::F64(values) => to.copy_from_slice(&values[range]),
-            Self::BF16(values) => map(&values[range], to, |x: bf16| f64::from(f32::from_bits(u32::from(x.to_bits()) << 16))),
+            Self::BF16(values) => map(&values[range], to, |x: bf16| {
+                f64::from(f32::from_bits(u32::from(x.to_bits()) << 16))
+            }),
             Self::F16(values) => map(&values[range], to, f16::to_f64),
         }
     }

@@ -89,7 +89,9 @@ pub(super) fn verdict(
     if let Some((drift, _)) = logits.filter(|_| size != Size::NotFinite) {
         verdict += &format!(
             "; {:.2} % of the likeliest tokens agree, perplexity goes from {:.4} to {:.4}",
-            100.0 * drift.top1_agreement, drift.ppl_a, drift.ppl_b
+            100.0 * drift.top1_agreement,
+            drift.ppl_a,
+            drift.ppl_b
         );
     }
     Verdict { size, verdict: verdict + "." }

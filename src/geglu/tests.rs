@@ -4,8 +4,13 @@ use candle_core::{DType, Var};
 use half::{bf16, f16};
 use proptest::prelude::*;
 
-const ALL: [Activation; 5] =
-    [Activation::EXACT, Activation::TANH, Activation::Silu, Activation::QuickGelu, Activation::Relu];
+const ALL: [Activation; 5] = [
+    Activation::EXACT,
+    Activation::TANH,
+    Activation::Silu,
+    Activation::QuickGelu,
+    Activation::Relu,
+];
 const DTYPES: [DType; 4] = [DType::F32, DType::F64, DType::BF16, DType::F16];
 
 fn to_f64(t: &Tensor) -> Vec<f64> {

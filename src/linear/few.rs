@@ -39,17 +39,15 @@ impl CustomOp2 for Product {
         let (x, weight) = (slice(x, x_layout)?, slice(weight, weight_layout)?);
         let mut transposed = vec![0f32; out * rows]; // [out, rows]
         let pieces = transposed.par_chunks_mut(CHUNK * rows).zip(weight.par_chunks(CHUNK * width));
-        pieces.for_each(|(y, weight)| {
-            match rows {
-                1 => Arch::new().dispatch(Dots::<1> { x, weight, y }),
-                2 => Arch::new().dispatch(Dots::<2> { x, weight, y }),
-                3 => Arch::new().dispatch(Dots::<3> { x, weight, y }),
-                4 => Arch::new().dispatch(Dots::<4> { x, weight, y }),
-                5 => Arch::new().dispatch(Dots::<5> { x, weight, y }),
-                6 => Arch::new().dispatch(Dots::<6> { x, weight, y }),
-                7 => Arch::new().dispatch(Dots::<7> { x, weight, y }),
-                _ => Arch::new().dispatch(Dots::<8> { x, weight, y }),
-            }
+        pieces.for_each(|(y, weight)| match rows {
+            1 => Arch::new().dispatch(Dots::<1> { x, weight, y }),
+            2 => Arch::new().dispatch(Dots::<2> { x, weight, y }),
+            3 => Arch::new().dispatch(Dots::<3> { x, weight, y }),
+            4 => Arch::new().dispatch(Dots::<4> { x, weight, y }),
+            5 => Arch::new().dispatch(Dots::<5> { x, weight, y }),
+            6 => Arch::new().dispatch(Dots::<6> { x, weight, y }),
+            7 => Arch::new().dispatch(Dots::<7> { x, weight, y }),
+            _ => Arch::new().dispatch(Dots::<8> { x, weight, y }),
         });
         let y = (0..rows).flat_map(|row| transposed.iter().skip(row).step_by(rows)).copied();
         Ok((CpuStorage::F32(y.collect()), Shape::from((rows, out))))

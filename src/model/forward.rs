@@ -57,7 +57,8 @@ pub fn forward(
     progress: impl FnMut(usize),
 ) -> Result<Forward> {
     let (mut tensors, mut top) = (vec![], vec![]);
-    let mut recorder = Recorder { checkpoint, options, layers: vec![], kept: vec![], done: 0, progress };
+    let mut recorder =
+        Recorder { checkpoint, options, layers: vec![], kept: vec![], done: 0, progress };
     if checkpoint.attention().is_ok() {
         ids.check(checkpoint.config().stacks[0].vocab_size)?;
         let mut gemma = Gemma::load(checkpoint, device, options.dtype)?;

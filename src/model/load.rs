@@ -25,7 +25,8 @@ impl Gemma {
         let prefix = checkpoint.backbone();
         check(checkpoint, attention, prefix)?;
         let vb = var_builder(checkpoint, dtype, device);
-        let at = |prefix: &str| prefix.split_terminator('.').fold(vb.clone(), |vb, part| vb.pp(part));
+        let at =
+            |prefix: &str| prefix.split_terminator('.').fold(vb.clone(), |vb, part| vb.pp(part));
         let head = checkpoint.head_prefix();
         Ok(Self::from_parts(config, dtype, at(prefix), at(head))?)
     }

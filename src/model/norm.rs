@@ -142,10 +142,7 @@ fn rows<T: WithDType, W: WithDType + num_traits::Float + Into<f64>>(
 }
 
 /// The elements of a contiguous tensor.
-pub(super) fn slice<'a, T: WithDType>(
-    storage: &'a CpuStorage,
-    layout: &Layout,
-) -> Result<&'a [T]> {
+pub(super) fn slice<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [T]> {
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&T::cpu_storage_as_slice(storage)?[start..end]),
         None => candle_core::bail!("the operation takes contiguous tensors"),

@@ -165,7 +165,8 @@ fn gradient_rows(gradients: &GradientDrift) -> String {
 }
 
 fn ranking_rows(ranking: &[Ranked]) -> String {
-    let header = ["difference, one at a time", "KL mean, nats", "KL max", "same top", "rel L2", "ppl"];
+    let header =
+        ["difference, one at a time", "KL mean, nats", "KL max", "same top", "rel L2", "ppl"];
     let mut rows = vec![header.map(String::from)];
     for ranked in ranking {
         rows.push([

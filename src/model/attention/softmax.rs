@@ -53,9 +53,7 @@ impl CustomOp1 for Fused {
 
     fn cpu_fwd(&self, scores: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let weights = match scores {
-            CpuStorage::F32(_) => {
-                self.rows(slice::<f32>(scores, layout)?, f64::from, |x| x as f32)
-            }
+            CpuStorage::F32(_) => self.rows(slice::<f32>(scores, layout)?, f64::from, |x| x as f32),
             CpuStorage::F64(_) => self.rows(slice::<f64>(scores, layout)?, |x| x, |x| x),
             _ => candle_core::bail!("attention is computed in f32 or f64"),
         };

@@ -22,7 +22,8 @@ impl Visible {
     pub fn range(&self, query: usize) -> Range<usize> {
         let first = query.saturating_sub(self.window - 1);
         let end = if self.causal { query + 1 } else { query.saturating_add(self.window) };
-        let index = |position: usize| position.clamp(self.keys.start, self.keys.end) - self.keys.start;
+        let index =
+            |position: usize| position.clamp(self.keys.start, self.keys.end) - self.keys.start;
         index(first)..index(end)
     }
 

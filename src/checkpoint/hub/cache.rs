@@ -1,0 +1,133 @@
+//! One repository in the cache, laid out as `huggingface_hub` does: `blobs` by checksum, a
+//! directory of links per commit under `snapshots`, and the commit of every name under `refs`.
+
+use super::client::RemoteFile;
+use super::id::{RepoId, is_commit};
+use super::part::Part;
+use crate::error::HubError;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+pub(super) struct RepoCache {
+    repo: PathBuf,
+    locks: PathBuf,
+}
+
+impl RepoCache {
+    pub(super) fn new(cache: &Path, id: &RepoId) -> Self {
+        let folder = id.folder();
+        Self { repo: cache.join(&folder), locks: cache.join(".locks").join(folder) }
+    }
+
+    /// The commit that a revision was at when it was last fetched.
+    pub(super) fn commit(&self, revision: &str) -> Option<String> {
+        if is_commit(revision) {
+            return Some(revision.into());
+        }
+        let commit = fs::read_to_string(self.repo.join("refs").join(revision)).ok()?;
+        Some(commit.trim().to_string()).filter(|commit| is_commit(commit))
+    }
+
+    pub(super) fn set_commit(&self, revision: &str, commit: &str) -> Result<(), HubError> {
+        if is_commit(revision) {
+            return Ok(());
+        }
+        let path = self.repo.join("refs").join(revision);
+        create_parent(&path)?;
+        fs::write(&path, commit).map_err(failed(&path))
+    }
+
+    pub(super) fn snapshot(&self, commit: &str) -> PathBuf {
+        self.repo.join("snapshots").join(commit)
+    }
+
+    pub(super) fn path(&self, commit: &str, name: &str) -> PathBuf {
+        self.snapshot(commit).join(name)
+    }
+
+    pub(super) fn has(&self, commit: &str, name: &str) -> bool {
+        self.path(commit, name).is_file()
+    }
+
+    /// The file, if it is here in full; a link is made where only its bytes are.
+    pub(super) fn find(
+        &self,
+        commit: &str,
+        file: &RemoteFile,
+    ) -> Result<Option<PathBuf>, HubError> {
+        let path = self.path(commit, &file.name);
+        if has_size(&path, file.size) {
+            return Ok(Some(path));
+        }
+        if !has_size(&self.blob(file), file.size) {
+            return Ok(None);
+        }
+        self.link(commit, file)?;
+        Ok(Some(path))
+    }
+
+    /// How many bytes of the file need not be fetched.
+    pub(super) fn here(&self, commit: &str, file: &RemoteFile) -> u64 {
+        let whole = [self.path(commit, &file.name), self.blob(file)];
+        if whole.iter().any(|path| has_size(path, file.size)) {
+            return file.size;
+        }
+        let part = fs::metadata(self.part_path(file)).map_or(0, |part| part.len());
+        if part > file.size { 0 } else { part }
+    }
+
+    /// What has arrived of a file, which no other process then adds to.
+    pub(super) fn part(&self, file: &RemoteFile) -> Result<Part, HubError> {
+        let lock = self.locks.join(format!("{}.lock", file.checksum));
+        create_parent(&lock)?;
+        let lock = fs::File::create(&lock)
+            .and_then(|file| file.lock().map(|()| file))
+            .map_err(failed(&lock))?;
+        let blob = self.blob(file);
+        create_parent(&blob)?;
+        Part::open(self.part_path(file), blob, lock, file)
+    }
+
+    /// Not `.incomplete`: other tools fill those out of order, so that their length says nothing.
+    fn part_path(&self, file: &RemoteFile) -> PathBuf {
+        self.repo.join("blobs").join(format!("{}.part", file.checksum))
+    }
+
+    fn blob(&self, file: &RemoteFile) -> PathBuf {
+        self.repo.join("blobs").join(&file.checksum)
+    }
+
+    fn link(&self, commit: &str, file: &RemoteFile) -> Result<(), HubError> {
+        let path = self.path(commit, &file.name);
+        create_parent(&path)?;
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(&path)(e)),
+            _ => {}
+        }
+        #[cfg(unix)]
+        let linked = std::os::unix::fs::symlink(format!("../../blobs/{}", file.checksum), &path);
+        // Elsewhere links by name take rights that users lack.
+        #[cfg(not(unix))]
+        let linked = fs::hard_link(self.blob(file), &path);
+        match linked {
+            // Another process was faster.
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(failed(&path)(e)),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn has_size(path: &Path, size: u64) -> bool {
+    fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() == size)
+}
+
+fn create_parent(path: &Path) -> Result<(), HubError> {
+    let parent = path.parent().unwrap_or(path);
+    fs::create_dir_all(parent).map_err(failed(parent))
+}
+
+pub(super) fn failed(path: &Path) -> impl FnOnce(io::Error) -> HubError {
+    let path = path.to_path_buf();
+    move |error| HubError::Cache { path, message: error.to_string() }
+}

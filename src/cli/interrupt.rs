@@ -1,0 +1,33 @@
+//! Ctrl-C.
+
+use anyhow::Result;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// An ear for Ctrl-C, which asks a run to end early with what it has.
+pub struct Interrupt(Arc<AtomicBool>);
+
+impl Interrupt {
+    /// From here on the first Ctrl-C only asks; the second one ends the program as ever.
+    pub fn listen() -> Result<Self> {
+        let asked = Arc::new(AtomicBool::new(false));
+        let heard = asked.clone();
+        ctrlc::set_handler(move || {
+            if heard.swap(true, Ordering::Relaxed) {
+                std::process::exit(130);
+            }
+        })?;
+        Ok(Self(asked))
+    }
+
+    /// Whether an early end was asked for.
+    pub fn asked(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// The same, as runs take it.
+    pub fn flow(&self) -> ControlFlow<()> {
+        if self.asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+}

@@ -1,0 +1,290 @@
+//! A hub on loopback that answers as the real one does, with a second server as its CDN, and that
+//! can be told to fail.
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+pub const ID: &str = "google/gemma-tiny";
+
+/// What the hub holds and how it misbehaves.
+#[derive(Default)]
+pub struct State {
+    pub files: BTreeMap<String, Vec<u8>>,
+    /// Only this token may read the files.
+    pub gate: Option<&'static str>,
+    /// The answer to everything: status, `X-Error-Code`, body.
+    pub refuse: Option<(u16, &'static str, &'static str)>,
+    /// The hub does not say what the SHA-256 of big files is, as mirrors may.
+    pub no_sha256: bool,
+    /// The CDN's answer to everything.
+    pub cdn_refuse: Option<u16>,
+    /// The CDN sends so many bytes and then hangs up,
+    pub cut: Option<usize>,
+    /// or goes silent.
+    pub stall: bool,
+    /// The CDN sends no length, so that the end of the connection is the end of the file.
+    pub no_length: bool,
+    /// The CDN sends the whole file, whatever the range.
+    pub ignore_range: bool,
+    /// The CDN sends other bytes.
+    pub damage: bool,
+    pub log: Vec<Request>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub cdn: bool,
+    pub method: String,
+    pub path: String,
+    pub headers: BTreeMap<String, String>,
+    body: Vec<u8>,
+}
+
+impl Request {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(String::as_str)
+    }
+}
+
+struct Answer {
+    status: u16,
+    headers: Vec<(&'static str, String)>,
+    body: Vec<u8>,
+}
+
+pub struct FakeHub {
+    pub endpoint: String,
+    state: Arc<Mutex<State>>,
+}
+
+impl FakeHub {
+    pub fn new(files: BTreeMap<String, Vec<u8>>) -> Self {
+        let state = Arc::new(Mutex::new(State { files, ..State::default() }));
+        let cdn = serve(state.clone(), true, String::new());
+        let endpoint = serve(state.clone(), false, cdn);
+        Self { endpoint, state }
+    }
+
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// The requests since the last call.
+    pub fn requests(&self) -> Vec<Request> {
+        std::mem::take(&mut self.state().log)
+    }
+
+    /// The files that were read since the last call, once each.
+    pub fn files_read(&self) -> Vec<String> {
+        let read = |r: &Request| r.path.split_once("/resolve/").map(|(_, file)| file.to_string());
+        let mut files: Vec<_> = self.requests().iter().filter_map(read).collect();
+        files.sort();
+        files.dedup();
+        files.iter().map(|file| file.split_once('/').unwrap().1.to_string()).collect()
+    }
+}
+
+fn serve(state: Arc<Mutex<State>>, cdn: bool, cdn_address: String) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (state, cdn_address) = (state.clone(), cdn_address.clone());
+            // A client may hang up at any time.
+            std::thread::spawn(move || answer(stream.ok()?, &state, cdn, &cdn_address).ok());
+        }
+    });
+    address
+}
+
+fn read_request(stream: &TcpStream, cdn: bool) -> std::io::Result<Request> {
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    reader.read_line(&mut line)?;
+    let mut words = line.split_whitespace().map(String::from);
+    let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let mut headers = BTreeMap::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        let Some((name, value)) = line.trim().split_once(": ") else { break };
+        headers.insert(name.to_lowercase(), value.to_string());
+    }
+    let len = headers.get("content-length").map_or(0, |len| len.parse().unwrap());
+    let mut body = vec![0; len];
+    reader.read_exact(&mut body)?;
+    Ok(Request { cdn, method, path, headers, body })
+}
+
+fn answer(
+    mut stream: TcpStream,
+    state: &Mutex<State>,
+    cdn: bool,
+    cdn_address: &str,
+) -> std::io::Result<()> {
+    let request = read_request(&stream, cdn)?;
+    let mut state = state.lock().unwrap();
+    state.log.push(request.clone());
+    let Answer { status, headers, body } = match state.refuse {
+        Some((status, code, body)) => refusal(status, code, body),
+        None if cdn && state.cdn_refuse.is_some() => {
+            refusal(state.cdn_refuse.unwrap_or_default(), "", "<Error>Request has expired</Error>")
+        }
+        None if cdn => from_cdn(&state, &request),
+        None => from_hub(&state, &request, cdn_address),
+    };
+    let mut head = format!("HTTP/1.1 {status} Status\r\nConnection: close\r\n");
+    if !(cdn && state.no_length) {
+        head += &format!("Content-Length: {}\r\n", body.len());
+    }
+    for (name, value) in headers {
+        head += &format!("{name}: {value}\r\n");
+    }
+    let sent = state.cut.filter(|_| cdn).unwrap_or(body.len()).min(body.len());
+    let stall = state.stall && cdn && request.method == "GET";
+    drop(state);
+    stream.write_all(format!("{head}\r\n").as_bytes())?;
+    if request.method != "HEAD" {
+        stream.write_all(&body[..sent])?;
+    }
+    if stall {
+        stream.read_to_end(&mut vec![])?; // until the client is gone
+    }
+    Ok(())
+}
+
+fn refusal(status: u16, code: &'static str, body: &str) -> Answer {
+    Answer { status, headers: vec![("X-Error-Code", code.into())], body: body.into() }
+}
+
+fn json_answer(value: Value) -> Answer {
+    let headers = vec![("Content-Type", "application/json".into())];
+    Answer { status: 200, headers, body: value.to_string().into() }
+}
+
+fn from_hub(state: &State, request: &Request, cdn: &str) -> Answer {
+    let token = request.header("authorization").and_then(|value| value.strip_prefix("Bearer "));
+    if token == Some("hf_unknown") {
+        return refusal(401, "", r#"{"error": "Invalid credentials in Authorization header"}"#);
+    }
+    let api = format!("/api/models/{ID}/");
+    if let Some(rest) = request.path.strip_prefix(&api) {
+        return from_api(state, request, rest);
+    }
+    if let Some(name) = request.path.strip_prefix(RESOLVE_CACHE) {
+        return from_git(name, &state.files[name]);
+    }
+    match request.path.strip_prefix(&format!("/{ID}/resolve/{COMMIT}/")) {
+        Some(_) if state.gate.is_some() && token.is_none() => {
+            refusal(401, "GatedRepo", "Access to this model is restricted.")
+        }
+        Some(_) if state.gate.is_some() && token != state.gate => {
+            refusal(403, "GatedRepo", "Access to this model is restricted.")
+        }
+        Some(name) => resolve(state, name, cdn),
+        // To those who are not signed in, missing repositories look like private ones.
+        None if token.is_none() => {
+            refusal(401, "RepoNotFound", r#"{"error": "Invalid username or password."}"#)
+        }
+        None => refusal(404, "RepoNotFound", r#"{"error": "Repository not found"}"#),
+    }
+}
+
+fn from_api(state: &State, request: &Request, rest: &str) -> Answer {
+    match rest {
+        "revision/main" | "revision/refs%2Fpr%2F1" => json_answer(json!({"id": ID, "sha": COMMIT})),
+        rest if rest == format!("revision/{COMMIT}") => {
+            json_answer(json!({"id": ID, "sha": COMMIT}))
+        }
+        rest if rest == format!("revision/{COMMIT}?blobs=true") && !state.no_sha256 => {
+            let siblings: Value =
+                state.files.iter().map(|(name, file)| sibling(name, file)).collect();
+            json_answer(json!({"id": ID, "sha": COMMIT, "siblings": siblings}))
+        }
+        rest if rest == format!("paths-info/{COMMIT}") => {
+            let body: Value = serde_json::from_slice(&request.body).unwrap();
+            let names = body["paths"].as_array().unwrap().iter().map(|name| name.as_str().unwrap());
+            let entries = names.filter_map(|name| Some(entry(name, state.files.get(name)?)));
+            json_answer(entries.collect())
+        }
+        _ => refusal(404, "RevisionNotFound", r#"{"error": "Invalid rev id"}"#),
+    }
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Big files lie in another store, under their SHA-256; small ones in git.
+fn is_big(name: &str) -> bool {
+    name.ends_with(".safetensors")
+}
+
+pub fn checksum(name: &str, bytes: &[u8]) -> String {
+    let sha256 = sha256(bytes);
+    if is_big(name) { sha256 } else { sha256[..40].into() }
+}
+
+fn entry(name: &str, bytes: &[u8]) -> Value {
+    let oid = &sha256(bytes)[..40];
+    let mut entry = json!({"type": "file", "path": name, "size": bytes.len(), "oid": oid});
+    if is_big(name) {
+        entry["lfs"] = json!({"oid": sha256(bytes), "size": bytes.len(), "pointerSize": 132});
+    }
+    entry
+}
+
+/// The same file in the repository's description, which calls its checksum something else.
+fn sibling(name: &str, bytes: &[u8]) -> Value {
+    let mut sibling = json!({"rfilename": name, "size": bytes.len(), "blobId": "0"});
+    if is_big(name) {
+        sibling["lfs"] = json!({"sha256": sha256(bytes), "size": bytes.len(), "pointerSize": 132});
+    }
+    sibling
+}
+
+fn resolve(state: &State, name: &str, cdn: &str) -> Answer {
+    let Some(bytes) = state.files.get(name) else {
+        return refusal(404, "EntryNotFound", "Entry not found");
+    };
+    let mut headers = vec![("X-Repo-Commit", COMMIT.into())];
+    if !is_big(name) {
+        headers.push(("Location", format!("{RESOLVE_CACHE}{name}")));
+        return Answer { status: 307, headers, body: b"Temporary Redirect".into() };
+    }
+    headers.push(("X-Linked-ETag", format!("\"{}\"", checksum(name, bytes))));
+    headers.push(("X-Linked-Size", bytes.len().to_string()));
+    headers.push(("Location", format!("{cdn}/{name}?Signature=secret")));
+    Answer { status: 302, headers, body: b"Found. Redirecting".into() }
+}
+
+/// Where the hub itself serves small files.
+const RESOLVE_CACHE: &str = "/api/resolve-cache/models/google/gemma-tiny/";
+
+fn from_git(name: &str, bytes: &[u8]) -> Answer {
+    let etag = format!("\"{}\"", checksum(name, bytes));
+    let headers = vec![("X-Repo-Commit", COMMIT.into()), ("ETag", etag)];
+    Answer { status: 200, headers, body: bytes.into() }
+}
+
+fn from_cdn(state: &State, request: &Request) -> Answer {
+    let name = request.path[1..].split('?').next().unwrap();
+    let mut bytes = state.files[name].clone();
+    if state.damage {
+        bytes.reverse();
+    }
+    let headers = vec![("ETag", "\"of-the-cdn\"".into()), ("Accept-Ranges", "bytes".into())];
+    match request.header("range").filter(|_| !state.ignore_range) {
+        None => Answer { status: 200, headers, body: bytes },
+        Some(range) => {
+            let (first, last) = range.strip_prefix("bytes=").unwrap().split_once('-').unwrap();
+            let (first, last): (usize, usize) = (first.parse().unwrap(), last.parse().unwrap());
+            Answer { status: 206, headers, body: bytes[first..=last].into() }
+        }
+    }
+}

@@ -1,0 +1,516 @@
+//! Checkpoints from a hub: what is asked for, what is kept, and what is said when it fails.
+
+#[path = "common/hub.rs"]
+mod hub;
+
+use gemma_mlp::checkpoint::Hub;
+use gemma_mlp::{Checkpoint, Error, HubError};
+use hub::{COMMIT, FakeHub, ID, checksum};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+const WEIGHTS: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// The checkpoint that is in the repository, beside files that are not ours.
+fn tiny() -> BTreeMap<String, Vec<u8>> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("weights/tiny-gemma3");
+    let read = |name: &str| (name.to_string(), std::fs::read(dir.join(name)).unwrap());
+    let mut files: BTreeMap<_, _> = ["config.json", "tokenizer.json", WEIGHTS].map(read).into();
+    for name in ["README.md", "pytorch_model.bin", "gemma.gguf", "consolidated.safetensors"] {
+        files.insert(name.into(), b"not asked for".into());
+    }
+    files
+}
+
+/// A hub and an empty cache.
+struct Case {
+    hub: FakeHub,
+    cache: TempDir,
+}
+
+impl Case {
+    fn new() -> Self {
+        Self { hub: FakeHub::new(tiny()), cache: tempfile::tempdir().unwrap() }
+    }
+
+    fn settings(&self) -> Hub {
+        Hub {
+            endpoint: Some(self.hub.endpoint.clone()),
+            token: Some("hf_friend".into()),
+            cache: Some(self.cache.path().into()),
+            offline: false,
+            retries: 0,
+            retry_delay: Duration::from_millis(2),
+        }
+    }
+
+    fn fetch(&self) -> Result<Checkpoint, Error> {
+        Checkpoint::fetch(ID, None, &self.settings(), |_, _| {})
+    }
+
+    /// Fails with a line that has all the fragments.
+    fn refused(&self, fragments: &[&str]) -> HubError {
+        assert_refused(self.fetch(), fragments)
+    }
+
+    fn path(&self, below: &str) -> PathBuf {
+        self.cache.path().join("models--google--gemma-tiny").join(below)
+    }
+
+    /// Weights that are all here, or taken for it.
+    fn has_weights(&self) -> bool {
+        self.path(&format!("snapshots/{COMMIT}/{WEIGHTS}")).exists() || self.blob().exists()
+    }
+
+    fn blob(&self) -> PathBuf {
+        self.path("blobs").join(checksum(WEIGHTS, &self.weights()))
+    }
+
+    fn part(&self) -> PathBuf {
+        PathBuf::from(format!("{}.part", self.blob().display()))
+    }
+
+    fn weights(&self) -> Vec<u8> {
+        self.hub.state().files.get(WEIGHTS).cloned().unwrap_or_default()
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gemma-mlp"));
+        for name in ["HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_CACHE", "HF_HUB_OFFLINE"] {
+            command.env_remove(name);
+        }
+        for name in ["HUGGINGFACE_HUB_CACHE", "HF_HUB_DISABLE_IMPLICIT_TOKEN"] {
+            command.env_remove(name);
+        }
+        command.args(args).env("HF_ENDPOINT", &self.hub.endpoint).env("HF_HOME", self.cache.path());
+        command
+    }
+}
+
+fn assert_refused(result: Result<Checkpoint, Error>, fragments: &[&str]) -> HubError {
+    let error = result.err().expect("refused");
+    let message = error.to_string();
+    assert!(error.is_input() && message.lines().count() == 1, "{message}");
+    for fragment in [ID].iter().chain(fragments) {
+        assert!(message.contains(fragment), "'{fragment}' is not in: {message}");
+    }
+    match error {
+        Error::Hub { reason, .. } => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn assert_exit_2(output: Output, fragments: &[&str]) {
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    for fragment in fragments {
+        assert!(stderr.contains(fragment), "'{fragment}' is not in: {stderr}");
+    }
+}
+
+#[test]
+fn fetches_what_is_needed_once() {
+    let case = Case::new();
+    let mut seen = vec![];
+    let settings = case.settings();
+    let checkpoint = Checkpoint::fetch(ID, None, &settings, |done, total| seen.push((done, total)));
+    let checkpoint = checkpoint.unwrap();
+    assert_eq!(checkpoint.source().to_string(), format!("{ID} (revision {COMMIT})"));
+    assert_eq!(checkpoint.blocks().len(), 4);
+    assert_eq!(
+        checkpoint.encode("two words").unwrap(),
+        Checkpoint::embedded().unwrap().encode("two words").unwrap()
+    );
+    let total = (tiny()[WEIGHTS].len() + tiny()["tokenizer.json"].len()) as u64;
+    assert!(seen.windows(2).all(|pair| pair[0].0 <= pair[1].0), "{seen:?}");
+    assert_eq!(seen.last(), Some(&(total, total)));
+
+    let requests = case.hub.requests();
+    for request in &requests {
+        let token = (!request.cdn).then_some("Bearer hf_friend");
+        assert_eq!(request.header("authorization"), token, "{request:?}");
+        assert!(request.header("user-agent").unwrap().starts_with("gemma-mlp/"), "{request:?}");
+    }
+    assert!(requests.iter().any(|r| r.cdn && r.method == "GET"));
+    case.hub.state().log = requests;
+    assert_eq!(case.hub.files_read(), ["config.json", WEIGHTS, "tokenizer.json"]);
+
+    // Laid out as the other tools expect it.
+    let link = case.path(&format!("snapshots/{COMMIT}/{WEIGHTS}"));
+    assert_eq!(link.canonicalize().unwrap(), case.blob().canonicalize().unwrap());
+    assert_eq!(std::fs::read_to_string(case.path("refs/main")).unwrap(), COMMIT);
+    assert!(!case.part().exists());
+
+    // Again: the hub is asked where `main` is, and nothing is read.
+    case.fetch().unwrap();
+    assert!(!case.hub.requests().is_empty());
+    case.fetch().unwrap();
+    assert!(case.hub.files_read().is_empty());
+    // A commit never changes, and offline nothing may be asked.
+    Checkpoint::fetch(ID, Some(COMMIT), &settings, |_, _| {}).unwrap();
+    Checkpoint::fetch(ID, None, &Hub { offline: true, ..settings }, |_, _| {}).unwrap();
+    assert!(case.hub.requests().is_empty());
+    // Another name for the same commit shares the files.
+    Checkpoint::fetch(ID, Some("refs/pr/1"), &case.settings(), |_, _| {}).unwrap();
+    assert!(case.hub.files_read().is_empty());
+    assert_eq!(std::fs::read_to_string(case.path("refs/refs/pr/1")).unwrap(), COMMIT);
+}
+
+/// Two shards, no tokenizer; `change` spoils the index.
+fn sharded(change: impl FnOnce(&mut Value)) -> Case {
+    let case = Case::new();
+    let mut state = case.hub.state();
+    state.files.remove("tokenizer.json");
+    let weights = state.files.remove(WEIGHTS).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&weights).unwrap();
+    let mut map = serde_json::Map::new();
+    for (part, shard) in ["model-1.safetensors", "model-2.safetensors"].into_iter().enumerate() {
+        let in_part = |name: &str| name.contains(".mlp.") == (part == 1);
+        let tensors: Vec<_> =
+            tensors.tensors().into_iter().filter(|(name, _)| in_part(name)).collect();
+        map.extend(tensors.iter().map(|(name, _)| (name.clone(), shard.into())));
+        state.files.insert(shard.into(), safetensors::serialize(tensors, None).unwrap());
+    }
+    let mut index = json!({"metadata": {}, "weight_map": map});
+    change(&mut index);
+    state.files.insert(INDEX.into(), index.to_string().into());
+    drop(state);
+    case
+}
+
+#[test]
+fn shards_without_a_tokenizer() {
+    let case = sharded(|_| {});
+    let checkpoint = case.fetch().unwrap();
+    assert_eq!(checkpoint.blocks().len(), 4);
+    assert_eq!(
+        case.hub.files_read(),
+        ["config.json", "model-1.safetensors", "model-2.safetensors", INDEX]
+    );
+    // Ids can be passed; only a text needs the tokenizer.
+    let error = checkpoint.encode("text").unwrap_err().to_string();
+    assert!(error.contains("tokenizer.json") && error.contains("token ids"), "{error}");
+    let offline = Hub { offline: true, ..case.settings() };
+    Checkpoint::fetch(ID, None, &offline, |_, _| {}).unwrap();
+    std::fs::remove_file(case.path(&format!("snapshots/{COMMIT}/model-2.safetensors"))).unwrap();
+    let result = Checkpoint::fetch(ID, None, &offline, |_, _| {});
+    assert_refused(result, &["model-2.safetensors is not in the cache", "HF_HUB_OFFLINE"]);
+}
+
+#[test]
+fn an_index_leads_nowhere_else() {
+    for shard in ["../../../../evil.safetensors", "/etc/passwd", "a/b.safetensors", ".."] {
+        let case = sharded(|index| index["weight_map"]["lm_head.weight"] = shard.into());
+        let error = case.fetch().err().unwrap();
+        assert!(
+            matches!(&error, Error::Json { .. }) && error.to_string().contains(shard),
+            "{error}"
+        );
+        assert_eq!(case.hub.files_read(), ["config.json", INDEX]);
+    }
+    let case = sharded(|index| index["weight_map"]["lm_head.weight"] = "lost.safetensors".into());
+    case.refused(&["no lost.safetensors in the repository"]);
+}
+
+#[test]
+fn what_is_no_checkpoint_is_refused_before_its_weights() {
+    let without = |name: &str| {
+        let case = Case::new();
+        case.hub.state().files.remove(name);
+        case.refused(&[&format!("no {name} in the repository"), "must have config.json"]);
+        assert!(!case.hub.files_read().contains(&WEIGHTS.to_string()));
+    };
+    without("config.json");
+    without(WEIGHTS);
+    let case = Case::new();
+    case.hub.state().files.insert("config.json".into(), br#"{"model_type": "llama"}"#.into());
+    assert!(matches!(case.fetch(), Err(Error::UnsupportedModel { .. })));
+    assert_eq!(case.hub.files_read(), ["config.json"]);
+}
+
+#[test]
+fn refusals_say_what_to_do() {
+    let refused = |status, code, body, fragments: &[&str]| {
+        let case = Case::new();
+        case.hub.state().refuse = Some((status, code, body));
+        let reason = case.refused(fragments);
+        assert!(!case.has_weights() && !case.path("blobs").exists());
+        reason
+    };
+    refused(404, "RepoNotFound", "", &["spelling", "no directory here", "HF_TOKEN"]);
+    refused(404, "", "<html>", &["no repository on"]);
+    refused(401, "", r#"{"error": "who?"}"#, &["(who?)", "HF_TOKEN", "/settings/tokens"]);
+    refused(403, "", r#"{"error": "enable\u001b[31m it\nnow"}"#, &["(enable[31m it)", "token"]);
+    refused(429, "", "", &["too many requests", "wait"]);
+    refused(500, "", "", &["answers 500", "later"]);
+    refused(451, "", r#"{"error": "not here"}"#, &["answers 451 (not here)"]);
+    refused(200, "", "<html>log in to the wireless</html>", &["as no hub does", "HF_ENDPOINT"]);
+
+    let case = Case::new();
+    case.hub.state().gate = Some("hf_friend");
+    case.fetch().expect("the right token");
+    let mut settings = case.settings();
+    settings.cache = Some(case.cache.path().join("other"));
+    settings.token = Some("hf_stranger".into());
+    let result = Checkpoint::fetch(ID, None, &settings, |_, _| {});
+    assert_refused(result, &["accept its licence", &format!("/{ID}"), "your token belongs to"]);
+    settings.token = Some("hf_unknown".into());
+    let result = Checkpoint::fetch(ID, None, &settings, |_, _| {});
+    assert_refused(result, &["(Invalid credentials in Authorization header)", "outdated"]);
+
+    let case = Case::new();
+    let result = Checkpoint::fetch(ID, Some("v9"), &case.settings(), |_, _| {});
+    assert_refused(result, &["no revision 'v9'"]);
+    let result = Checkpoint::fetch(ID, Some("../../evil"), &case.settings(), |_, _| {});
+    assert_refused(result, &["'../../evil' is not a revision"]);
+    let result = Checkpoint::fetch(
+        ID,
+        None,
+        &Hub { endpoint: Some("".into()), ..case.settings() },
+        |_, _| {},
+    );
+    assert_refused(result, &["HF_ENDPOINT"]);
+}
+
+#[test]
+fn without_a_network() {
+    let case = Case::new();
+    // A port that was just free.
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let settings = Hub { endpoint: Some(format!("http://{closed}")), ..case.settings() };
+    let fetch = |settings: &Hub| Checkpoint::fetch(ID, None, settings, |_, _| {});
+    let offline = Hub { offline: true, ..settings.clone() };
+    assert_refused(fetch(&settings), &["cannot reach", &closed.to_string(), "HF_HUB_OFFLINE"]);
+    assert_refused(fetch(&offline), &["revision main is not in the cache", "HF_HUB_OFFLINE"]);
+    case.fetch().unwrap();
+    fetch(&settings).expect("what is cached will do");
+    std::fs::remove_file(case.blob()).unwrap();
+    assert_refused(fetch(&settings), &["cannot reach"]);
+    assert_refused(fetch(&offline), &["model.safetensors is not in the cache"]);
+}
+
+#[test]
+fn an_interrupted_file_goes_on_where_it_broke_off() {
+    let case = Case::new();
+    case.hub.state().cut = Some(700_000);
+    let reason = case.refused(&["700000 of 2043768 bytes of model.safetensors", "run again"]);
+    assert!(matches!(reason, HubError::Interrupted { done: 700_000, .. }));
+    assert!(!case.has_weights() && !case.path("refs/main").exists());
+    assert_eq!(case.part().metadata().unwrap().len(), 700_000);
+    case.hub.requests();
+
+    case.hub.state().cut = None;
+    let mut seen = vec![];
+    Checkpoint::fetch(ID, None, &case.settings(), |done, _| seen.push(done)).unwrap();
+    let tokenizer = tiny()["tokenizer.json"].len() as u64;
+    assert_eq!(seen[0], 700_000 + tokenizer, "what is here does not count as fetched");
+    assert!(seen.is_sorted() && seen.last() == Some(&(2_043_768 + tokenizer)));
+    let ranges: Vec<_> =
+        case.hub.requests().iter().filter_map(|r| r.header("range").map(String::from)).collect();
+    assert!(!ranges.is_empty() && ranges.iter().all(|range| range == "bytes=700000-2043767"));
+    assert_eq!(std::fs::read(case.blob()).unwrap(), case.weights());
+    assert!(!case.part().exists());
+}
+
+#[test]
+fn interruptions_within_a_run_are_mended() {
+    let case = Case::new();
+    case.hub.state().cut = Some(300_000);
+    // Only attempts in a row that bring nothing are counted.
+    let settings = Hub { retries: 1, ..case.settings() };
+    Checkpoint::fetch(ID, None, &settings, |_, _| {}).unwrap();
+    assert_eq!(std::fs::read(case.blob()).unwrap(), case.weights());
+}
+
+#[test]
+fn two_at_once_fetch_once() {
+    let case = Case::new();
+    std::thread::scope(|scope| {
+        let both = [scope.spawn(|| case.fetch()), scope.spawn(|| case.fetch())];
+        for fetched in both {
+            fetched.join().unwrap().unwrap();
+        }
+    });
+    let reads = case.hub.requests().iter().filter(|r| r.cdn && r.method == "GET").count();
+    assert_eq!(reads, 1);
+}
+
+/// Blocking inside a runtime would panic.
+#[test]
+fn may_be_called_from_asynchronous_code() {
+    let case = Case::new();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async { case.fetch().unwrap() });
+}
+
+/// Without a length, the end of the connection looks like the end of the file.
+#[test]
+fn a_short_file_is_never_whole() {
+    let case = Case::new();
+    case.hub.state().no_length = true;
+    case.hub.state().cut = Some(1_000_000);
+    case.refused(&["1000000 of 2043768 bytes"]);
+    assert!(!case.has_weights());
+    // No length, no telling whether the range was honoured: from the start, and cut again.
+    case.refused(&["1000000 of 2043768 bytes"]);
+    case.hub.state().cut = None;
+    case.fetch().unwrap();
+    assert_eq!(std::fs::read(case.blob()).unwrap(), case.weights());
+}
+
+#[test]
+fn servers_that_ignore_ranges_start_anew() {
+    let case = Case::new();
+    case.hub.state().cut = Some(1_000_000);
+    case.refused(&["1000000 of"]);
+    case.hub.state().cut = None;
+    case.hub.state().ignore_range = true;
+    case.fetch().unwrap();
+    assert_eq!(std::fs::read(case.blob()).unwrap(), case.weights());
+}
+
+#[test]
+fn damaged_bytes_are_removed() {
+    let case = Case::new();
+    case.hub.state().damage = true;
+    case.refused(&["model.safetensors arrived damaged", "SHA-256"]);
+    assert!(!case.has_weights() && !case.part().exists());
+    // So are those of an earlier run, and what another tool has left half done.
+    std::fs::write(case.part(), vec![7; 2_043_768]).unwrap();
+    case.hub.state().damage = false;
+    case.refused(&["arrived damaged"]);
+    std::fs::write(case.part(), vec![7; 3_000_000]).unwrap();
+    std::fs::write(case.blob(), "Internal Server Error").unwrap();
+    case.fetch().unwrap();
+    assert_eq!(std::fs::read(case.blob()).unwrap(), case.weights());
+}
+
+#[test]
+fn without_checksums_sizes_are_checked() {
+    let case = Case::new();
+    case.hub.state().no_sha256 = true;
+    case.hub.state().no_length = true;
+    case.hub.state().cut = Some(2_043_767);
+    case.refused(&["2043767 of 2043768 bytes"]);
+    case.hub.state().cut = None;
+    case.fetch().unwrap();
+}
+
+/// An error page in place of a file is no file.
+#[test]
+fn the_cdn_fails() {
+    let case = Case::new();
+    for status in [403, 404, 503] {
+        case.hub.state().cdn_refuse = Some(status);
+        let reason = case.refused(&[&format!("answers {status}"), "later"]);
+        let HubError::Server { endpoint, .. } = reason else { panic!("{reason:?}") };
+        assert!(endpoint != case.hub.endpoint && !endpoint.contains("secret"), "{endpoint}");
+        assert!(!case.has_weights() && case.part().metadata().unwrap().len() == 0);
+    }
+    case.hub.state().cdn_refuse = None;
+    case.fetch().unwrap();
+}
+
+#[test]
+fn caches_that_cannot_be_written() {
+    let case = Case::new();
+    let file = case.cache.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let settings = Hub { cache: Some(file.join("hub")), ..case.settings() };
+    let result = Checkpoint::fetch(ID, None, &settings, |_, _| {});
+    assert_refused(result, &["cannot write", "file/hub", "HF_HOME"]);
+    #[cfg(target_os = "linux")]
+    {
+        std::fs::create_dir_all(case.path("blobs")).unwrap();
+        std::os::unix::fs::symlink("/dev/full", case.part()).unwrap();
+        case.refused(&["cannot write", "No space left", "make room"]);
+        assert!(!case.has_weights());
+    }
+}
+
+#[test]
+fn the_binary_fetches() {
+    let case = Case::new();
+    let run = |args: &[&str]| {
+        let output = case.command(args).env("HF_TOKEN", "hf_friend\n").output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && stderr.is_empty(), "{args:?}: {stderr}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let table = run(&["inspect", "--model", ID]);
+    assert!(table.contains(&format!("{ID} (revision {COMMIT})")), "{table}");
+    for request in case.hub.requests() {
+        let token = (!request.cdn).then_some("Bearer hf_friend");
+        assert_eq!(request.header("authorization"), token, "{request:?}");
+    }
+    let drift = run(&["--json", "--model-id", ID, "--revision", "refs/pr/1", "--layers", "0"]);
+    let drift: Value = serde_json::from_str(&drift).unwrap();
+    assert_eq!(drift["layers"][0]["input"], "model");
+    assert_eq!(drift["checkpoint"]["source"], format!("{ID} (revision {COMMIT})"));
+    // The cache is where HF_HOME says, and the token may lie there, too.
+    assert!(case.cache.path().join("hub/models--google--gemma-tiny/refs/main").exists());
+    std::fs::write(case.cache.path().join("token"), "hf_friend\n").unwrap();
+    case.hub.requests();
+    assert!(case.command(&["inspect", "--model", ID]).output().unwrap().status.success());
+    let requests = case.hub.requests();
+    assert!(requests.iter().all(|r| r.header("authorization") == Some("Bearer hf_friend")));
+    // Offline there is no need for certificates, either.
+    let mut offline = case.command(&["inspect", "--model", ID]);
+    offline.envs([("HF_HUB_OFFLINE", "1"), ("SSL_CERT_FILE", "/none"), ("SSL_CERT_DIR", "/none")]);
+    assert!(offline.output().unwrap().status.success() && case.hub.requests().is_empty());
+}
+
+#[test]
+fn the_binary_refuses_in_one_line() {
+    let case = Case::new();
+    let run = |args: &[&str]| case.command(args).output().unwrap();
+    let missing = run(&["drift", "--model", "google/gemma-3-270"]);
+    assert_exit_2(missing, &["google/gemma-3-270: ", "no repository", "no directory", "spelling"]);
+    case.hub.state().gate = Some("hf_friend");
+    let gated = run(&["inspect", "--model", ID]);
+    assert_exit_2(gated, &[ID, "accept its licence on", "then set HF_TOKEN"]);
+    case.hub.requests();
+    let offline = case.command(&["--model", ID]).env("HF_HUB_OFFLINE", "1").output().unwrap();
+    assert_exit_2(offline, &["revision main is not in the cache", "HF_HUB_OFFLINE"]);
+    // These are no ids.
+    for path in ["./a/b", "/a/b", "~/b", "a/b/c", "gemma", "a/b/", "a/..b"] {
+        assert_exit_2(run(&["forward", "--model", path]), &["no such file; pass a directory"]);
+    }
+    assert_exit_2(run(&["--model", "src/main.rs"]), &["it is a file"]);
+    let directory = run(&["--model", "weights/tiny-gemma3", "--revision", "main"]);
+    assert_exit_2(directory, &["weights/tiny-gemma3 is a directory", "'main'"]);
+    assert!(run(&["--model", "weights/tiny-gemma3"]).status.success(), "directories win");
+    assert!(case.hub.requests().is_empty(), "nothing of this was the hub's business");
+}
+
+/// Whatever ends the program in the middle: the next run goes on.
+#[test]
+fn killed_while_downloading() {
+    let case = Case::new();
+    *case.hub.state() =
+        hub::State { files: tiny(), stall: true, cut: Some(900_000), ..Default::default() };
+    let blobs = case.cache.path().join("hub/models--google--gemma-tiny/blobs");
+    let sha256 = checksum(WEIGHTS, &case.weights());
+    let part = blobs.join(format!("{sha256}.part"));
+    let mut command = case.command(&["inspect", "--model", ID]);
+    let mut child = command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let start = Instant::now();
+    while part.metadata().map_or(0, |part| part.len()) < 900_000 {
+        assert!(start.elapsed() < Duration::from_secs(20), "{:?}", child.try_wait());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!blobs.join(&sha256).exists());
+    *case.hub.state() = hub::State { files: tiny(), ..Default::default() };
+    assert!(case.command(&["inspect", "--model", ID]).output().unwrap().status.success());
+    let resumed = |r: &hub::Request| r.header("range") == Some("bytes=900000-2043767");
+    assert!(case.hub.requests().iter().any(resumed));
+    assert!(blobs.join(&sha256).exists() && !part.exists());
+}
