@@ -97,7 +97,7 @@ fn no_arguments_are_the_drift_table() {
     let table = run(&[]);
     assert_eq!(table, run(&["drift"]));
     assert_eq!(table, run(&["--cpu"]));
-    for word in ["random weights", "gaussian", "model", "activation", "product", "output", "floor"]
+    for word in ["generated text", "gaussian", "model", "activation", "product", "output", "floor"]
     {
         assert!(table.contains(word), "{word}: {table}");
     }

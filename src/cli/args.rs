@@ -92,8 +92,8 @@ impl ComputeArgs {
 #[derive(Args)]
 pub struct ModelArgs {
     /// Directory with config.json and safetensors weights, or a repository on the Hugging Face
-    /// Hub, as in google/gemma-3-270m [default: the checkpoint inside the program, with random
-    /// weights]
+    /// Hub, as in google/gemma-3-270m [default: the checkpoint inside the program, small and
+    /// trained on generated text]
     #[arg(long, value_name = "DIR|ID", visible_alias = "model-id")]
     model: Option<PathBuf>,
     /// Branch, tag or commit of the repository [default: main]
