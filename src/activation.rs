@@ -2,6 +2,7 @@
 //! families use in its place.
 
 use crate::error::UnknownActivation;
+use crate::exp::vectorized;
 use crate::gelu::{Gelu, Real, exact, logistic, plain, tanh};
 use std::{fmt, str::FromStr};
 
@@ -73,7 +74,14 @@ impl Activation {
     pub fn values<T: Real>(self, x: &[T], y: &mut [T]) {
         fn map<T: Real>(x: &[T], y: &mut [T], f: impl Fn(T) -> T) {
             assert_eq!(x.len(), y.len(), "slices of one length");
-            y.iter_mut().zip(x).for_each(|(y, &x)| *y = f(x));
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (y, &x) in y.iter_mut().zip(x) {
+                        *y = f(x);
+                    }
+                },
+            );
         }
         match self {
             Self::Gelu(Gelu::Exact) => map(x, y, exact::value),
@@ -88,9 +96,14 @@ impl Activation {
     pub fn values_and_derivatives<T: Real>(self, x: &[T], y: &mut [T], dy: &mut [T]) {
         fn map<T: Real>(x: &[T], y: &mut [T], dy: &mut [T], f: impl Fn(T) -> (T, T)) {
             assert!(x.len() == y.len() && x.len() == dy.len(), "slices of one length");
-            for ((y, dy), &x) in y.iter_mut().zip(dy).zip(x) {
-                (*y, *dy) = f(x);
-            }
+            vectorized(
+                #[inline(always)]
+                || {
+                    for ((y, dy), &x) in y.iter_mut().zip(dy).zip(x) {
+                        (*y, *dy) = f(x);
+                    }
+                },
+            );
         }
         match self {
             Self::Gelu(Gelu::Exact) => map(x, y, dy, exact::value_and_derivative),

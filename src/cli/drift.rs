@@ -20,6 +20,9 @@ pub struct Args {
     /// [default: the checkpoint's]
     #[arg(long, value_name = "DTYPE")]
     floor_dtype: Option<DTypeArg>,
+    /// How many of a window's first tokens the noise floor is measured on
+    #[arg(long, value_name = "TOKENS", default_value_t = 512)]
+    floor_tokens: usize,
     /// The longest text, in tokens, that the model reads at once
     #[arg(long, value_name = "TOKENS", default_value_t = 2048)]
     window: usize,
@@ -62,6 +65,7 @@ pub fn run(args: &Args) -> Result<()> {
         sides,
         floor_sides: floor_sides(sides.a, floor_dtype)?,
         layers: run.layers(&checkpoint)?,
+        floor_tokens: args.floor_tokens,
         windowing: Windowing { window: args.window, stride: args.stride.unwrap_or(args.window) },
         shard: args.shard.unwrap_or(Shard::WHOLE),
     };

@@ -233,7 +233,10 @@ fn for_each_row<R: Send>(
         rows.par_iter_mut().enumerate().for_each_init(
             || vec![0.0; len],
             |wide, (i, row)| {
-                vectorized(|| values.widen(i * len..(i + 1) * len, wide));
+                vectorized(
+                    #[inline(always)]
+                    || values.widen(i * len..(i + 1) * len, wide),
+                );
                 work(row, wide);
             },
         );
@@ -264,7 +267,22 @@ impl Softmax {
         let max = logits.iter().copied().fold(self.max, f64::max);
         self.sum *= if max == self.max { 1.0 } else { exp(self.max - max) };
         self.max = max;
-        vectorized(|| logits.iter().for_each(|z| self.sum += exp(z - max)));
+        let mut sums = [0.0; 8];
+        vectorized(
+            #[inline(always)]
+            || {
+                let (whole, rest) = logits.as_chunks::<8>();
+                for z in whole {
+                    for i in 0..8 {
+                        sums[i] += exp(z[i] - max);
+                    }
+                }
+                for z in rest {
+                    sums[0] += exp(z - max);
+                }
+            },
+        );
+        self.sum += sums.iter().sum::<f64>();
         if let Some(at) = self.place(start, logits.len()) {
             self.label_logit = logits[at];
         }
@@ -280,9 +298,14 @@ impl Softmax {
             return;
         }
         let scale = 1.0 / (self.sum * count);
-        vectorized(|| {
-            pull.iter_mut().zip(logits).for_each(|(p, z)| *p = exp(z - self.max) * scale);
-        });
+        vectorized(
+            #[inline(always)]
+            || {
+                for (p, z) in pull.iter_mut().zip(logits) {
+                    *p = exp(z - self.max) * scale;
+                }
+            },
+        );
         if let Some(at) = self.place(start, logits.len()) {
             pull[at] -= 1.0 / count;
         }

@@ -10,14 +10,15 @@ use crate::model::Head;
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-/// Bytes of logits, as f32 or narrower, that are held at a time for all sides.
-const WORKSPACE: usize = 128 << 20;
+/// Bytes of logits, as f32 or narrower, that are held at a time for all sides: few enough to stay
+/// in a large cache, and to be memory that the allocator keeps from one piece to the next.
+const WORKSPACE: usize = 32 << 20;
 
 /// The likeliest tokens that are kept.
 const TOP: usize = 5;
 
 /// Compares pairs of sides on their normed hidden states, `[n, hidden]` each, through their heads.
-/// `labels` are the right tokens. `progress` is called with the fraction that is done.
+/// `labels` are the right tokens of all positions; a side may have fewer, namely the first ones. `progress` is called with the fraction that is done.
 ///
 /// KL divergences are resolved to 1e-14 nats: logits are widened to f64, and so is every sum over
 /// the vocabulary.
@@ -32,6 +33,7 @@ pub(super) fn compare(
     let mut rows: Vec<Row> =
         labels.iter().map(|&label| Row::new(sides.len(), pairs.len(), label)).collect();
     let batches = Batches::new(sides)?;
+    let counts: Vec<usize> = sides.iter().map(|(_, hidden)| hidden.dims()[0]).collect();
     for start in (0..vocab).step_by(tile) {
         let len = tile.min(vocab - start);
         let logits = batches.logits(sides, start, len)?;
@@ -39,14 +41,19 @@ pub(super) fn compare(
             rows.par_iter_mut().enumerate().for_each_init(
                 || Buffers::new(sides.len(), len),
                 |buffers, (i, row)| {
-                    buffers.read(values, i, len);
-                    vectorized(|| row.add(buffers, pairs, start as u32));
+                    buffers.read(values, i, len, &counts);
+                    vectorized(
+                        #[inline(always)]
+                        || row.add(buffers, pairs, start as u32),
+                    );
                 },
             );
         })?;
         progress((start + len) as f64 / vocab as f64);
     }
-    Ok((0..pairs.len()).map(|pair| sums(&rows, pairs[pair], pair)).collect())
+    let common = |(a, b): (usize, usize)| counts[a].min(counts[b]);
+    let sums = pairs.iter().enumerate().map(|(i, &pair)| sums(&rows[..common(pair)], pair, i));
+    Ok(sums.collect())
 }
 
 /// Words at a time: as many as fit the workspace, whatever the number of threads.
@@ -85,10 +92,12 @@ impl Batches {
     fn logits(&self, sides: &[(&Head, Tensor)], start: usize, len: usize) -> Result<Vec<Tensor>> {
         let mut logits: Vec<Option<Tensor>> = vec![None; sides.len()];
         for (group, hidden) in &self.0 {
-            let all = sides[group[0]].0.rows(hidden, start, len)?; // [sides of the group * n, len]
-            let n = all.dim(0)? / group.len();
-            for (place, &side) in group.iter().enumerate() {
-                logits[side] = Some(all.narrow(0, place * n, n)?);
+            let all = sides[group[0]].0.rows(hidden, start, len)?; // [rows of the group, len]
+            let mut at = 0;
+            for &side in group {
+                let rows = sides[side].1.dim(0)?;
+                logits[side] = Some(all.narrow(0, at, rows)?);
+                at += rows;
             }
         }
         Ok(logits.into_iter().flatten().collect())
@@ -115,16 +124,26 @@ fn read_all<'a>(
 struct Buffers {
     logits: Vec<Vec<f64>>,
     exps: Vec<Vec<f64>>,
+    /// Which sides have the position.
+    present: Vec<bool>,
 }
 
 impl Buffers {
     fn new(sides: usize, len: usize) -> Self {
-        Self { logits: vec![vec![0.0; len]; sides], exps: vec![vec![0.0; len]; sides] }
+        let buffers = || vec![vec![0.0; len]; sides];
+        Self { logits: buffers(), exps: buffers(), present: vec![false; sides] }
     }
 
-    fn read(&mut self, values: &[Values], row: usize, len: usize) {
-        for (buffer, values) in self.logits.iter_mut().zip(values) {
-            vectorized(|| values.widen(row * len..(row + 1) * len, buffer));
+    fn read(&mut self, values: &[Values], row: usize, len: usize, counts: &[usize]) {
+        for (side, (buffer, values)) in self.logits.iter_mut().zip(values).enumerate() {
+            self.present[side] = row < counts[side];
+            if !self.present[side] {
+                continue;
+            }
+            vectorized(
+                #[inline(always)]
+                || values.widen(row * len..(row + 1) * len, buffer),
+            );
         }
     }
 }
@@ -171,14 +190,17 @@ impl Row {
 
     #[inline(always)]
     fn add(&mut self, buffers: &mut Buffers, pairs: &[(usize, usize)], start: u32) {
-        let Buffers { logits, exps } = buffers;
-        for (i, side) in self.sides.iter_mut().enumerate() {
+        let Buffers { logits, exps, present } = buffers;
+        for (i, side) in self.sides.iter_mut().enumerate().filter(|(i, _)| present[*i]) {
             if let Some(at) = self.label.and_then(|label| label.checked_sub(start)) {
                 side.label = logits[i].get(at as usize).copied().unwrap_or(side.label);
             }
             side.add(&logits[i], &mut exps[i], start);
         }
         for (pair, &(a, b)) in self.pairs.iter_mut().zip(pairs) {
+            if !(present[a] && present[b]) {
+                continue;
+            }
             let cross = cross(&exps[a], &logits[a], &logits[b]);
             pair.cross = pair.cross * self.sides[a].rescale + cross;
             pair.logits.add_slices(&logits[a], &logits[b]);
@@ -230,6 +252,7 @@ impl RowSide {
         largest
     }
 
+    #[cold]
     fn insert(&mut self, logit: f64, id: u32) {
         if let Some(at) = self.top.iter().position(|&(top, _)| logit > top) {
             self.top[at..].rotate_right(1);

@@ -79,7 +79,7 @@ impl LayerSums {
         self.floor_residual.merge(&other.floor_residual);
     }
 
-    /// Of a layer in a lockstep run, over the scored positions.
+    /// Of a layer in a lockstep run, over the scored positions that both sides of a pair have.
     pub(super) fn of_step(
         lockstep: &Lockstep,
         layer: usize,
@@ -87,22 +87,28 @@ impl LayerSums {
         places: Places,
         scored: &Range<usize>,
     ) -> Result<Self> {
-        let scored = |t: &Tensor| t.narrow(1, scored.start, scored.len());
-        let residual = |(a, b): (usize, usize)| {
+        let scored = |t: &Tensor, end: usize| {
+            let start = scored.start.min(end);
+            t.narrow(1, start, scored.end.min(end) - start)
+        };
+        let length = |lane: usize| lanes[lane].stream.dims()[1];
+        let residual = |(a, b)| {
+            let end = length(a).min(length(b));
             let mut sums = Accumulator::default();
-            sums.add(&scored(&lanes[a].stream)?, &scored(&lanes[b].stream)?)?;
+            sums.add(&scored(&lanes[a].stream, end)?, &scored(&lanes[b].stream, end)?)?;
             Ok::<_, Error>(sums)
         };
         let block = |(a, b)| -> Result<PointSums> {
             // The narrower side's input is one that both can represent.
             let (own, other) = if size(b, lanes) < size(a, lanes) { (b, a) } else { (a, b) };
-            let trace = forced(lockstep, layer, lanes, own, other)?;
+            let end = length(a).min(length(b));
+            let trace = forced(lockstep, layer, lanes, (own, other), end)?;
             let own = &lanes[own];
             let points =
                 [(&own.activated, &trace[0]), (&own.product, &trace[1]), (&own.output, &trace[2])];
             let mut sums = PointSums::default();
             for (sums, (x, y)) in sums.iter_mut().zip(points) {
-                let (x, y) = (scored(x)?, scored(y)?);
+                let (x, y) = (scored(x, end)?, scored(y, end)?);
                 let (x, y) = if size(b, lanes) < size(a, lanes) { (y, x) } else { (x, y) };
                 sums.add(&x, &y)?;
             }
@@ -122,19 +128,22 @@ impl LayerSums {
     }
 }
 
-/// What the block of a side makes of another side's input: activation, product and output.
+/// What the block of a side makes of another side's input, up to a position at least: activation,
+/// product and output.
 fn forced(
     lockstep: &Lockstep,
     layer: usize,
     lanes: &[LaneStep],
-    own: usize,
-    other: usize,
+    (own, other): (usize, usize),
+    end: usize,
 ) -> Result<[Tensor; 3]> {
     let block = lockstep.block(other, layer);
-    let own_lane = &lanes[own];
     let projected = match lockstep.share(own, other) {
-        true => own_lane.projected.clone(),
-        false => block.project(&own_lane.input.to_dtype(lanes[other].input.dtype())?)?,
+        true => lanes[own].projected.clone(),
+        false => {
+            let input = lanes[own].input.narrow(1, 0, end)?;
+            block.project(&input.to_dtype(lanes[other].input.dtype())?)?
+        }
     };
     let (activated, product) = block.activated_and_product(&projected)?;
     let output = block.down(&product)?;

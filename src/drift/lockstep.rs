@@ -85,18 +85,24 @@ impl Lockstep {
         self.groups.first().map_or(0, |group| group.gemma.layers().len())
     }
 
-    /// Runs all sides on ids `[1, seq]`, and hands `watch` every layer with a step per side.
-    /// Returns each side's normed hidden states, `[1, seq, hidden]`.
+    /// Runs all sides on ids `[1, seq]`, each on as many of the first ones as `lengths` says (or
+    /// more: sides of one dtype run as far as the longest of them), and hands `watch` every layer
+    /// with a step per side. Returns each side's normed hidden states, `[1, seq, hidden]`.
     ///
     /// # Errors
     /// An id out of the vocabulary, those of `watch`.
     pub fn run(
         &self,
         ids: &Tensor,
+        lengths: &[usize],
         mut watch: impl FnMut(usize, &[LaneStep]) -> Result<()>,
     ) -> Result<Vec<Tensor>> {
-        let mut streams =
-            self.groups.iter().map(|group| group.embed(ids)).collect::<Result<Vec<_>>>()?;
+        let length = |at: usize| {
+            let own = lengths.iter().zip(&self.places).filter(|(_, place)| place.0 == at);
+            own.map(|(&length, _)| length).max().unwrap_or(0).min(ids.dims()[1])
+        };
+        let embed = |(at, group): (usize, &Group)| group.embed(&ids.narrow(1, 0, length(at))?);
+        let mut streams = self.groups.iter().enumerate().map(embed).collect::<Result<Vec<_>>>()?;
         for layer in 0..self.layers() {
             let mut steps = vec![];
             for (group, stream) in self.groups.iter().zip(&mut streams) {

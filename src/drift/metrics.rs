@@ -76,11 +76,14 @@ impl Accumulator {
             for start in (at..end).step_by(BLOCK) {
                 let range = start..(start + BLOCK).min(end);
                 let (wide_a, wide_b) = (&mut wide_a[..range.len()], &mut wide_b[..range.len()]);
-                vectorized(|| {
-                    a.widen(range.clone(), wide_a);
-                    b.widen(range, wide_b);
-                    sums.add_slices(wide_a, wide_b);
-                });
+                vectorized(
+                    #[inline(always)]
+                    || {
+                        a.widen(range.clone(), wide_a);
+                        b.widen(range, wide_b);
+                        sums.add_slices(wide_a, wide_b);
+                    },
+                );
             }
             sums
         };

@@ -55,6 +55,8 @@ pub struct Drift {
 /// Figures of the pair that differs by rounding alone, beyond those of the layers.
 #[derive(Debug, Clone, Serialize)]
 pub struct Floor {
+    /// The scored positions of it.
+    pub tokens: usize,
     /// Of the logits.
     pub logits: Option<LogitMetrics>,
 }
@@ -89,6 +91,8 @@ pub struct Header {
     pub window: usize,
     /// By how many tokens one window ends behind the one before it.
     pub stride: usize,
+    /// How many of a window's first tokens the floor is measured on.
+    pub floor_tokens: usize,
     /// Where it was computed.
     pub device: String,
     /// The layers that are reported, by name.
@@ -165,6 +169,7 @@ impl Header {
             windows,
             window: options.windowing.window,
             stride: options.windowing.stride,
+            floor_tokens: options.floor_tokens,
             device: device.to_string(),
             blocks,
             warnings,
@@ -214,6 +219,10 @@ impl Drift {
             floor_rel_l2: sums.floor_residual.metrics().rel_l2,
         };
         let layers: Vec<_> = named().map(layer).collect();
+        let floor_tokens = match &logits {
+            Some([_, floor, _]) => floor.kl_nats.len(),
+            None => tokens.min(header.floor_tokens * header.windows),
+        };
         let [logits, floor, golden] = match logits {
             Some(logits) => logits.map(|sums| Some(sums.metrics())),
             None => [None; 3],
@@ -234,7 +243,7 @@ impl Drift {
             }),
             layers,
             logits,
-            floor: Floor { logits: floor },
+            floor: Floor { tokens: floor_tokens, logits: floor },
             gradients: None,
             ranking: None,
             part,

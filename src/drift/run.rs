@@ -23,6 +23,9 @@ pub struct DriftOptions {
     pub floor_sides: Sides,
     /// Which layers to report, by index.
     pub layers: Vec<usize>,
+    /// How many of a window's first tokens the floor is measured on: its size takes fewer of them
+    /// than a small drift does.
+    pub floor_tokens: usize,
     /// How texts are cut.
     pub windowing: Windowing,
     /// The windows that this run takes: every n-th from the i-th on.
@@ -177,7 +180,13 @@ impl<'a> Runner<'a> {
             Self::Model { lockstep, places, golden, heads, options, device } => {
                 let mut layers = vec![];
                 let count = lockstep.layers() as f64;
-                let hidden = lockstep.run(&ids.tensor(device)?, |layer, lanes| {
+                let in_pair = |side| side == places.drift.0 || side == places.drift.1;
+                let length = |side| match in_pair(side) {
+                    true => ids.seq_len(),
+                    false => options.floor_tokens,
+                };
+                let lengths: Vec<_> = (0..heads.len()).map(length).collect();
+                let hidden = lockstep.run(&ids.tensor(device)?, &lengths, |layer, lanes| {
                     if options.layers.contains(&layer) {
                         let scored = &window.scored;
                         layers.push(LayerSums::of_step(lockstep, layer, lanes, *places, scored)?);
@@ -187,7 +196,9 @@ impl<'a> Runner<'a> {
                 })?;
                 let mut sides = vec![];
                 for (head, hidden) in heads.iter().zip(&hidden) {
-                    let scored = hidden.get(0)?.narrow(0, window.scored.start, positions)?;
+                    let end = window.scored.end.min(hidden.dim(1)?);
+                    let start = window.scored.start.min(end);
+                    let scored = hidden.get(0)?.narrow(0, start, end - start)?;
                     sides.extend(head.as_ref().map(|head| (head, scored)));
                 }
                 let pairs = [places.drift, places.floor, *golden];

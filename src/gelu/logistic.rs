@@ -3,12 +3,14 @@
 use super::Real;
 
 /// `x·σ(z)` at an `x` whose `z` is given.
+#[inline(always)]
 pub(crate) fn value<T: Real>(x: T, z: T) -> T {
     x.clamp(-T::SATURATED, T::INFINITY) * sigmoid(z).0
 }
 
 /// `x·σ(z)` and its derivative `σ + x·σ·(1-σ)·z'`; `x` is the argument limited to
 /// `±SATURATED`, beyond which the second term is 0 and its factors might overflow.
+#[inline(always)]
 pub(crate) fn value_and_derivative<T: Real>(x: T, z: T, dz: T) -> (T, T) {
     let (s, s_times_one_minus_s) = sigmoid(z);
     let inner = x.clamp(-T::SATURATED, T::SATURATED);
@@ -17,6 +19,7 @@ pub(crate) fn value_and_derivative<T: Real>(x: T, z: T, dz: T) -> (T, T) {
 }
 
 /// σ(z) and σ(z)·(1-σ(z)), both from `exp(-|z|)`, which neither overflows nor cancels.
+#[inline(always)]
 fn sigmoid<T: Real>(z: T) -> (T, T) {
     let one = T::of(1.0);
     let e = (-z.abs()).exp();

@@ -13,17 +13,20 @@ const TWO_SQRT_2_OVER_PI: f64 = 1.595_769_121_605_730_7;
 const CUBIC: f64 = 0.044715;
 
 /// `2u` for an `x` within the saturated range.
+#[inline(always)]
 fn twice_u<T: Real>(x: T) -> T {
     T::of(TWO_SQRT_2_OVER_PI) * x * (T::of(1.0) + T::of(CUBIC) * x * x)
 }
 
 /// The tanh form of GELU.
+#[inline(always)]
 pub fn value<T: Real>(x: T) -> T {
     let inner = x.clamp(-T::SATURATED, T::SATURATED);
     logistic::value(x, twice_u(inner))
 }
 
 /// The tanh form of GELU and its derivative.
+#[inline(always)]
 pub fn value_and_derivative<T: Real>(x: T) -> (T, T) {
     let inner = x.clamp(-T::SATURATED, T::SATURATED);
     let dz = T::of(TWO_SQRT_2_OVER_PI) * (T::of(1.0) + T::of(3.0 * CUBIC) * inner * inner);

@@ -19,10 +19,11 @@ pub fn drift_table(drift: &Drift) -> String {
     ));
     line(activation_line(&checkpoint.activation));
     line(format!("drift:  {}", pair(&header.sides)));
-    line(format!(
-        "floor:  {}, the same pass in two precisions: what rounding alone does",
-        pair(&header.floor_sides)
-    ));
+    let on = match drift.floor.tokens {
+        all if all == drift.tokens => String::new(),
+        some => format!(", on the first {}", grouped(some as u64)),
+    };
+    line(format!("floor:  {}: what rounding alone does{on}", pair(&header.floor_sides)));
     line(tokens_line(drift));
     line(String::new());
     text += &layer_rows(drift);

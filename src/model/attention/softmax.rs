@@ -100,7 +100,14 @@ impl Fused {
         for (scores, weights) in scores.chunks(BLOCK).zip(weights.chunks_mut(BLOCK)) {
             let exps = &mut exps[..scores.len()];
             exps.iter_mut().zip(scores).for_each(|(e, x)| *e = score(x) - max);
-            vectorized(|| exps.iter_mut().for_each(|e| *e = exp(*e)));
+            vectorized(
+                #[inline(always)]
+                || {
+                    for e in exps.iter_mut() {
+                        *e = exp(*e);
+                    }
+                },
+            );
             sum += exps.iter().sum::<f64>();
             weights.iter_mut().zip(&*exps).for_each(|(w, &e)| *w = round(e));
         }
