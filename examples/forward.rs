@@ -1,27 +1,36 @@
-//! Loads the first MLP of a checkpoint and runs it on a prompt.
+//! A forward pass of a checkpoint's model, with a look at every block's gate on the way.
 //!
-//! `cargo run --release --example forward [-- DIRECTORY]`; without a directory it takes the
-//! checkpoint inside the library.
+//! `cargo run --release --example forward [-- DIRECTORY]`
 
 use anyhow::Result;
-use candle_core::{DType, Device, Module};
-use gemma_mlp::Checkpoint;
-use gemma_mlp::model::{Stats, TokenIds, load_mlp, mlp_input};
+use candle_core::{DType, Device, Tensor};
+use gemma_mlp::model::{Block, Observer, Stats, top_tokens};
+use gemma_mlp::{Checkpoint, Gemma};
+
+/// Prints how large each block's gate pre-activations are: where they are around ±2.7, the two
+/// forms of GELU differ most.
+struct Gates;
+
+impl Observer for Gates {
+    fn block(&mut self, block: Block) -> candle_core::Result<()> {
+        let gate = Stats::of(&block.projected.gate).map_err(candle_core::Error::wrap)?;
+        println!("layer {}: gate RMS {:.3}, max {:.2}", block.index, gate.rms, gate.max_abs);
+        Ok(())
+    }
+}
 
 fn main() -> Result<()> {
     let checkpoint = match std::env::args().nth(1) {
         Some(dir) => Checkpoint::open(dir)?,
         None => Checkpoint::embedded()?,
     };
-    let device = Device::cuda_if_available(0)?;
-    let block = &checkpoint.blocks()[0];
-    let mlp = load_mlp(&checkpoint, block, DType::F32, &device)?;
-    println!("{} with {}: {}", block.name, mlp.activation(), block.activation.reason);
-
-    let ids = TokenIds::single(checkpoint.encode("What does the MLP make of this?")?)?;
-    let (x, _) = mlp_input(&checkpoint, block, &ids, &device)?; // [batch, seq, hidden]
-    let y = mlp.forward(&x)?; // [batch, seq, hidden]
-    println!("input  {:?}, RMS {:.4}", x.dims(), Stats::of(&x)?.rms);
-    println!("output {:?}, RMS {:.4}", y.dims(), Stats::of(&y)?.rms);
+    let gemma = Gemma::load(&checkpoint, &Device::Cpu, DType::F32)?;
+    let ids = Tensor::new(vec![checkpoint.encode("The quick brown fox")?], &Device::Cpu)?; // [1, seq]
+    let hidden = gemma.hidden(&ids, &mut Gates)?; // [1, seq, hidden]
+    let last = hidden.narrow(1, hidden.dim(1)? - 1, 1)?;
+    let logits = gemma.logits(&last)?.squeeze(1)?; // [1, vocab]
+    for token in &top_tokens(&checkpoint, &logits, 3)?[0] {
+        println!("{:?} with probability {:.3}", token.text, token.probability);
+    }
     Ok(())
 }

@@ -29,36 +29,71 @@ fn number(value: &Value) -> f64 {
     value.as_f64().unwrap_or_else(|| panic!("{value} is a number"))
 }
 
+/// The figures of a block at a point.
+fn assert_block_figures(point: &Value) {
+    let [max_abs, rms, rel_l2, cosine] =
+        ["max_abs", "rms", "rel_l2", "cosine"].map(|k| number(&point[k]));
+    assert!(0.0 < rms && rms < max_abs && rel_l2 > 0.0 && cosine > 0.999 && cosine < 1.0);
+}
+
+/// The figures of logits, of which `floor` has the same.
+fn assert_logit_figures(logits: &Value) {
+    let [median, mean, p99, max] = ["median", "mean", "p99", "max"]
+        .map(|figure| number(&logits[&format!("kl_{figure}_nats")]));
+    assert!(0.0 < median && median < p99 && p99 <= max && mean < max, "{logits}");
+    for figure in ["max_abs", "rel_l2", "rms_dp"] {
+        assert!(number(&logits[figure]) > 0.0, "{figure}");
+    }
+    for figure in ["top1_agreement", "top5_agreement"] {
+        assert!((0.9..=1.0).contains(&number(&logits[figure])), "{figure}");
+    }
+    let [a, b] = ["ppl_a", "ppl_b"].map(|figure| number(&logits[figure]));
+    assert!(1.0 < a && (b / a - 1.0).abs() < 0.02, "{a} {b}");
+}
+
 #[test]
 fn drift_json_has_the_fixed_names() {
     let drift = run_json(&["drift", "--json"]);
     assert!(drift["schema"].is_i64() && !drift["checkpoint"].is_null());
-    assert_eq!(drift["sides"]["a"], json!({"activation": "tanh", "dtype": "f32"}));
-    assert_eq!(drift["sides"]["b"], json!({"activation": "exact", "dtype": "f32"}));
-    assert_eq!(drift["floor_sides"]["b"], json!({"activation": "tanh", "dtype": "bf16"}));
+    let side = |activation: &str, dtype: &str| json!({"activation": activation, "rounding": "once", "dtype": dtype});
+    assert_eq!(drift["sides"], json!({"a": side("tanh", "f32"), "b": side("exact", "f32")}));
+    assert_eq!(drift["floor_sides"], json!({"a": side("tanh", "f32"), "b": side("tanh", "bf16")}));
     let layers = drift["layers"].as_array().unwrap();
-    assert_eq!(layers.len(), 4);
-    for (i, layer) in layers.iter().enumerate() {
-        assert_eq!(layer["index"], i);
-        assert_eq!(layer["input"], if i == 0 { "model" } else { "gaussian" });
+    let residual = drift["residual"].as_array().unwrap();
+    assert_eq!((layers.len(), residual.len()), (4, 4));
+    for (i, (layer, residual)) in layers.iter().zip(residual).enumerate() {
+        assert_eq!((&layer["index"], &residual["index"]), (&json!(i), &json!(i)));
+        assert_eq!(layer["input"], "model");
         for part in [layer, &layer["floor"]] {
             for point in ["activation", "product", "output"] {
-                let [max_abs, rms, rel_l2, cosine] =
-                    ["max_abs", "rms", "rel_l2", "cosine"].map(|k| number(&part[point][k]));
-                assert!(
-                    0.0 < rms && rms < max_abs && rel_l2 > 0.0 && cosine > 0.999 && cosine < 1.0
-                );
+                assert_block_figures(&part[point]);
             }
         }
+        let [drift, floor] = ["rel_l2", "floor_rel_l2"].map(|k| number(&residual[k]));
+        assert!(0.0 < drift && drift < floor);
         // The switch is what it is known to be: 4.732e-4 at most, and a rounding of f32.
         let max_abs = number(&layer["activation"]["max_abs"]);
         assert!((4e-4..4.74e-4).contains(&max_abs), "{max_abs}");
     }
+    assert_logit_figures(&drift["logits"]);
+    assert_logit_figures(&drift["floor"]["logits"]);
+    assert_eq!(drift["tokens"], drift["floor"]["tokens"]);
+    assert_eq!(
+        (&drift["first_above_floor"], &drift["first_nonfinite"]),
+        (&Value::Null, &Value::Null)
+    );
+    assert_eq!((&drift["size"], &drift["complete"]), (&json!("far-below-floor"), &json!(true)));
+    assert!(drift["verdict"].as_str().unwrap().contains("far below the noise floor"));
 }
 
 #[test]
 fn a_model_against_itself_does_not_drift() {
     let drift = run_json(&["drift", "--a", "gelu", "--b", "none", "--json", "--layers", "0,2-3"]);
+    for figure in ["kl_mean_nats", "kl_max_nats", "max_abs", "rms_dp", "ln_ppl_ratio"] {
+        assert_eq!(drift["logits"][figure], 0.0, "{figure}");
+    }
+    assert_eq!(drift["logits"]["ppl_a"], drift["logits"]["ppl_b"]);
+    assert_eq!((&drift["size"], &drift["residual"][1]["rel_l2"]), (&json!("none"), &json!(0.0)));
     let layers = drift["layers"].as_array().unwrap();
     assert_eq!(layers.iter().map(|l| l["index"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 2, 3]);
     for layer in layers {
@@ -97,7 +132,8 @@ fn no_arguments_are_the_drift_table() {
     let table = run(&[]);
     assert_eq!(table, run(&["drift"]));
     assert_eq!(table, run(&["--cpu"]));
-    for word in ["generated text", "gaussian", "model", "activation", "product", "output", "floor"]
+    for word in
+        ["generated text", "activation", "output", "residual", "floor", "KL mean", "perplexity"]
     {
         assert!(table.contains(word), "{word}: {table}");
     }
@@ -105,11 +141,13 @@ fn no_arguments_are_the_drift_table() {
 
 #[test]
 fn the_same_bytes_for_any_number_of_threads() {
-    // 600 tokens: several chunks of every parallel loop.
+    // Hundreds of tokens: several chunks of every parallel loop.
     let text = "a b ".repeat(150);
-    for args in
-        [&["drift", "--json", "--prompt", &text][..], &["drift", "--json", "--dtype", "bf16"]]
-    {
+    for args in [
+        &["drift", "--json", "--prompt", &text][..],
+        &["drift", "--json", "--dtype", "bf16", "--gradients", "--rank"],
+        &["generate", "--json", "--b", "tanh:bf16"],
+    ] {
         let one = run_with_threads(args, "1");
         assert!(["2", "3", "7"].iter().all(|threads| run_with_threads(args, threads) == one));
     }
@@ -136,13 +174,16 @@ fn forward_saves_what_it_says() {
         let tensors = SafeTensors::deserialize(&bytes).unwrap();
         let mut names: Vec<_> = tensors.names().into_iter().map(String::from).collect();
         names.sort();
-        let mut expected = vec![];
+        let mut expected = vec!["hidden.0".to_string(), "hidden.3".into(), "logits".into()];
         for layer in [0, 3] {
             for part in ["activated", "gate", "input", "output", "product", "up"] {
                 expected.push(format!("layers.{layer}.mlp.{part}"));
             }
         }
+        expected.sort();
         assert_eq!(names, expected);
+        assert_eq!(tensors.tensor("hidden.3").unwrap().shape(), [2, 3, 128]);
+        assert_eq!(tensors.tensor("logits").unwrap().shape(), [2, 3, 1024]);
         assert_eq!(tensors.tensor("layers.0.mlp.input").unwrap().shape(), [2, 3, 128]);
         assert_eq!(tensors.tensor("layers.3.mlp.gate").unwrap().shape(), [2, 3, 512]);
         let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
@@ -328,7 +369,153 @@ fn inspect_says_what_is_odd() {
     assert_eq!(inspection["mlp_parameters"], 3 * 8 * 12);
     let text = run(&["inspect"]);
     assert!(
-        text.contains("Gemma 3") && text.contains("1,019,008") && !text.contains("warning"),
+        text.contains("Gemma 3") && text.contains("1,116,800") && !text.contains("warning"),
         "{text}"
     );
+}
+
+/// A text of several windows, and another one.
+fn texts(dir: &Path) -> String {
+    let path = dir.join("texts.json");
+    let long: Vec<u32> = std::iter::once(2).chain((0..150).map(|i| 4 + i * 37 % 900)).collect();
+    std::fs::write(&path, json!([long, [2, 300, 301, 302, 303]]).to_string()).unwrap();
+    path.to_str().unwrap().to_string()
+}
+
+/// Parts of a run add up to the bytes of the whole.
+#[test]
+fn shards_merge_to_one_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let ids = texts(dir.path());
+    let args = ["drift", "--json", "--ids", &ids, "--window", "32", "--stride", "16"];
+    let whole = run(&args);
+    assert_eq!(serde_json::from_str::<Value>(&whole).unwrap()["tokens"], 156);
+    let mut parts = vec![];
+    for i in 1..=3 {
+        let part = dir.path().join(format!("{i}.json")).to_str().unwrap().to_string();
+        let shard = format!("{i}/3");
+        let printed = run(&[&args[..], &["--shard", &shard, "--out", &part]].concat());
+        assert_eq!(printed, std::fs::read_to_string(&part).unwrap());
+        parts.push(part);
+    }
+    let merge = |parts: &[&str]| run(&[&["merge", "--json"], parts].concat());
+    // In any order, and in two steps.
+    assert_eq!(merge(&[&parts[2], &parts[0], &parts[1]]), whole);
+    let two = merge(&[&parts[0], &parts[1]]);
+    assert_eq!(serde_json::from_str::<Value>(&two).unwrap()["complete"], false);
+    let merged = dir.path().join("two.json");
+    std::fs::write(&merged, two).unwrap();
+    assert_eq!(merge(&[merged.to_str().unwrap(), &parts[2]]), whole);
+}
+
+/// Ctrl-C ends a run after the window at hand, with what there is; SIGKILL leaves the old report.
+#[test]
+#[cfg(unix)]
+fn ended_in_the_middle() {
+    let dir = tempfile::tempdir().unwrap();
+    let (ids, out) = (dir.path().join("ids.json"), dir.path().join("out.json"));
+    let long: Vec<u32> = (0..60_000).map(|i| 4 + i * 37 % 900).collect();
+    std::fs::write(&ids, json!(long).to_string()).unwrap();
+    std::fs::write(&out, "the old report").unwrap();
+    let ended_by = |signal: &str| {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_gemma-mlp"))
+            .args(["drift", "--json", "--window", "128", "--ids", ids.to_str().unwrap()])
+            .args(["--out", out.to_str().unwrap()])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(1500));
+        assert!(child.try_wait().unwrap().is_none(), "the run was over too soon");
+        let id = child.id().to_string();
+        assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
+        child.wait_with_output().unwrap()
+    };
+    assert!(!ended_by("-KILL").status.success());
+    assert_eq!(std::fs::read_to_string(&out).unwrap(), "the old report");
+    let output = ended_by("-INT");
+    assert!(output.status.success());
+    let drift: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let tokens = number(&drift["tokens"]);
+    assert!(0.0 < tokens && tokens < 60_000.0 && drift["complete"] == false, "{tokens}");
+    assert_eq!(std::fs::read(&out).unwrap(), output.stdout);
+    let files = std::fs::read_dir(dir.path()).unwrap().count();
+    assert_eq!(files, 2, "no half-written file is left");
+}
+
+#[test]
+fn gradients_and_ranking() {
+    let drift = run_json(&["drift", "--json", "--gradients", "--rank"]);
+    let gradients = drift["gradients"].as_array().unwrap();
+    assert_eq!(gradients.len(), 4);
+    for (i, layer) in gradients.iter().enumerate() {
+        assert_eq!(layer["index"], i);
+        for matrix in ["gate_proj", "up_proj", "down_proj"] {
+            let [drift, floor] = [layer, &layer["floor"]].map(|l| number(&l[matrix]["rel_l2"]));
+            assert!(0.0 < drift && drift < floor, "{matrix} {drift} {floor}");
+            assert!((0.99..=1.0).contains(&number(&layer[matrix]["cosine"])));
+        }
+    }
+    let ranking = drift["ranking"].as_array().unwrap();
+    let kl: Vec<_> = ranking.iter().map(|row| number(&row["kl_mean_nats"])).collect();
+    assert!(kl.is_sorted_by(|a, b| a >= b), "{kl:?}");
+    let place = |name: &str| {
+        ranking.iter().position(|row| row["difference"].as_str().unwrap().contains(name)).unwrap()
+    };
+    let order = ["w in place of 1+w", "no BOS", "SiLU", "model in bf16", "exact", "in f64"];
+    assert!(order.map(place).is_sorted(), "{order:?} {ranking:?}");
+    for row in ranking {
+        for figure in ["kl_max_nats", "top1_agreement", "rel_l2", "ppl"] {
+            assert!(row[figure].is_f64(), "{figure} of {row}");
+        }
+    }
+    // The switch among the differences is the switch.
+    let exact = &ranking[place("exact")];
+    let ratio = number(&exact["kl_mean_nats"]) / number(&drift["logits"]["kl_mean_nats"]);
+    assert!((ratio - 1.0).abs() < 0.05, "{ratio}");
+}
+
+#[test]
+fn generate_side_by_side() {
+    let same = run_json(&["generate", "--json"]);
+    assert_eq!((&same["parting"], &same["a"]["ids"]), (&Value::Null, &same["b"]["ids"]));
+    let text = same["a"]["text"].as_str().unwrap();
+    assert!(text.len() > 40 && text.contains('.'), "{text}");
+    let parted = run_json(&["generate", "--json", "--b", "silu", "-n", "40"]);
+    let index = parted["parting"]["index"].as_u64().unwrap() as usize;
+    let ids = |side: &str| parted[side]["ids"].as_array().unwrap()[..=index].to_vec();
+    assert_eq!(ids("a")[..index], ids("b")[..index]);
+    assert_eq!(parted["parting"]["ids"], json!([ids("a")[index], ids("b")[index]]));
+    assert!(number(&parted["parting"]["margins"][0]) > 0.0);
+    assert!(run(&["generate", "--b", "silu"]).contains("They part at token"));
+}
+
+/// What one pass over the text computes is what the cache computes token by token.
+#[test]
+fn generation_agrees_with_forward() {
+    let generation = run_json(&["generate", "--json", "-n", "1", "--prompt", "The quick brown"]);
+    let forward = run_json(&["forward", "--json", "--prompt", "The quick brown"]);
+    assert_eq!(generation["a"]["ids"][0], forward["top"][0][0]["id"]);
+}
+
+/// A side is any activation, rounding and dtype; f16 says where it overflows.
+#[test]
+fn sides_and_overflow() {
+    let kl = |b: &str| number(&run_json(&["drift", "--json", "--b", b])["logits"]["kl_mean_nats"]);
+    assert_eq!(kl("tanh:after-activation"), 0.0, "in f32 there is nothing to round");
+    let (once, every) = (kl("tanh:bf16"), kl("tanh:every-op:bf16"));
+    assert!(once > 0.0 && every > once, "{once} {every}");
+    let f64 = run_json(&["drift", "--json", "--b", "tanh:f64"]);
+    assert!((0.0..1e-10).contains(&number(&f64["logits"]["kl_mean_nats"])), "{f64}");
+
+    let dir = tempfile::tempdir().unwrap();
+    let mut specs = gemma3_specs("model.");
+    let up = specs.iter_mut().find(|spec| spec.name.contains("up_proj")).unwrap();
+    up.bytes = [3e4f32; 96].iter().flat_map(|x| x.to_le_bytes()).collect();
+    write_checkpoint(dir.path(), &gemma3_config(), &specs);
+    let ids = dir.path().join("ids.json");
+    std::fs::write(&ids, "[1, 2, 3]").unwrap();
+    let [model, ids] = [dir.path(), &ids].map(|path| path.to_str().unwrap());
+    let drift = run_json(&["drift", "--json", "--model", model, "--ids", ids, "--b", "tanh:f16"]);
+    assert_eq!((&drift["first_nonfinite"], &drift["size"]), (&json!(0), &json!("not-finite")));
+    assert!(drift["verdict"].as_str().unwrap().contains("from layer 0 on"), "{drift}");
 }

@@ -14,7 +14,8 @@ fn run(name: &str, args: &[&str]) -> String {
 
 #[test]
 fn forward() {
-    assert!(run("forward", &[]).contains("output [1, 32, 128]"));
+    let printed = run("forward", &[]);
+    assert!(printed.contains("layer 3: gate RMS") && printed.contains("with probability"));
 }
 
 #[test]

@@ -213,16 +213,24 @@ fn texts_and_ids() {
         refused(&[subcommand, "--prompt", ""], &["the prompt is empty"]);
         refused(&[subcommand, "--text", &file("empty.txt", "\n")], &["the prompt is empty"]);
         refused(&[subcommand, "--text", "/no/such.txt"], &["/no/such.txt"]);
-        for bad in ["", "[]", "{}", "[1, -2]", "[[1], [2, 3]]", "[1.5]"] {
+        for bad in ["", "[]", "{}", "[1, -2]", "[[1], []]", "[1.5]"] {
             refused(&[subcommand, "--ids", &file("ids.json", bad)], &["ids.json"]);
         }
         refused(
-            &[subcommand, "--ids", &file("ids.json", "[1, 260]")],
-            &["token id 260", "vocabulary"],
+            &[subcommand, "--ids", &file("ids.json", "[1, 1024]")],
+            &["token id 1024", "vocabulary"],
         );
         refused(&[subcommand, "--layers", "4"], &["layer 4", "0 to 3"]);
         refused(&[subcommand, "--layers", "0-18446744073709551615"], &["layers 0 to 3"]);
     }
+    let uneven = file("ids.json", "[[1], [2, 3]]");
+    refused(&["forward", "--ids", &uneven], &["equally long"]);
+    refused(&["drift", "--window", "1"], &["window of 1 tokens"]);
+    refused(&["drift", "--window", "8", "--stride", "9"], &["stride of 9"]);
+    refused(&["drift", "--a", "tanh:f64", "--floor-dtype", "f64"], &["no noise floor of f64"]);
+    refused(&["drift", "--gradients", "--ids", &file("ids.json", "[2]")], &["two tokens"]);
+    refused(&["merge", &file("no.json", "{}")], &["no.json", "not a part of a drift run"]);
+    refused(&["merge", "/no/such.json"], &["/no/such.json"]);
     let bad_utf8 = dir.path().join("latin1.txt");
     std::fs::write(&bad_utf8, [0xe9]).unwrap();
     refused(&["drift", "--text", bad_utf8.to_str().unwrap()], &["latin1.txt"]);
@@ -230,6 +238,10 @@ fn texts_and_ids() {
     for args in [
         &["drift", "--prompt", "a", "--ids", "b"][..],
         &["drift", "--a", "mish"],
+        &["drift", "--b", "tanh:u8"],
+        &["drift", "--shard", "3/2"],
+        &["drift", "--shard", "0/2"],
+        &["merge"],
         &["forward", "--layers", "x"],
         &["nonsense"],
     ] {

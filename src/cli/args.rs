@@ -111,12 +111,15 @@ impl ModelArgs {
 }
 
 /// What is run if no text is given.
-pub const PROMPT: &str = "The quick brown fox jumps over the lazy dog.";
+const TEXT: &str = "The quick brown fox jumps over the lazy dog. Every Friday, Mia and Leo sing in \
+the garden. The small dog runs quickly when Mia sings. \"Where is the cup?\" asks Leo. \"It is in the \
+kitchen,\" says Mia. Leo has three apples. Mia gives him two more. Now he has five apples. Mia \
+counts the cups: one, two, three. There are three cups. In the end, she puts the cup in the garden.";
 
 #[derive(Args)]
 #[group(multiple = false)]
 struct TextArgs {
-    /// Text to run [default: a sentence]
+    /// Text to run [default: a paragraph of simple English]
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
     /// Files with the texts to run; one line break at the end is not part of a text
@@ -143,7 +146,7 @@ impl TextArgs {
             texts.push(ids);
         }
         if texts.is_empty() {
-            texts.push(checkpoint.encode(self.prompt.as_deref().unwrap_or(PROMPT))?);
+            texts.push(checkpoint.encode(self.prompt.as_deref().unwrap_or(TEXT))?);
         }
         Ok(texts)
     }

@@ -1,6 +1,6 @@
 //! `gemma-mlp generate`.
 
-use super::args::{ComputeArgs, ModelArgs, PROMPT, SideArgs};
+use super::args::{ComputeArgs, ModelArgs, SideArgs};
 use super::interrupt::Interrupt;
 use super::print;
 use super::progress::Progress;
@@ -16,7 +16,7 @@ pub struct Args {
     #[command(flatten)]
     compute: ComputeArgs,
     /// Text to continue
-    #[arg(long, value_name = "TEXT", default_value = PROMPT)]
+    #[arg(long, value_name = "TEXT", default_value = "Every Friday, Mia and Leo")]
     prompt: String,
     /// How many tokens to generate at most
     #[arg(long, short = 'n', value_name = "TOKENS", default_value_t = 64)]

@@ -103,7 +103,8 @@ mod tests {
                 }
             }
         }
-        assert_eq!(cut(&[2, 5, 6, 7, 8], 4, 2)[1].ids, [2, 6, 7, 8]);
+        let windows = cut(&[2, 5, 6, 7, 8, 9], 4, 2);
+        assert_eq!((&windows[1].ids[..], windows[1].scored.clone()), (&[2, 7, 8, 9][..], 2..4));
     }
 
     #[test]

@@ -22,7 +22,7 @@ use candle_nn::{Init, VarBuilder, kv_cache::KvCache};
 ///
 /// let checkpoint = Checkpoint::embedded()?; // or Checkpoint::open("path/to/gemma-3-270m")?
 /// let gemma = Gemma::load(&checkpoint, &Device::Cpu, DType::F32)?;
-/// let ids = Tensor::new(&[checkpoint.encode("The fox")?], &Device::Cpu)?; // [batch, seq]
+/// let ids = Tensor::new(vec![checkpoint.encode("The fox")?], &Device::Cpu)?; // [batch, seq]
 /// let logits = gemma.forward(&ids)?; // [batch, seq, vocab]
 /// let exact = gemma.with_activation(Gelu::Exact).forward(&ids)?; // the same weights
 /// assert_eq!(logits.dims(), exact.dims());

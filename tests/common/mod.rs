@@ -47,10 +47,13 @@ pub fn write_safetensors(path: &Path, specs: &[Spec]) {
 pub const HIDDEN: usize = 8;
 pub const INTERMEDIATE: usize = 12;
 
-/// The tensors of one Gemma 3 layer and the embedding, under a prefix such as `model.`.
+/// The tensors of a Gemma 3 of one layer, under a prefix such as `model.`.
 pub fn gemma3_specs(prefix: &str) -> Vec<Spec> {
     let (h, i) = (HIDDEN, INTERMEDIATE);
-    let mut specs = vec![Spec::f32(format!("{prefix}embed_tokens.weight"), &[16, h])];
+    let mut specs = vec![
+        Spec::f32(format!("{prefix}embed_tokens.weight"), &[16, h]),
+        Spec::f32(format!("{prefix}norm.weight"), &[h]),
+    ];
     for (name, shape) in [
         ("input_layernorm", &[h][..]),
         ("self_attn.q_proj", &[8, h]),
@@ -75,6 +78,7 @@ pub fn gemma3_specs(prefix: &str) -> Vec<Spec> {
 pub fn gemma3_config() -> serde_json::Value {
     serde_json::json!({
         "model_type": "gemma3_text",
+        "vocab_size": 16,
         "hidden_size": HIDDEN,
         "intermediate_size": INTERMEDIATE,
         "num_hidden_layers": 1,
