@@ -33,7 +33,7 @@ pub(super) enum Change {
 use Change::{Model, Window};
 
 /// All of them.
-pub static DIFFERENCES: [Difference; 23] = [
+pub static DIFFERENCES: [Difference; 24] = [
     Difference {
         name: "GELU: exact (erf)",
         source: "gemma_pytorch before issue 33; candle 0.11 on Gemma 1's config",
@@ -146,7 +146,21 @@ pub static DIFFERENCES: [Difference; 23] = [
         source: "off by one",
         change: Window(Some(-1)),
     },
-    Difference { name: "sliding window one longer", source: "off by one", change: Window(Some(1)) },
+    Difference {
+        name: "sliding window one longer",
+        source: "candle-transformers 0.11's masks of Gemma 2 and 3",
+        change: Window(Some(1)),
+    },
+    Difference {
+        name: "attention scaled by head_dim",
+        source: "candle-transformers 0.11's Gemma 2 and 3, which read no query_pre_attn_scalar (27B)",
+        change: Model(|gemma, config| {
+            let Ok(attention) = &config.stacks[0].attention else { return Ok(None) };
+            let scaling = (attention.head_dim as f64).powf(-0.5);
+            Ok((scaling != attention.scaling)
+                .then(|| gemma.map_layers(|layer| *layer.attention.scaling_mut() = scaling)))
+        }),
+    },
     Difference {
         name: "soft-caps left out",
         source: "attention kernels without soft-capping, on Gemma 2",

@@ -82,8 +82,8 @@ pub(super) fn verdict(
     let mut verdict = format!("{b} instead of {a} {}{place}", size.phrase());
     if size != Size::None && size != Size::NotFinite {
         verdict += &format!(
-            "; {what} {drift:.2e}{unit}, {:.3} times the {floor:.2e} of rounding alone",
-            drift / floor
+            "; {what} {drift:.2e}{unit}, {} times the {floor:.2e} of rounding alone",
+            times(drift / floor)
         );
     }
     if let Some((drift, _)) = logits.filter(|_| size != Size::NotFinite) {
@@ -95,6 +95,10 @@ pub(super) fn verdict(
         );
     }
     Verdict { size, verdict: verdict + "." }
+}
+
+fn times(ratio: f64) -> String {
+    if (0.01..1000.0).contains(&ratio) { format!("{ratio:.2}") } else { format!("{ratio:.1e}") }
 }
 
 #[cfg(test)]

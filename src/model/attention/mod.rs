@@ -112,6 +112,11 @@ impl Attention {
         linear(&self.o_proj, &attended.to_dtype(x.dtype())?)
     }
 
+    /// The factor on its scores, to be changed.
+    pub(crate) fn scaling_mut(&mut self) -> &mut f64 {
+        &mut self.scores.scaling
+    }
+
     /// The soft-cap on its scores, to be changed.
     pub(crate) fn softcap_mut(&mut self) -> &mut Option<f64> {
         &mut self.scores.softcap
