@@ -23,15 +23,16 @@ fn main() -> Result<()> {
     let both = Lockstep::load(&checkpoint, &[tanh, exact], &Device::Cpu)?;
     println!("{}", checkpoint.source());
 
-    let prompt: Vec<u32> = (0..32).map(|i| 4 + i * 37 % 900).collect();
+    let prompts = vec![(0..32).map(|i| 4 + i * 37 % 900).collect::<Vec<u32>>(); 2];
     let (mut caches_one, mut caches_both) = (Caches::default(), Caches::default());
-    one.next(&[prompt.clone()], &mut caches_one)?;
-    both.next(&[prompt.clone(), prompt], &mut caches_both)?;
+    one.next(&prompts[..1], &mut caches_one)?;
+    both.next(&prompts, &mut caches_both)?;
+    let token = [vec![7], vec![7]];
     report(
         "one token",
         31,
-        || Ok(drop(one.next(&[vec![7]], &mut caches_one)?)),
-        || Ok(drop(both.next(&[vec![7], vec![7]], &mut caches_both)?)),
+        || one.next(&token[..1], &mut caches_one).map(|_| ()).map_err(Into::into),
+        || both.next(&token, &mut caches_both).map(|_| ()).map_err(Into::into),
     )?;
 
     let ids: Vec<u32> = (0..PROMPT as u32).map(|i| 4 + i * 37 % 900).collect();

@@ -21,6 +21,7 @@
 
 mod activation;
 pub mod checkpoint;
+mod contiguous;
 pub mod drift;
 mod error;
 mod exp;

@@ -365,7 +365,14 @@ fn inspect_says_what_is_odd() {
         inspection["warnings"][0].as_str().unwrap().contains("trained with tanh"),
         "{inspection}"
     );
-    assert_eq!(inspection["stacks"][0]["defaults"], json!(["sliding_window = 4096"]));
+    assert_eq!(
+        inspection["stacks"][0]["defaults"],
+        json!([
+            "sliding_window_pattern = 6",
+            "sliding_window = 4096",
+            "rope_local_base_freq = 10000.0"
+        ])
+    );
     assert_eq!(inspection["mlp_parameters"], 3 * 8 * 12);
     let text = run(&["inspect"]);
     assert!(

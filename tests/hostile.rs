@@ -212,7 +212,7 @@ fn texts_and_ids() {
     for subcommand in ["drift", "forward"] {
         refused(&[subcommand, "--prompt", ""], &["the prompt is empty"]);
         refused(&[subcommand, "--text", &file("empty.txt", "\n")], &["the prompt is empty"]);
-        refused(&[subcommand, "--text", "/no/such.txt"], &["/no/such.txt"]);
+        refused(&[subcommand, "--text", "/no/such.txt"], &["error: /no/such.txt: No such file"]);
         for bad in ["", "[]", "{}", "[1, -2]", "[[1], []]", "[1.5]"] {
             refused(&[subcommand, "--ids", &file("ids.json", bad)], &["ids.json"]);
         }

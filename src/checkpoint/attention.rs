@@ -77,7 +77,7 @@ impl AttentionConfig {
             scaling: scalar.powf(-0.5),
             softcap: softcap(family, raw, defaults)?,
             causal,
-            layers: layer_types(family, raw, layers)?
+            layers: layer_types(family, raw, layers, defaults)?
                 .into_iter()
                 .map(|layer_type| layer(family, raw, layer_type, causal, defaults))
                 .collect::<Result<_, _>>()?,
@@ -103,13 +103,20 @@ fn softcap(
 }
 
 /// The type of every layer: listed, or every n-th one full.
-fn layer_types(family: Family, raw: &RawConfig, layers: usize) -> Result<Vec<LayerType>, String> {
-    let pattern = match family {
-        Family::Gemma => return Ok(vec![LayerType::Full; layers]),
-        Family::Gemma3 => raw.sliding_window_pattern.unwrap_or(6),
-        _ => 2,
-    };
+fn layer_types(
+    family: Family,
+    raw: &RawConfig,
+    layers: usize,
+    defaults: &mut Defaults,
+) -> Result<Vec<LayerType>, String> {
+    if family == Family::Gemma {
+        return Ok(vec![LayerType::Full; layers]);
+    }
     let Some(listed) = &raw.layer_types else {
+        let pattern = match family {
+            Family::Gemma3 => defaults.or("sliding_window_pattern", raw.sliding_window_pattern, 6),
+            _ => 2,
+        };
         let full = |i: usize| (i + 1).checked_rem(pattern) == Some(0);
         return Ok((0..layers)
             .map(|i| if full(i) { LayerType::Full } else { LayerType::Sliding })
@@ -144,12 +151,17 @@ fn layer(
             Some(if causal { window } else { window / 2 + 1 })
         }
     };
-    let (rope_theta, rope_factor) = rope(family, raw, layer_type)?;
+    let (rope_theta, rope_factor) = rope(family, raw, layer_type, defaults)?;
     Ok(LayerAttention { sliding_window, rope_theta, rope_factor })
 }
 
 /// Base and factor of the rotary embedding of a layer type, out of either spelling.
-fn rope(family: Family, raw: &RawConfig, layer_type: LayerType) -> Result<(f64, f64), String> {
+fn rope(
+    family: Family,
+    raw: &RawConfig,
+    layer_type: LayerType,
+    defaults: &mut Defaults,
+) -> Result<(f64, f64), String> {
     let local = family == Family::Gemma3 && layer_type == LayerType::Sliding;
     let own = match &raw.rope_parameters {
         Some(RopeParameters::PerLayerType(types)) => types.get(&layer_type).cloned().flatten(),
@@ -159,13 +171,14 @@ fn rope(family: Family, raw: &RawConfig, layer_type: LayerType) -> Result<(f64, 
     // In the Hub's spelling, scaling applies to Gemma 3's global layers only.
     let hub_scaling = raw.rope_scaling.clone().filter(|_| !local);
     let hub_theta = if local { raw.rope_local_base_freq } else { raw.rope_theta };
-    let default = match (family, local) {
-        (Family::Gemma3, false) => 1_000_000.0,
-        _ => 10_000.0,
+    let (name, default) = match (family, local) {
+        (Family::Gemma3, false) => ("rope_theta", 1_000_000.0),
+        (_, true) => ("rope_local_base_freq", 10_000.0),
+        (_, false) => ("rope_theta", 10_000.0),
     };
     // Where a file has both, transformers merges the older spelling into the newer one.
     let own = own.unwrap_or_default();
-    let theta = own.rope_theta.or(hub_theta).unwrap_or(default);
+    let theta = defaults.or(name, own.rope_theta.or(hub_theta), default);
     let scaling = hub_scaling.filter(|scaling| scaling.rope_type().is_some()).unwrap_or(own);
     if !(theta > 0.0 && theta.is_finite()) {
         return Err(format!("the rotary base is {theta}; it must be positive"));

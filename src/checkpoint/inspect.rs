@@ -56,7 +56,11 @@ pub struct StackInspection {
     pub mlp_bias: bool,
     /// The activation, with the reason.
     pub activation: Resolved<Activation>,
-    /// Whether the real input of the first block can be computed, and if not, why.
+    /// Rows of the embedding.
+    pub vocab_size: usize,
+    /// Whether the head is the embedding, with the reason.
+    pub tied_head: Resolved<bool>,
+    /// Whether the whole model runs here, and if not, why.
     pub attention: String,
     /// Fields that the config leaves out, with the family's default.
     pub defaults: Vec<String>,
@@ -147,6 +151,8 @@ fn stacks(checkpoint: &Checkpoint) -> Vec<StackInspection> {
                 .contains(&format!("{}.gate_up_proj.weight", block.name)),
             mlp_bias: stack.mlp_bias,
             activation: stack.activation.clone(),
+            vocab_size: stack.vocab_size,
+            tied_head: stack.tied_head.clone(),
             attention: match &stack.attention {
                 Ok(_) => "supported".into(),
                 Err(reason) => reason.clone(),

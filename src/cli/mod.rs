@@ -76,11 +76,23 @@ fn write_json(path: &Path, report: &impl serde::Serialize) -> Result<()> {
 
 /// Says in one line what went wrong, and gives the exit code: 2 if the input is to blame.
 pub fn fail(error: &anyhow::Error) -> ExitCode {
-    let message = format!("{error:#}").replace('\n', " ");
+    let message = message(error);
     // Nobody may be there to read it; the exit code still tells.
     let _ = writeln!(io::stderr(), "error: {message}");
     match error.downcast_ref::<Error>() {
         Some(e) if e.is_input() => ExitCode::from(2),
         _ => ExitCode::from(1),
     }
+}
+
+/// What was done, and what went wrong, in one line. Our own errors say what lies beneath them.
+fn message(error: &anyhow::Error) -> String {
+    let mut parts = vec![];
+    for cause in error.chain() {
+        parts.push(cause.to_string());
+        if cause.is::<Error>() {
+            break;
+        }
+    }
+    parts.join(": ").replace('\n', " ")
 }

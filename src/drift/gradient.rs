@@ -2,8 +2,8 @@
 
 use super::lockstep::Lockstep;
 use super::metrics::Accumulator;
-use super::run::DriftOptions;
-use super::side::Side;
+use super::options::DriftOptions;
+use super::side::distinct;
 use super::values::with_values;
 use super::window::Window;
 use crate::checkpoint::Checkpoint;
@@ -82,14 +82,8 @@ pub fn gradient_drift(
         window.ok_or_else(|| Error::Input("a loss needs a text of at least two tokens".into()))?;
     let ids = TokenIds::single(window.ids.clone())?;
     ids.check(config.stacks[0].vocab_size)?;
-    let all = [options.sides.a, options.sides.b, options.floor_sides.a, options.floor_sides.b];
-    let mut sides: Vec<Side> = vec![];
-    let places = all.map(|side| {
-        sides.iter().position(|&other| other == side).unwrap_or_else(|| {
-            sides.push(side);
-            sides.len() - 1
-        })
-    });
+    let (pair, floor) = (options.sides, options.floor_sides);
+    let (sides, [a, b, floor_a, floor_b]) = distinct([pair.a, pair.b, floor.a, floor.b]);
     let lockstep = Lockstep::load(checkpoint, &sides, device)?;
     let mut passes = (0..sides.len())
         .map(|side| Pass::forward(lockstep.model(side), &ids.tensor(device)?, window))
@@ -99,13 +93,11 @@ pub fn gradient_drift(
         let layer =
             passes.iter_mut().map(|pass| pass.backward(index)).collect::<Result<Vec<_>>>()?;
         let compare = |a: usize, b: usize| block_gradients(&layer[a], &layer[b]);
-        let [a, b, floor_a, floor_b] = places;
         let (drift, floor) = (compare(a, b)?, compare(floor_a, floor_b)?);
         gradients.push(LayerGradients { index, drift, floor });
         progress(gradients.len());
     }
     gradients.reverse();
-    let [a, b] = [places[0], places[1]];
     Ok(GradientDrift {
         gradient_tokens: window.ids.len(),
         loss: [passes[a].loss, passes[b].loss],

@@ -4,7 +4,7 @@ use super::difference::{Change, DIFFERENCES, Difference, with_window};
 use super::head;
 use super::lockstep::load_sharing;
 use super::logits::LogitSums;
-use super::run::{DriftOptions, Progress};
+use super::options::{DriftOptions, Progress};
 use super::window::Window;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};

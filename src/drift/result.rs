@@ -2,8 +2,9 @@
 
 use super::layers::{LayerDrift, LayerSums, ResidualDrift, points};
 use super::logits::{LogitMetrics, LogitSums};
-use super::run::{DriftOptions, Shard, WindowSums};
+use super::options::{DriftOptions, Shard};
 use super::side::Sides;
+use super::sums::WindowSums;
 use super::verdict::{Verdict, verdict};
 use super::{gradient::GradientDrift, rank::Ranked};
 use crate::activation::Activation;
@@ -236,7 +237,7 @@ impl Drift {
             residual: if whole_model { named().map(residual).collect() } else { vec![] },
             first_above_floor: layers.iter().find(above).map(|layer| layer.index),
             first_nonfinite,
-            verdict: verdict(&header, &layers, logits.zip(floor), first_nonfinite),
+            verdict: verdict(header.sides, &layers, logits.zip(floor), first_nonfinite),
             r_ratio: golden.zip(floor).map(|(golden, floor)| RRatio {
                 rel_l2: golden.rel_l2 / floor.rel_l2,
                 kl_mean: golden.kl_mean_nats / floor.kl_mean_nats,

@@ -4,74 +4,16 @@ use super::head;
 use super::layers::{LayerSums, Places, compare_blocks};
 use super::lockstep::Lockstep;
 use super::logits::LogitSums;
+use super::options::{DriftOptions, Progress};
 use super::result::{Drift, Header};
-use super::side::{Side, Sides};
-use super::window::{Window, Windowing};
+use super::side::{Side, Sides, distinct};
+use super::sums::WindowSums;
+use super::window::Window;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::model::{Head, TokenIds, gaussian_input, load_mlp};
 use candle_core::{Device, Tensor};
-use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
-
-/// What to compare, and how.
-#[derive(Debug, Clone)]
-pub struct DriftOptions {
-    /// The pair to measure.
-    pub sides: Sides,
-    /// The pair that shows what rounding alone does.
-    pub floor_sides: Sides,
-    /// Which layers to report, by index.
-    pub layers: Vec<usize>,
-    /// How many of a window's first tokens the floor is measured on: its size takes fewer of them
-    /// than a small drift does.
-    pub floor_tokens: usize,
-    /// How texts are cut.
-    pub windowing: Windowing,
-    /// The windows that this run takes: every n-th from the i-th on.
-    pub shard: Shard,
-}
-
-/// A part of a run, for machines that share the work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Shard {
-    /// Which part, from 1 on.
-    pub index: usize,
-    /// How many there are.
-    pub of: usize,
-}
-
-impl Shard {
-    /// All of it.
-    pub const WHOLE: Self = Self { index: 1, of: 1 };
-
-    fn takes(self, window: usize) -> bool {
-        window % self.of + 1 == self.index
-    }
-}
-
-/// How far a run is. Returning [`ControlFlow::Break`] ends it after the window at hand, with the
-/// figures of all windows so far.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Progress {
-    /// Tokens that are done, layers and head counting as they come.
-    pub tokens: f64,
-    /// Tokens that there are.
-    pub of: usize,
-}
-
-/// The sums of one window.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct WindowSums {
-    /// Which of all windows.
-    pub(super) index: usize,
-    /// Scored positions.
-    pub(super) positions: usize,
-    /// One for each reported layer.
-    pub(super) layers: Vec<LayerSums>,
-    /// Of the pair, of the floor, and of the pair's b against the floor's a.
-    pub(super) logits: Option<[LogitSums; 3]>,
-}
 
 /// Measures the drift between two sides on texts.
 ///
@@ -144,16 +86,9 @@ impl<'a> Runner<'a> {
         if checkpoint.attention().is_err() {
             return Ok(Self::Blocks { checkpoint, options, device });
         }
-        let mut sides: Vec<Side> = vec![];
-        let mut place = |side: Side| {
-            let known = sides.iter().position(|&other| other == side);
-            known.unwrap_or_else(|| {
-                sides.push(side);
-                sides.len() - 1
-            })
-        };
-        let mut pair = |sides: Sides| (place(sides.a), place(sides.b));
-        let places = Places { drift: pair(options.sides), floor: pair(options.floor_sides) };
+        let (pair, floor) = (options.sides, options.floor_sides);
+        let (sides, [a, b, floor_a, floor_b]) = distinct([pair.a, pair.b, floor.a, floor.b]);
+        let places = Places { drift: (a, b), floor: (floor_a, floor_b) };
         let lockstep = Lockstep::load(checkpoint, &sides, device)?;
         let heads = (0..sides.len()).map(|side| lockstep.model(side).head().cloned()).collect();
         let golden = (places.floor.0, places.drift.1);

@@ -105,6 +105,18 @@ pub fn floor_sides(a: Side, dtype: DType) -> Result<Sides> {
     Ok(Sides { a: Side { dtype: wide, ..a }, b: Side { dtype, ..a } })
 }
 
+/// Sides without those that come twice, and where in there each one is.
+pub(super) fn distinct<const N: usize>(all: [Side; N]) -> (Vec<Side>, [usize; N]) {
+    let mut sides: Vec<Side> = vec![];
+    let places = all.map(|side| {
+        sides.iter().position(|&other| other == side).unwrap_or_else(|| {
+            sides.push(side);
+            sides.len() - 1
+        })
+    });
+    (sides, places)
+}
+
 mod dtype {
     use super::*;
 

@@ -1,5 +1,6 @@
 //! A tensor's elements on the CPU, of any floating-point dtype, to be read as f64.
 
+use crate::contiguous::slice;
 use candle_core::{CpuStorage, Device, Layout, Result, Storage, Tensor};
 use half::{bf16, f16};
 use std::ops::Range;
@@ -28,14 +29,11 @@ pub(super) enum Values<'a> {
 
 impl<'a> Values<'a> {
     fn new(storage: &'a CpuStorage, layout: &Layout) -> Result<Self> {
-        let Some((start, end)) = layout.contiguous_offsets() else {
-            candle_core::bail!("the tensor is not contiguous")
-        };
         Ok(match storage {
-            CpuStorage::F32(values) => Self::F32(&values[start..end]),
-            CpuStorage::F64(values) => Self::F64(&values[start..end]),
-            CpuStorage::BF16(values) => Self::BF16(&values[start..end]),
-            CpuStorage::F16(values) => Self::F16(&values[start..end]),
+            CpuStorage::F32(_) => Self::F32(slice(storage, layout)?),
+            CpuStorage::F64(_) => Self::F64(slice(storage, layout)?),
+            CpuStorage::BF16(_) => Self::BF16(slice(storage, layout)?),
+            CpuStorage::F16(_) => Self::F16(slice(storage, layout)?),
             _ => candle_core::bail!("the tensor holds no floating-point numbers"),
         })
     }
@@ -53,7 +51,7 @@ impl<'a> Values<'a> {
     #[inline(always)]
     pub(super) fn widen(&self, range: Range<usize>, to: &mut [f64]) {
         match self {
-            Self::F32(values) => map(&values[range], to, |x| f64::from(x)),
+            Self::F32(values) => map(&values[range], to, f64::from),
             Self::F64(values) => to.copy_from_slice(&values[range]),
             Self::BF16(values) => map(&values[range], to, |x: bf16| {
                 f64::from(f32::from_bits(u32::from(x.to_bits()) << 16))

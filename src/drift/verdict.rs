@@ -2,7 +2,7 @@
 
 use super::layers::LayerDrift;
 use super::logits::LogitMetrics;
-use super::result::Header;
+use super::side::Sides;
 use serde::Serialize;
 
 /// How a drift compares with its floor.
@@ -58,12 +58,11 @@ impl Size {
 }
 
 pub(super) fn verdict(
-    header: &Header,
+    Sides { a, b }: Sides,
     layers: &[LayerDrift],
     logits: Option<(LogitMetrics, LogitMetrics)>,
     first_nonfinite: Option<usize>,
 ) -> Verdict {
-    let (a, b) = (header.sides.a, header.sides.b);
     let (what, unit, drift, floor) = match logits {
         Some((drift, floor)) => {
             ("the logits move by a mean KL of", " nats", drift.kl_mean_nats, floor.kl_mean_nats)

@@ -1,6 +1,7 @@
 //! The product for few rows, which reading the weight limits: one pass over it serves all of them.
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, WithDType};
+use crate::contiguous::slice;
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
@@ -36,7 +37,7 @@ impl CustomOp2 for Product {
         if width != columns {
             candle_core::bail!("an input of width {width} for a weight of {columns} columns")
         }
-        let (x, weight) = (slice(x, x_layout)?, slice(weight, weight_layout)?);
+        let (x, weight) = (slice::<f32>(x, x_layout)?, slice::<f32>(weight, weight_layout)?);
         let mut transposed = vec![0f32; out * rows]; // [out, rows]
         let pieces = transposed.par_chunks_mut(CHUNK * rows).zip(weight.par_chunks(CHUNK * width));
         pieces.for_each(|(y, weight)| match rows {
@@ -51,13 +52,6 @@ impl CustomOp2 for Product {
         });
         let y = (0..rows).flat_map(|row| transposed.iter().skip(row).step_by(rows)).copied();
         Ok((CpuStorage::F32(y.collect()), Shape::from((rows, out))))
-    }
-}
-
-fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
-    match layout.contiguous_offsets() {
-        Some((start, end)) => Ok(&f32::cpu_storage_as_slice(storage)?[start..end]),
-        None => candle_core::bail!("the product takes contiguous tensors"),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Gemma's RMSNorm.
 
+use crate::contiguous::slice;
 use candle_core::{
     CpuStorage, CustomOp2, D, DType, Device, Layout, Module, Result, Shape, Tensor, WithDType,
 };
@@ -139,14 +140,6 @@ fn rows<T: WithDType, W: WithDType + num_traits::Float + Into<f64>>(
         }
     });
     Ok(T::to_cpu_storage_owned(y))
-}
-
-/// The elements of a contiguous tensor.
-pub(super) fn slice<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [T]> {
-    match layout.contiguous_offsets() {
-        Some((start, end)) => Ok(&T::cpu_storage_as_slice(storage)?[start..end]),
-        None => candle_core::bail!("the operation takes contiguous tensors"),
-    }
 }
 
 #[cfg(test)]

@@ -51,6 +51,12 @@ fn forward_rows(layers: &[BlockSummary]) -> String {
     text
 }
 
+fn head_line(stack: &StackInspection) -> String {
+    let Resolved { value: tied, reason } = &stack.tied_head;
+    let which = if *tied { "the embedding" } else { "a matrix of its own" };
+    format!("{which}, {} words: {reason}", grouped(stack.vocab_size as u64))
+}
+
 /// The likeliest tokens to follow each text.
 fn top_rows(top: &[Vec<TopToken>]) -> String {
     let mut text = String::new();
@@ -119,6 +125,7 @@ fn stack_rows(stack: &StackInspection) -> Vec<[String; 2]> {
         [key("first block"), stack.first_block.clone()],
         [key("activation"), format!("{value}: {reason}")],
         [key("attention"), stack.attention.clone()],
+        [key("head"), head_line(stack)],
     ];
     if !stack.defaults.is_empty() {
         rows.push([

@@ -1,9 +1,10 @@
 //! One repository in the cache, laid out as `huggingface_hub` does: `blobs` by checksum, a
 //! directory of links per commit under `snapshots`, and the commit of every name under `refs`.
 
-use super::client::RemoteFile;
+use super::failure::failed;
 use super::id::{RepoId, is_commit};
 use super::part::Part;
+use super::remote::RemoteFile;
 use crate::error::HubError;
 use std::fs;
 use std::io;
@@ -125,9 +126,4 @@ fn has_size(path: &Path, size: u64) -> bool {
 fn create_parent(path: &Path) -> Result<(), HubError> {
     let parent = path.parent().unwrap_or(path);
     fs::create_dir_all(parent).map_err(failed(parent))
-}
-
-pub(super) fn failed(path: &Path) -> impl FnOnce(io::Error) -> HubError {
-    let path = path.to_path_buf();
-    move |error| HubError::Cache { path, message: error.to_string() }
 }

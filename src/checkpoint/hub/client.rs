@@ -5,6 +5,7 @@ use super::cache::RepoCache;
 use super::failure::{Context, root_cause};
 use super::id::{RepoId, is_commit, is_hex};
 use super::part::Part;
+use super::remote::RemoteFile;
 use crate::error::HubError;
 use futures_util::StreamExt;
 use hf_hub::repository::{HFRepository, RepoTreeEntry, RepoTypeModel};
@@ -24,20 +25,6 @@ pub(super) struct Client<'a> {
     client: HFClient,
     repo: HFRepository<RepoTypeModel>,
     runtime: Runtime,
-}
-
-/// A file as the repository lists it.
-pub(super) struct RemoteFile {
-    pub(super) name: String,
-    pub(super) size: u64,
-    /// SHA-256, or git's hash of what lies in git. Names the file in the cache.
-    pub(super) checksum: String,
-}
-
-impl RemoteFile {
-    pub(super) fn is_sha256(&self) -> bool {
-        is_hex(&self.checksum, 64)
-    }
 }
 
 impl<'a> Client<'a> {

@@ -4,6 +4,8 @@ use super::id::RepoId;
 use crate::error::HubError;
 use hf_hub::HFError;
 use std::error::Error;
+use std::io;
+use std::path::Path;
 
 /// What was asked, of whom.
 pub(super) struct Context<'a> {
@@ -88,4 +90,10 @@ fn origin(url: &str) -> String {
 fn last_segment(url: &str) -> String {
     let path = url.split(['?', '#']).next().unwrap_or_default();
     plain(path.rsplit('/').next().unwrap_or_default())
+}
+
+/// What the system said about a path of the cache.
+pub(super) fn failed(path: &Path) -> impl FnOnce(io::Error) -> HubError {
+    let path = path.to_path_buf();
+    move |error| HubError::Cache { path, message: error.to_string() }
 }

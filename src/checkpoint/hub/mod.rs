@@ -8,6 +8,7 @@ mod client;
 mod failure;
 mod id;
 mod part;
+mod remote;
 
 use super::config::Config;
 use super::json::read_text;
@@ -15,8 +16,9 @@ use super::tensors::{INDEX, WEIGHTS, read_weight_map};
 use super::{CONFIG, Checkpoint, Source, TOKENIZER};
 use crate::error::{Error, HubError, Result};
 use cache::RepoCache;
-use client::{Client, RemoteFile};
+use client::Client;
 use id::{RepoId, is_commit, revision_name};
+use remote::RemoteFile;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

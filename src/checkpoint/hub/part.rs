@@ -1,7 +1,7 @@
 //! A file on its way into the cache.
 
-use super::cache::failed;
-use super::client::RemoteFile;
+use super::failure::failed;
+use super::remote::RemoteFile;
 use crate::error::HubError;
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;

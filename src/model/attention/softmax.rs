@@ -1,7 +1,7 @@
 //! Scores to weights: scaling, soft-capping, masking and softmax.
 
-use super::super::norm::slice;
 use super::visible::Visible;
+use crate::contiguous::slice;
 use crate::exp::{exp, vectorized};
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor, WithDType};
 use rayon::prelude::*;

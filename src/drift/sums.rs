@@ -1,0 +1,18 @@
+//! What a window adds to the figures of a run.
+
+use super::layers::LayerSums;
+use super::logits::LogitSums;
+use serde::{Deserialize, Serialize};
+
+/// The sums of one window.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct WindowSums {
+    /// Which of all windows.
+    pub(super) index: usize,
+    /// Scored positions.
+    pub(super) positions: usize,
+    /// One for each reported layer.
+    pub(super) layers: Vec<LayerSums>,
+    /// Of the pair, of the floor, and of the pair's b against the floor's a.
+    pub(super) logits: Option<[LogitSums; 3]>,
+}
