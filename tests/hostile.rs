@@ -227,6 +227,7 @@ fn texts_and_ids() {
     refused(&["forward", "--ids", &uneven], &["equally long"]);
     refused(&["drift", "--window", "1"], &["window of 1 tokens"]);
     refused(&["drift", "--window", "8", "--stride", "9"], &["stride of 9"]);
+    refused(&["drift", "--shard", "2/2"], &["part 2/2 is empty", "1 windows"]);
     refused(&["drift", "--a", "tanh:f64", "--floor-dtype", "f64"], &["no noise floor of f64"]);
     refused(&["drift", "--gradients", "--ids", &file("ids.json", "[2]")], &["two tokens"]);
     refused(&["merge", &file("no.json", "{}")], &["no.json", "not a part of a drift run"]);
@@ -240,6 +241,7 @@ fn texts_and_ids() {
         &["drift", "--a", "mish"],
         &["drift", "--b", "tanh:u8"],
         &["drift", "--shard", "3/2"],
+        &["drift", "--floor-tokens", "0"],
         &["drift", "--shard", "0/2"],
         &["merge"],
         &["forward", "--layers", "x"],

@@ -8,6 +8,7 @@ use anyhow::Result;
 use candle_core::DType;
 use gemma_mlp::drift::{DriftOptions, Shard, Windowing, drift, floor_sides, gradient_drift, rank};
 use gemma_mlp::report;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 #[derive(clap::Args)]
@@ -21,8 +22,8 @@ pub struct Args {
     #[arg(long, value_name = "DTYPE")]
     floor_dtype: Option<DTypeArg>,
     /// How many of a window's first tokens the noise floor is measured on
-    #[arg(long, value_name = "TOKENS", default_value_t = 512)]
-    floor_tokens: usize,
+    #[arg(long, value_name = "TOKENS", default_value = "512")]
+    floor_tokens: NonZeroUsize,
     /// The longest text, in tokens, that the model reads at once
     #[arg(long, value_name = "TOKENS", default_value_t = 2048)]
     window: usize,
@@ -65,7 +66,7 @@ pub fn run(args: &Args) -> Result<()> {
         sides,
         floor_sides: floor_sides(sides.a, floor_dtype)?,
         layers: run.layers(&checkpoint)?,
-        floor_tokens: args.floor_tokens,
+        floor_tokens: args.floor_tokens.get(),
         windowing: Windowing { window: args.window, stride: args.stride.unwrap_or(args.window) },
         shard: args.shard.unwrap_or(Shard::WHOLE),
     };

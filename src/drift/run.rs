@@ -4,7 +4,7 @@ use super::head;
 use super::layers::{LayerSums, Places, compare_blocks};
 use super::lockstep::Lockstep;
 use super::logits::LogitSums;
-use super::options::{DriftOptions, Progress};
+use super::options::{DriftOptions, Progress, Shard};
 use super::result::{Drift, Header};
 use super::side::{Side, Sides, distinct};
 use super::sums::WindowSums;
@@ -37,6 +37,12 @@ pub fn drift(
     }
     for text in texts.iter().filter(|text| !text.is_empty()) {
         TokenIds::single(text.clone())?.check(config.stacks[0].vocab_size)?;
+    }
+    if !(0..windows.len()).any(|window| options.shard.takes(window)) {
+        let (Shard { index, of }, count) = (options.shard, windows.len());
+        return Err(Error::Input(format!(
+            "part {index}/{of} is empty: the texts make {count} windows; take no more parts than that"
+        )));
     }
     let runner = Runner::new(checkpoint, options, device)?;
     let chosen = || windows.iter().enumerate().filter(|(i, _)| options.shard.takes(*i));

@@ -6,8 +6,7 @@ use std::ops::{Add, Div, Mul, MulAssign, Neg, Sub};
 /// A floating-point type that activations are evaluated in: `f32`, or `f64` for `f64` tensors.
 ///
 /// Half types are no `Real`: they are widened to `f32`, evaluated, and rounded once.
-/// The functions come from `libm`, not from the platform, so that results do not depend on the
-/// operating system.
+/// No function comes from the platform, so that results do not depend on the operating system.
 pub trait Real:
     Copy
     + Send
