@@ -3,6 +3,7 @@
 //! Everything here is a pair of [`Side`]s: the switch is `tanh` against `exact` in one dtype, the
 //! noise floor is one activation in two dtypes.
 
+mod blocks;
 mod difference;
 mod generate;
 mod gradient;
@@ -19,6 +20,7 @@ mod side;
 mod sums;
 mod values;
 mod verdict;
+mod whole;
 mod window;
 
 pub use difference::{DIFFERENCES, Difference};

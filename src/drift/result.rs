@@ -222,7 +222,8 @@ impl Drift {
         let layers: Vec<_> = named().map(layer).collect();
         let floor_tokens = match &logits {
             Some([_, floor, _]) => floor.kl_nats.len(),
-            None => tokens.min(header.floor_tokens * header.windows),
+            None if whole_model => tokens.min(header.floor_tokens * header.windows),
+            None => tokens,
         };
         let [logits, floor, golden] = match logits {
             Some(logits) => logits.map(|sums| Some(sums.metrics())),
