@@ -75,13 +75,11 @@ pub fn gradient_drift(
     device: &Device,
     mut progress: impl FnMut(usize),
 ) -> Result<GradientDrift> {
-    let config = checkpoint.config();
-    let windows = options.windowing.cut(texts, config.bos_token_id)?;
+    let windows = options.windows(checkpoint, texts)?;
     let window = windows.first().filter(|window| window.ids.len() > 1);
     let window =
         window.ok_or_else(|| Error::Input("a loss needs a text of at least two tokens".into()))?;
     let ids = TokenIds::single(window.ids.clone())?;
-    ids.check(config.stacks[0].vocab_size)?;
     let (pair, floor) = (options.sides, options.floor_sides);
     let (sides, [a, b, floor_a, floor_b]) = distinct([pair.a, pair.b, floor.a, floor.b]);
     let lockstep = Lockstep::load(checkpoint, &sides, device)?;

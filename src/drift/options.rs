@@ -1,7 +1,10 @@
 //! What to compare, how, and how far it is.
 
 use super::side::Sides;
-use super::window::Windowing;
+use super::window::{Window, Windowing};
+use crate::checkpoint::Checkpoint;
+use crate::error::Result;
+use crate::model::TokenIds;
 use serde::{Deserialize, Serialize};
 
 /// What to compare, and how.
@@ -20,6 +23,21 @@ pub struct DriftOptions {
     pub windowing: Windowing,
     /// The windows that this run takes: every n-th from the i-th on.
     pub shard: Shard,
+}
+
+impl DriftOptions {
+    /// The windows of texts whose ids are all words of the checkpoint's vocabulary.
+    pub(super) fn windows(
+        &self,
+        checkpoint: &Checkpoint,
+        texts: &[Vec<u32>],
+    ) -> Result<Vec<Window>> {
+        let config = checkpoint.config();
+        for text in texts.iter().filter(|text| !text.is_empty()) {
+            TokenIds::single(text.clone())?.check(config.stacks[0].vocab_size)?;
+        }
+        self.windowing.cut(texts, config.bos_token_id)
+    }
 }
 
 /// A part of a run, for machines that share the work.

@@ -5,6 +5,7 @@ use super::head;
 use super::lockstep::load_sharing;
 use super::logits::LogitSums;
 use super::options::{DriftOptions, Progress};
+use super::side::Side;
 use super::window::Window;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
@@ -49,18 +50,14 @@ pub fn rank(
     device: &Device,
     mut progress: impl FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Vec<Ranked>> {
-    let config = checkpoint.config();
     let side = options.sides.a;
     let reference = Gemma::load(checkpoint, device, side.dtype)?;
     let reference = reference.with_activation(side.activation).with_rounding(side.rounding);
     if reference.head().is_none() {
         return Err(Error::Input("an encoder without a head has no logits to rank by".into()));
     }
-    let windows = options.windowing.cut(texts, config.bos_token_id)?;
-    for text in texts {
-        TokenIds::single(text.clone())?.check(config.stacks[0].vocab_size)?;
-    }
-    let mut rows = rows(checkpoint, &reference, &windows, device)?;
+    let windows = options.windows(checkpoint, texts)?;
+    let mut rows = rows(checkpoint, side, &reference, &windows, device)?;
     let of = windows.iter().map(|window| window.ids.len()).sum();
     let mut done = 0.0;
     for window in &windows {
@@ -89,6 +86,7 @@ struct Row {
 
 fn rows(
     checkpoint: &Checkpoint,
+    side: Side,
     reference: &Gemma,
     windows: &[Window],
     device: &Device,
@@ -107,8 +105,7 @@ fn rows(
             Change::DType(DType::F64) if parameters > F64_PARAMETERS => None,
             Change::DType(dtype) => {
                 let other = load_sharing(checkpoint, [reference].into_iter(), dtype, device)?;
-                let layer = &reference.layers()[0];
-                Some(other.with_activation(layer.mlp().activation()))
+                Some(other.with_activation(side.activation).with_rounding(side.rounding))
             }
         };
         let bos = |window: &Window| window.ids[0] == config.bos_token_id && window.ids.len() > 1;

@@ -27,13 +27,9 @@ pub fn drift(
     device: &Device,
     mut progress: impl FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Drift> {
-    let config = checkpoint.config();
-    let windows = options.windowing.cut(texts, config.bos_token_id)?;
+    let windows = options.windows(checkpoint, texts)?;
     if windows.is_empty() {
         return Err(Error::Input("there are no tokens; pass a text".into()));
-    }
-    for text in texts.iter().filter(|text| !text.is_empty()) {
-        TokenIds::single(text.clone())?.check(config.stacks[0].vocab_size)?;
     }
     if !(0..windows.len()).any(|window| options.shard.takes(window)) {
         let (Shard { index, of }, count) = (options.shard, windows.len());
