@@ -1,51 +1,22 @@
 //! The fused passes on the CPU: any strides in, contiguous out, f32 or f64 in between.
 
 use crate::activation::Activation;
-use crate::gelu::Real;
+use crate::float::{BLOCK, Float, buffer};
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, DType, Error, Layout, Result, WithDType};
-use half::{bf16, f16, slice::HalfFloatSliceExt};
+use half::{bf16, f16};
 use rayon::prelude::*;
 
 /// A tensor as an operation receives it.
 type Strided<'a> = (&'a CpuStorage, &'a Layout);
 
-/// Elements that are widened, computed and rounded at a time: three buffers of them stay in the
-/// first-level cache.
-const BLOCK: usize = 256;
 /// Elements that one thread takes at a time. Fewer than that are not worth waking another one.
 const CHUNK: usize = 64 * BLOCK;
 
 /// An element type that tensors come in.
-trait Element: WithDType {
-    /// What it is computed in.
-    type Wide: Real;
-    fn widen(from: &[Self], to: &mut [Self::Wide]);
-    fn round(from: &[Self::Wide], to: &mut [Self]);
-}
+trait Element: WithDType + Float {}
 
-macro_rules! element {
-    ($t:ty, $wide:ty, $widen:expr, $round:expr) => {
-        impl Element for $t {
-            type Wide = $wide;
-            fn widen(from: &[Self], to: &mut [$wide]) {
-                let widen: fn(&[$t], &mut [$wide]) = $widen;
-                widen(from, to)
-            }
-            fn round(from: &[$wide], to: &mut [Self]) {
-                let round: fn(&[$wide], &mut [$t]) = $round;
-                round(from, to)
-            }
-        }
-    };
-}
-
-element!(f32, f32, |from, to| to.copy_from_slice(from), |from, to| to.copy_from_slice(from));
-element!(f64, f64, |from, to| to.copy_from_slice(from), |from, to| to.copy_from_slice(from));
-element!(bf16, f32, |from, to| from.convert_to_f32_slice(to), |from, to| to
-    .convert_from_f32_slice(from));
-element!(f16, f32, |from, to| from.convert_to_f32_slice(to), |from, to| to
-    .convert_from_f32_slice(from));
+impl<T: WithDType + Float> Element for T {}
 
 /// Calls a function that is generic over the element type with the type of a storage.
 macro_rules! for_dtype {
@@ -68,8 +39,8 @@ pub(super) fn activate(activation: Activation, x: Strided) -> Result<CpuStorage>
     for_dtype!(x.0.dtype(), "activate", T => {
         let x = Reader::<T>::new(x)?;
         Ok(produce(x.count(), |at, y| {
-            let mut wide = buffer::<T>();
-            activation.values(x.read(at, y.len(), &mut wide), y);
+            let mut wide = buffer();
+            activation.wide_values::<T>(x.read(at, y.len(), &mut wide), y);
         }))
     })
 }
@@ -82,10 +53,9 @@ pub(super) fn activate_backward(
     for_dtype!(x.0.dtype(), "activate-backward", T => {
         let (x, grad) = (Reader::<T>::new(x)?, Reader::<T>::new(grad)?);
         Ok(produce(x.count(), |at, dx| {
-            let (mut wide, mut value) = (buffer::<T>(), buffer::<T>());
-            let n = dx.len();
-            activation.values_and_derivatives(x.read(at, n, &mut wide), &mut value[..n], dx);
-            let grad = grad.read(at, n, &mut wide);
+            let mut wide = buffer();
+            activation.wide_derivatives::<T>(x.read(at, dx.len(), &mut wide), dx);
+            let grad = grad.read(at, dx.len(), &mut wide);
             dx.iter_mut().zip(grad).for_each(|(dx, &g)| *dx *= g);
         }))
     })
@@ -95,8 +65,8 @@ pub(super) fn geglu(activation: Activation, gate: Strided, up: Strided) -> Resul
     for_dtype!(gate.0.dtype(), "geglu", T => {
         let (gate, up) = (Reader::<T>::new(gate)?, Reader::<T>::new(up)?);
         Ok(produce(gate.count(), |at, product| {
-            let mut wide = buffer::<T>();
-            activation.values(gate.read(at, product.len(), &mut wide), product);
+            let mut wide = buffer();
+            activation.wide_values::<T>(gate.read(at, product.len(), &mut wide), product);
             let up = up.read(at, product.len(), &mut wide);
             product.iter_mut().zip(up).for_each(|(p, &u)| *p *= u);
         }))
@@ -115,8 +85,10 @@ pub(super) fn geglu_backward(
         let grad = Reader::<T>::new(grad)?;
         Ok(produce_two(gate.count(), |at, dgate, dup| {
             let n = dgate.len();
-            let mut wide = buffer::<T>();
-            activation.values_and_derivatives(gate.read(at, n, &mut wide), dup, dgate);
+            let mut wide = buffer();
+            let x = gate.read(at, n, &mut wide);
+            activation.wide_values::<T>(x, dup);
+            activation.wide_derivatives::<T>(x, dgate);
             let grad = grad.read(at, n, &mut wide);
             // Gradient times derivative first: the derivative is at most 1.13, so that only a
             // product whose true value overflows does, where grad·up might on the way to 0.
@@ -129,17 +101,13 @@ pub(super) fn geglu_backward(
     })
 }
 
-fn buffer<T: Element>() -> [T::Wide; BLOCK] {
-    [T::Wide::of(0.0); BLOCK]
-}
-
 /// Fills a new vector block by block: `fill(at, out)` writes the elements from `at` on.
 /// Every element depends on its own inputs only, hence the same bits for any number of threads.
 fn produce<T: Element>(count: usize, fill: impl Fn(usize, &mut [T::Wide]) + Sync) -> Vec<T> {
     let mut out = vec![T::zero(); count];
     for_each_chunk(out.chunks_mut(CHUNK), |start, out: &mut [T]| {
         for (i, out) in out.chunks_mut(BLOCK).enumerate() {
-            let mut wide = buffer::<T>();
+            let mut wide = buffer();
             let wide = &mut wide[..out.len()];
             fill(start + i * BLOCK, wide);
             T::round(wide, out);
@@ -159,7 +127,7 @@ fn produce_two<T: Element>(
     for_each_chunk(chunks, |start, (first, second): (&mut [T], &mut [T])| {
         let blocks = first.chunks_mut(BLOCK).zip(second.chunks_mut(BLOCK));
         for (i, (first, second)) in blocks.enumerate() {
-            let (mut wide_first, mut wide_second) = (buffer::<T>(), buffer::<T>());
+            let (mut wide_first, mut wide_second) = (buffer(), buffer());
             let n = first.len();
             fill(start + i * BLOCK, &mut wide_first[..n], &mut wide_second[..n]);
             T::round(&wide_first[..n], first);

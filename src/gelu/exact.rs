@@ -2,30 +2,51 @@
 //!
 //! Hendrycks & Gimpel 2016, <https://arxiv.org/abs/1606.08415>, equation 1. PyTorch's
 //! `F.gelu(x, approximate="none")`, JAX's `jax.nn.gelu(x, approximate=False)`.
+//!
+//! The usual `(1 + erf(x/√2))/2` loses every digit below x ≈ -5. Here `Φ(-z) = M(z)·e^(-z²/2)`, with
+//! Mills' ratio as a rational function that has none but positive coefficients.
 
-use super::Real;
-use std::f64::consts::FRAC_1_SQRT_2;
+use super::precision::Precision;
+use super::symmetric;
 
-/// `1/sqrt(2π)`, the normal density at 0.
-const FRAC_1_SQRT_2PI: f64 = 0.398_942_280_401_432_7;
-
-/// Φ(x) through `erfc`: the usual `(1 + erf(x/√2))/2` loses every digit below x ≈ -5.
-fn cdf<T: Real>(x: T) -> T {
-    T::of(0.5) * (-x * T::of(FRAC_1_SQRT_2)).erfc()
-}
+/// `1/√(2π)`, the normal density at 0, in two parts.
+const DENSITY_AT_0: (f64, f64) = (0.398_942_280_401_432_7, -2.492_327_202_277_73e-17);
 
 /// `x·Φ(x)`.
-pub fn value<T: Real>(x: T) -> T {
-    let inner = x.clamp(-T::SATURATED, T::SATURATED);
-    // The factor is kept finite on the left, where -∞·0 would be NaN.
-    x.clamp(-T::SATURATED, T::INFINITY) * cdf(inner)
+#[inline(always)]
+pub(crate) fn value<P: Precision>(x: f64) -> f64 {
+    symmetric::value::<P>(
+        x,
+        #[inline(always)]
+        |z| times::<P>(bell::<P>(z), P::mills(z)),
+    )
 }
 
-/// `x·Φ(x)` and its derivative `Φ(x) + x·φ(x)`.
-pub fn value_and_derivative<T: Real>(x: T) -> (T, T) {
-    let inner = x.clamp(-T::SATURATED, T::SATURATED);
-    let cdf = cdf(inner);
-    let pdf = (-inner * inner * T::of(0.5)).exp() * T::of(FRAC_1_SQRT_2PI);
-    let value = x.clamp(-T::SATURATED, T::INFINITY) * cdf;
-    (value, cdf + inner * pdf)
+/// `Φ(x) + x·φ(x)`, the derivative; on the left `e^(-z²/2)·(M(z) - z/√(2π))`.
+#[inline(always)]
+pub(crate) fn derivative<P: Precision>(x: f64) -> f64 {
+    symmetric::derivative::<P>(
+        x,
+        #[inline(always)]
+        |z| {
+            let (mills, low) = P::mills(z);
+            let (density, density_low) = DENSITY_AT_0;
+            let parts = (z.mul_add(-density, mills), z.mul_add(-density_low, low));
+            times::<P>(bell::<P>(z), parts)
+        },
+    )
+}
+
+/// `e^(-z²/2)/UNSCALE`, the square in two parts: what it loses is lost z² times over.
+#[inline(always)]
+fn bell<P: Precision>(z: f64) -> f64 {
+    let half = -0.5 * z;
+    let square = half * z;
+    P::exp(square, half.mul_add(z, -square))
+}
+
+/// A product with a number in two parts, or with the first of them.
+#[inline(always)]
+fn times<P: Precision>(factor: f64, (hi, lo): (f64, f64)) -> f64 {
+    if P::TWO_PARTS { factor.mul_add(hi, factor * lo) } else { factor * hi }
 }

@@ -1,29 +1,47 @@
-//! `x·σ(z(x))`, the shape that tanh-GELU and SiLU share, σ being the logistic function.
+//! `x·σ(t(x))` with an odd t, the shape that tanh-GELU and SiLU share; σ is the logistic function.
 
-use super::Real;
+use super::precision::Precision;
+use super::symmetric;
 
-/// `x·σ(z)` at an `x` whose `z` is given.
+/// t at a z ≥ 0, in two parts of which the second is below an ULP of the first.
+type Parts = (f64, f64);
+
+/// `x·σ(t(x))`.
 #[inline(always)]
-pub(crate) fn value<T: Real>(x: T, z: T) -> T {
-    x.clamp(-T::SATURATED, T::INFINITY) * sigmoid(z).0
+pub(crate) fn value<P: Precision>(x: f64, t: impl Fn(f64) -> Parts) -> f64 {
+    symmetric::value::<P>(
+        x,
+        #[inline(always)]
+        |z| {
+            let e = exp_of_minus::<P>(t(z));
+            e / (1.0 + e * P::UNSCALE)
+        },
+    )
 }
 
-/// `x·σ(z)` and its derivative `σ + x·σ·(1-σ)·z'`; `x` is the argument limited to
-/// `±SATURATED`, beyond which the second term is 0 and its factors might overflow.
+/// `σ + x·σ·(1 - σ)·t'`, the derivative; on the left `e·(1 + e - z·t')/(1 + e)²`, `e = e^-t`.
 #[inline(always)]
-pub(crate) fn value_and_derivative<T: Real>(x: T, z: T, dz: T) -> (T, T) {
-    let (s, s_times_one_minus_s) = sigmoid(z);
-    let inner = x.clamp(-T::SATURATED, T::SATURATED);
-    let value = x.clamp(-T::SATURATED, T::INFINITY) * s;
-    (value, s + inner * s_times_one_minus_s * dz)
+pub(crate) fn derivative<P: Precision>(
+    x: f64,
+    t: impl Fn(f64) -> Parts,
+    dt: impl Fn(f64) -> Parts,
+) -> f64 {
+    symmetric::derivative::<P>(
+        x,
+        #[inline(always)]
+        |z| {
+            let (scaled, (dt, dt_low)) = (exp_of_minus::<P>(t(z)), dt(z));
+            let e = scaled * P::UNSCALE;
+            let upper = 1.0 / (1.0 + e);
+            // In this order the sum is exact near the derivative's zero.
+            let sum = z.mul_add(-dt, 1.0) + e;
+            let sum = if P::TWO_PARTS { z.mul_add(-dt_low, sum) } else { sum };
+            scaled * (upper * upper) * sum
+        },
+    )
 }
 
-/// σ(z) and σ(z)·(1-σ(z)), both from `exp(-|z|)`, which neither overflows nor cancels.
 #[inline(always)]
-fn sigmoid<T: Real>(z: T) -> (T, T) {
-    let one = T::of(1.0);
-    let e = (-z.abs()).exp();
-    let upper = one / (one + e);
-    let s = if z < T::of(0.0) { e * upper } else { upper };
-    (s, e * upper * upper)
+fn exp_of_minus<P: Precision>((hi, lo): Parts) -> f64 {
+    P::exp(-hi, -lo)
 }

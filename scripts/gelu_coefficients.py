@@ -1,0 +1,229 @@
+"""Writes src/gelu/coefficients.rs: every polynomial, rational function and table that the GELU kernels evaluate.
+
+    python3 -m venv .venv && .venv/bin/pip install mpmath numpy
+    .venv/bin/python scripts/gelu_coefficients.py          writes the file
+    .venv/bin/python scripts/gelu_coefficients.py --check  fails if the file is another one
+
+Everything is fitted with 60 digits. The error that each comment states is that of the fit with its coefficients
+as they are stored, against the function itself, on a grid; what the kernels make of it is measured by
+examples/prove_gelu.rs on every input.
+"""
+
+import sys
+from pathlib import Path
+
+import mpmath as mp
+import numpy as np
+
+mp.mp.dps = 60
+TARGET = Path(__file__).resolve().parent.parent / "src" / "gelu" / "coefficients.rs"
+# Where the last f32 and the last f64 underflows: beyond them the left tail of x·Φ(x) is 0.
+F32_TAIL, F64_TAIL = mp.mpf("14.65"), mp.mpf(40)
+
+
+def main():
+    text = HEADER + "".join([exponential(), mills_rational(), f32_tables()])
+    if "--check" in sys.argv:
+        if TARGET.read_text() != text:
+            sys.exit(f"{TARGET} is not what this script writes")
+    else:
+        TARGET.write_text(text)
+
+
+HEADER = """//! Written by scripts/gelu_coefficients.py, which fits all of it with 60 digits. Not to be edited.
+"""
+
+
+def scaled_mills(z):
+    """Φ(-z)·e^(z²/2): Mills' ratio over √(2π), the left tail without what makes it small."""
+    return mp.erfc(z / mp.sqrt(2)) / 2 * mp.exp(z * z / 2)
+
+
+# ---------------------------------------------------------------------------------------------- e^r
+
+
+def exponential():
+    half = mp.log(2) / 2
+    single = interpolate(lambda r: mp.expm1(r) / r, half, 8)
+    double = interpolate(lambda r: (mp.expm1(r) - r) / r**2, half, 11)
+    return constant(
+        "EXP_SINGLE",
+        "f64",
+        single,
+        "`(e^r - 1)/r` for |r| ≤ ln 2 / 2",
+        worst(lambda r: 1 + r * polynomial(single, r), mp.exp, -half, half),
+    ) + constant(
+        "EXP_DOUBLE",
+        "f64",
+        double,
+        "`(e^r - 1 - r)/r²` for |r| ≤ ln 2 / 2",
+        worst(lambda r: 1 + r + r**2 * polynomial(double, r), mp.exp, -half, half),
+    )
+
+
+def interpolate(f, half, count):
+    """The polynomial through Chebyshev's nodes of [-half, half], its coefficients rounded to f64."""
+    nodes = [half * mp.cos(mp.pi * (2 * i + 1) / (2 * count)) for i in range(count)]
+    nodes = [node + half * mp.mpf("1e-9") for node in nodes]  # none of them at 0
+    rows = mp.matrix([[node**j for j in range(count)] for node in nodes])
+    return [to_f64(c) for c in mp.lu_solve(rows, mp.matrix([f(node) for node in nodes]))]
+
+
+# ---------------------------------------------------------------------------------- Mills' ratio, f64
+
+
+def mills_rational():
+    out = ""
+    for name, tail, degrees in (("SINGLE", F32_TAIL, (5, 6)), ("DOUBLE", F64_TAIL, (10, 11))):
+        above, below = fit_rational(tail, *degrees)
+        error = worst(lambda z: polynomial(above, z) / polynomial(below, z), scaled_mills, 0, tail)
+        what = f"of `Φ(-z)·e^(z²/2)` for 0 ≤ z ≤ {mp.nstr(tail, 4)}, all positive"
+        out += constant(f"MILLS_ABOVE_{name}", "f64", above, f"Numerator {what}", error)
+        out += constant(f"MILLS_BELOW_{name}", "f64", below, f"Denominator {what}", error)
+    return out
+
+
+def fit_rational(tail, above, below):
+    """Least squares on the linearised problem, reweighted towards the smallest largest relative error (Lawson)."""
+    count = 6 * (above + below + 2)
+    # Denser towards 0, where the function bends.
+    last = tail / (tail + 3)
+    nodes = [last * (1 - mp.cos(mp.pi * (2 * i + 1) / (2 * count))) / 2 for i in range(count)]
+    zs = [3 * t / (1 - t) for t in nodes]
+    values = [scaled_mills(z) for z in zs]
+    weights, denominators, best = [mp.mpf(1)] * count, [mp.mpf(1)] * count, None
+    at_0 = mp.mpf(1) / 2  # kept exact: x/2 is what the function is for the least x
+    for _ in range(12):
+        rows, right = mp.matrix(count, above + below), mp.matrix(count, 1)
+        for i, (z, value) in enumerate(zip(zs, values)):
+            scale = mp.sqrt(weights[i]) / (denominators[i] * value)
+            for j in range(1, above + 1):
+                rows[i, j - 1] = scale * z**j
+            for j in range(1, below + 1):
+                rows[i, above + j - 1] = -scale * value * z**j
+            right[i] = scale * (value - at_0)
+        solution = list(mp.qr_solve(rows, right)[0])
+        p, q = [at_0, *solution[:above]], [mp.mpf(1), *solution[above:]]
+        denominators = [polynomial(q, z) for z in zs]
+        errors = [abs(polynomial(p, z) / d / v - 1) for z, d, v in zip(zs, denominators, values)]
+        largest = max(errors)
+        if best is None or largest < best[0]:
+            best = (largest, p, q)
+        weights = [w * (e / largest + mp.mpf("1e-3")) for w, e in zip(weights, errors)]
+        total = sum(weights) / count
+        weights = [w / total for w in weights]
+    return [to_f64(c) for c in best[1]], [to_f64(c) for c in best[2]]
+
+
+# -------------------------------------------------------------------------- the tables of the f32 kernel
+
+DEGREE = 6
+INTERVALS = 16
+
+
+def f32_tables():
+    half = mp.log(2) / 2 * mp.mpf("1.001")
+    exp = fit_f32(-half, half, mp.mpf(0), [mp.mpf(1), mp.mpf(1)], 7, mp.exp)[2:]
+    out = constant(
+        "EXP_F32",
+        "f32",
+        exp,
+        "`(e^r - 1 - r)/r²` for |r| ≤ ln 2 / 2",
+        worst(lambda r: 1 + r + r**2 * polynomial(exp, r), mp.exp, -half, half),
+    )
+    columns, error = [[] for _ in range(DEGREE + 2)], mp.mpf(0)
+    for interval in range(INTERVALS):
+        low, high = boundary(interval), min(boundary(interval + 1), F32_TAIL)
+        center, value = accurate_center(low, high)
+        coefficients = fit_f32(low, high, center, [value], DEGREE + 1, scaled_mills)
+        error = max(error, worst(lambda z: polynomial(coefficients, z - center), scaled_mills, low, high))
+        for column, entry in zip(columns, [center, *coefficients]):
+            column.append(entry)
+    # An index is the 3 low bits of the exponent and the first of the mantissa of (1 + z)²: 14 where z is 0.
+    columns = [column[2:] + column[:2] for column in columns]
+    out += table("MILLS_CENTER", columns[0], "The centers of the intervals of z, by the 3 low bits of the exponent and the first of the mantissa\n/// of (1 + z)²")
+    out += f"/// `Φ(-z)·e^(z²/2)` around each center, by rising powers.\n/// Off by 2^{exponent_of(error)} of it at most.\n"
+    out += f"pub(super) const MILLS_F32: [[f32; {INTERVALS}]; {DEGREE + 1}] = [\n"
+    for column in columns[1:]:
+        out += "    [\n" + lines(column, "f32", 8) + "    ],\n"
+    return out + "];\n"
+
+
+def boundary(interval):
+    """Where (1 + z)² enters the next half of a binade: intervals that grow with z."""
+    return mp.sqrt(mp.mpf(2) ** (interval // 2) * (1 + mp.mpf(interval % 2) / 2)) - 1
+
+
+def accurate_center(low, high):
+    """A point near the middle at which the function's value is, nearly, an f32 (Gal's accurate tables)."""
+    middle = np.float32(float((low + high) / 2))
+    candidates = [np.float32(middle + step * 8 * np.spacing(middle)) for step in range(-400, 401)]
+
+    def distance(candidate):
+        value = scaled_mills(mp.mpf(float(candidate)))
+        return abs(to_f32(value) / value - 1)
+
+    center = mp.mpf(float(min(candidates, key=distance)))
+    return center, to_f32(scaled_mills(center))
+
+
+def fit_f32(low, high, center, fixed, count, f):
+    """Coefficients as f32, each fitted after those before it have been rounded, for the least relative error."""
+    nodes = [(low + high) / 2 + (high - low) / 2 * mp.cos(mp.pi * (2 * i + 1) / 80) for i in range(40)]
+    fixed = list(fixed)
+    while len(fixed) < count:
+        powers = range(len(fixed), count)
+        rows = mp.matrix([[(z - center) ** j / f(z) for j in powers] for z in nodes])
+        right = mp.matrix([(f(z) - polynomial(fixed, z - center)) / f(z) for z in nodes])
+        fixed.append(to_f32(mp.qr_solve(rows, right)[0][0]))
+    return fixed
+
+
+# --------------------------------------------------------------------------------------------- output
+
+
+def polynomial(coefficients, x):
+    return mp.polyval(list(reversed(coefficients)), x)
+
+
+def worst(approximation, function, low, high, count=2001):
+    grid = [low + (high - low) * mp.mpf(i) / (count - 1) for i in range(count)]
+    return max(abs(approximation(x) / function(x) - 1) for x in grid)
+
+
+def to_f64(value):
+    return mp.mpf(float(value))
+
+
+def to_f32(value):
+    return mp.mpf(float(np.float32(float(value))))
+
+
+def exponent_of(error):
+    return mp.nstr(mp.log(error, 2), 3)
+
+
+def constant(name, kind, values, what, error):
+    doc = f"/// {what}, by rising powers.\n/// Off by 2^{exponent_of(error)} of it at most.\n"
+    return doc + f"pub(super) const {name}: [{kind}; {len(values)}] = [\n{lines(values, kind, 4)}];\n"
+
+
+def table(name, values, what):
+    return f"/// {what}.\npub(super) const {name}: [f32; {INTERVALS}] = [\n{lines(values, 'f32', 4)}];\n"
+
+
+def lines(values, kind, indent):
+    return "".join(f"{' ' * indent}{literal(value, kind)},\n" for value in values)
+
+
+def literal(value, kind):
+    """The shortest decimal that reads back as the same number, with its digits grouped as rustfmt's lints ask."""
+    text = repr(float(value)) if kind == "f64" else str(np.float32(float(value)))
+    mantissa, _, exponent = text.partition("e")
+    whole, _, digits = mantissa.partition(".")
+    groups = "_".join(digits[i : i + 3] for i in range(0, len(digits), 3)) or "0"
+    return f"{whole}.{groups}" + (f"e{int(exponent)}" if exponent else "")
+
+
+if __name__ == "__main__":
+    main()
