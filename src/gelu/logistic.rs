@@ -32,13 +32,28 @@ pub(crate) fn derivative<P: Precision>(
         |z| {
             let (scaled, (dt, dt_low)) = (exp_of_minus::<P>(t(z)), dt(z));
             let e = scaled * P::UNSCALE;
-            let upper = 1.0 / (1.0 + e);
-            // In this order the sum is exact near the derivative's zero.
-            let sum = z.mul_add(-dt, 1.0) + e;
-            let sum = if P::TWO_PARTS { z.mul_add(-dt_low, sum) } else { sum };
-            scaled * (upper * upper) * sum
+            // In this order little is lost near the derivative's zero, where the sum is 0.
+            let rest = if P::TWO_PARTS { z.mul_add(-dt_low, e) } else { e };
+            let sum = z.mul_add(-dt, 1.0) + rest;
+            scaled * inverse_square::<P>(e) * sum
         },
     )
+}
+
+/// `1/(1 + e)²`, with one step of Newton's method against the roundings.
+#[inline(always)]
+fn inverse_square<P: Precision>(e: f64) -> f64 {
+    let sum = 1.0 + e;
+    let square = sum * sum;
+    let inverse = 1.0 / square;
+    if P::TWO_PARTS {
+        let sum_low = (1.0 - sum) + e;
+        let square_low = sum.mul_add(sum, -square) + 2.0 * sum * sum_low;
+        let rest = square.mul_add(-inverse, 1.0) - square_low * inverse;
+        inverse.mul_add(rest, inverse)
+    } else {
+        inverse
+    }
 }
 
 #[inline(always)]

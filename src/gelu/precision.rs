@@ -61,8 +61,12 @@ impl Precision for Double {
         const LN_2_LOW: f64 = 1.908_214_929_270_587_7e-10;
         let x = at_least(hi, -800.0);
         let (shifted, k) = round(x);
-        let r = k.mul_add(-LN_2_LOW, k.mul_add(-LN_2_HIGH, x)) + lo;
-        let sum = (r * r).mul_add(polynomial(&EXP_DOUBLE, r), r) + 1.0;
+        let high = k.mul_add(-LN_2_HIGH, x); // exact
+        let low = k.mul_add(-LN_2_LOW, lo);
+        let r = high + low;
+        let curve = (r * r).mul_add(polynomial(&EXP_DOUBLE, r), low);
+        let (line, line_low) = two_sum(1.0, high);
+        let sum = line + (line_low + curve);
         times_power(sum, shifted + 256.0)
     }
 
