@@ -46,9 +46,11 @@ def compute():
 
 
 def check_settings():
-    # PyTorch's exact GELU of bf16 is oneDNN's where the processor has AVX-512's bf16, and its own elsewhere.
+    # PyTorch's exact GELU of bf16 is oneDNN's where the processor has AVX-512, and its own elsewhere; AVX-512's bf16
+    # instructions take subnormal results for 0.
     capability = torch.backends.cpu.get_cpu_capability()
     check(capability == "AVX512", f"the goldens are AVX-512's, and this is {capability}")
+    check(torch.cpu._is_avx512_bf16_supported(), "the processor has no bf16 instructions")
     check(torch.backends.mkldnn.enabled, "oneDNN is off")
     for name in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "XLA_FLAGS"):
         check(name not in os.environ, f"{name} is set")

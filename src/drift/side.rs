@@ -1,7 +1,7 @@
 //! One way of computing the model.
 
 use crate::activation::Activation;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, UnknownActivation};
 use crate::rounding::Rounding;
 use candle_core::DType;
 use serde::{Deserialize, Serialize};
@@ -68,10 +68,9 @@ impl FromStr for SideSpec {
                 rounding.replace(value).is_some()
             } else if let Some(value) = float(part) {
                 dtype.replace(value).is_some()
-            } else if let Ok(value) = part.parse::<Activation>() {
-                activation.replace(value).is_some()
             } else {
-                return Err(unknown_part(part, text));
+                let value = part.parse().map_err(|error| unknown_part(part, text, &error))?;
+                activation.replace(value).is_some()
             };
             if repeated {
                 return Err(Error::Input(format!("'{text}' says twice what '{part}' is for")));
@@ -82,15 +81,14 @@ impl FromStr for SideSpec {
     }
 }
 
-fn unknown_part(part: &str, text: &str) -> Error {
-    let names =
-        |names: &mut dyn Iterator<Item = &'static str>| names.collect::<Vec<_>>().join(", ");
-    let roundings = names(&mut Rounding::names().map(|(name, _)| name));
-    let dtypes = names(&mut DTYPES.map(|dtype| dtype.as_str()).into_iter());
-    let activation = part.parse::<Activation>().map_or_else(|e| e.to_string(), |_| String::new());
+/// What a part may be, with every name that it may have.
+fn unknown_part(part: &str, text: &str, as_activation: &UnknownActivation) -> Error {
+    let roundings: Vec<_> = Rounding::names().map(|(name, _)| name).collect();
+    let dtypes = DTYPES.map(|dtype| dtype.as_str());
     Error::Input(format!(
-        "'{part}' in '{text}' is neither a rounding ({roundings}) nor a dtype ({dtypes}) nor an \
-         activation: {activation}"
+        "'{part}' in '{text}' is neither a rounding ({}) nor a dtype ({}); {as_activation}",
+        roundings.join(", "),
+        dtypes.join(", ")
     ))
 }
 
@@ -101,6 +99,7 @@ fn no_activation(text: &str) -> Error {
 /// The floating-point dtypes that a model runs in.
 const DTYPES: [DType; 4] = [DType::F64, DType::F32, DType::BF16, DType::F16];
 
+/// One of them by name.
 fn float(name: &str) -> Option<DType> {
     DTYPES.into_iter().find(|dtype| dtype.as_str() == name)
 }

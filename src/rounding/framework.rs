@@ -24,11 +24,13 @@ pub enum Framework {
     ///
     /// **Proven** bit for bit against PyTorch 2.15.0 and transformers 5.23.0 on a processor with
     /// AVX-512 and its bf16 instructions, default settings: every bf16 and every f16, both forms,
-    /// activation and product. The exact form of bf16 is oneDNN's there (3.13.3); elsewhere it is
-    /// PyTorch's own, with other bits for 24 inputs between -5.35 and -3.5, for subnormal results
-    /// and at the end of the range. `aten/src/ATen/native/cpu/Activation.cpp`. In a tensor whose
-    /// length is no multiple of 64, or that is not contiguous, up to 63 elements or all go through
-    /// the C library instead.
+    /// activation and product. `aten/src/ATen/native/cpu/Activation.cpp`.
+    ///
+    /// The exact form of bf16 is oneDNN's there. On processors without AVX-512 it is PyTorch's own,
+    /// with other bits for 24 inputs between -5.35 and -3.5, for subnormal results and for inputs
+    /// from 1.7e38 on; with AVX-512 but no bf16 instructions, for subnormal results. What PyTorch computes without vectors, with the C library's functions, is not
+    /// reproduced: tensors that are not contiguous, and the last elements of a thread's part if that
+    /// is no multiple of 64.
     PyTorch,
     /// JAX on the CPU under jit: rounded after every operation, all but one before the exact form's
     /// erfc on bf16; bf16's subnormal numbers are 0.

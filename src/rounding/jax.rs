@@ -2,6 +2,7 @@
 //!
 //! JAX 0.10.2, `jax/_src/nn/functions.py`, as XLA compiles it for x86-64 (jaxlib 0.10.2): each
 //! operation in f32 and rounded, `tanh`, `erfc` and `exp` as polynomials with fused multiplications.
+//! The coefficients are those of the LLVM code that XLA dumps.
 
 use super::half_type::Half;
 use super::real::SQRT_2_OVER_PI;

@@ -40,7 +40,9 @@ pub enum Rounding {
     /// The activation, then the product, each correctly rounded: PyTorch and transformers, but for
     /// the last bits of their polynomials.
     AfterActivation,
-    /// Every operation inside the activation too: candle 0.11's `gelu` and `gelu_erf` themselves.
+    /// Every operation inside the activation too, as candle 0.11 has it on the CPU: by its own `gelu`,
+    /// `gelu_erf` and `silu`. Its exact form of a half type is computed in f64 and rounded once before
+    /// the product.
     EveryOp,
     /// Bit for bit as a framework does, its polynomials included.
     Like(Framework),

@@ -1,9 +1,9 @@
-//! oneDNN's exact GELU in f32, with which PyTorch computes bf16 on processors that have bf16
-//! instructions: a piecewise polynomial for erf(x/√2).
+//! oneDNN's exact GELU in f32, with which PyTorch computes bf16 on processors with AVX-512: a
+//! piecewise polynomial for erf(x/√2).
 //!
-//! oneDNN 3.13.3 (commit b38f97eb, the one inside PyTorch 2.15.0),
-//! `src/cpu/x64/injectors/jit_uni_eltwise_injector.cpp`,
-//! `gelu_erf_minimax_approx_compute_vector_fwd`.
+//! oneDNN 3.13.3, which PyTorch 2.15.0 brings; read at 3f27bec2,
+//! `src/cpu/x64/injectors/jit_uni_eltwise_injector.cpp`
+//! (`gelu_erf_minimax_approx_compute_vector_fwd`).
 
 /// `x·(1 + erf(x/√2))/2` as oneDNN multiplies it out: `x·(1 + erf)` first, which overflows in the
 /// top binade. At ±∞ it is NaN.

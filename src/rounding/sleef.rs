@@ -1,7 +1,7 @@
 //! SLEEF's `expf` and `tanhf` in f32, with which PyTorch's vectors compute.
 //!
 //! `Sleef_expf16_u10` and `Sleef_tanhf16_u10` in their variants with fused multiplications
-//! (`src/libm/sleefsimdsp.c` and `df.h` of SLEEF 3.9). Each is within 1 ULP, and where their last
+//! (SLEEF 3.8, `src/libm/sleefsimdsp.c` and `src/libm/df.h`). Each is within 1 ULP, and where their last
 //! bit decides, PyTorch's does: near -1, where `1 + tanh` cancels.
 
 use std::f32::consts::LOG2_E;
