@@ -42,7 +42,7 @@ pub use geglu::{activate, geglu};
 pub use gelu::Gelu;
 pub use mlp::{GemmaMlp, gemma_mlp, gemma_mlp_b};
 pub use model::Gemma;
-pub use rounding::Rounding;
+pub use rounding::{Framework, Rounding};
 
 /// The README's Rust block is a test.
 #[cfg(doctest)]

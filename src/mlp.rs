@@ -5,11 +5,10 @@
 //! `FeedForward` (DeepMind's `gemma/gm/nn/_modules.py`).
 
 use crate::activation::Activation;
-use crate::geglu::geglu;
 use crate::gelu::Gelu;
 use crate::linear::linear;
 use crate::rounding::Rounding;
-use candle_core::{D, DType, Module, Result, Tensor, Var};
+use candle_core::{D, Module, Result, Tensor, Var};
 use candle_nn::{Linear, VarBuilder, linear_b};
 
 /// The gated block, with the activation as a switch.
@@ -199,10 +198,7 @@ impl GemmaMlp {
     /// Shapes that differ.
     pub fn gated(&self, projected: &GateUp) -> Result<Tensor> {
         let GateUp { gate, up } = projected;
-        match self.rounding {
-            Rounding::Once => geglu(gate, up, self.activation),
-            rounding => rounding.activate(gate, self.activation)? * up,
-        }
+        self.rounding.geglu(gate, up, self.activation)
     }
 
     /// The last projection: `[..., intermediate]` to `[..., hidden]`.
@@ -259,14 +255,7 @@ impl GemmaMlp {
     /// Shapes that differ.
     pub fn activated_and_product(&self, projected: &GateUp) -> Result<(Tensor, Tensor)> {
         let GateUp { gate, up } = projected;
-        let activated = self.rounding.activate(gate, self.activation)?;
-        // Where nothing is rounded in between, the product of the rounded activation is the
-        // fused one, bit for bit.
-        let product = match (self.rounding, gate.dtype()) {
-            (Rounding::Once, DType::BF16 | DType::F16) => geglu(gate, up, self.activation)?,
-            _ => (&activated * up)?,
-        };
-        Ok((activated, product))
+        self.rounding.activated_and_product(gate, up, self.activation)
     }
 }
 
@@ -279,7 +268,7 @@ impl Module for GemmaMlp {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::Device;
+    use candle_core::{DType, Device};
     use candle_nn::{Optimizer, VarMap};
     use std::collections::HashMap;
 

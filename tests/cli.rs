@@ -3,6 +3,7 @@
 mod common;
 
 use common::{Spec, gemma3_config, gemma3_specs, write_checkpoint, write_safetensors};
+use gemma_mlp::Rounding;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -502,6 +503,30 @@ fn generation_agrees_with_forward() {
     let generation = run_json(&["generate", "--json", "-n", "1", "--prompt", "The quick brown"]);
     let forward = run_json(&["forward", "--json", "--prompt", "The quick brown"]);
     assert_eq!(generation["a"]["ids"][0], forward["top"][0][0]["id"]);
+}
+
+/// Two frameworks' arithmetic on one bf16 checkpoint.
+#[test]
+fn frameworks_as_sides() {
+    let args = ["drift", "--a", "pytorch:exact", "--b", "jax:tanh", "--dtype", "bf16"];
+    assert!(run(&args).contains("tanh as jax in bf16 against exact as pytorch in bf16"));
+    let drift = run_json(&[&args[..], &["--json"]].concat());
+    let side = |activation: &str, rounding: &str| json!({"activation": activation, "rounding": rounding, "dtype": "bf16"});
+    assert_eq!(drift["sides"], json!({"a": side("exact", "pytorch"), "b": side("tanh", "jax")}));
+    assert!(number(&drift["layers"][0]["activation"]["rel_l2"]) > 0.0);
+
+    let kl = |a: &str, b: &str| {
+        let drift = run_json(&["drift", "--json", "--a", a, "--b", b, "--dtype", "bf16"]);
+        number(&drift["logits"]["kl_mean_nats"])
+    };
+    assert_eq!(kl("transformers:tanh", "tanh:pytorch:bf16"), 0.0, "one arithmetic under two names");
+    for framework in ["jax", "candle", "candle-cuda", "flashinfer", "llama.cpp"] {
+        assert!(kl("pytorch:tanh", &format!("{framework}:tanh")) > 0.0, "{framework}");
+    }
+    let help = run(&["drift", "--help"]);
+    for (name, _) in Rounding::names() {
+        assert!(help.contains(name), "{name}");
+    }
 }
 
 /// A side is any activation, rounding and dtype; f16 says where it overflows.

@@ -47,7 +47,9 @@ impl RunArgs {
 #[derive(Args)]
 pub struct SideArgs {
     /// The reference side: an activation, and optionally where it is rounded (once,
-    /// after-activation, every-op) and a dtype other than --dtype, as in tanh:every-op:bf16
+    /// after-activation, every-op) or as in which framework (pytorch, transformers, jax, candle,
+    /// candle-cuda, pytorch-cuda, vllm, liger, flashinfer, llama.cpp), and a dtype other than
+    /// --dtype, as in tanh:every-op:bf16 or pytorch:exact
     #[arg(long, value_name = "SIDE", default_value = "tanh")]
     a: SideSpec,
     /// The side that is compared with it

@@ -1,18 +1,18 @@
 //! One way of computing the model.
 
 use crate::activation::Activation;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, UnknownActivation};
 use crate::rounding::Rounding;
 use candle_core::DType;
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
-/// One way of computing the model: an activation, where it is rounded, and a dtype.
+/// One way of computing the model: an activation, where and how it is rounded, and a dtype.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Side {
     /// What stands in the gate.
     pub activation: Activation,
-    /// Where the gated activation is rounded.
+    /// Where and how the gated activation is rounded.
     pub rounding: Rounding,
     /// The dtype of the residual stream and of everything that is not documented to be wider.
     #[serde(with = "dtype")]
@@ -31,8 +31,10 @@ pub struct Sides {
 impl fmt::Display for Side {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.activation)?;
-        if self.rounding != Rounding::Once {
-            write!(f, ", rounded {}", self.rounding)?;
+        match self.rounding {
+            Rounding::Once => {}
+            Rounding::Like(framework) => write!(f, " as {framework}")?,
+            rounding => write!(f, ", rounded {rounding}")?,
         }
         write!(f, " in {}", self.dtype.as_str())
     }
@@ -57,33 +59,49 @@ impl SideSpec {
 impl FromStr for SideSpec {
     type Err = Error;
 
-    /// Reads an activation, and optionally a rounding and a dtype, separated by colons:
-    /// `exact`, `tanh:bf16`, `tanh:every-op:bf16`.
+    /// Reads an activation, and optionally a rounding and a dtype, separated by colons, in any order:
+    /// `exact`, `tanh:bf16`, `tanh:every-op:bf16`, `pytorch:exact`.
     fn from_str(text: &str) -> Result<Self> {
-        let mut parts = text.split(':');
-        let activation = parts.next().unwrap_or_default().parse::<Activation>();
-        let activation = activation.map_err(|e| Error::Input(e.to_string()))?;
-        let mut spec = Self { activation, rounding: Rounding::Once, dtype: None };
-        for part in parts {
-            if let Some(rounding) = Rounding::from_name(part) {
-                spec.rounding = rounding;
-            } else if let Some(dtype) = float(part) {
-                spec.dtype = Some(dtype);
+        let (mut activation, mut rounding, mut dtype) = (None, None, None);
+        for part in text.split(':') {
+            let repeated = if let Some(value) = Rounding::from_name(part) {
+                rounding.replace(value).is_some()
+            } else if let Some(value) = float(part) {
+                dtype.replace(value).is_some()
             } else {
-                return Err(Error::Input(format!(
-                    "'{part}' in '{text}' is neither a rounding (once, after-activation, every-op) \
-                     nor a dtype (f64, f32, bf16, f16)"
-                )));
+                let value = part.parse().map_err(|error| unknown_part(part, text, &error))?;
+                activation.replace(value).is_some()
+            };
+            if repeated {
+                return Err(Error::Input(format!("'{text}' says twice what '{part}' is for")));
             }
         }
-        Ok(spec)
+        let activation = activation.ok_or_else(|| no_activation(text))?;
+        Ok(Self { activation, rounding: rounding.unwrap_or_default(), dtype })
     }
 }
 
-/// The floating-point dtypes that a model runs in, by name.
+/// What a part may be, with every name that it may have.
+fn unknown_part(part: &str, text: &str, as_activation: &UnknownActivation) -> Error {
+    let roundings: Vec<_> = Rounding::names().map(|(name, _)| name).collect();
+    let dtypes = DTYPES.map(|dtype| dtype.as_str());
+    Error::Input(format!(
+        "'{part}' in '{text}' is neither a rounding ({}) nor a dtype ({}); {as_activation}",
+        roundings.join(", "),
+        dtypes.join(", ")
+    ))
+}
+
+fn no_activation(text: &str) -> Error {
+    Error::Input(format!("'{text}' says how GELU is computed and not which: add exact or tanh"))
+}
+
+/// The floating-point dtypes that a model runs in.
+const DTYPES: [DType; 4] = [DType::F64, DType::F32, DType::BF16, DType::F16];
+
+/// One of them by name.
 fn float(name: &str) -> Option<DType> {
-    let dtypes = [DType::F64, DType::F32, DType::BF16, DType::F16];
-    dtypes.into_iter().find(|dtype| dtype.as_str() == name)
+    DTYPES.into_iter().find(|dtype| dtype.as_str() == name)
 }
 
 /// The pair whose difference is rounding alone: `a` in the next wider type that hardly rounds (f32
@@ -140,6 +158,7 @@ mod dtype {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rounding::Framework;
 
     #[test]
     fn spellings() {
@@ -151,8 +170,33 @@ mod tests {
         let candle = side("gelu_pytorch_tanh:f16:every-op").unwrap();
         assert_eq!(candle, Side { rounding: Rounding::EveryOp, dtype: DType::F16, ..tanh });
         assert_eq!(candle.to_string(), "tanh, rounded every-op in f16");
-        for text in ["", "mish", "tanh:u8", "tanh:", "bf16"] {
+        let pytorch = Side { rounding: Rounding::Like(Framework::PyTorch), ..tanh };
+        for text in ["tanh:pytorch", "pytorch:tanh", "f32:transformers:tanh"] {
+            assert_eq!(side(text).unwrap(), pytorch, "{text}");
+        }
+        assert_eq!(pytorch.to_string(), "tanh as pytorch in f32");
+        for text in ["", "mish", "tanh:u8", "tanh:", "bf16", "jax", "tanh:exact", "tanh:jax:candle"]
+        {
             assert!(side(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn errors_say_what_to_write() {
+        let error = |text: &str| text.parse::<SideSpec>().unwrap_err().to_string();
+        assert!(error("pytorch:bf16").contains("add exact or tanh"), "{}", error("pytorch:bf16"));
+        for name in ["after-activation", "llama.cpp", "f16", "gelu_pytorch_tanh", "silu"] {
+            assert!(error("tanh:torch").contains(name), "{}", error("tanh:torch"));
+        }
+    }
+
+    #[test]
+    fn json_is_by_name() {
+        for (name, rounding) in Rounding::names() {
+            let json = serde_json::to_string(&rounding).unwrap();
+            assert_eq!(json, format!("\"{}\"", rounding.name()));
+            assert_eq!(serde_json::from_str::<Rounding>(&format!("\"{name}\"")).unwrap(), rounding);
+        }
+        assert!(serde_json::from_str::<Rounding>("\"torch\"").is_err());
     }
 }

@@ -43,7 +43,9 @@ pub fn activate(x: &Tensor, activation: impl Into<Activation>) -> Result<Tensor>
     }
 }
 
-fn check_pair(a: &Tensor, b: &Tensor, op: &'static str) -> Result<()> {
+/// Refuses two tensors of which an operation takes the elements in pairs, if they differ in shape or
+/// dtype.
+pub(crate) fn check_pair(a: &Tensor, b: &Tensor, op: &'static str) -> Result<()> {
     if a.shape() != b.shape() {
         return Err(Error::ShapeMismatchBinaryOp {
             lhs: a.shape().clone(),
@@ -55,6 +57,26 @@ fn check_pair(a: &Tensor, b: &Tensor, op: &'static str) -> Result<()> {
         return Err(Error::DTypeMismatchBinaryOp { lhs: a.dtype(), rhs: b.dtype(), op });
     }
     Ok(())
+}
+
+/// The gradient of `x`, given that of `activation(x)`.
+pub(crate) fn activate_gradient(
+    x: &Tensor,
+    grad: &Tensor,
+    activation: Activation,
+) -> Result<Tensor> {
+    x.apply_op2(grad, ActivateBackward(activation))
+}
+
+/// The gradients of `gate` and `up`, given that of the product.
+pub(crate) fn geglu_gradients(
+    gate: &Tensor,
+    up: &Tensor,
+    grad: &Tensor,
+    activation: Activation,
+) -> Result<(Tensor, Tensor)> {
+    let both = gate.apply_op3(up, grad, GegluBackward(activation))?; // [2, ...]
+    Ok((both.get(0)?, both.get(1)?))
 }
 
 struct Activate(Activation);
@@ -69,7 +91,7 @@ impl CustomOp1 for Activate {
     }
 
     fn bwd(&self, x: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        x.apply_op2(grad, ActivateBackward(self.0)).map(Some)
+        activate_gradient(x, grad, self.0).map(Some)
     }
 }
 
@@ -118,8 +140,8 @@ impl CustomOp2 for Geglu {
         _product: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let both = gate.apply_op3(up, grad, GegluBackward(self.0))?; // [2, ...]
-        Ok((Some(both.get(0)?), Some(both.get(1)?)))
+        let (gate, up) = geglu_gradients(gate, up, grad, self.0)?;
+        Ok((Some(gate), Some(up)))
     }
 }
 

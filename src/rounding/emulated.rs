@@ -1,0 +1,100 @@
+//! A framework's GELU and GEGLU on half types as candle operations, on the CPU.
+//!
+//! GELU of a half type is a function of 16 bits: it is computed once for all of them and looked up.
+
+use super::framework::Framework;
+use super::half_type::Half;
+use crate::geglu::{activate_gradient, geglu_gradients};
+use crate::gelu::Gelu;
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Tensor};
+use std::sync::OnceLock;
+
+/// A framework's GELU of a half type.
+#[derive(Clone, Copy)]
+pub(super) struct Emulated {
+    framework: Framework,
+    gelu: Gelu,
+    half: Half,
+}
+
+impl Emulated {
+    /// Nothing where the dtype is no half type, of which alone frameworks are reproduced.
+    pub(super) fn of(framework: Framework, gelu: Gelu, dtype: DType) -> Option<Self> {
+        Half::of(dtype).map(|half| Self { framework, gelu, half })
+    }
+
+    pub(super) fn activate(self, x: &Tensor) -> Result<Tensor> {
+        x.contiguous()?.apply_op1(Activate(self))
+    }
+
+    pub(super) fn geglu(self, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+        gate.contiguous()?.apply_op2(&up.contiguous()?, Geglu(self))
+    }
+
+    /// The activation of every number of the type, by its bits, as it enters the product.
+    fn table(self) -> &'static [f32] {
+        const TABLES: usize = Framework::ALL.len() * 2 * 2;
+        static ALL: [OnceLock<Vec<f32>>; TABLES] = [const { OnceLock::new() }; TABLES];
+        let Self { framework, gelu, half } = self;
+        let index = (framework as usize * 2 + gelu as usize) * 2 + half as usize;
+        ALL[index].get_or_init(|| (0..=u16::MAX).map(|bits| self.value(bits)).collect())
+    }
+
+    fn value(self, bits: u16) -> f32 {
+        let value = self.framework.gelu(self.gelu, self.half, self.half.widen(bits));
+        if self.framework.rounds_activation() { self.half.round(value) } else { value }
+    }
+}
+
+struct Activate(Emulated);
+
+impl CustomOp1 for Activate {
+    fn name(&self) -> &'static str {
+        "activate-as-framework"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (half, table) = (self.0.half, self.0.table());
+        let x = half.slice(x, layout)?.iter();
+        let y = x.map(|&x| half.bits(table[usize::from(x)])).collect();
+        Ok((half.storage(y), layout.shape().clone()))
+    }
+
+    fn bwd(&self, x: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        activate_gradient(x, grad, self.0.gelu.into()).map(Some)
+    }
+}
+
+struct Geglu(Emulated);
+
+impl CustomOp2 for Geglu {
+    fn name(&self) -> &'static str {
+        "geglu-as-framework"
+    }
+
+    fn cpu_fwd(
+        &self,
+        gate: &CpuStorage,
+        gate_layout: &Layout,
+        up: &CpuStorage,
+        up_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let Emulated { framework, half, .. } = self.0;
+        let table = self.0.table();
+        let (gate, up) = (half.slice(gate, gate_layout)?, half.slice(up, up_layout)?);
+        let product = |(&g, &u)| framework.product(half, table[usize::from(g)], half.widen(u));
+        let product = gate.iter().zip(up).map(product).collect();
+        Ok((half.storage(product), gate_layout.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        gate: &Tensor,
+        up: &Tensor,
+        _product: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let (gate, up) = geglu_gradients(gate, up, grad, self.0.gelu.into())?;
+        Ok((Some(gate), Some(up)))
+    }
+}

@@ -1,0 +1,28 @@
+//! llama.cpp on the CPU: the tanh form from a table of f16, the exact form in f32. Read from source,
+//! not run.
+//!
+//! `ggml/src/ggml-cpu/vec.h` (`ggml_vec_geglu_f32`, `ggml_vec_geglu_erf_f32`) and `ggml-cpu.c`,
+//! which fills the table. llama.cpp's activations are f32, and so is its product: the rounding of
+//! that to a half type belongs to the side here, not to llama.cpp.
+
+use super::half_type::Half;
+use super::real;
+use std::f32::consts::FRAC_1_SQRT_2;
+
+/// f16(gelu(f16(x))) between ±10, and the limits beyond.
+pub(super) fn tanh(x: f32) -> f32 {
+    if x <= -10.0 {
+        0.0
+    } else if x >= 10.0 {
+        x
+    } else {
+        let x = Half::F16.round(x);
+        let inner = real::SQRT_2_OVER_PI * x * (1.0 + 0.044715 * x * x);
+        Half::F16.round(0.5 * x * (1.0 + real::tanh(inner)))
+    }
+}
+
+/// `x/2·(1 + erf(x/√2))`.
+pub(super) fn exact(x: f32) -> f32 {
+    0.5 * x * (1.0 + real::erf(x * FRAC_1_SQRT_2))
+}
