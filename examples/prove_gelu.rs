@@ -1,9 +1,10 @@
 //! Walks every f32, bf16 and f16 through both GELUs and their derivatives, and prints the worst
 //! error of each beside candle's: `cargo run --release --example prove_gelu`.
 //!
-//! `--sample` takes 2^24 f32 instead of all 2^32. `--stdin WHO FUNCTION DTYPE` measures results
-//! that somebody else computed, raw and in the order of the bits; scripts/gelu_peers.py sends those of
-//! PyTorch and JAX. `--points` prints points of the truth itself, for scripts/check_truth.py.
+//! `--sample` takes 2^24 f32 instead of all 2^32, as candle's rows always do. `--stdin WHO FUNCTION
+//! DTYPE` judges what somebody else computed: raw results for all numbers of a half type in the
+//! order of their bits, or for the sample of f32; scripts/gelu_peers.py sends PyTorch's and JAX's.
+//! `--points` prints points of the truth itself, for scripts/check_truth.py.
 
 use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor, Var, WithDType};
@@ -22,32 +23,72 @@ fn main() -> Result<()> {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [] => prove(1),
-        ["--sample"] => prove(256),
+        ["--sample"] => prove(SAMPLE),
         ["--points"] => points(),
-        ["--stdin", who, function, dtype] => judge_stdin(who, function.parse().map_err(anyhow::Error::msg)?, dtype),
-        _ => bail!("unknown arguments; pass nothing, --sample, --points, or --stdin WHO FUNCTION DTYPE"),
+        ["--stdin", who, function, dtype] => {
+            judge_stdin(who, function.parse().map_err(anyhow::Error::msg)?, dtype)
+        }
+        _ => bail!(
+            "unknown arguments; pass nothing, --sample, --points, or --stdin WHO FUNCTION DTYPE"
+        ),
     }
 }
 
 /// f64 that are looked at.
 const DENSE: u64 = 1 << 22;
 
-/// Our four functions and candle's, in every type. Of f32 every `stride`-th number, at a place of its
-/// own in each stride.
+/// Of how many f32 the sample has one.
+const SAMPLE: u64 = 256;
+
+/// The i-th f32 of those that have one in every stride, each at a place of its own.
+fn strided(i: u64, stride: u64) -> f32 {
+    f32::from_bits((i * stride + i.wrapping_mul(0x9e37_79b9) % stride) as u32)
+}
+
+/// Our four functions and candle's, in every type.
 fn prove(stride: u64) -> Result<()> {
     heading();
     for function in Function::ALL {
-        row("gemma-mlp", function, bf16::NAME, walk(1 << 16, |i| bf16::from_bits(i as u16), function, ours)?);
-        row("gemma-mlp", function, f16::NAME, walk(1 << 16, |i| f16::from_bits(i as u16), function, ours)?);
-        let single = |i: u64| f32::from_bits((i * stride + i.wrapping_mul(0x9e37_79b9) % stride) as u32);
+        row(
+            "gemma-mlp",
+            function,
+            bf16::NAME,
+            walk(1 << 16, |i| bf16::from_bits(i as u16), function, ours)?,
+        );
+        row(
+            "gemma-mlp",
+            function,
+            f16::NAME,
+            walk(1 << 16, |i| f16::from_bits(i as u16), function, ours)?,
+        );
+        let single = |i| strided(i, stride);
         row("gemma-mlp", function, f32::NAME, walk((1 << 32) / stride, single, function, ours)?);
-        row("gemma-mlp", function, f64::NAME, walk(DENSE, |i| dense(function.gelu, i), function, ours)?);
+        row(
+            "gemma-mlp",
+            function,
+            f64::NAME,
+            walk(DENSE, |i| dense(function.gelu, i), function, ours)?,
+        );
     }
     for function in Function::ALL {
-        row("candle", function, bf16::NAME, walk(1 << 16, |i| bf16::from_bits(i as u16), function, candle)?);
-        row("candle", function, f16::NAME, walk(1 << 16, |i| f16::from_bits(i as u16), function, candle)?);
-        let single = |i: u64| f32::from_bits((i << 8 | i.wrapping_mul(0x9e37_79b9) % 256) as u32);
-        row("candle", function, f32::NAME, walk(1 << 24, single, function, candle)?);
+        row(
+            "candle",
+            function,
+            bf16::NAME,
+            walk(1 << 16, |i| bf16::from_bits(i as u16), function, candle)?,
+        );
+        row(
+            "candle",
+            function,
+            f16::NAME,
+            walk(1 << 16, |i| f16::from_bits(i as u16), function, candle)?,
+        );
+        row(
+            "candle",
+            function,
+            f32::NAME,
+            walk(1 << 24, |i| strided(i, SAMPLE), function, candle)?,
+        );
     }
     Ok(())
 }
@@ -61,7 +102,11 @@ fn dense(gelu: Gelu, i: u64) -> f64 {
 
 fn ours<T: Float>(function: Function, x: &[T], y: &mut [T]) -> Result<()> {
     let activation = Activation::from(function.gelu);
-    if function.derivative { activation.derivatives(x, y) } else { activation.values(x, y) }
+    if function.derivative {
+        activation.derivatives(x, y)
+    } else {
+        activation.values(x, y)
+    }
     Ok(())
 }
 
@@ -100,12 +145,24 @@ fn walk<T: Measured + Default + Send + Sync>(
     chunks.try_reduce(Errors::default, |a, b| Ok(a.and(b)))
 }
 
-/// Judges results that arrive on standard input for all numbers of a type.
+/// Judges results that arrive on standard input.
 fn judge_stdin(who: &str, function: Function, dtype: &str) -> Result<()> {
     let errors = match dtype {
-        "bf16" => judge(1 << 16, function, |i| bf16::from_bits(i as u16), |b: [u8; 2]| bf16::from_le_bytes(b)),
-        "f16" => judge(1 << 16, function, |i| f16::from_bits(i as u16), |b: [u8; 2]| f16::from_le_bytes(b)),
-        "f32" => judge(1 << 32, function, |i| f32::from_bits(i as u32), |b: [u8; 4]| f32::from_le_bytes(b)),
+        "bf16" => judge(
+            1 << 16,
+            function,
+            |i| bf16::from_bits(i as u16),
+            |b: [u8; 2]| bf16::from_le_bytes(b),
+        ),
+        "f16" => judge(
+            1 << 16,
+            function,
+            |i| f16::from_bits(i as u16),
+            |b: [u8; 2]| f16::from_le_bytes(b),
+        ),
+        "f32" => {
+            judge(1 << 24, function, |i| strided(i, SAMPLE), |b: [u8; 4]| f32::from_le_bytes(b))
+        }
         _ => bail!("no type is called '{dtype}': bf16, f16 or f32"),
     };
     row(who, function, dtype, errors?);
@@ -143,7 +200,9 @@ fn points() -> Result<()> {
     for function in Function::ALL {
         for i in 0..4000 {
             let fraction = f64::from(i) / 4000.0;
-            for x in [-24.0 + 36.0 * fraction, (-700.0 * fraction).exp2(), -(-700.0 * fraction).exp2()] {
+            for x in
+                [-24.0 + 36.0 * fraction, (-700.0 * fraction).exp2(), -(-700.0 * fraction).exp2()]
+            {
                 let truth = truth(function.gelu, [x]);
                 let y = if function.derivative { truth.derivative } else { truth.value };
                 println!("{function} {x:e} {:e} {:e}", y.hi[0], y.lo[0]);
@@ -154,15 +213,23 @@ fn points() -> Result<()> {
 }
 
 fn heading() {
-    println!("| | function | dtype | inputs | worst, ULP | at x | not nearest | worst at the derivative's zero | at x | NaN or ∞ |");
+    println!(
+        "| | function | dtype | inputs | worst, ULP | at x | not nearest | worst at the derivative's zero | at x | NaN or ∞ |"
+    );
     println!("|---|---|---|---|---|---|---|---|---|---|");
 }
 
 fn row(who: &str, function: Function, dtype: &str, errors: Errors) {
     let Errors { inputs, ulp, ulp_at, zero, zero_at, misrounded, not_finite } = errors;
-    let (zero, zero_at) = if function.derivative { (format!("{zero:.1e}"), zero_at.to_string()) } else { Default::default() };
+    let (zero, zero_at) = if function.derivative {
+        (format!("{zero:.1e}"), zero_at.to_string())
+    } else {
+        Default::default()
+    };
     let ulp = if ulp < 1000.0 { format!("{ulp:.4}") } else { format!("{ulp:.3e}") };
-    println!("| {who} | {function} | {dtype} | {inputs} | {ulp} | {ulp_at} | {misrounded} | {zero} | {zero_at} | {not_finite} |");
+    println!(
+        "| {who} | {function} | {dtype} | {inputs} | {ulp} | {ulp_at} | {misrounded} | {zero} | {zero_at} | {not_finite} |"
+    );
 }
 
 /// A percentage on standard error, if somebody looks.

@@ -123,7 +123,7 @@ INTERVALS = 16
 
 def f32_tables():
     half = mp.log(2) / 2 * mp.mpf("1.001")
-    exp = fit_f32(-half, half, mp.mpf(0), [mp.mpf(1), mp.mpf(1)], 7, mp.exp)[2:]
+    exp = fit_f32(-half, half, mp.mpf(0), [mp.mpf(1), mp.mpf(1)], 8, mp.exp)[2:]
     out = constant(
         "EXP_F32",
         "f32",
@@ -156,7 +156,8 @@ def boundary(interval):
 
 def accurate_center(low, high):
     """A point near the middle at which the function's value is, nearly, an f32 (Gal's accurate tables)."""
-    middle = np.float32(float((low + high) / 2))
+    # As far from both ends in terms of 1 + z, by which M falls.
+    middle = np.float32(float(mp.sqrt((1 + low) * (1 + high)) - 1))
     candidates = [np.float32(middle + step * 8 * np.spacing(middle)) for step in range(-400, 401)]
 
     def distance(candidate):

@@ -2,8 +2,7 @@
 //! families use in its place.
 
 use crate::error::UnknownActivation;
-use crate::float::{BLOCK, Float, Wide, buffer};
-use crate::gelu::{Gelu, exact, logistic, plain, tanh};
+use crate::gelu::{Gelu, plain};
 use std::{fmt, str::FromStr};
 
 /// The function that the gate passes through.
@@ -59,6 +58,16 @@ impl Activation {
         }
     }
 
+    /// A number below 5, another one for each.
+    pub(crate) fn index(self) -> usize {
+        match self {
+            Self::Gelu(gelu) => gelu as usize,
+            Self::Silu => 2,
+            Self::QuickGelu => 3,
+            Self::Relu => 4,
+        }
+    }
+
     /// Our own name, which [`fmt::Display`] prints too: `exact`, `tanh`, `silu`,
     /// `quick_gelu` or `relu`.
     pub fn name(self) -> &'static str {
@@ -69,78 +78,10 @@ impl Activation {
             Self::Relu => "relu",
         }
     }
-
-    /// Writes the activation of every `x` to `y`, which must be as long.
-    ///
-    /// GELU in both forms is correctly rounded in bf16 and f16, within 1 ULP in f32 and 4 in f64;
-    /// `docs/numerics.md` has what was measured. Every element depends on its own argument only.
-    pub fn values<T: Float>(self, x: &[T], y: &mut [T]) {
-        in_blocks(x, y, |x, y| self.wide_values::<T>(x, y));
-    }
-
-    /// Writes the derivative at every `x` to `dy`, which must be as long; as exact as the values,
-    /// but near its own zero, where its absolute error stays below 2^-34 in f32.
-    pub fn derivatives<T: Float>(self, x: &[T], dy: &mut [T]) {
-        in_blocks(x, dy, |x, dy| self.wide_derivatives::<T>(x, dy));
-    }
-
-    /// The values of widened numbers, before they are rounded to `T`.
-    pub(crate) fn wide_values<T: Float>(self, x: &[T::Wide], y: &mut [T::Wide]) {
-        match self {
-            Self::Gelu(Gelu::Exact) => T::Wide::exact::<T::Precision>(x, y),
-            Self::Gelu(Gelu::Tanh) => T::Wide::map(x, y, tanh::value::<T::Precision>),
-            Self::Silu => T::Wide::map(x, y, |x| logistic::value::<T::Precision>(x, |z| (z, 0.0))),
-            Self::QuickGelu => T::Wide::map(x, y, |x| logistic::value::<T::Precision>(x, quick)),
-            Self::Relu => T::Wide::map(x, y, |x| if x <= 0.0 { 0.0 } else { x }),
-        }
-    }
-
-    /// The derivatives at widened numbers, before they are rounded to `T`.
-    pub(crate) fn wide_derivatives<T: Float>(self, x: &[T::Wide], dy: &mut [T::Wide]) {
-        match self {
-            Self::Gelu(Gelu::Exact) => T::Wide::map(x, dy, exact::derivative::<T::Precision>),
-            Self::Gelu(Gelu::Tanh) => T::Wide::map(x, dy, tanh::derivative::<T::Precision>),
-            Self::Silu => T::Wide::map(x, dy, |x| {
-                logistic::derivative::<T::Precision>(x, |z| (z, 0.0), |_| (1.0, 0.0))
-            }),
-            Self::QuickGelu => T::Wide::map(x, dy, |x| {
-                logistic::derivative::<T::Precision>(x, quick, |_| (QUICK, 0.0))
-            }),
-            // NaN is neither.
-            Self::Relu => T::Wide::map(x, dy, |x| {
-                if x > 0.0 {
-                    1.0
-                } else if x <= 0.0 {
-                    0.0
-                } else {
-                    x
-                }
-            }),
-        }
-    }
 }
 
 /// The slope of the logistic approximation to GELU.
 pub(crate) const QUICK: f64 = 1.702;
-
-/// `1.702·z`, in two parts.
-#[inline(always)]
-fn quick(z: f64) -> (f64, f64) {
-    let product = QUICK * z;
-    (product, QUICK.mul_add(z, -product))
-}
-
-/// Widens, computes and rounds block by block.
-fn in_blocks<T: Float>(x: &[T], y: &mut [T], f: impl Fn(&[T::Wide], &mut [T::Wide])) {
-    assert_eq!(x.len(), y.len(), "slices of one length");
-    for (x, y) in x.chunks(BLOCK).zip(y.chunks_mut(BLOCK)) {
-        let (mut from, mut to) = (buffer::<T::Wide>(), buffer::<T::Wide>());
-        let (from, to) = (&mut from[..x.len()], &mut to[..x.len()]);
-        T::widen(x, from);
-        f(from, to);
-        T::round(to, y);
-    }
-}
 
 impl From<Gelu> for Activation {
     fn from(gelu: Gelu) -> Self {
@@ -205,19 +146,6 @@ mod tests {
                 message.contains("gelu_pytorch_tanh") && !message.contains("none,"),
                 "{message}"
             );
-        }
-    }
-
-    #[test]
-    fn limits_of_silu_and_relu() {
-        let x = [f64::NEG_INFINITY, -1e300, 0.0, 1e300, f64::INFINITY, f64::NAN];
-        for activation in [Activation::Silu, Activation::QuickGelu, Activation::Relu] {
-            let (mut y, mut dy) = ([7.0; 6], [7.0; 6]);
-            activation.values(&x, &mut y);
-            activation.derivatives(&x, &mut dy);
-            assert_eq!(y[..5], [0.0, 0.0, 0.0, 1e300, f64::INFINITY], "{activation}");
-            assert_eq!((dy[0], dy[1], dy[3], dy[4]), (0.0, 0.0, 1.0, 1.0), "{activation}");
-            assert!(y[5].is_nan() && dy[5].is_nan(), "{activation}");
         }
     }
 }

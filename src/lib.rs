@@ -31,6 +31,7 @@ pub mod gelu;
 pub mod linear;
 pub mod mlp;
 pub mod model;
+mod pointwise;
 pub mod report;
 mod rounding;
 

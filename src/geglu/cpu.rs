@@ -2,6 +2,7 @@
 
 use crate::activation::Activation;
 use crate::float::{BLOCK, Float, buffer};
+use crate::pointwise::Pointwise;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, DType, Error, Layout, Result, WithDType};
 use half::{bf16, f16};
@@ -11,7 +12,7 @@ use rayon::prelude::*;
 type Strided<'a> = (&'a CpuStorage, &'a Layout);
 
 /// Elements that one thread takes at a time. Fewer than that are not worth waking another one.
-const CHUNK: usize = 64 * BLOCK;
+const CHUNK: usize = 16 * BLOCK;
 
 /// An element type that tensors come in.
 trait Element: WithDType + Float {}
@@ -38,10 +39,7 @@ macro_rules! for_dtype {
 pub(super) fn activate(activation: Activation, x: Strided) -> Result<CpuStorage> {
     for_dtype!(x.0.dtype(), "activate", T => {
         let x = Reader::<T>::new(x)?;
-        Ok(produce(x.count(), |at, y| {
-            let mut wide = buffer();
-            activation.wide_values::<T>(x.read(at, y.len(), &mut wide), y);
-        }))
+        Ok(produce(x.count(), |at, y| x.read(at, y.len(), |x| activation.values(x, y))))
     })
 }
 
@@ -52,11 +50,13 @@ pub(super) fn activate_backward(
 ) -> Result<CpuStorage> {
     for_dtype!(x.0.dtype(), "activate-backward", T => {
         let (x, grad) = (Reader::<T>::new(x)?, Reader::<T>::new(grad)?);
+        let derivative = Pointwise { activation, derivative: true };
         Ok(produce(x.count(), |at, dx| {
-            let mut wide = buffer();
-            activation.wide_derivatives::<T>(x.read(at, dx.len(), &mut wide), dx);
-            let grad = grad.read(at, dx.len(), &mut wide);
-            dx.iter_mut().zip(grad).for_each(|(dx, &g)| *dx *= g);
+            let mut product = buffer();
+            let product = &mut product[..dx.len()];
+            x.read(at, dx.len(), |x| T::evaluate_wide(derivative, x, product));
+            grad.read(at, dx.len(), |grad| multiply::<T>(product, grad));
+            T::narrow(product, dx);
         }))
     })
 }
@@ -64,11 +64,13 @@ pub(super) fn activate_backward(
 pub(super) fn geglu(activation: Activation, gate: Strided, up: Strided) -> Result<CpuStorage> {
     for_dtype!(gate.0.dtype(), "geglu", T => {
         let (gate, up) = (Reader::<T>::new(gate)?, Reader::<T>::new(up)?);
-        Ok(produce(gate.count(), |at, product| {
-            let mut wide = buffer();
-            activation.wide_values::<T>(gate.read(at, product.len(), &mut wide), product);
-            let up = up.read(at, product.len(), &mut wide);
-            product.iter_mut().zip(up).for_each(|(p, &u)| *p *= u);
+        let value = Pointwise { activation, derivative: false };
+        Ok(produce(gate.count(), |at, out| {
+            let mut product = buffer();
+            let product = &mut product[..out.len()];
+            gate.read(at, out.len(), |gate| T::evaluate_wide(value, gate, product));
+            up.read(at, out.len(), |up| multiply::<T>(product, up));
+            T::narrow(product, out);
         }))
     })
 }
@@ -83,34 +85,44 @@ pub(super) fn geglu_backward(
     for_dtype!(gate.0.dtype(), "geglu-backward", T => {
         let (gate, up) = (Reader::<T>::new(gate)?, Reader::<T>::new(up)?);
         let grad = Reader::<T>::new(grad)?;
+        let [value, derivative] =
+            [false, true].map(|derivative| Pointwise { activation, derivative });
         Ok(produce_two(gate.count(), |at, dgate, dup| {
             let n = dgate.len();
-            let mut wide = buffer();
-            let x = gate.read(at, n, &mut wide);
-            activation.wide_values::<T>(x, dup);
-            activation.wide_derivatives::<T>(x, dgate);
-            let grad = grad.read(at, n, &mut wide);
+            let (mut wide_dgate, mut wide_dup) = (buffer(), buffer());
+            let (wide_dgate, wide_dup) = (&mut wide_dgate[..n], &mut wide_dup[..n]);
+            gate.read(at, n, |gate| {
+                T::evaluate_wide(value, gate, wide_dup);
+                T::evaluate_wide(derivative, gate, wide_dgate);
+            });
             // Gradient times derivative first: the derivative is at most 1.13, so that only a
             // product whose true value overflows does, where grad·up might on the way to 0.
-            for ((dgate, dup), &g) in dgate.iter_mut().zip(dup).zip(grad) {
-                (*dgate, *dup) = (*dgate * g, *dup * g);
-            }
-            let up = up.read(at, n, &mut wide);
-            dgate.iter_mut().zip(up).for_each(|(dgate, &u)| *dgate *= u);
+            grad.read(at, n, |grad| {
+                multiply::<T>(wide_dgate, grad);
+                multiply::<T>(wide_dup, grad);
+            });
+            up.read(at, n, |up| multiply::<T>(wide_dgate, up));
+            T::narrow(wide_dgate, dgate);
+            T::narrow(wide_dup, dup);
         }))
     })
 }
 
+/// Multiplies every number by one of the element type.
+fn multiply<T: Element>(products: &mut [T::Wide], by: &[T]) {
+    let mut wide = buffer();
+    let wide = &mut wide[..by.len()];
+    T::widen(by, wide);
+    products.iter_mut().zip(wide).for_each(|(product, by)| *product *= *by);
+}
+
 /// Fills a new vector block by block: `fill(at, out)` writes the elements from `at` on.
 /// Every element depends on its own inputs only, hence the same bits for any number of threads.
-fn produce<T: Element>(count: usize, fill: impl Fn(usize, &mut [T::Wide]) + Sync) -> Vec<T> {
+fn produce<T: Element>(count: usize, fill: impl Fn(usize, &mut [T]) + Sync) -> Vec<T> {
     let mut out = vec![T::zero(); count];
     for_each_chunk(out.chunks_mut(CHUNK), |start, out: &mut [T]| {
         for (i, out) in out.chunks_mut(BLOCK).enumerate() {
-            let mut wide = buffer();
-            let wide = &mut wide[..out.len()];
-            fill(start + i * BLOCK, wide);
-            T::round(wide, out);
+            fill(start + i * BLOCK, out);
         }
     });
     out
@@ -119,7 +131,7 @@ fn produce<T: Element>(count: usize, fill: impl Fn(usize, &mut [T::Wide]) + Sync
 /// As [`produce`], with two results one behind the other.
 fn produce_two<T: Element>(
     count: usize,
-    fill: impl Fn(usize, &mut [T::Wide], &mut [T::Wide]) + Sync,
+    fill: impl Fn(usize, &mut [T], &mut [T]) + Sync,
 ) -> Vec<T> {
     let mut out = vec![T::zero(); 2 * count];
     let (first, second) = out.split_at_mut(count);
@@ -127,11 +139,7 @@ fn produce_two<T: Element>(
     for_each_chunk(chunks, |start, (first, second): (&mut [T], &mut [T])| {
         let blocks = first.chunks_mut(BLOCK).zip(second.chunks_mut(BLOCK));
         for (i, (first, second)) in blocks.enumerate() {
-            let (mut wide_first, mut wide_second) = (buffer(), buffer());
-            let n = first.len();
-            fill(start + i * BLOCK, &mut wide_first[..n], &mut wide_second[..n]);
-            T::round(&wide_first[..n], first);
-            T::round(&wide_second[..n], second);
+            fill(start + i * BLOCK, first, second);
         }
     });
     out
@@ -178,16 +186,21 @@ impl<'a, T: Element> Reader<'a, T> {
         self.layout.shape().elem_count()
     }
 
-    /// Widens `n` elements from the `at`-th on into the buffer's beginning, and returns that.
-    fn read<'b>(&self, mut at: usize, n: usize, wide: &'b mut [T::Wide; BLOCK]) -> &'b [T::Wide] {
-        let mut done = 0;
-        while done < n {
+    /// Passes `n` elements from the `at`-th on to `f`: as they lie, or gathered if they lie apart.
+    fn read(&self, at: usize, n: usize, f: impl FnOnce(&[T])) {
+        if at % self.run + n <= self.run {
             let start = self.start_of_run(at / self.run) + at % self.run;
-            let len = (self.run - at % self.run).min(n - done);
-            T::widen(&self.data[start..start + len], &mut wide[done..done + len]);
-            (at, done) = (at + len, done + len);
+            return f(&self.data[start..start + n]);
         }
-        &wide[..n]
+        let (mut gathered, mut done) = ([T::zero(); BLOCK], 0);
+        while done < n {
+            let (run, into) = ((at + done) / self.run, (at + done) % self.run);
+            let start = self.start_of_run(run) + into;
+            let len = (self.run - into).min(n - done);
+            gathered[done..done + len].copy_from_slice(&self.data[start..start + len]);
+            done += len;
+        }
+        f(&gathered[..n]);
     }
 
     /// Where in `data` the given run begins.

@@ -126,13 +126,13 @@ fn a_vanishing_derivative_beats_a_large_gradient() -> Result<()> {
     Ok(())
 }
 
-/// Halves: the result is the f32 result rounded, not rounded twice.
+/// Halves: the result is the f64 result rounded, not rounded twice.
 #[test]
 fn halves_are_rounded_once() -> Result<()> {
     for dtype in [DType::BF16, DType::F16] {
         let (gate, up, _) = grid(dtype)?;
         for act in ALL {
-            let wide = geglu(&gate.to_dtype(DType::F32)?, &up.to_dtype(DType::F32)?, act)?;
+            let wide = geglu(&gate.to_dtype(DType::F64)?, &up.to_dtype(DType::F64)?, act)?;
             let once = wide.to_dtype(dtype)?;
             assert!(to_f64(&geglu(&gate, &up, act)?) == to_f64(&once), "{act} {dtype:?}");
             let twice = (activate(&gate, act)? * &up)?;

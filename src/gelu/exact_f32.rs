@@ -11,15 +11,11 @@ use super::lookup::{Lookup, Vectorized, dispatch};
 use pulp::{NullaryFnOnce, Simd};
 
 /// Vectors that are computed side by side: one alone waits for its own results.
-const ABREAST: usize = 4;
+const ABREAST: usize = 2;
 /// Beyond, `z·Φ(-z)` is below half the least f32.
 const SATURATED: f32 = 14.6;
-/// 1.5·2^23 plus a bias: what is added to it is rounded to an integer.
-const SHIFT: f32 = 12_582_912.0 + BIAS;
-/// Keeps powers of two normal while the result may be subnormal.
-const BIAS: f32 = 64.0;
-/// 2^-64, which takes the bias out again.
-const UNBIAS: f32 = f32::from_bits((127 - 64) << 23);
+/// 1.5·2^23: what is added to it is rounded to an integer.
+const SHIFT: f32 = 12_582_912.0;
 /// ln 2 in two parts, of which the first times an exponent is exact.
 const LN_2: (f32, f32) = (0.693_145_75, 1.428_606_8e-6);
 
@@ -73,16 +69,14 @@ impl Values<'_> {
 fn exact<S: Lookup, const N: usize>(simd: S, x: [S::f32s; N]) -> [S::f32s; N] {
     let v = Vectors(simd);
     let z = v.map(x, |s, x| s.min_f32s(s.splat_f32s(SATURATED), s.abs_f32s(x)));
-    let (t, slope, index) = mills(v, z);
-    let m0 = v.lookup(&MILLS_F32[0], index);
-    let t = v.mul(t, slope); // M(z) = m0 + t, |t| below m0 / 8
+    let (m0, d, slope) = mills(v, z); // M(z) = m0 + d·slope, |d·slope| below m0 / 6
 
     // e^(-z²/2) = 2^k·(1 + hi + c): z²/2 as -(square + low), less k·ln 2.
     let half = v.mul(z, v.all(-0.5));
     let square = v.mul(half, z);
     let low = v.mul_add(half, z, v.map(square, |s, a| s.neg_f32s(a)));
-    let shifted = v.mul_add(square, v.all(std::f32::consts::LOG2_E), v.all(SHIFT));
-    let k = v.sub(shifted, v.all(SHIFT));
+    let k = v.mul_add(square, v.all(std::f32::consts::LOG2_E), v.all(SHIFT));
+    let k = v.sub(k, v.all(SHIFT));
     let hi = v.mul_add(k, v.all(-LN_2.0), square); // exact
     let low = v.mul_add(k, v.all(-LN_2.1), low);
     let r = v.add(hi, low);
@@ -92,19 +86,20 @@ fn exact<S: Lookup, const N: usize>(simd: S, x: [S::f32s; N]) -> [S::f32s; N] {
     }
     let c = v.mul_add(v.mul(r, r), q, low);
 
-    // (1 + hi + c)·(m0 + t) = m0 + hi·m0, kept as two numbers, and a remainder that is small.
-    let remainder = v.mul_add(c, v.add(m0, t), v.mul_add(hi, t, t));
+    // (1 + hi + c)·M(z) = m0 + hi·m0, kept as two numbers, and a remainder that is small.
+    let remainder = v.mul(c, v.mul_add(d, slope, m0));
+    let remainder = v.mul_add(d, v.mul_add(hi, slope, slope), remainder);
     let main = v.mul_add(hi, m0, m0);
     let lost = v.mul_add(hi, m0, v.sub(m0, main));
     let left = v.mul_add(z, main, v.mul_add(z, remainder, v.mul(z, lost)));
-    let left = times_power(v, left, shifted);
+    let left = v.zip(left, k, S::times_power_of_two);
     v.zip(x, left, |s, x, left| {
         let negative = s.less_than_f32s(x, s.splat_f32s(0.0));
         s.select_f32s(negative, s.neg_f32s(left), s.sub_f32s(x, left))
     })
 }
 
-/// The distance of z from its interval's center, the slope of M from there, and the interval.
+/// M at the center of z's interval, the distance of z from there, and the slope of M in between.
 #[inline(always)]
 fn mills<S: Lookup, const N: usize>(
     v: Vectors<S>,
@@ -120,21 +115,7 @@ fn mills<S: Lookup, const N: usize>(
     for table in MILLS_F32.iter().rev().skip(1).take(MILLS_F32.len() - 2) {
         slope = v.mul_add(slope, d, v.lookup(table, index));
     }
-    (d, slope, index)
-}
-
-/// `x·2^k`, k being in the low bits of `shifted` with its bias; rounded once if it is subnormal.
-#[inline(always)]
-fn times_power<S: Lookup, const N: usize>(
-    v: Vectors<S>,
-    x: [S::f32s; N],
-    shifted: [S::f32s; N],
-) -> [S::f32s; N] {
-    v.zip(x, shifted, |s, x, shifted| {
-        let k = s.add_u32s(s.transmute_u32s_f32s(shifted), s.splat_u32s(127));
-        let power = s.transmute_f32s_u32s(s.wrapping_dyn_shl_u32s(k, s.splat_u32s(23)));
-        s.mul_f32s(s.mul_f32s(x, power), s.splat_f32s(UNBIAS))
-    })
+    (v.lookup(&MILLS_F32[0], index), d, slope)
 }
 
 /// Arithmetic on several vectors, step by step, so that their steps alternate.

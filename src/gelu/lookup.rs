@@ -1,4 +1,4 @@
-//! The one instruction that pulp's vectors lack: a table in registers.
+//! What pulp's vectors lack: tables in registers, and powers of two.
 
 use pulp::{Scalar, Simd};
 
@@ -6,6 +6,20 @@ use pulp::{Scalar, Simd};
 pub(crate) trait Lookup: Simd {
     /// `table[index % 16]` in every lane.
     fn lookup(self, table: &[f32; 16], index: Self::u32s) -> Self::f32s;
+
+    /// `x·2^k` for integers -150 ≤ k ≤ 0, rounded once where the result is subnormal and x is not.
+    #[inline(always)]
+    fn times_power_of_two(self, x: Self::f32s, k: Self::f32s) -> Self::f32s {
+        /// 1.5·2^23 and 64, which keeps the powers normal: k + 64 stands in the low bits.
+        const SHIFT: f32 = 12_582_912.0 + 64.0;
+        /// 2^-64, which takes it out again.
+        const BACK: f32 = f32::from_bits((127 - 64) << 23);
+        let bits = self.transmute_u32s_f32s(self.add_f32s(k, self.splat_f32s(SHIFT)));
+        let biased = self.add_u32s(bits, self.splat_u32s(127));
+        let power = self.wrapping_dyn_shl_u32s(biased, self.splat_u32s(23));
+        let scaled = self.mul_f32s(x, self.transmute_f32s_u32s(power));
+        self.mul_f32s(scaled, self.splat_f32s(BACK))
+    }
 }
 
 impl Lookup for Scalar {
@@ -46,6 +60,11 @@ mod x86 {
         #[inline(always)]
         fn lookup(self, table: &[f32; 16], index: u32x16) -> f32x16 {
             cast(self.avx512f._mm512_permutexvar_ps(cast(index), cast(*table)))
+        }
+
+        #[inline(always)]
+        fn times_power_of_two(self, x: f32x16, k: f32x16) -> f32x16 {
+            cast(self.avx512f._mm512_scalef_ps(cast(x), cast(k)))
         }
     }
 

@@ -3,9 +3,9 @@
 //! One harness for everybody: our kernels, candle's operations, and PyTorch's and JAX's results that
 //! come in as numbers.
 
+use super::Gelu;
 use super::double_double::DoubleDouble;
 use super::truth::truth;
-use super::Gelu;
 use crate::exp::vectorized;
 use half::{bf16, f16};
 use std::fmt;
@@ -136,7 +136,8 @@ pub fn measure<T: Measured>(function: Function, x: &[T], y: &[T]) -> Errors {
             #[inline(always)]
             || truth(function.gelu, lanes),
         );
-        let true_values = if function.derivative { true_values.derivative } else { true_values.value };
+        let true_values =
+            if function.derivative { true_values.derivative } else { true_values.value };
         for (i, (x, y)) in x.iter().zip(y).enumerate() {
             if x.wide().is_finite() {
                 errors = errors.and(error::<T>(function, x.wide(), y.wide(), true_values.get(i)));
@@ -152,7 +153,8 @@ fn error<T: Measured>(function: Function, x: f64, y: f64, truth: DoubleDouble<1>
         return Errors { inputs: 1, misrounded: 1, not_finite: 1, ..Errors::default() };
     }
     let (distance, step) = (truth.distance(y), ulp::<T>(truth.hi[0]));
-    let near_zero = function.derivative && (-1.0..-0.5).contains(&x) && truth.hi[0].abs() < NEAR_ZERO;
+    let near_zero =
+        function.derivative && (-1.0..-0.5).contains(&x) && truth.hi[0].abs() < NEAR_ZERO;
     let (ulp, zero) = if near_zero { (0.0, distance) } else { (distance / step, 0.0) };
     let misrounded = u64::from(distance > 0.49 * step && !is_nearest::<T>(y, truth));
     Errors { inputs: 1, ulp, ulp_at: x, zero, zero_at: x, misrounded, not_finite: 0 }

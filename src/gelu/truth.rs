@@ -26,7 +26,9 @@ pub fn truth<const L: usize>(gelu: Gelu, x: [f64; L]) -> Truth<L> {
     let z = from_fn(|i| x[i].abs().min(50.0));
     let (tail, slope) = match gelu {
         _ if z.iter().all(|&z| z < 1e-12) => near_0(z),
-        _ if z.iter().all(|&z| z == 50.0) => (DoubleDouble::all(0.0, 0.0), DoubleDouble::all(0.0, 0.0)),
+        _ if z.iter().all(|&z| z == 50.0) => {
+            (DoubleDouble::all(0.0, 0.0), DoubleDouble::all(0.0, 0.0))
+        }
         Gelu::Exact => exact(z),
         Gelu::Tanh => tanh(z),
     };
@@ -157,9 +159,8 @@ fn exp<const L: usize>(x: DoubleDouble<L>) -> DoubleDouble<L> {
     for inverse in CONSTANTS.inverse_factorials.iter().rev() {
         sum = inverse.splat() + r * sum;
     }
-    let power = k.map(|k| {
-        if k < -1000.0 { 0.0 } else { f64::from_bits(((k + 1023.0) as u64) << 52) }
-    });
+    let power =
+        k.map(|k| if k < -1000.0 { 0.0 } else { f64::from_bits(((k + 1023.0) as u64) << 52) });
     sum.times_power_of_two(power)
 }
 
@@ -194,7 +195,9 @@ mod tests {
             let together = truth(gelu, x);
             for (i, &x) in x.iter().enumerate() {
                 let alone = truth(gelu, [x]);
-                for (a, b) in [(together.value, alone.value), (together.derivative, alone.derivative)] {
+                for (a, b) in
+                    [(together.value, alone.value), (together.derivative, alone.derivative)]
+                {
                     let (a, b) = (a.hi[i], b.hi[0]);
                     assert!(a == b || (a / b - 1.0).abs() < 1e-15, "{gelu} {x}: {a:e} {b:e}");
                 }
