@@ -118,54 +118,53 @@ def fit_rational(tail, above, below):
 # -------------------------------------------------------------------------- the tables of the f32 kernel
 
 DEGREE = 6
-INTERVALS = 16
+INTERVALS = 32
+# The kernel's index is the integer nearest to (SCALE·(1 + z))², modulo 32; up to LAST it is 32 at most.
+SCALE, LAST = np.float32(0.8675), np.float32(5.57)
 
 
 def f32_tables():
-    half = mp.log(2) / 2 * mp.mpf("1.001")
-    exp = fit_f32(-half, half, mp.mpf(0), [mp.mpf(1), mp.mpf(1)], 8, mp.exp)[2:]
-    out = constant(
-        "EXP_F32",
-        "f32",
-        exp,
-        "`(e^r - 1 - r)/r²` for |r| ≤ ln 2 / 2",
-        worst(lambda r: 1 + r + r**2 * polynomial(exp, r), mp.exp, -half, half),
-    )
-    columns, error = [[] for _ in range(DEGREE + 2)], mp.mpf(0)
-    for interval in range(INTERVALS):
-        low, high = boundary(interval), min(boundary(interval + 1), F32_TAIL)
+    columns, error = [[None] * INTERVALS for _ in range(DEGREE + 2)], mp.mpf(0)
+    for index in range(1, INTERVALS + 1):
+        low, high = max(boundary(index - mp.mpf("0.5")), mp.mpf(0)), boundary(index + mp.mpf("0.5"))
         center, value = accurate_center(low, high)
-        coefficients = fit_f32(low, high, center, [value], DEGREE + 1, scaled_mills)
-        error = max(error, worst(lambda z: polynomial(coefficients, z - center), scaled_mills, low, high))
+        coefficients = fit_f32(low, high, center, [value], DEGREE + 1, tail)
+        error = max(error, worst(lambda z: polynomial(coefficients, z - center), tail, low, high))
         for column, entry in zip(columns, [center, *coefficients]):
-            column.append(entry)
-    # An index is the 3 low bits of the exponent and the first of the mantissa of (1 + z)²: 14 where z is 0.
-    columns = [column[2:] + column[:2] for column in columns]
-    out += table("MILLS_CENTER", columns[0], "The centers of the intervals of z, by the 3 low bits of the exponent and the first of the mantissa\n/// of (1 + z)²")
-    out += f"/// `Φ(-z)·e^(z²/2)` around each center, by rising powers.\n/// Off by 2^{exponent_of(error)} of it at most.\n"
-    out += f"pub(super) const MILLS_F32: [[f32; {INTERVALS}]; {DEGREE + 1}] = [\n"
+            column[index % INTERVALS] = entry
+    out = f"/// What 1 + z is multiplied with before the square's nearest integer becomes an index.\n"
+    out += f"pub(super) const TAIL_SCALE: f32 = {literal(SCALE, 'f32')};\n"
+    out += f"/// Where the tables end.\npub(super) const TAIL_LAST: f32 = {literal(LAST, 'f32')};\n"
+    out += "/// The centers of the intervals of z.\n"
+    out += f"pub(super) const TAIL_CENTER: [f32; {INTERVALS}] = [\n{lines(columns[0], 'f32', 4)}];\n"
+    out += "/// `Φ(-z)` around each center, by rising powers.\n"
+    out += f"/// Off by 2^{exponent_of(error)} of it at most.\n"
+    out += f"pub(super) const TAIL: [[f32; {INTERVALS}]; {DEGREE + 1}] = [\n"
     for column in columns[1:]:
         out += "    [\n" + lines(column, "f32", 8) + "    ],\n"
     return out + "];\n"
 
 
-def boundary(interval):
-    """Where (1 + z)² enters the next half of a binade: intervals that grow with z."""
-    return mp.sqrt(mp.mpf(2) ** (interval // 2) * (1 + mp.mpf(interval % 2) / 2)) - 1
+def tail(z):
+    return mp.erfc(z / mp.sqrt(2)) / 2
+
+
+def boundary(square):
+    """The z at which (SCALE·(1 + z))² is a given number: intervals in which the tail falls by much the same factor."""
+    return mp.sqrt(square) / mp.mpf(float(SCALE)) - 1
 
 
 def accurate_center(low, high):
     """A point near the middle at which the function's value is, nearly, an f32 (Gal's accurate tables)."""
-    # As far from both ends in terms of 1 + z, by which M falls.
-    middle = np.float32(float(mp.sqrt((1 + low) * (1 + high)) - 1))
+    middle = np.float32(float((low + high) / 2))
     candidates = [np.float32(middle + step * 8 * np.spacing(middle)) for step in range(-400, 401)]
 
     def distance(candidate):
-        value = scaled_mills(mp.mpf(float(candidate)))
+        value = tail(mp.mpf(float(candidate)))
         return abs(to_f32(value) / value - 1)
 
     center = mp.mpf(float(min(candidates, key=distance)))
-    return center, to_f32(scaled_mills(center))
+    return center, to_f32(tail(center))
 
 
 def fit_f32(low, high, center, fixed, count, f):
@@ -207,10 +206,6 @@ def exponent_of(error):
 def constant(name, kind, values, what, error):
     doc = f"/// {what}, by rising powers.\n/// Off by 2^{exponent_of(error)} of it at most.\n"
     return doc + f"pub(super) const {name}: [{kind}; {len(values)}] = [\n{lines(values, kind, 4)}];\n"
-
-
-def table(name, values, what):
-    return f"/// {what}.\npub(super) const {name}: [f32; {INTERVALS}] = [\n{lines(values, 'f32', 4)}];\n"
 
 
 def lines(values, kind, indent):

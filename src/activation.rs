@@ -58,7 +58,10 @@ impl Activation {
         }
     }
 
-    /// A number below 5, another one for each.
+    /// How many there are.
+    pub(crate) const COUNT: usize = 5;
+
+    /// A number below [`Self::COUNT`], another one for each.
     pub(crate) fn index(self) -> usize {
         match self {
             Self::Gelu(gelu) => gelu as usize,

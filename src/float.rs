@@ -81,32 +81,47 @@ macro_rules! computed {
 computed!(f32, Single);
 computed!(f64, Double);
 
-/// A function of a half type is a table of 65,536 entries, made when it is first asked for. Its
-/// entries are f32, rounded to odd: rounding them again gives what rounding once would give.
+/// A function of a half type is a table of 65,536 entries, made when it is first asked for: what it
+/// costs does not depend on the function then, and what it is good for was computed in f64.
+struct Table<T> {
+    /// The function of all numbers by their bits, rounded to the type.
+    rounded: Vec<T>,
+    /// The same before rounding.
+    wide: Vec<f64>,
+}
+
+/// Tables of a half type: of each activation its values and its derivatives.
+type Tables<T> = [OnceLock<Table<T>>; 2 * Activation::COUNT];
+
+trait Half: Float<Wide = f64> + Default {
+    fn tables() -> &'static Tables<Self>;
+    fn from_bits(bits: u16) -> Self;
+
+    fn table(function: Pointwise) -> &'static Table<Self> {
+        let index = 2 * function.activation.index() + usize::from(function.derivative);
+        Self::tables()[index].get_or_init(|| {
+            let all: Vec<Self> = (0..=u16::MAX).map(Self::from_bits).collect();
+            let (mut x, mut wide) = (vec![0.0; all.len()], vec![0.0; all.len()]);
+            Self::widen(&all, &mut x);
+            function.evaluate::<f64, Single>(&x, &mut wide);
+            let mut rounded = all;
+            Self::narrow(&wide, &mut rounded);
+            Table { rounded, wide }
+        })
+    }
+}
+
 macro_rules! looked_up {
     ($t:ty, $widen:expr, $narrow:expr) => {
         impl Float for $t {
             type Wide = f64;
 
             fn evaluate(function: Pointwise, x: &[$t], y: &mut [$t]) {
-                assert_eq!(x.len(), y.len(), "slices of one length");
-                let table = table::<$t>(function, <$t>::from_bits);
-                for (x, y) in x.chunks(BLOCK).zip(y.chunks_mut(BLOCK)) {
-                    let mut single = buffer::<f32>();
-                    let single = &mut single[..x.len()];
-                    for (single, x) in single.iter_mut().zip(x) {
-                        *single = table[usize::from(x.to_bits())];
-                    }
-                    let narrow: fn(&[f32], &mut [$t]) = $narrow;
-                    narrow(single, y);
-                }
+                look_up(&<$t>::table(function).rounded, x, y, |x| x.to_bits());
             }
 
             fn evaluate_wide(function: Pointwise, x: &[$t], y: &mut [f64]) {
-                let table = table::<$t>(function, <$t>::from_bits);
-                for (y, x) in y.iter_mut().zip(x) {
-                    *y = f64::from(table[usize::from(x.to_bits())]);
-                }
+                look_up(&<$t>::table(function).wide, x, y, |x| x.to_bits());
             }
 
             fn widen(from: &[$t], to: &mut [f64]) {
@@ -115,20 +130,24 @@ macro_rules! looked_up {
             }
 
             fn narrow(from: &[f64], to: &mut [$t]) {
+                let narrow: fn(&[f32], &mut [$t]) = $narrow;
                 for (from, to) in from.chunks(BLOCK).zip(to.chunks_mut(BLOCK)) {
                     let mut single = buffer::<f32>();
                     let single = &mut single[..from.len()];
                     map(from, single, to_odd);
-                    let narrow: fn(&[f32], &mut [$t]) = $narrow;
                     narrow(single, to);
                 }
             }
         }
 
-        impl HasTables for $t {
-            fn tables() -> &'static [OnceLock<Box<Table>>; TABLES] {
-                static ALL: [OnceLock<Box<Table>>; TABLES] = [const { OnceLock::new() }; TABLES];
+        impl Half for $t {
+            fn tables() -> &'static Tables<$t> {
+                static ALL: Tables<$t> = [const { OnceLock::new() }; 2 * Activation::COUNT];
                 &ALL
+            }
+
+            fn from_bits(bits: u16) -> $t {
+                <$t>::from_bits(bits)
             }
         }
     };
@@ -148,29 +167,12 @@ looked_up!(
     |from, to| to.convert_from_f32_slice(from)
 );
 
-/// The function of all numbers of a half type, by their bits.
-type Table = [f32; 1 << 16];
-
-/// Tables of a half type: of each activation its values and its derivatives.
-const TABLES: usize = 10;
-
-trait HasTables {
-    fn tables() -> &'static [OnceLock<Box<Table>>; TABLES];
-}
-
-fn table<T: Float<Wide = f64> + HasTables>(
-    function: Pointwise,
-    from_bits: impl Fn(u16) -> T,
-) -> &'static Table {
-    let index = 2 * function.activation.index() + usize::from(function.derivative);
-    T::tables()[index].get_or_init(|| {
-        let all: Vec<T> = (0..=u16::MAX).map(from_bits).collect();
-        let (mut x, mut y) = (vec![0.0; all.len()], vec![0.0; all.len()]);
-        T::widen(&all, &mut x);
-        function.evaluate::<f64, Single>(&x, &mut y);
-        let table: Box<[f32]> = y.into_iter().map(to_odd).collect();
-        table.try_into().unwrap_or_else(|_| unreachable!("of 65,536 numbers"))
-    })
+/// Writes every x's entry.
+fn look_up<T: Copy, Y: Copy>(table: &[Y], x: &[T], y: &mut [Y], bits: impl Fn(T) -> u16) {
+    assert_eq!(x.len(), y.len(), "slices of one length");
+    for (y, &x) in y.iter_mut().zip(x) {
+        *y = table[usize::from(bits(x))];
+    }
 }
 
 /// A buffer of zeros.

@@ -163,7 +163,9 @@ fn how_far_apart() {
     let pytorch = like(Framework::PyTorch);
     assert_eq!(differing(&pytorch, &like(Framework::Jax)), 1563);
     assert_eq!(differing(&pytorch, &like(Framework::PyTorchCuda)), 4, "tanh's last bit near -5");
-    assert_eq!(differing(&pytorch, &product(Rounding::AfterActivation, Gelu::Tanh)), 154);
+    // 154 from -4.03 down, where `1 + tanh` has no digits left, and 99 odd subnormal numbers, whose
+    // half lies in the middle of two numbers and whose GELU does not.
+    assert_eq!(differing(&pytorch, &product(Rounding::AfterActivation, Gelu::Tanh)), 253);
 }
 
 /// Strides, shapes without elements, f32 and other activations.

@@ -1,23 +1,24 @@
-//! `x·Φ(x)` of f32 in f32, the one activation for which doubling the width would cost too much:
-//! PyTorch's is as fast as the machine allows at the price of its digits.
+//! `x·Φ(x)` of f32 in f32, the one activation for which computing in f64 would cost too much:
+//! PyTorch's is as fast as the machine allows, at the price of its digits.
 //!
-//! On the left `z·Φ(-z) = z·e^(-z²/2)·M(z)`, with M from a table of polynomials. What is rounded
-//! last is a sum whose larger part is exact, so that the result is within 1 ULP; examples/prove_gelu
-//! tells how far it is at worst. Every step is one IEEE operation, fused where written so, hence the
-//! same bits with vectors of any width and without any.
+//! `Φ(-z)` comes from a table of polynomials up to z = 5.57, far enough for every x on the right;
+//! what lies beyond on the left is computed in f64. What is rounded last is a sum of which the larger
+//! part is exact, so that the result is within 1 ULP; examples/prove_gelu tells how far it is at
+//! worst. Every step is one IEEE operation, fused where written so, hence the same bits with vectors
+//! of any width and without any.
 
-use super::coefficients::{EXP_F32, MILLS_CENTER, MILLS_F32};
+use super::coefficients::{TAIL, TAIL_CENTER, TAIL_LAST, TAIL_SCALE};
+use super::exact;
 use super::lookup::{Lookup, Vectorized, dispatch};
+use super::precision::Single;
 use pulp::{NullaryFnOnce, Simd};
 
+/// Numbers after which those beyond the table are looked for.
+const BLOCK: usize = 1024;
 /// Vectors that are computed side by side: one alone waits for its own results.
-const ABREAST: usize = 2;
-/// Beyond, `z·Φ(-z)` is below half the least f32.
-const SATURATED: f32 = 14.6;
-/// 1.5·2^23: what is added to it is rounded to an integer.
+const ABREAST: usize = 4;
+/// 1.5·2^23: what is added to it is rounded to an integer, which then stands in the low bits.
 const SHIFT: f32 = 12_582_912.0;
-/// ln 2 in two parts, of which the first times an exponent is exact.
-const LN_2: (f32, f32) = (0.693_145_75, 1.428_606_8e-6);
 
 /// Writes `x·Φ(x)` of every x to y, which is as long.
 pub(crate) fn values(x: &[f32], y: &mut [f32]) {
@@ -47,75 +48,75 @@ impl Vectorized for Values<'_> {
 impl Values<'_> {
     #[inline(always)]
     fn all<S: Lookup>(self, simd: S) {
-        let (x, x_rest) = S::as_simd_f32s(self.x);
-        let (y, y_rest) = S::as_mut_simd_f32s(self.y);
-        let (x, x_single) = x.as_chunks::<ABREAST>();
-        let (y, y_single) = y.as_chunks_mut::<ABREAST>();
-        for (y, &x) in y.iter_mut().zip(x) {
-            *y = exact(simd, x);
+        for (x, y) in self.x.chunks(BLOCK).zip(self.y.chunks_mut(BLOCK)) {
+            near(simd, x, y);
+            far(x, y);
         }
-        for (y, &x) in y_single.iter_mut().zip(x_single) {
-            [*y] = exact(simd, [x]);
+    }
+}
+
+/// `x·Φ(x)` where x is not below the table.
+#[inline(always)]
+fn near<S: Lookup>(simd: S, x: &[f32], y: &mut [f32]) {
+    let (x, x_rest) = S::as_simd_f32s(x);
+    let (y, y_rest) = S::as_mut_simd_f32s(y);
+    let (x, x_single) = x.as_chunks::<ABREAST>();
+    let (y, y_single) = y.as_chunks_mut::<ABREAST>();
+    for (y, &x) in y.iter_mut().zip(x) {
+        *y = product(simd, x);
+    }
+    for (y, &x) in y_single.iter_mut().zip(x_single) {
+        [*y] = product(simd, [x]);
+    }
+    if !x_rest.is_empty() {
+        let [y] = product(simd, [simd.partial_load_f32s(x_rest)]);
+        simd.partial_store_f32s(y_rest, y);
+    }
+}
+
+/// The same below the table, where there are any such x.
+#[inline(always)]
+fn far(x: &[f32], y: &mut [f32]) {
+    let (x, x_rest) = x.as_chunks::<16>();
+    let (y, y_rest) = y.as_chunks_mut::<16>();
+    for (x, y) in x.iter().zip(y) {
+        if x.iter().fold(false, |any, &x| any | (x < -TAIL_LAST)) {
+            in_f64(x, y);
         }
-        if !x_rest.is_empty() {
-            let [y] = exact(simd, [simd.partial_load_f32s(x_rest)]);
-            simd.partial_store_f32s(y_rest, y);
-        }
+    }
+    in_f64(x_rest, y_rest);
+}
+
+/// Below the table, the result of the formula in f64.
+#[inline(always)]
+fn in_f64(x: &[f32], y: &mut [f32]) {
+    for (y, &x) in y.iter_mut().zip(x) {
+        let far = exact::value::<Single>(f64::from(x)) as f32;
+        *y = if x < -TAIL_LAST { far } else { *y };
     }
 }
 
 /// `x·Φ(x)` of several vectors.
 #[inline(always)]
-fn exact<S: Lookup, const N: usize>(simd: S, x: [S::f32s; N]) -> [S::f32s; N] {
+fn product<S: Lookup, const N: usize>(simd: S, x: [S::f32s; N]) -> [S::f32s; N] {
     let v = Vectors(simd);
-    let z = v.map(x, |s, x| s.min_f32s(s.splat_f32s(SATURATED), s.abs_f32s(x)));
-    let (m0, d, slope) = mills(v, z); // M(z) = m0 + d·slope, |d·slope| below m0 / 6
-
-    // e^(-z²/2) = 2^k·(1 + hi + c): z²/2 as -(square + low), less k·ln 2.
-    let half = v.mul(z, v.all(-0.5));
-    let square = v.mul(half, z);
-    let low = v.mul_add(half, z, v.map(square, |s, a| s.neg_f32s(a)));
-    let k = v.mul_add(square, v.all(std::f32::consts::LOG2_E), v.all(SHIFT));
-    let k = v.sub(k, v.all(SHIFT));
-    let hi = v.mul_add(k, v.all(-LN_2.0), square); // exact
-    let low = v.mul_add(k, v.all(-LN_2.1), low);
-    let r = v.add(hi, low);
-    let mut q = v.all(EXP_F32[EXP_F32.len() - 1]);
-    for &coefficient in EXP_F32.iter().rev().skip(1) {
-        q = v.mul_add(q, r, v.all(coefficient));
+    let z = v.map(x, |s, x| s.min_f32s(s.splat_f32s(TAIL_LAST), s.abs_f32s(x)));
+    let root = v.mul_add(z, v.all(TAIL_SCALE), v.all(TAIL_SCALE));
+    let index = v.mul_add(root, root, v.all(SHIFT));
+    // Φ(-z) = m0 + d·slope, of which the second part is below a third of the first.
+    let d = v.sub(z, v.lookup(&TAIL_CENTER, index));
+    let mut slope = v.lookup(&TAIL[TAIL.len() - 1], index);
+    for table in TAIL[1..TAIL.len() - 1].iter().rev() {
+        slope = v.mul_add(slope, d, v.lookup(table, index));
     }
-    let c = v.mul_add(v.mul(r, r), q, low);
-
-    // (1 + hi + c)·M(z) = m0 + hi·m0, kept as two numbers, and a remainder that is small.
-    let remainder = v.mul(c, v.mul_add(d, slope, m0));
-    let remainder = v.mul_add(d, v.mul_add(hi, slope, slope), remainder);
-    let main = v.mul_add(hi, m0, m0);
-    let lost = v.mul_add(hi, m0, v.sub(m0, main));
-    let left = v.mul_add(z, main, v.mul_add(z, remainder, v.mul(z, lost)));
-    let left = v.zip(left, k, S::times_power_of_two);
+    let m0 = v.lookup(&TAIL[0], index);
+    let tail = v.mul_add(d, slope, m0);
+    let lost = v.mul_add(d, slope, v.sub(m0, tail));
+    let left = v.mul_add(z, tail, v.mul(z, lost)); // z·Φ(-z), rounded once
     v.zip(x, left, |s, x, left| {
         let negative = s.less_than_f32s(x, s.splat_f32s(0.0));
         s.select_f32s(negative, s.neg_f32s(left), s.sub_f32s(x, left))
     })
-}
-
-/// M at the center of z's interval, the distance of z from there, and the slope of M in between.
-#[inline(always)]
-fn mills<S: Lookup, const N: usize>(
-    v: Vectors<S>,
-    z: [S::f32s; N],
-) -> ([S::f32s; N], [S::f32s; N], [S::f32s; N]) {
-    let root = v.add(z, v.all(1.0));
-    let index = v.map(v.mul(root, root), |s, u| {
-        let bits = s.transmute_u32s_f32s(u);
-        s.transmute_f32s_u32s(s.wrapping_dyn_shr_u32s(bits, s.splat_u32s(22)))
-    });
-    let d = v.sub(z, v.lookup(&MILLS_CENTER, index));
-    let mut slope = v.lookup(&MILLS_F32[MILLS_F32.len() - 1], index);
-    for table in MILLS_F32.iter().rev().skip(1).take(MILLS_F32.len() - 2) {
-        slope = v.mul_add(slope, d, v.lookup(table, index));
-    }
-    (v.lookup(&MILLS_F32[0], index), d, slope)
 }
 
 /// Arithmetic on several vectors, step by step, so that their steps alternate.
@@ -154,11 +155,6 @@ impl<S: Lookup> Vectors<S> {
     }
 
     #[inline(always)]
-    fn add<const N: usize>(self, a: [S::f32s; N], b: [S::f32s; N]) -> [S::f32s; N] {
-        self.zip(a, b, S::add_f32s)
-    }
-
-    #[inline(always)]
     fn sub<const N: usize>(self, a: [S::f32s; N], b: [S::f32s; N]) -> [S::f32s; N] {
         self.zip(a, b, S::sub_f32s)
     }
@@ -183,7 +179,7 @@ impl<S: Lookup> Vectors<S> {
     }
 
     #[inline(always)]
-    fn lookup<const N: usize>(self, table: &[f32; 16], index: [S::f32s; N]) -> [S::f32s; N] {
+    fn lookup<const N: usize>(self, table: &[f32; 32], index: [S::f32s; N]) -> [S::f32s; N] {
         self.map(index, |s, index| s.lookup(table, s.transmute_u32s_f32s(index)))
     }
 }
