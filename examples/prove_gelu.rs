@@ -221,14 +221,15 @@ fn heading() {
 
 fn row(who: &str, function: Function, dtype: &str, errors: Errors) {
     let Errors { inputs, ulp, ulp_at, zero, zero_at, misrounded, not_finite } = errors;
-    let (zero, zero_at) = if function.derivative {
-        (format!("{zero:.1e}"), zero_at.to_string())
-    } else {
-        Default::default()
+    let at = |x: f64| if x.abs() < 1e-4 { format!("{x:e}") } else { x.to_string() };
+    let (zero, zero_at) = match function.derivative {
+        true => (format!("{zero:.1e}"), at(zero_at)),
+        false => ("".into(), "".into()),
     };
     let ulp = if ulp < 1000.0 { format!("{ulp:.4}") } else { format!("{ulp:.3e}") };
     println!(
-        "| {who} | {function} | {dtype} | {inputs} | {ulp} | {ulp_at} | {misrounded} | {zero} | {zero_at} | {not_finite} |"
+        "| {who} | {function} | {dtype} | {inputs} | {ulp} | {} | {misrounded} | {zero} | {zero_at} | {not_finite} |",
+        at(ulp_at)
     );
 }
 

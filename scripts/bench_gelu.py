@@ -24,18 +24,22 @@ def main():
     print(f"PyTorch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, chunks of {chunk}")
     measured = {}
     for _ in range(ROUNDS):
-        for name, nanoseconds in [*ours(chunk), *pytorch(chunk)]:
-            measured.setdefault(name, []).append(nanoseconds)
-    for name, values in measured.items():
-        print(f"{name:24} {statistics.median(values):7.3f}")
+        for row, who, nanoseconds in [*ours(chunk), *pytorch(chunk)]:
+            measured.setdefault(row, {}).setdefault(who, []).append(nanoseconds)
+    columns = ["ours", "candle", "PyTorch", "PyTorch, whole"]
+    print("| | " + " | ".join(columns) + " |")
+    print("|---" * (len(columns) + 1) + "|")
+    for row, by in measured.items():
+        cells = [f"{statistics.median(by[who]):.2f}" if who in by else "" for who in columns]
+        print(f"| {row} | " + " | ".join(cells) + " |")
 
 
 def ours(chunk):
     command = ["cargo", "bench", "-q", "--bench", "gelu", "--", "--chunk", str(chunk)]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     for form, dtype, own, candle in re.findall(r"\| (\w+) (\w+) \| ([\d.]+) \| ([\d.]+) \|", output):
-        yield f"{form} {dtype} ours", float(own)
-        yield f"{form} {dtype} candle", float(candle)
+        yield f"{form} {dtype}", "ours", float(own)
+        yield f"{form} {dtype}", "candle", float(candle)
 
 
 def pytorch(chunk):
@@ -43,8 +47,8 @@ def pytorch(chunk):
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
             x = (torch.randn(COUNT) * 2).to(dtype)
             name = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}[dtype]
-            yield f"{form} {name} PyTorch", median(x, chunk, approximate)
-            yield f"{form} {name} PyTorch, whole", median(x, COUNT, approximate)
+            yield f"{form} {name}", "PyTorch", median(x, chunk, approximate)
+            yield f"{form} {name}", "PyTorch, whole", median(x, COUNT, approximate)
 
 
 @torch.no_grad()

@@ -28,6 +28,45 @@ fn embed_in_model() {
     assert_eq!(run("embed_in_model", &[]).lines().count(), 2);
 }
 
+/// The figures of docs/gelu.md.
+#[test]
+fn gelu_forms() {
+    let printed = run("gelu_forms", &[]);
+    let document = include_str!("../docs/gelu.md");
+    let block = document.split("```console").nth(1).unwrap().split("```").next().unwrap();
+    let block = block.trim_start().strip_prefix("$ cargo run --release --example gelu_forms\n");
+    assert_eq!(printed, block.unwrap());
+}
+
+/// The harness that judges others, on what candle computes: read from standard input it is as far
+/// off as in the document.
+#[test]
+fn prove_gelu_judges_what_it_reads() {
+    use candle_core::{Device, Tensor};
+    use std::io::Write;
+    let all: Vec<half::bf16> = (0..=u16::MAX).map(half::bf16::from_bits).collect();
+    let y = Tensor::from_vec(all, 1 << 16, &Device::Cpu).unwrap().gelu().unwrap();
+    let bytes: Vec<u8> =
+        y.to_vec1::<half::bf16>().unwrap().into_iter().flat_map(|y| y.to_le_bytes()).collect();
+    let path = Path::new(env!("CARGO_BIN_EXE_gemma-mlp")).with_file_name("examples/prove_gelu");
+    let judge = |bytes: &[u8]| {
+        let mut child = Command::new(&path)
+            .args(["--stdin", "candle", "tanh", "bf16"])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(bytes).unwrap();
+        child.wait_with_output().unwrap()
+    };
+    let printed = String::from_utf8(judge(&bytes).stdout).unwrap();
+    assert!(include_str!("../docs/numerics.md").contains(printed.trim()), "{printed}");
+    let short = judge(&bytes[..100]);
+    assert!(!short.status.success());
+    assert!(String::from_utf8_lossy(&short.stderr).contains("ended early"));
+}
+
 /// A few steps lower the loss under both activations and leave a checkpoint that opens. What does
 /// not depend on how a machine adds is what is committed.
 #[test]
