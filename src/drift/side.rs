@@ -33,7 +33,11 @@ impl fmt::Display for Side {
         write!(f, "{}", self.activation)?;
         match self.rounding {
             Rounding::Once => {}
-            Rounding::Like(framework) => write!(f, " as {framework}")?,
+            // Of half types only: elsewhere it is our own function.
+            Rounding::Like(framework) if self.dtype.size_in_bytes() == 2 => {
+                write!(f, " as {framework}")?
+            }
+            Rounding::Like(_) => {}
             rounding => write!(f, ", rounded {rounding}")?,
         }
         write!(f, " in {}", self.dtype.as_str())

@@ -85,7 +85,8 @@ mod neon {
             let [lower, upper] = table.map(|[a, b, c, d]| uint8x16x4_t(a, b, c, d));
             let lower: [u32; 4] = cast(self.neon.vqtbl4q_u8(lower, cast(bytes)));
             let upper: [u32; 4] = cast(self.neon.vqtbl4q_u8(upper, cast(beyond)));
-            cast(core::array::from_fn::<u32, 4, _>(|i| lower[i] | upper[i]))
+            let either: [u32; 4] = core::array::from_fn(|i| lower[i] | upper[i]);
+            cast(either)
         }
     }
 }

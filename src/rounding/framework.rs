@@ -28,9 +28,9 @@ pub enum Framework {
     ///
     /// The exact form of bf16 is oneDNN's there. On processors without AVX-512 it is PyTorch's own,
     /// with other bits for 24 inputs between -5.35 and -3.5, for subnormal results and for inputs
-    /// from 1.7e38 on; with AVX-512 but no bf16 instructions, for subnormal results. What PyTorch computes without vectors, with the C library's functions, is not
-    /// reproduced: tensors that are not contiguous, and the last elements of a thread's part if that
-    /// is no multiple of 64.
+    /// from 1.7e38 on; with AVX-512 but no bf16 instructions, for subnormal results. What PyTorch
+    /// computes without vectors, with the C library's functions, is not reproduced: tensors that are
+    /// not contiguous, and the last elements of a thread's part if that is no multiple of 64.
     PyTorch,
     /// JAX on the CPU under jit: rounded after every operation, all but one before the exact form's
     /// erfc on bf16; bf16's subnormal numbers are 0.
