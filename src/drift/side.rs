@@ -178,7 +178,9 @@ mod tests {
         for text in ["tanh:pytorch", "pytorch:tanh", "f32:transformers:tanh"] {
             assert_eq!(side(text).unwrap(), pytorch, "{text}");
         }
-        assert_eq!(pytorch.to_string(), "tanh as pytorch in f32");
+        assert_eq!(pytorch.to_string(), "tanh in f32", "where it is like any other");
+        let half = Side { dtype: DType::BF16, ..pytorch };
+        assert_eq!(half.to_string(), "tanh as pytorch in bf16");
         for text in ["", "mish", "tanh:u8", "tanh:", "bf16", "jax", "tanh:exact", "tanh:jax:candle"]
         {
             assert!(side(text).is_err(), "{text}");
