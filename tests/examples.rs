@@ -61,7 +61,11 @@ fn prove_gelu_judges_what_it_reads() {
         child.wait_with_output().unwrap()
     };
     let printed = String::from_utf8(judge(&bytes).stdout).unwrap();
-    assert!(include_str!("../docs/numerics.md").contains(printed.trim()), "{printed}");
+    // How many results are not the nearest depends on the platform's tanh, the worst does not.
+    assert!(
+        printed.starts_with("| candle | tanh | bf16 | 65280 | 255.8908 | -3.1875 |"),
+        "{printed}"
+    );
     let short = judge(&bytes[..100]);
     assert!(!short.status.success());
     assert!(String::from_utf8_lossy(&short.stderr).contains("ended early"));
