@@ -14,13 +14,12 @@ const COUNT: usize = 1 << 20;
 const ROUNDS: usize = 15;
 
 fn main() -> Result<()> {
-    // candle's pool and rayon's read it when they are first used, which is later.
     if std::env::var("RAYON_NUM_THREADS").as_deref() != Ok("1") {
         return again_on_one_thread();
     }
     let mut arguments = std::env::args().skip_while(|argument| argument != "--chunk").skip(1);
     let chunk = arguments.next().and_then(|n| n.parse().ok()).unwrap_or(1 << 14);
-    println!("ns a number, chunks of {chunk}: median of {ROUNDS}, the formats interleaved");
+    println!("ns a number, chunks of {chunk}: median of {ROUNDS}, ours and candle's in turns");
     println!("| | ours | candle | ratio |");
     println!("|---|---|---|---|");
     for gelu in Gelu::ALL {
@@ -32,7 +31,8 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// The same program with one thread to each pool, which are made before `main` could say so.
+/// The same program with one thread to each pool: candle's and rayon's read the variable, and a
+/// process cannot safely set its own.
 fn again_on_one_thread() -> Result<()> {
     let program = std::env::current_exe()?;
     let arguments = std::env::args().skip(1);
@@ -50,7 +50,7 @@ fn row<T: WithDType + Float>(
     chunk: usize,
     of: impl Fn(f32) -> T,
 ) -> Result<()> {
-    // Gaussian as gates are, three standard deviations to either side of ±2.
+    // Gaussian with a standard deviation of 2, much as gates are.
     let x: Vec<T> = (0..COUNT).map(|i| of(gaussian(i) * 2.0)).collect();
     let tensors = x.chunks(chunk).map(|x| Tensor::from_slice(x, x.len(), &Device::Cpu));
     let tensors = tensors.collect::<Result<Vec<_>>>()?;
