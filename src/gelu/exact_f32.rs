@@ -74,17 +74,27 @@ fn near<S: Lookup>(simd: S, x: &[f32], y: &mut [f32]) {
     }
 }
 
-/// The same below the table, where there are any such x.
+/// The same below the table, where there are any such x: seldom, so that they are looked for among
+/// many first.
 #[inline(always)]
 fn far(x: &[f32], y: &mut [f32]) {
-    let (x, x_rest) = x.as_chunks::<16>();
-    let (y, y_rest) = y.as_chunks_mut::<16>();
+    let (x, x_rest) = x.as_chunks::<32>();
+    let (y, y_rest) = y.as_chunks_mut::<32>();
     for (x, y) in x.iter().zip(y) {
-        if x.iter().fold(false, |any, &x| any | (x < -TAIL_LAST)) {
-            in_f64(x, y);
+        if any_far(x) {
+            for (x, y) in x.as_chunks::<8>().0.iter().zip(y.as_chunks_mut::<8>().0) {
+                if any_far(x) {
+                    in_f64(x, y);
+                }
+            }
         }
     }
     in_f64(x_rest, y_rest);
+}
+
+#[inline(always)]
+fn any_far(x: &[f32]) -> bool {
+    x.iter().fold(false, |any, &x| any | (x < -TAIL_LAST))
 }
 
 /// Below the table, the result of the formula in f64.
