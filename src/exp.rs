@@ -1,4 +1,4 @@
-//! The exponential function of many numbers at once, for softmax.
+//! The exponential function of many numbers at once, for softmax, and what GELU's is made of.
 
 use pulp::Arch;
 
@@ -11,10 +11,6 @@ use pulp::Arch;
 /// and the bits are the same on all.
 #[inline(always)]
 pub(crate) fn exp(x: f64) -> f64 {
-    /// 1.5·2^52: adding it rounds to an integer, which then stands in the low bits.
-    const SHIFT: f64 = 6_755_399_441_055_744.0;
-    const LN_2_HIGH: f64 = 6.931_471_803_691_238e-1;
-    const LN_2_LOW: f64 = 1.908_214_929_270_587_7e-10;
     const POLYNOMIAL: [f64; 11] = [
         1.0,
         0.500_000_000_000_000_1,
@@ -28,18 +24,35 @@ pub(crate) fn exp(x: f64) -> f64 {
         2.762_008_844_540_974_6e-7,
         2.510_038_549_551_032e-8,
     ];
-    let shifted = x.mul_add(std::f64::consts::LOG2_E, SHIFT);
-    let k = shifted - SHIFT;
-    let r = k.mul_add(-LN_2_LOW, k.mul_add(-LN_2_HIGH, x));
-    let mut sum = POLYNOMIAL[10];
-    let mut n = 10;
-    while n > 0 {
-        n -= 1;
-        sum = sum.mul_add(r, POLYNOMIAL[n]);
-    }
-    let sum = sum.mul_add(r, 1.0);
+    let (shifted, k) = exponent(x);
+    let r = k.mul_add(-LN_2.1, k.mul_add(-LN_2.0, x));
+    let sum = polynomial(&POLYNOMIAL, r).mul_add(r, 1.0);
     let power = f64::from_bits(shifted.to_bits().wrapping_add(1023) << 52);
     if x < -708.0 { 0.0 } else { sum * power }
+}
+
+/// ln 2 in two parts, of which the first times an exponent is exact.
+pub(crate) const LN_2: (f64, f64) = (6.931_471_803_691_238e-1, 1.908_214_929_270_587_7e-10);
+
+/// `x / ln 2` to the nearest integer: in the low bits of the first number, and as the second.
+#[inline(always)]
+pub(crate) fn exponent(x: f64) -> (f64, f64) {
+    /// 1.5·2^52: what is added to it is rounded to an integer.
+    const SHIFT: f64 = 6_755_399_441_055_744.0;
+    let shifted = x.mul_add(std::f64::consts::LOG2_E, SHIFT);
+    (shifted, shifted - SHIFT)
+}
+
+/// A polynomial by Horner's rule, its coefficients by rising powers.
+#[inline(always)]
+pub(crate) fn polynomial<const N: usize>(coefficients: &[f64; N], x: f64) -> f64 {
+    let mut sum = coefficients[N - 1];
+    let mut n = N - 1;
+    while n > 0 {
+        n -= 1;
+        sum = sum.mul_add(x, coefficients[n]);
+    }
+    sum
 }
 
 /// Runs a loop with the widest vectors that the machine has: what is inlined into `f` is compiled

@@ -3,7 +3,7 @@
 use crate::activation::{Activation, QUICK};
 use crate::exp::vectorized;
 use crate::gelu::{Gelu, Precision, exact, exact_f32, logistic, tanh};
-use std::ops::{Mul, MulAssign};
+use std::ops::MulAssign;
 
 /// An activation or its derivative.
 #[derive(Debug, Clone, Copy)]
@@ -13,7 +13,7 @@ pub struct Pointwise {
 }
 
 /// A type that is computed in: `f32` or `f64`.
-pub trait Wide: Copy + Default + Send + Sync + Mul<Output = Self> + MulAssign + 'static {
+pub trait Wide: Copy + Default + Send + Sync + MulAssign + 'static {
     /// Writes `f` of every x, rounded to this type.
     fn map(x: &[Self], y: &mut [Self], f: impl Fn(f64) -> f64);
     /// Writes `x·Φ(x)` of every x.

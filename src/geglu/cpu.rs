@@ -21,7 +21,7 @@ impl<T: WithDType + Float> Element for T {}
 
 /// Calls a function that is generic over the element type with the type of a storage.
 macro_rules! for_dtype {
-    ($dtype:expr, $op:literal, $t:ident => $call:expr) => {
+    ($dtype:expr, $op:expr, $t:ident => $call:expr) => {
         match $dtype {
             DType::F32 => for_dtype!(@ f32, $t, $call),
             DType::F64 => for_dtype!(@ f64, $t, $call),
@@ -48,28 +48,22 @@ pub(super) fn activate_backward(
     x: Strided,
     grad: Strided,
 ) -> Result<CpuStorage> {
-    for_dtype!(x.0.dtype(), "activate-backward", T => {
-        let (x, grad) = (Reader::<T>::new(x)?, Reader::<T>::new(grad)?);
-        let derivative = Pointwise { activation, derivative: true };
-        Ok(produce(x.count(), |at, dx| {
-            let mut product = buffer();
-            let product = &mut product[..dx.len()];
-            x.read(at, dx.len(), |x| T::evaluate_wide(derivative, x, product));
-            grad.read(at, dx.len(), |grad| multiply::<T>(product, grad));
-            T::narrow(product, dx);
-        }))
-    })
+    times("activate-backward", Pointwise { activation, derivative: true }, x, grad)
 }
 
 pub(super) fn geglu(activation: Activation, gate: Strided, up: Strided) -> Result<CpuStorage> {
-    for_dtype!(gate.0.dtype(), "geglu", T => {
-        let (gate, up) = (Reader::<T>::new(gate)?, Reader::<T>::new(up)?);
-        let value = Pointwise { activation, derivative: false };
-        Ok(produce(gate.count(), |at, out| {
+    times("geglu", Pointwise { activation, derivative: false }, gate, up)
+}
+
+/// `function(x) ⊙ by`, rounded once.
+fn times(op: &'static str, function: Pointwise, x: Strided, by: Strided) -> Result<CpuStorage> {
+    for_dtype!(x.0.dtype(), op, T => {
+        let (x, by) = (Reader::<T>::new(x)?, Reader::<T>::new(by)?);
+        Ok(produce(x.count(), |at, out| {
             let mut product = buffer();
             let product = &mut product[..out.len()];
-            gate.read(at, out.len(), |gate| T::evaluate_wide(value, gate, product));
-            up.read(at, out.len(), |up| multiply::<T>(product, up));
+            x.read(at, out.len(), |x| T::evaluate_wide(function, x, product));
+            by.read(at, out.len(), |by| multiply::<T>(product, by));
             T::narrow(product, out);
         }))
     })

@@ -6,7 +6,7 @@ use super::coefficients::{
     EXP_DOUBLE, EXP_SINGLE, MILLS_ABOVE_DOUBLE, MILLS_ABOVE_SINGLE, MILLS_BELOW_DOUBLE,
     MILLS_BELOW_SINGLE,
 };
-use std::f64::consts::{LN_2, LOG2_E};
+use crate::exp::{LN_2, exponent, polynomial};
 
 /// A precision that the formulas are evaluated in.
 pub trait Precision: 'static {
@@ -37,8 +37,8 @@ impl Precision for Single {
     #[inline(always)]
     fn exp(hi: f64, _: f64) -> f64 {
         let x = at_least(hi, -400.0);
-        let (shifted, k) = round(x);
-        let r = k.mul_add(-LN_2, x);
+        let (shifted, k) = exponent(x);
+        let r = k.mul_add(-std::f64::consts::LN_2, x);
         times_power(polynomial(&EXP_SINGLE, r).mul_add(r, 1.0), shifted)
     }
 
@@ -56,13 +56,10 @@ impl Precision for Double {
 
     #[inline(always)]
     fn exp(hi: f64, lo: f64) -> f64 {
-        /// ln 2 in two parts, of which the first times an exponent is exact (Cody and Waite 1980).
-        const LN_2_HIGH: f64 = 6.931_471_803_691_238e-1;
-        const LN_2_LOW: f64 = 1.908_214_929_270_587_7e-10;
         let x = at_least(hi, -800.0);
-        let (shifted, k) = round(x);
-        let high = k.mul_add(-LN_2_HIGH, x); // exact
-        let low = k.mul_add(-LN_2_LOW, lo);
+        let (shifted, k) = exponent(x);
+        let high = k.mul_add(-LN_2.0, x); // exact
+        let low = k.mul_add(-LN_2.1, lo);
         let r = high + low;
         let curve = (r * r).mul_add(polynomial(&EXP_DOUBLE, r), low);
         let (line, line_low) = two_sum(1.0, high);
@@ -80,15 +77,6 @@ impl Precision for Double {
     }
 }
 
-/// `x / ln 2` to the nearest integer: as such, and as the low bits of the first number.
-#[inline(always)]
-fn round(x: f64) -> (f64, f64) {
-    /// 1.5·2^52: what is added to it is rounded to an integer.
-    const SHIFT: f64 = 6_755_399_441_055_744.0;
-    let shifted = x.mul_add(LOG2_E, SHIFT);
-    (shifted, shifted - SHIFT)
-}
-
 /// `x·2^k`, with k in the low bits of `shifted`; both normal numbers.
 #[inline(always)]
 fn times_power(x: f64, shifted: f64) -> f64 {
@@ -101,19 +89,7 @@ pub(super) fn at_least(x: f64, least: f64) -> f64 {
     if x < least { least } else { x }
 }
 
-/// A polynomial by Horner's rule, its coefficients by rising powers.
-#[inline(always)]
-fn polynomial<const N: usize>(coefficients: &[f64; N], x: f64) -> f64 {
-    let mut sum = coefficients[N - 1];
-    let mut n = N - 1;
-    while n > 0 {
-        n -= 1;
-        sum = sum.mul_add(x, coefficients[n]);
-    }
-    sum
-}
-
-/// The same with what its roundings took away, as a second part (Graillat, Langlois and Louvet 2009,
+/// A polynomial with what its roundings took away, as a second part (Graillat, Langlois and Louvet 2009,
 /// <https://doi.org/10.1007/BF03186531>).
 #[inline(always)]
 fn compensated<const N: usize>(coefficients: &[f64; N], x: f64) -> (f64, f64) {
