@@ -2,6 +2,7 @@
 
 use crate::activation::Activation;
 use crate::gelu::{Double, Single};
+use crate::linear::nearest_bf16;
 use crate::pointwise::{Pointwise, Wide, map};
 use half::{bf16, f16, slice::HalfFloatSliceExt};
 use std::sync::OnceLock;
@@ -194,14 +195,6 @@ fn to_odd(x: f64) -> f32 {
     let back = f64::from(near);
     let bits = near.to_bits() - u32::from(back.abs() > x.abs()); // toward zero
     f32::from_bits(if back == x { bits } else { bits | 1 })
-}
-
-/// To nearest, ties to even. Unlike `half`'s it is made for vectors.
-#[inline(always)]
-fn nearest_bf16(x: f32) -> bf16 {
-    let bits = x.to_bits();
-    let rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-    bf16::from_bits(if x.is_nan() { (bits >> 16 | 0x40) as u16 } else { rounded as u16 })
 }
 
 #[cfg(test)]

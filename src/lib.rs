@@ -21,7 +21,6 @@
 
 mod activation;
 pub mod checkpoint;
-mod contiguous;
 pub mod drift;
 mod error;
 mod exp;
@@ -31,6 +30,7 @@ pub mod gelu;
 pub mod linear;
 pub mod mlp;
 pub mod model;
+mod operands;
 mod pointwise;
 pub mod report;
 mod rounding;

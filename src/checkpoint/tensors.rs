@@ -224,13 +224,10 @@ impl Tensors {
 
     /// Whether every weight is stored in a dtype that another one holds exactly.
     pub fn fit(&self, dtype: DType) -> bool {
-        self.entries().all(|(_, _, stored)| match (stored, dtype) {
-            (_, DType::F64) => true,
-            (Dtype::F64, _) => false,
-            (_, DType::F32) => true,
-            (Dtype::BF16, DType::BF16) | (Dtype::F16, DType::F16) => true,
-            _ => false,
-        })
+        self.0
+            .routing
+            .keys()
+            .all(|name| self.dtype(name).map_or(true, |stored| is_exact(stored, dtype)))
     }
 
     /// Counts NaN and infinities in a weight. Reads all of it.
@@ -248,11 +245,17 @@ impl Tensors {
         })
     }
 
-    /// A `VarBuilder` that reads from these tensors, for candle-nn's own layers: rounded to a
-    /// dtype, and held in another one.
-    pub fn var_builder(&self, dtype: DType, held: DType, device: &Device) -> VarBuilder<'static> {
-        let tensors = self.clone();
-        VarBuilder::from_backend(Box::new(Rounded { tensors, dtype }), held, device.clone())
+    /// A `VarBuilder` that reads from these tensors, for candle-nn's own layers: as a dtype, or, if
+    /// `as_stored` is set, rounded to it only where the stored one is not exact in it, and otherwise
+    /// as stored.
+    pub fn var_builder(
+        &self,
+        dtype: DType,
+        as_stored: bool,
+        device: &Device,
+    ) -> VarBuilder<'static> {
+        let backend = Backend { tensors: self.clone(), as_stored };
+        VarBuilder::from_backend(Box::new(backend), dtype, device.clone())
     }
 
     fn info(&self, name: &str) -> Result<(&File, &TensorInfo)> {
@@ -316,21 +319,31 @@ fn widened(bytes: &[u8]) -> Vec<f32> {
     wide
 }
 
-/// Tensors whose values are rounded to a dtype before they are held in the builder's.
-struct Rounded {
+/// Tensors for a `VarBuilder`.
+struct Backend {
     tensors: Tensors,
-    dtype: DType,
+    as_stored: bool,
 }
 
-impl Rounded {
-    fn load(&self, name: &str, shape: &[usize], held: DType, device: &Device) -> Result<Tensor> {
-        let exact = self.tensors.dtype(name)? == self.dtype;
-        let dtype = if exact { held } else { self.dtype };
-        Ok(self.tensors.load(name, shape, dtype, device)?.to_dtype(held)?)
+impl Backend {
+    fn load(&self, name: &str, shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
+        let stored = self.tensors.dtype(name)?;
+        let dtype = if self.as_stored && is_exact(stored, dtype) { stored } else { dtype };
+        self.tensors.load(name, shape, dtype, device)
     }
 }
 
-impl SimpleBackend for Rounded {
+/// Whether every number of a dtype is one of another.
+fn is_exact(stored: DType, dtype: DType) -> bool {
+    match (stored, dtype) {
+        (_, DType::F64) => true,
+        (DType::F64, _) => false,
+        (_, DType::F32) => true,
+        _ => stored == dtype,
+    }
+}
+
+impl SimpleBackend for Backend {
     fn get(
         &self,
         shape: Shape,

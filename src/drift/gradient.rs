@@ -9,7 +9,7 @@ use super::window::Window;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::exp::{exp, vectorized};
-use crate::model::{Gemma, Head, TokenIds};
+use crate::model::{Gemma, Head, TokenIds, wide_dtype};
 use candle_core::{Device, Tensor, Var};
 use rayon::prelude::*;
 use serde::Serialize;
@@ -194,8 +194,9 @@ fn head_gradient(head: &Head, hidden: &Tensor, labels: &[Option<u32>]) -> Result
         for_each_row(&logits, &mut rows, |row, logits| row.add(logits, start))?;
     }
     let loss = rows.iter().filter(|row| row.label.is_some()).map(Softmax::nll).sum::<f64>() / count;
-    let held = head.weight().dtype();
-    let mut gradient = hidden.to_dtype(held)?.zeros_like()?;
+    // Its sums over the vocabulary are f32, or f64 in an f64 model.
+    let wide = wide_dtype(hidden.dtype());
+    let mut gradient = hidden.to_dtype(wide)?.zeros_like()?;
     for start in tiles() {
         let logits = head.rows(hidden, start, len(start))?;
         let mut pulls = vec![vec![0f64; len(start)]; rows.len()];
@@ -205,8 +206,8 @@ fn head_gradient(head: &Head, hidden: &Tensor, labels: &[Option<u32>]) -> Result
         })?;
         let shape = (rows.len(), len(start));
         let pulls = Tensor::from_vec(pulls.concat(), shape, &Device::Cpu)?;
-        let pulls = pulls.to_dtype(held)?.to_device(hidden.device())?;
-        let weight = head.weight().narrow(0, start, len(start))?;
+        let pulls = pulls.to_dtype(wide)?.to_device(hidden.device())?;
+        let weight = head.weight().narrow(start, len(start))?.to_tensor(wide)?;
         gradient = (gradient + pulls.matmul(&weight)?)?;
     }
     Ok((loss, gradient.to_dtype(hidden.dtype())?))

@@ -72,7 +72,7 @@ impl Batches {
         for (i, (head, hidden)) in sides.iter().enumerate() {
             let alike = |group: &&mut Vec<usize>| {
                 let (other, other_hidden) = &sides[group[0]];
-                other.weight().id() == head.weight().id()
+                other.weight().is(head.weight())
                     && other.softcap() == head.softcap()
                     && other_hidden.dtype() == hidden.dtype()
             };
@@ -316,6 +316,7 @@ fn sums(rows: &[Row], places: (usize, usize), pair: usize) -> LogitSums {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::linear::Weight;
     use candle_core::{DType, Device};
 
     /// KL, likelihoods and tops by the definition, in f64.
@@ -333,7 +334,8 @@ mod tests {
     fn tiles_add_up_to_the_definition() -> Result<()> {
         let (n, hidden, vocab) = (5, 16, 20_000);
         let weight = Tensor::randn(0f64, 0.5, (vocab, hidden), &Device::Cpu)?;
-        let heads = [None, Some(8.0)].map(|cap| Head::new(weight.clone(), cap));
+        let weight = Weight::Tensor(weight);
+        let heads = [Head::new(weight.clone(), None)?, Head::new(weight, Some(8.0))?];
         let a = Tensor::randn(0f64, 1., (n, hidden), &Device::Cpu)?;
         let b = (&a + Tensor::randn(0f64, 0.05, (n, hidden), &Device::Cpu)?)?;
         let labels = [Some(3), Some(19_999), None, Some(8_192), Some(8_191)];

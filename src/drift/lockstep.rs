@@ -3,7 +3,7 @@
 use super::side::Side;
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
-use crate::linear::held_dtype;
+use crate::linear::packs;
 use crate::mlp::{GateUp, GemmaMlp};
 use crate::model::{Cache, Gemma};
 use candle_core::{DType, Device, Tensor};
@@ -147,10 +147,11 @@ pub(super) fn load_sharing<'a>(
     device: &Device,
 ) -> Result<Gemma> {
     let exact = |dtype| checkpoint.tensors().fit(dtype);
-    let held = |dtype| held_dtype(dtype, device);
+    let packs = |dtype| packs(dtype, device);
     let shares = |other: &&Gemma| {
         let other = other.dtype();
-        exact(other) && exact(dtype) && held(other) == held(dtype)
+        let held_alike = other == dtype || (packs(other) && packs(dtype));
+        exact(other) && exact(dtype) && held_alike
     };
     match known.find(shares) {
         Some(gemma) => Ok(gemma.with_dtype(dtype)),

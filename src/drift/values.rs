@@ -1,6 +1,6 @@
 //! A tensor's elements on the CPU, of any floating-point dtype, to be read as f64.
 
-use crate::contiguous::slice;
+use crate::operands::slice;
 use candle_core::{CpuStorage, Device, Layout, Result, Storage, Tensor};
 use half::{bf16, f16};
 use std::ops::Range;

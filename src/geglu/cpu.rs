@@ -60,13 +60,19 @@ fn times(op: &'static str, function: Pointwise, x: Strided, by: Strided) -> Resu
     for_dtype!(x.0.dtype(), op, T => {
         let (x, by) = (Reader::<T>::new(x)?, Reader::<T>::new(by)?);
         Ok(produce(x.count(), |at, out| {
-            let mut product = buffer();
-            let product = &mut product[..out.len()];
-            x.read(at, out.len(), |x| T::evaluate_wide(function, x, product));
-            by.read(at, out.len(), |by| multiply::<T>(product, by));
-            T::narrow(product, out);
+            let n = out.len();
+            x.read(at, n, |x| by.read(at, n, |by| gated(function, x, by, out)));
         }))
     })
+}
+
+/// Writes `function(x) ⊙ by`, rounded once, of up to [`BLOCK`] elements.
+pub(crate) fn gated<T: Float>(function: Pointwise, x: &[T], by: &[T], out: &mut [T]) {
+    let mut product = buffer();
+    let product = &mut product[..out.len()];
+    T::evaluate_wide(function, x, product);
+    multiply::<T>(product, by);
+    T::narrow(product, out);
 }
 
 /// The gradient of gate, then that of up, in one storage.
@@ -103,7 +109,7 @@ pub(super) fn geglu_backward(
 }
 
 /// Multiplies every number by one of the element type.
-fn multiply<T: Element>(products: &mut [T::Wide], by: &[T]) {
+fn multiply<T: Float>(products: &mut [T::Wide], by: &[T]) {
     let mut wide = buffer();
     let wide = &mut wide[..by.len()];
     T::widen(by, wide);

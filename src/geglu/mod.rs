@@ -6,9 +6,12 @@
 mod composed;
 mod cpu;
 
+pub(crate) use cpu::gated;
+
 use crate::activation::Activation;
+use crate::operands::check_pair;
 use candle_core::{
-    CpuStorage, CustomOp1, CustomOp2, CustomOp3, Device, Error, Layout, Result, Shape, Tensor,
+    CpuStorage, CustomOp1, CustomOp2, CustomOp3, Device, Layout, Result, Shape, Tensor,
 };
 
 /// `activation(gate) ⊙ up`, element by element: GEGLU where the activation is GELU
@@ -41,22 +44,6 @@ pub fn activate(x: &Tensor, activation: impl Into<Activation>) -> Result<Tensor>
         Device::Cpu => x.apply_op1(Activate(activation)),
         _ => composed::activate(x, activation),
     }
-}
-
-/// Refuses two tensors of which an operation takes the elements in pairs, if they differ in shape or
-/// dtype.
-pub(crate) fn check_pair(a: &Tensor, b: &Tensor, op: &'static str) -> Result<()> {
-    if a.shape() != b.shape() {
-        return Err(Error::ShapeMismatchBinaryOp {
-            lhs: a.shape().clone(),
-            rhs: b.shape().clone(),
-            op,
-        });
-    }
-    if a.dtype() != b.dtype() {
-        return Err(Error::DTypeMismatchBinaryOp { lhs: a.dtype(), rhs: b.dtype(), op });
-    }
-    Ok(())
 }
 
 /// The gradient of `x`, given that of `activation(x)`.

@@ -1,7 +1,7 @@
 use super::*;
 use crate::float::Float;
 use crate::gelu::Gelu;
-use candle_core::{DType, Var, WithDType};
+use candle_core::{DType, Error, Var, WithDType};
 use half::{bf16, f16};
 use proptest::prelude::*;
 

@@ -1,88 +1,192 @@
-//! Matrix products with weights that stay, in the weights' precision.
+//! Matrix products with weights that stay.
+//!
+//! A weight is candle's tensor, which trains, or [`Packed`], which is fast: packed once, read as it
+//! is stored, multiplied and summed in f32. Every element of a packed product is summed in one
+//! order, so that a row has the same bits alone and in a batch, and for any number of threads.
 
-mod few;
+mod convert;
+mod kernel;
+mod packed;
+mod product;
+mod rows;
+mod stored;
+mod strips;
 
-use candle_core::{D, DType, Device, Result, Tensor};
-use candle_nn::Linear;
+pub(crate) use convert::{Number, nearest_bf16};
+pub(crate) use kernel::{BLOCK, PANEL};
+pub use packed::Packed;
+pub(crate) use product::packed_product;
+pub(crate) use rows::{Rows, with_memory};
+pub(crate) use strips::{Strip, strips};
 
-/// `xs·weightᵀ + bias` over the last dimension of a tensor of any rank, `[..., in]` to
-/// `[..., out]`.
-///
-/// The product is taken in the weight's dtype and rounded once to that of `xs`. A half-precision
-/// model on the CPU holds its weights widened to f32, which is exact, and so sums in f32.
-///
-/// # Errors
-/// A last dimension that is not the weight's.
-pub fn linear(layer: &Linear, xs: &Tensor) -> Result<Tensor> {
-    let weight = layer.weight();
-    let width = xs.dim(D::Minus1)?;
-    let rows = xs.elem_count().checked_div(width).unwrap_or(0);
-    let wide = xs.reshape((rows, width))?.to_dtype(weight.dtype())?; // [rows, in]
-    let product = product(&wide, weight)?; // [rows, out]
-    let biased = match layer.bias() {
-        Some(bias) => product.broadcast_add(bias)?,
-        None => product,
-    };
-    let dims = [&xs.dims()[..xs.rank() - 1], &biased.dims()[1..]].concat();
-    biased.to_dtype(xs.dtype())?.reshape(dims)
+use candle_core::{D, DType, Device, Module, Result, Tensor};
+
+/// A matrix `[out, in]` that inputs are multiplied by.
+#[derive(Debug, Clone)]
+pub enum Weight {
+    /// On any device, in any dtype; a backward pass gives it a gradient.
+    Tensor(Tensor),
+    /// For inference on the CPU. A constant to a backward pass, which goes through to the input.
+    Packed(Packed),
 }
 
-/// `x·weightᵀ`: `[rows, in]` by `[out, in]` to `[rows, out]`.
-fn product(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    let tracked = x.track_op() || weight.track_op();
-    let on_cpu = matches!(x.device(), Device::Cpu) && x.dtype() == DType::F32;
-    if on_cpu && !tracked && (1..=few::ROWS).contains(&x.dim(0)?) && weight.is_contiguous() {
-        return few::product(x, weight);
+impl Weight {
+    /// The same, packed. Of a packed weight it is a copy of the handle.
+    ///
+    /// # Errors
+    /// As [`Packed::new`].
+    pub fn packed(&self) -> Result<Self> {
+        match self {
+            Self::Tensor(weight) => Packed::new(weight).map(Self::Packed),
+            Self::Packed(_) => Ok(self.clone()),
+        }
     }
-    x.matmul(&weight.t()?)
+
+    /// Rows and columns: `[out, in]`.
+    ///
+    /// # Errors
+    /// A tensor that is no matrix.
+    pub fn dims(&self) -> Result<(usize, usize)> {
+        match self {
+            Self::Tensor(weight) => weight.dims2(),
+            Self::Packed(packed) => Ok((packed.rows(), packed.columns())),
+        }
+    }
+
+    /// Where it is.
+    pub fn device(&self) -> &Device {
+        match self {
+            Self::Tensor(weight) => weight.device(),
+            Self::Packed(_) => &Device::Cpu,
+        }
+    }
+
+    /// Whether two are the same memory.
+    pub fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Tensor(a), Self::Tensor(b)) => a.id() == b.id(),
+            (Self::Packed(a), Self::Packed(b)) => a.is(b),
+            _ => false,
+        }
+    }
+
+    /// Some of its rows. Nothing is copied.
+    ///
+    /// # Errors
+    /// Rows that do not exist; of a packed weight, rows that do not start at a multiple of 32.
+    pub fn narrow(&self, start: usize, len: usize) -> Result<Self> {
+        match self {
+            Self::Tensor(weight) => weight.narrow(0, start, len).map(Self::Tensor),
+            Self::Packed(packed) => packed.narrow(start, len).map(Self::Packed),
+        }
+    }
+
+    /// The rows of some indices, `[ids]` to `[ids, in]`, in the dtype that it is stored in.
+    ///
+    /// # Errors
+    /// An index out of range.
+    pub fn index_select(&self, ids: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Tensor(weight) => weight.index_select(ids, 0),
+            Self::Packed(packed) => {
+                let ids = ids.to_dtype(DType::U32)?.to_vec1::<u32>()?;
+                let ids: Vec<usize> = ids.into_iter().map(|id| id as usize).collect();
+                packed.index_select(&ids)
+            }
+        }
+    }
+
+    /// As a tensor of a dtype: unpacked if it is packed.
+    ///
+    /// # Errors
+    /// candle's, if memory runs out.
+    pub fn to_tensor(&self, dtype: DType) -> Result<Tensor> {
+        match self {
+            Self::Tensor(weight) => weight.to_dtype(dtype),
+            Self::Packed(packed) => Tensor::cat(&packed.unpacked()?, 0)?.to_dtype(dtype),
+        }
+    }
+
+    /// `xs·weightᵀ + bias` over the last dimension of a tensor of any rank: `[..., in]` to
+    /// `[..., out]`, in the dtype of `xs`.
+    ///
+    /// A packed product is summed in f32, in blocks of 256 columns, and rounded once; a tensor's is
+    /// taken in the weight's dtype.
+    ///
+    /// # Errors
+    /// A last dimension that is not the weight's; for a packed weight an input that is not f32, bf16
+    /// or f16 on the CPU.
+    pub fn product(&self, xs: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+        let (out, _) = self.dims()?;
+        let width = xs.dim(D::Minus1)?;
+        let dims = [&xs.dims()[..xs.rank() - 1], &[out]].concat();
+        let rows = xs.elem_count().checked_div(width).unwrap_or(0);
+        let x = xs.reshape((rows, width))?; // [rows, in]
+        match self {
+            Self::Packed(packed) => packed_product(packed, &x, bias)?.reshape(dims),
+            Self::Tensor(weight) => {
+                let product = x.to_dtype(weight.dtype())?.matmul(&weight.t()?)?; // [rows, out]
+                let biased = match bias {
+                    Some(bias) => product.broadcast_add(bias)?,
+                    None => product,
+                };
+                biased.to_dtype(xs.dtype())?.reshape(dims)
+            }
+        }
+    }
 }
 
-/// The dtype in which a model that runs in `dtype` holds its weights on a device: on the CPU, half
-/// types are widened once at load, as candle's products there would on every call.
-pub fn held_dtype(dtype: DType, device: &Device) -> DType {
-    match (dtype, device) {
-        (DType::BF16 | DType::F16, Device::Cpu) => DType::F32,
-        _ => dtype,
+/// A layer: a weight and perhaps a bias.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    weight: Weight,
+    /// `[out]`, or `[parts, out]`.
+    bias: Option<Tensor>,
+}
+
+impl From<candle_nn::Linear> for Linear {
+    fn from(layer: candle_nn::Linear) -> Self {
+        Self { weight: Weight::Tensor(layer.weight().clone()), bias: layer.bias().cloned() }
     }
+}
+
+impl Linear {
+    /// A layer of a weight `[out, in]` and a bias `[out]`.
+    pub fn new(weight: Weight, bias: Option<Tensor>) -> Self {
+        Self { weight, bias }
+    }
+
+    /// Its weight.
+    pub fn weight(&self) -> &Weight {
+        &self.weight
+    }
+
+    /// Its bias, `[out]`.
+    pub fn bias(&self) -> Option<&Tensor> {
+        self.bias.as_ref()
+    }
+
+    /// The same layer, packed for inference on the CPU.
+    ///
+    /// # Errors
+    /// As [`Packed::new`].
+    pub fn packed(&self) -> Result<Self> {
+        Ok(Self { weight: self.weight.packed()?, bias: self.bias.clone() })
+    }
+}
+
+impl Module for Linear {
+    /// `[..., in]` to `[..., out]`: [`Weight::product`].
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        self.weight.product(xs, self.bias.as_ref())
+    }
+}
+
+/// The dtype in which weights of one that runs in `dtype` are held: as they are stored where they
+/// will be packed, otherwise as candle's products need them.
+pub fn packs(dtype: DType, device: &Device) -> bool {
+    matches!((dtype, device), (DType::F32 | DType::BF16 | DType::F16, Device::Cpu))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn few_rows_agree_with_the_matrix_product_and_with_one_another() -> Result<()> {
-        for (columns, out) in [(1, 1), (7, 5), (16, 33), (70, 130), (640, 70)] {
-            let weight = Tensor::randn(0f32, 1., (out, columns), &Device::Cpu)?;
-            let x = Tensor::randn(0f32, 1., (few::ROWS + 3, columns), &Device::Cpu)?;
-            for rows in 1..few::ROWS + 3 {
-                let ours = product(&x.narrow(0, 1, rows)?, &weight)?;
-                let theirs = x.narrow(0, 1, rows)?.matmul(&weight.t()?)?;
-                let difference = (&ours - theirs)?.abs()?.max_all()?.to_scalar::<f32>()?;
-                assert!(difference < 1e-6 * columns as f32, "{rows} {columns} {out}");
-                if rows <= few::ROWS {
-                    let alone = product(&x.narrow(0, 1, 1)?, &weight)?;
-                    let first = ours.narrow(0, 0, 1)?;
-                    assert_eq!(first.to_vec2::<f32>()?, alone.to_vec2::<f32>()?);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    #[test]
-    fn bias_rank_and_dtype() -> Result<()> {
-        let weight = Tensor::randn(0f32, 1., (5, 8), &Device::Cpu)?;
-        let bias = Tensor::randn(0f32, 1., 5, &Device::Cpu)?;
-        let layer = Linear::new(weight, Some(bias));
-        for dims in [&[8][..], &[0, 8], &[2, 3, 8], &[2, 1, 20, 8]] {
-            let x = Tensor::randn(0f32, 1., dims, &Device::Cpu)?.to_dtype(DType::BF16)?;
-            let y = linear(&layer, &x)?;
-            assert_eq!((y.dtype(), y.dims().last()), (DType::BF16, Some(&5)));
-            let wide = linear(&layer, &x.to_dtype(DType::F32)?)?.to_dtype(DType::BF16)?;
-            let bits = |t: &Tensor| t.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
-            assert_eq!(bits(&y)?, bits(&wide)?);
-        }
-        Ok(())
-    }
-}
+mod tests;

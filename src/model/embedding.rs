@@ -1,5 +1,6 @@
 //! Token embeddings.
 
+use crate::linear::Weight;
 use candle_core::{DType, Result, Tensor};
 
 /// Looks ids up and scales them by `sqrt(hidden)`.
@@ -8,7 +9,7 @@ use candle_core::{DType, Result, Tensor};
 /// `Gemma3TextScaledWordEmbedding`; in bf16 `sqrt(640)` is 25.25).
 #[derive(Debug, Clone)]
 pub struct Embedding {
-    weight: Tensor,
+    weight: Weight,
     pub(crate) scale: f64,
 }
 
@@ -17,13 +18,13 @@ impl Embedding {
     ///
     /// # Errors
     /// A weight that is no matrix.
-    pub fn new(weight: Tensor) -> Result<Self> {
-        let scale = (weight.dim(1)? as f64).sqrt();
+    pub fn new(weight: Weight) -> Result<Self> {
+        let scale = (weight.dims()?.1 as f64).sqrt();
         Ok(Self { weight, scale })
     }
 
     /// The matrix, `[vocab, hidden]`.
-    pub fn weight(&self) -> &Tensor {
+    pub fn weight(&self) -> &Weight {
         &self.weight
     }
 
@@ -33,7 +34,7 @@ impl Embedding {
     /// An id out of the vocabulary.
     pub fn forward(&self, ids: &Tensor, dtype: DType) -> Result<Tensor> {
         let (batch, seq) = ids.dims2()?;
-        let rows = self.weight.index_select(&ids.flatten_all()?, 0)?.to_dtype(dtype)?;
+        let rows = self.weight.index_select(&ids.flatten_all()?)?.to_dtype(dtype)?;
         let scale = rounded(self.scale, dtype);
         (rows * scale)?.reshape((batch, seq, ()))
     }

@@ -8,6 +8,7 @@ use super::observer::{Block, Observer};
 use super::rope::RotaryEmbedding;
 use crate::activation::Activation;
 use crate::checkpoint::Config;
+use crate::linear::Weight;
 use crate::rounding::Rounding;
 use candle_core::{DType, Device, Module, Result, Tensor};
 use candle_nn::{Init, VarBuilder, kv_cache::KvCache};
@@ -61,15 +62,17 @@ impl Gemma {
     /// # Errors
     /// A family without supported attention, a tensor that is missing or has another shape.
     pub fn new(config: &Config, dtype: DType, vb: VarBuilder) -> Result<Self> {
-        Self::from_parts(config, dtype, vb.pp("model"), vb)
+        Self::from_parts(config, dtype, vb.pp("model"), vb, false)
     }
 
-    /// As [`Self::new`], where the backbone's tensors and the head's have prefixes of their own.
+    /// As [`Self::new`], where the backbone's tensors and the head's have prefixes of their own; if
+    /// `pack` is set, every matrix is packed as soon as it is loaded, and what it was made of freed.
     pub(super) fn from_parts(
         config: &Config,
         dtype: DType,
         vb: VarBuilder,
         head: VarBuilder,
+        pack: bool,
     ) -> Result<Self> {
         let stack = &config.stacks[0];
         let attention = match &stack.attention {
@@ -79,28 +82,32 @@ impl Gemma {
         let shape = (stack.vocab_size, stack.hidden_size);
         let stdev = (stack.hidden_size as f64).powf(-0.5);
         let init = Init::Randn { mean: 0.0, stdev };
-        let weight = vb.pp("embed_tokens").get_with_hints(shape, "weight", init)?;
-        let embedding = Embedding::new(weight)?;
+        let matrix = |vb: VarBuilder| {
+            let weight = Weight::Tensor(vb.get_with_hints(shape, "weight", init)?);
+            if pack { weight.packed() } else { Ok(weight) }
+        };
+        let embedding = Embedding::new(matrix(vb.pp("embed_tokens"))?)?;
         let mut layers: Vec<Layer> = vec![];
         for (i, layer) in attention.layers.iter().enumerate() {
             let known = layers.iter().map(|layer| &layer.attention.rope);
             let rope = known.into_iter().find(|rope| rope.fits(layer)).cloned();
             let rope = rope.unwrap_or_else(|| RotaryEmbedding::new(layer, attention.head_dim));
             let vb = vb.pp("layers").pp(i);
-            layers.push(Layer::new(config.family, stack, (attention, layer), rope, vb)?);
+            let layer = Layer::new(config.family, stack, (attention, layer), rope, vb)?;
+            layers.push(if pack { layer.packed()? } else { layer });
         }
         let norm = vb.pp("norm").get(stack.hidden_size, "weight")?;
         let head = match (attention.causal, stack.tied_head.value) {
             // An encoder predicts no tokens.
             (false, _) => None,
             (true, true) => Some(embedding.weight().clone()),
-            (true, false) => Some(head.pp("lm_head").get_with_hints(shape, "weight", init)?),
+            (true, false) => Some(matrix(head.pp("lm_head"))?),
         };
         Ok(Self {
             embedding,
             layers,
             norm: RmsNorm::new(norm, stack.rms_norm_eps),
-            head: head.map(|weight| Head::new(weight, stack.final_softcap)),
+            head: head.map(|weight| Head::new(weight, stack.final_softcap)).transpose()?,
             dtype,
         })
     }
@@ -162,7 +169,7 @@ impl Gemma {
 
     /// The same model without the soft-cap on its logits.
     pub(crate) fn without_final_softcap(&self) -> Self {
-        let head = self.head.as_ref().map(|head| Head::new(head.weight().clone(), None));
+        let head = self.head.as_ref().map(Head::without_softcap);
         Self { head, ..self.clone() }
     }
 

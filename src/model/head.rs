@@ -1,24 +1,33 @@
 //! Hidden states to logits.
 
-use crate::linear::linear;
+use crate::linear::Weight;
 use candle_core::{Result, Tensor};
-use candle_nn::Linear;
 
 /// The language-model head: a matrix, often the embedding's, and the family's soft-cap.
 #[derive(Debug, Clone)]
 pub struct Head {
-    weight: Tensor,
+    weight: Weight,
+    vocab_size: usize,
     softcap: Option<f64>,
 }
 
 impl Head {
     /// A head with weight `[vocab, hidden]` and, for Gemma 2, `cap·tanh(logits/cap)`.
-    pub fn new(weight: Tensor, softcap: Option<f64>) -> Self {
-        Self { weight, softcap }
+    ///
+    /// # Errors
+    /// A weight that is no matrix.
+    pub fn new(weight: Weight, softcap: Option<f64>) -> Result<Self> {
+        let (vocab_size, _) = weight.dims()?;
+        Ok(Self { weight, vocab_size, softcap })
+    }
+
+    /// The same weight without a soft-cap.
+    pub(crate) fn without_softcap(&self) -> Self {
+        Self { softcap: None, ..self.clone() }
     }
 
     /// Its matrix, `[vocab, hidden]`.
-    pub fn weight(&self) -> &Tensor {
+    pub fn weight(&self) -> &Weight {
         &self.weight
     }
 
@@ -29,7 +38,7 @@ impl Head {
 
     /// Rows of the vocabulary.
     pub fn vocab_size(&self) -> usize {
-        self.weight.dims()[0]
+        self.vocab_size
     }
 
     /// Normed hidden states `[..., hidden]` to logits `[..., vocab]`.
@@ -43,10 +52,9 @@ impl Head {
     /// The logits of `len` words from `start` on: `[..., len]`.
     ///
     /// # Errors
-    /// Words beyond the vocabulary.
+    /// Words beyond the vocabulary; of a packed head, a start that is no multiple of 32.
     pub fn rows(&self, hidden: &Tensor, start: usize, len: usize) -> Result<Tensor> {
-        let weight = self.weight.narrow(0, start, len)?;
-        let logits = linear(&Linear::new(weight, None), hidden)?;
+        let logits = self.weight.narrow(start, len)?.product(hidden, None)?;
         match self.softcap {
             Some(cap) => (logits / cap)?.tanh()? * cap,
             None => Ok(logits),

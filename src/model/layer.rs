@@ -71,6 +71,11 @@ impl Layer {
         })
     }
 
+    /// The same with its matrices packed.
+    pub(super) fn packed(self) -> Result<Self> {
+        Ok(Self { attention: self.attention.packed()?, mlp: self.mlp.packed()?, ..self })
+    }
+
     /// The gated block.
     pub fn mlp(&self) -> &GemmaMlp {
         &self.mlp

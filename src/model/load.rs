@@ -5,7 +5,7 @@ use super::layer::norm_names;
 use super::norm::RmsNorm;
 use crate::checkpoint::{AttentionConfig, BlockSpec, Checkpoint};
 use crate::error::Result;
-use crate::linear::held_dtype;
+use crate::linear::packs;
 use crate::mlp::{GemmaMlp, gemma_mlp_b};
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
@@ -13,8 +13,10 @@ use candle_nn::VarBuilder;
 impl Gemma {
     /// Loads a checkpoint's model to run in a dtype, under the activation that its config means.
     ///
-    /// On the CPU, weights of a half type are held widened to f32: products sum in f32 and round
-    /// once, and every activation in between has the model's dtype.
+    /// On the CPU, but for f64, its matrices are packed ([`crate::linear::Packed`]) in the dtype they
+    /// are stored in, or rounded to if that is wider than `dtype`: a bf16 checkpoint takes 2 bytes a
+    /// weight whatever it runs in. Products are summed in f32 and rounded once, and every activation
+    /// in between has the model's dtype. Packed weights do not train: see [`Self::new`].
     ///
     /// # Errors
     /// A family whose attention is not supported, a tensor that is missing or does not fit the
@@ -28,7 +30,7 @@ impl Gemma {
         let at =
             |prefix: &str| prefix.split_terminator('.').fold(vb.clone(), |vb, part| vb.pp(part));
         let head = checkpoint.head_prefix();
-        Ok(Self::from_parts(config, dtype, at(prefix), at(head))?)
+        Ok(Self::from_parts(config, dtype, at(prefix), at(head), packs(dtype, device))?)
     }
 }
 
@@ -44,7 +46,8 @@ pub fn load_mlp(
 ) -> Result<GemmaMlp> {
     let vb = var_builder(checkpoint, dtype, device).pp(&block.name);
     let (hidden, intermediate) = (block.hidden_size, block.intermediate_size);
-    Ok(gemma_mlp_b(hidden, intermediate, block.bias, block.activation.value, vb)?)
+    let mlp = gemma_mlp_b(hidden, intermediate, block.bias, block.activation.value, vb)?;
+    Ok(if packs(dtype, device) { mlp.packed()? } else { mlp })
 }
 
 /// The norm in front of a block, in f32.
@@ -58,9 +61,9 @@ pub(super) fn load_norm(
     Ok(RmsNorm::new(weight, block.eps))
 }
 
-/// Weights rounded to a dtype, and held as products need them.
+/// Weights rounded to a dtype, and held in it, or as they are stored where they will be packed.
 fn var_builder(checkpoint: &Checkpoint, dtype: DType, device: &Device) -> VarBuilder<'static> {
-    checkpoint.tensors().var_builder(dtype, held_dtype(dtype, device), device)
+    checkpoint.tensors().var_builder(dtype, packs(dtype, device), device)
 }
 
 /// Checks everything but the blocks, which were checked on opening, by the headers alone, so that

@@ -26,6 +26,7 @@ pub use ids::{TokenIds, parse_ids};
 pub use input::{InputKind, gaussian_input};
 pub use layer::Layer;
 pub use load::load_mlp;
+pub(crate) use norm::wide_dtype;
 pub use norm::{NormRounding, RmsNorm};
 pub use observer::{Block, Observer};
 pub use rope::{RopeRounding, RotaryEmbedding};

@@ -1,6 +1,6 @@
 //! Gemma's RMSNorm.
 
-use crate::contiguous::slice;
+use crate::operands::slice;
 use candle_core::{
     CpuStorage, CustomOp2, D, DType, Device, Layout, Module, Result, Shape, Tensor, WithDType,
 };
@@ -82,7 +82,7 @@ impl Module for RmsNorm {
 }
 
 /// f64 stays, everything else is computed in f32.
-pub(super) fn wide_dtype(dtype: DType) -> DType {
+pub(crate) fn wide_dtype(dtype: DType) -> DType {
     if dtype == DType::F64 { DType::F64 } else { DType::F32 }
 }
 

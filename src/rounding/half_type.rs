@@ -1,11 +1,10 @@
 //! A half type as the emulated arithmetics need it: 16 bits in, 16 bits out, f32 in between.
 
+use crate::operands::slice;
 use candle_core::{CpuStorage, DType, Layout, Result};
 use half::slice::HalfFloatSliceExt;
 use half::vec::HalfBitsVecExt;
 use half::{bf16, f16};
-
-use crate::contiguous;
 
 /// One of the two half types.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,8 +47,8 @@ impl Half {
     /// The bits of a contiguous tensor of this type.
     pub(super) fn slice<'a>(self, storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [u16]> {
         Ok(match self {
-            Self::Bf16 => contiguous::slice::<bf16>(storage, layout)?.reinterpret_cast(),
-            Self::F16 => contiguous::slice::<f16>(storage, layout)?.reinterpret_cast(),
+            Self::Bf16 => slice::<bf16>(storage, layout)?.reinterpret_cast(),
+            Self::F16 => slice::<f16>(storage, layout)?.reinterpret_cast(),
         })
     }
 

@@ -16,8 +16,9 @@ mod sleef;
 pub use framework::Framework;
 
 use crate::activation::Activation;
-use crate::geglu::{activate, check_pair, geglu};
+use crate::geglu::{activate, geglu};
 use crate::gelu::Gelu;
+use crate::operands::check_pair;
 use candle_core::{DType, Result, Tensor};
 use emulated::Emulated;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};

@@ -6,10 +6,10 @@ mod visible;
 use super::norm::{RmsNorm, wide_dtype};
 use super::rope::RotaryEmbedding;
 use crate::checkpoint::{AttentionConfig, LayerAttention};
-use crate::linear::linear;
+use crate::linear::Linear;
 use candle_core::{D, Module, Result, Tensor};
 use candle_nn::kv_cache::KvCache;
-use candle_nn::{Linear, VarBuilder, linear_b};
+use candle_nn::{VarBuilder, linear_b};
 use softmax::{Scores, softmax};
 use visible::Visible;
 
@@ -56,7 +56,9 @@ impl Attention {
             config.num_attention_heads * config.head_dim,
             config.num_key_value_heads * config.head_dim,
         );
-        let linear = |rows, columns, name| linear_b(rows, columns, config.bias, vb.pp(name));
+        let linear = |columns, rows, name| {
+            linear_b(columns, rows, config.bias, vb.pp(name)).map(Linear::from)
+        };
         let norm = |name| -> Result<RmsNorm> {
             Ok(RmsNorm::new(vb.pp(name).get(config.head_dim, "weight")?, eps))
         };
@@ -109,7 +111,18 @@ impl Attention {
         });
         let attended = Tensor::cat(&chunks.collect::<Result<Vec<_>>>()?, 2)?; // [batch, heads, seq, head_dim]
         let attended = attended.transpose(1, 2)?.contiguous()?.flatten_from(D::Minus2)?;
-        linear(&self.o_proj, &attended.to_dtype(x.dtype())?)
+        self.o_proj.forward(&attended.to_dtype(x.dtype())?)
+    }
+
+    /// The same with its projections packed.
+    pub(super) fn packed(self) -> Result<Self> {
+        Ok(Self {
+            q_proj: self.q_proj.packed()?,
+            k_proj: self.k_proj.packed()?,
+            v_proj: self.v_proj.packed()?,
+            o_proj: self.o_proj.packed()?,
+            ..self
+        })
     }
 
     /// The factor on its scores, to be changed.
@@ -125,7 +138,7 @@ impl Attention {
     /// A projection of `x`, split into heads and widened: `[batch, heads, seq, head_dim]`.
     fn heads(&self, projection: &Linear, x: &Tensor, heads: usize) -> Result<Tensor> {
         let (batch, seq, _) = x.dims3()?;
-        let projected = linear(projection, x)?.to_dtype(wide_dtype(x.dtype()))?;
+        let projected = projection.forward(x)?.to_dtype(wide_dtype(x.dtype()))?;
         projected.reshape((batch, seq, heads, self.head_dim))?.transpose(1, 2)?.contiguous()
     }
 

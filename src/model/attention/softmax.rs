@@ -1,8 +1,8 @@
 //! Scores to weights: scaling, soft-capping, masking and softmax.
 
 use super::visible::Visible;
-use crate::contiguous::slice;
 use crate::exp::{exp, vectorized};
+use crate::operands::slice;
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor, WithDType};
 use rayon::prelude::*;
 

@@ -4,17 +4,23 @@
 //! `models/gemma*/modeling_gemma*.py`), `RecurrentGemmaMlp` (the same with biases) and
 //! `FeedForward` (DeepMind's `gemma/gm/nn/_modules.py`).
 
+mod fused;
+
 use crate::activation::Activation;
 use crate::gelu::Gelu;
-use crate::linear::linear;
+use crate::linear::{Linear, Packed, Weight, packed_product};
 use crate::rounding::Rounding;
-use candle_core::{D, Module, Result, Tensor, Var};
-use candle_nn::{Linear, VarBuilder, linear_b};
+use candle_core::{D, DType, Module, Result, Tensor, Var};
+use candle_nn::{VarBuilder, linear_b};
+use fused::Fused;
 
 /// The gated block, with the activation as a switch.
 ///
-/// Takes `[..., hidden]` of any rank and any batch shape, returns the same shape and dtype. The
-/// products are taken in the weights' dtype, which may be wider than the input's. Cloning it, or switching its activation, copies no weights.
+/// Takes `[..., hidden]` of any rank and any batch shape, returns the same shape and dtype. Cloning
+/// it, or switching its activation, copies no weights.
+///
+/// Its weights are tensors, which train, and whose products are candle's, in the weights' dtype;
+/// [`Self::packed`] makes of it the same block for inference on a CPU, at the machine's limit.
 ///
 /// ```
 /// use candle_core::{DType, Device, Module, Tensor};
@@ -46,6 +52,8 @@ enum Projection {
     },
     /// One weight `[2 * intermediate, hidden]`, gate's rows first.
     Fused(Linear),
+    /// Both packed into one stream, and their bias, `[2, intermediate]`.
+    Packed(Packed, Option<Tensor>),
 }
 
 /// What the two projections make of an input, before any activation.
@@ -124,15 +132,56 @@ pub fn gemma_mlp_b(
 
 impl GemmaMlp {
     /// A block of three layers: `gate` and `up` from hidden to intermediate, `down` back.
-    pub fn new(gate: Linear, up: Linear, down: Linear, activation: impl Into<Activation>) -> Self {
-        let gate_up = Projection::Separate { gate, up };
-        Self { gate_up, down, activation: activation.into(), rounding: Rounding::Once }
+    pub fn new(
+        gate: impl Into<Linear>,
+        up: impl Into<Linear>,
+        down: impl Into<Linear>,
+        activation: impl Into<Activation>,
+    ) -> Self {
+        let gate_up = Projection::Separate { gate: gate.into(), up: up.into() };
+        Self::of(gate_up, down.into(), activation.into())
     }
 
     /// A block whose `gate_up` weight is `[2 * intermediate, hidden]`, gate's rows first.
-    pub fn from_fused(gate_up: Linear, down: Linear, activation: impl Into<Activation>) -> Self {
-        let gate_up = Projection::Fused(gate_up);
-        Self { gate_up, down, activation: activation.into(), rounding: Rounding::Once }
+    pub fn from_fused(
+        gate_up: impl Into<Linear>,
+        down: impl Into<Linear>,
+        activation: impl Into<Activation>,
+    ) -> Self {
+        Self::of(Projection::Fused(gate_up.into()), down.into(), activation.into())
+    }
+
+    fn of(gate_up: Projection, down: Linear, activation: Activation) -> Self {
+        Self { gate_up, down, activation, rounding: Rounding::Once }
+    }
+
+    /// The same block for inference on the CPU, its weights packed in the dtype they have: for any
+    /// number of tokens it runs at what the machine's memory or arithmetic allows. Its weights are
+    /// constants to a backward pass, which goes through to the input.
+    ///
+    /// Inputs may be f32, bf16 or f16. Sums are f32; a token has the same bits alone and in a batch,
+    /// and for any number of threads.
+    ///
+    /// # Errors
+    /// Weights that are not in the CPU's memory, or of another dtype than f32, bf16 and f16.
+    pub fn packed(&self) -> Result<Self> {
+        let (gate, up) = match &self.gate_up {
+            Projection::Packed(..) => return Ok(self.clone()),
+            Projection::Separate { gate, up } => (gate.clone(), up.clone()),
+            Projection::Fused(both) => halves(both)?,
+        };
+        let tensor = |layer: &Linear| match layer.weight() {
+            Weight::Tensor(weight) => Ok(weight.clone()),
+            Weight::Packed(packed) => packed.unpacked().map(|mut weights| weights.swap_remove(0)),
+        };
+        let weight = Packed::interleaved(&[&tensor(&gate)?, &tensor(&up)?])?;
+        let bias = match (gate.bias(), up.bias()) {
+            (Some(gate), Some(up)) => Some(Tensor::stack(&[gate, up], 0)?),
+            (None, None) => None,
+            _ => candle_core::bail!("gate and up have a bias, or neither has one"),
+        };
+        let gate_up = Projection::Packed(weight, bias);
+        Ok(Self { gate_up, down: self.down.packed()?, ..self.clone() })
     }
 
     /// The activation in use.
@@ -141,24 +190,36 @@ impl GemmaMlp {
     }
 
     /// The same block with copies of its weight matrices as variables, and these: gate, up and down,
-    /// or gate and up in one, and down. After a backward pass each has a gradient.
+    /// or gate and up in one, and down. After a backward pass each has a gradient. Those of a packed
+    /// block are f32.
     ///
     /// # Errors
     /// candle's, if the device is out of memory.
     pub fn with_variables(&self) -> Result<(Self, Vec<Var>)> {
         let mut variables = vec![];
-        let mut variable = |layer: &Linear| {
-            let weight = Var::from_tensor(layer.weight())?;
+        let mut variable = |weight: &Tensor, bias: Option<&Tensor>| {
+            let weight = Var::from_tensor(weight)?;
             variables.push(weight.clone());
-            Ok::<_, candle_core::Error>(Linear::new(weight.into_inner(), layer.bias().cloned()))
+            let weight = Weight::Tensor(weight.into_inner());
+            Ok::<_, candle_core::Error>(Linear::new(weight, bias.cloned()))
+        };
+        let tensor = |layer: &Linear| match layer.weight() {
+            Weight::Tensor(weight) => Ok(weight.clone()),
+            packed => packed.to_tensor(DType::F32),
         };
         let gate_up = match &self.gate_up {
-            Projection::Separate { gate, up } => {
-                Projection::Separate { gate: variable(gate)?, up: variable(up)? }
+            Projection::Separate { gate, up } => Projection::Separate {
+                gate: variable(&tensor(gate)?, gate.bias())?,
+                up: variable(&tensor(up)?, up.bias())?,
+            },
+            Projection::Fused(both) => Projection::Fused(variable(&tensor(both)?, both.bias())?),
+            Projection::Packed(weight, bias) => {
+                let both = Weight::Packed(weight.clone()).to_tensor(DType::F32)?;
+                let bias = bias.as_ref().map(Tensor::flatten_all).transpose()?;
+                Projection::Fused(variable(&both, bias.as_ref())?)
             }
-            Projection::Fused(gate_up) => Projection::Fused(variable(gate_up)?),
         };
-        let down = variable(&self.down)?;
+        let down = variable(&tensor(&self.down)?, self.down.bias())?;
         Ok((Self { gate_up, down, ..self.clone() }, variables))
     }
 
@@ -174,10 +235,16 @@ impl GemmaMlp {
     pub fn project(&self, xs: &Tensor) -> Result<GateUp> {
         match &self.gate_up {
             Projection::Separate { gate, up } => {
-                Ok(GateUp { gate: linear(gate, xs)?, up: linear(up, xs)? })
+                Ok(GateUp { gate: gate.forward(xs)?, up: up.forward(xs)? })
+            }
+            Projection::Packed(weight, bias) => {
+                let both = packed_product(weight, &xs.flatten_to(D::Minus2)?, bias.as_ref())?;
+                let dims = [&xs.dims()[..xs.rank() - 1], &[weight.rows()]].concat();
+                let part = |i: usize| both.get(i)?.reshape(dims.as_slice()); // [..., intermediate]
+                Ok(GateUp { gate: part(0)?, up: part(1)? })
             }
             Projection::Fused(gate_up) => {
-                let both = linear(gate_up, xs)?; // [..., 2 * intermediate]
+                let both = gate_up.forward(xs)?; // [..., 2 * intermediate]
                 let intermediate = both.dim(D::Minus1)? / 2;
                 Ok(GateUp {
                     gate: both.narrow(D::Minus1, 0, intermediate)?,
@@ -206,7 +273,7 @@ impl GemmaMlp {
     /// # Errors
     /// A product whose last dimension is not the intermediate size.
     pub fn down(&self, product: &Tensor) -> Result<Tensor> {
-        linear(&self.down, product)
+        self.down.forward(product)
     }
 
     /// The second half: `down(activation(gate) ⊙ up)`, `[..., hidden]`.
@@ -223,9 +290,30 @@ impl GemmaMlp {
     /// # Errors
     /// As [`Self::project`].
     pub fn forward_pair(&self, xs: &Tensor) -> Result<Pair> {
+        if let Some(fused) = self.fused(xs, &[Activation::EXACT, Activation::TANH]) {
+            let both = fused.forward(xs)?; // [2, ..., hidden]
+            return Ok(Pair { exact: both.get(0)?, tanh: both.get(1)? });
+        }
         let projected = self.project(xs)?;
         let under = |gelu: Gelu| self.with_activation(gelu).finish(&projected);
         Ok(Pair { exact: under(Gelu::Exact)?, tanh: under(Gelu::Tanh)? })
+    }
+
+    /// The block in one operation, for some activations: if it is packed, rounds once, and no
+    /// gradient is asked for.
+    fn fused(&self, xs: &Tensor, activations: &[Activation]) -> Option<Fused> {
+        match (&self.gate_up, self.down.weight()) {
+            (Projection::Packed(gate_up, bias), Weight::Packed(down))
+                if self.rounding == Rounding::Once && !xs.track_op() =>
+            {
+                Some(Fused {
+                    gate_up: (gate_up.clone(), bias.clone()),
+                    down: (down.clone(), self.down.bias().cloned()),
+                    activations: activations.into(),
+                })
+            }
+            _ => None,
+        }
     }
 
     /// A forward pass that keeps every intermediate. `output` has the bits that
@@ -261,8 +349,22 @@ impl GemmaMlp {
 
 impl Module for GemmaMlp {
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        self.finish(&self.project(xs)?)
+        match self.fused(xs, &[self.activation]) {
+            Some(fused) => fused.forward(xs)?.get(0),
+            None => self.finish(&self.project(xs)?),
+        }
     }
+}
+
+/// A layer whose weight is `[2n, in]` as two.
+fn halves(both: &Linear) -> Result<(Linear, Linear)> {
+    let n = both.weight().dims()?.0 / 2;
+    let half = |at: usize| {
+        let weight = both.weight().narrow(at, n)?;
+        let bias = both.bias().map(|bias| bias.narrow(0, at, n)).transpose()?;
+        Ok::<_, candle_core::Error>(Linear::new(weight, bias))
+    };
+    Ok((half(0)?, half(n)?))
 }
 
 #[cfg(test)]
@@ -344,6 +446,55 @@ mod tests {
         let x = Tensor::randn(0f32, 1., (3, 8, 2), &Device::Cpu)?.transpose(1, 2)?; // strided
         assert_eq!(bits(&mlp.forward(&x)?), bits(&mlp.forward(&x.contiguous()?)?));
         assert!(mlp.forward(&Tensor::zeros((2, 7), DType::F32, &Device::Cpu)?).is_err());
+        Ok(())
+    }
+
+    /// In one operation or in steps, with odd sizes, biases, any dtype: the same bits, and near the
+    /// block of tensors.
+    #[test]
+    fn packed_block() -> Result<()> {
+        for (hidden, intermediate, rows) in [(8, 12, 3), (33, 71, 1), (70, 300, 14), (64, 513, 0)] {
+            for (bias, of_x, of_weights) in [
+                (false, DType::F32, DType::F32),
+                (true, DType::F32, DType::BF16),
+                (true, DType::BF16, DType::BF16),
+                (false, DType::F16, DType::F32),
+            ] {
+                let varmap = VarMap::new();
+                let vb = VarBuilder::from_varmap(&varmap, DType::F32, &Device::Cpu);
+                let mlp = gemma_mlp_b(hidden, intermediate, bias, Gelu::Tanh, vb)?;
+                let layers = |mlp: &GemmaMlp| -> Result<GemmaMlp> {
+                    let Projection::Separate { gate, up } = &mlp.gate_up else {
+                        candle_core::bail!("gate and up are separate here")
+                    };
+                    let [gate, up, down] = [gate, up, &mlp.down].map(|layer| -> Result<Linear> {
+                        let weight = layer.weight().to_tensor(of_weights)?;
+                        Ok(Linear::new(Weight::Tensor(weight), layer.bias().cloned()))
+                    });
+                    Ok(GemmaMlp::new(gate?, up?, down?, Gelu::Tanh))
+                };
+                let packed = layers(&mlp)?.packed()?;
+                let x = Tensor::randn(0f32, 1., (rows, hidden), &Device::Cpu)?.to_dtype(of_x)?;
+                let wide = |t: &Tensor| bits(&t.to_dtype(DType::F32).unwrap());
+                let pair = packed.forward_pair(&x)?;
+                let exact = packed.with_activation(Gelu::Exact);
+                assert_eq!(wide(&pair.tanh), wide(&packed.forward(&x)?));
+                assert_eq!(wide(&pair.exact), wide(&exact.forward(&x)?));
+                assert_eq!(wide(&pair.tanh), wide(&packed.finish(&packed.project(&x)?)?));
+                assert_eq!(wide(&pair.exact), wide(&exact.trace(&x)?.output));
+                if rows > 0 {
+                    let difference = (pair.tanh.to_dtype(DType::F32)?
+                        - mlp.forward(&x.to_dtype(DType::F32)?)?)?;
+                    let bound =
+                        if of_x == DType::F32 && of_weights == DType::F32 { 1e-5 } else { 0.1 };
+                    let difference = difference.abs()?.max_all()?.to_scalar::<f32>()?;
+                    assert!(difference < bound, "{difference}");
+                }
+                let (variables, vars) = packed.with_variables()?;
+                assert_eq!(vars.len(), 2);
+                assert_eq!(wide(&variables.packed()?.forward(&x)?), wide(&pair.tanh));
+            }
+        }
         Ok(())
     }
 

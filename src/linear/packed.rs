@@ -1,0 +1,252 @@
+//! Matrices in the order in which the kernels read them.
+
+use super::convert::Number;
+use super::kernel::{PANEL, Panels};
+use super::rows::{Rows, with_memory};
+use super::stored::Stored;
+use super::strips::strips;
+use crate::operands::slice;
+use candle_core::{DType, Device, Error, Result, Storage, Tensor, WithDType};
+use half::{bf16, f16};
+use pulp::Arch;
+use rayon::prelude::*;
+use std::cell::Cell;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// A weight `[out, in]` that stays, packed for products on the CPU: in the dtype it was stored in,
+/// 32 rows side by side, column after column. Cloning shares it.
+///
+/// It may be several matrices of one shape, whose panels alternate, so that what is multiplied by
+/// the same x is read in one stream.
+#[derive(Debug, Clone)]
+pub struct Packed {
+    data: Arc<Data>,
+    /// The first panel, of each part, that belongs to it.
+    first: usize,
+    parts: usize,
+    rows: usize,
+    columns: usize,
+}
+
+#[derive(Debug)]
+enum Data {
+    F32(Vec<<f32 as Stored>::Columns>),
+    BF16(Vec<<bf16 as Stored>::Columns>),
+    F16(Vec<<f16 as Stored>::Columns>),
+}
+
+/// Evaluates an expression with the columns of a packed matrix and their dtype.
+macro_rules! with_columns {
+    ($data:expr, $W:ident, $columns:ident => $call:expr) => {
+        match $data {
+            Data::F32($columns) => {
+                type $W = f32;
+                $call
+            }
+            Data::BF16($columns) => {
+                type $W = bf16;
+                $call
+            }
+            Data::F16($columns) => {
+                type $W = f16;
+                $call
+            }
+        }
+    };
+}
+
+impl Packed {
+    /// Packs a weight, `[out, in]`, with all threads.
+    ///
+    /// # Errors
+    /// A weight that is no matrix, that is not in the CPU's memory, or of another dtype than f32,
+    /// bf16 and f16.
+    pub fn new(weight: &Tensor) -> Result<Self> {
+        Self::interleaved(&[weight])
+    }
+
+    /// Packs weights of one shape, `[out, in]`, into one stream.
+    ///
+    /// # Errors
+    /// As [`Self::new`]; shapes or dtypes that differ.
+    pub fn interleaved(weights: &[&Tensor]) -> Result<Self> {
+        let Some(first) = weights.first() else { candle_core::bail!("no weight to pack") };
+        let (rows, columns) = first.dims2()?;
+        for weight in weights {
+            crate::operands::check_pair(first, weight, "pack")?;
+        }
+        let data = match first.dtype() {
+            DType::F32 => pack::<f32>(weights, rows, columns).map(Data::F32),
+            DType::BF16 => pack::<bf16>(weights, rows, columns).map(Data::BF16),
+            DType::F16 => pack::<f16>(weights, rows, columns).map(Data::F16),
+            dtype => Err(Error::UnsupportedDTypeForOp(dtype, "pack")),
+        }?;
+        Ok(Self { data: Arc::new(data), first: 0, parts: weights.len(), rows, columns })
+    }
+
+    /// Rows of each of its matrices, which is how many numbers come out.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Columns, which is how many numbers of x go in.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// How many matrices it holds.
+    pub fn parts(&self) -> usize {
+        self.parts
+    }
+
+    /// What it is stored in.
+    pub fn dtype(&self) -> DType {
+        match &*self.data {
+            Data::F32(_) => DType::F32,
+            Data::BF16(_) => DType::BF16,
+            Data::F16(_) => DType::F16,
+        }
+    }
+
+    /// Whether two are the same memory.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.data, &other.data) && (self.first, self.rows) == (other.first, other.rows)
+    }
+
+    /// Some of its rows, without a copy.
+    ///
+    /// # Errors
+    /// Rows that do not exist, or that do not start at a multiple of 32.
+    pub fn narrow(&self, start: usize, len: usize) -> Result<Self> {
+        if !start.is_multiple_of(PANEL) || start + len > self.rows {
+            candle_core::bail!("rows {start} to {} of a packed {}", start + len, self.rows)
+        }
+        Ok(Self { first: self.first + start / PANEL, rows: len, ..self.clone() })
+    }
+
+    /// The matrices as tensors `[rows, columns]`, in the dtype they are stored in.
+    ///
+    /// # Errors
+    /// candle's, if memory runs out.
+    pub fn unpacked(&self) -> Result<Vec<Tensor>> {
+        let all: Vec<usize> = (0..self.rows).collect();
+        (0..self.parts).map(|part| self.gather(part, &all)).collect()
+    }
+
+    /// Some rows of the first matrix as a tensor, `[ids, columns]`, in the dtype it is stored in.
+    ///
+    /// # Errors
+    /// A row that does not exist.
+    pub fn index_select(&self, ids: &[usize]) -> Result<Tensor> {
+        if let Some(id) = ids.iter().find(|&&id| id >= self.rows) {
+            candle_core::bail!("row {id} of {}", self.rows)
+        }
+        self.gather(0, ids)
+    }
+
+    fn gather(&self, part: usize, rows: &[usize]) -> Result<Tensor> {
+        let (pairs, shape) = (self.pairs(), (rows.len(), self.columns));
+        with_columns!(&*self.data, W, data => {
+            let mut gathered = vec![<W as WithDType>::from_f64(0.0); rows.len() * self.columns];
+            let out = gathered.par_chunks_mut(self.columns.max(1)).zip(rows);
+            out.for_each(|(out, &row)| {
+                let panel = (self.first + row / PANEL) * self.parts + part;
+                for (column, out) in out.iter_mut().enumerate() {
+                    let columns = &data[panel * pairs + column / 2];
+                    *out = <W as Stored>::get(columns, row % PANEL, column % 2 == 1);
+                }
+            });
+            Tensor::from_vec(gathered, shape, &Device::Cpu)
+        })
+    }
+
+    /// Pairs of columns in a panel.
+    fn pairs(&self) -> usize {
+        self.columns.div_ceil(2)
+    }
+
+    /// Panels of each matrix that one thread takes at a time: enough work for it to be worth
+    /// taking, and enough such pieces for all threads to end together. A power of two up to 8.
+    pub(crate) fn panels_at_a_time(&self) -> usize {
+        let fair = self.rows.div_ceil(PANEL) / (4 * rayon::current_num_threads());
+        1 << fair.clamp(1, 8).ilog2()
+    }
+
+    /// Calls `f` with the products of x and some rows, which start at a multiple of 32:
+    /// `[count, panels, parts, 32]`, in f32. The last panel may hold rows behind the last one,
+    /// whose products are without meaning.
+    pub(crate) fn sums<R>(
+        &self,
+        x: Rows,
+        rows: Range<usize>,
+        f: impl FnOnce(&mut [f32]) -> R,
+    ) -> R {
+        thread_local!(static SUMS: Cell<Vec<f32>> = const { Cell::new(vec![]) });
+        let panels = rows.start / PANEL..rows.end.div_ceil(PANEL);
+        let pairs = self.pairs();
+        let range = (self.first + panels.start) * self.parts * pairs
+            ..(self.first + panels.end) * self.parts * pairs;
+        with_memory(&SUMS, 0.0, x.count() * panels.len() * self.parts * PANEL, |sums| {
+            with_columns!(&*self.data, W, data => {
+                let (rows, panels) = (x.count(), &data[range]);
+                let work = Panels::<W> { x: x.blocks, rows, panels, pairs, sums: &mut *sums };
+                Arch::new().dispatch(work);
+            });
+            f(sums)
+        })
+    }
+
+    /// Writes `x·weightᵀ + bias`, rounded once, for each matrix: `[parts, count, rows]`. A bias is
+    /// `[parts, rows]`.
+    pub(crate) fn product<T: Number>(&self, x: Rows, bias: Option<&[f32]>, out: &mut [T]) {
+        let step = self.panels_at_a_time() * PANEL;
+        strips(out, self.rows, step).for_each(|mut strip| {
+            let columns = strip.columns();
+            self.sums(x, columns.clone(), |sums| {
+                let panels = sums.chunks_exact_mut(PANEL);
+                for (i, sums) in panels.enumerate() {
+                    let per_row = columns.len().div_ceil(PANEL) * self.parts;
+                    let (row, panel, part) =
+                        (i / per_row, i % per_row / self.parts, i % self.parts);
+                    let len = PANEL.min(columns.len() - panel * PANEL);
+                    let sums = &mut sums[..len];
+                    if let Some(bias) = bias {
+                        let at = part * self.rows + columns.start + panel * PANEL;
+                        sums.iter_mut().zip(&bias[at..]).for_each(|(sum, bias)| *sum += bias);
+                    }
+                    let out = strip.row(part * x.count() + row);
+                    T::from_f32s(sums, &mut out[panel * PANEL..][..len]);
+                }
+            });
+        });
+    }
+}
+
+/// The panels of matrices in turns: `[panels, parts, columns / 2]`.
+fn pack<W: Stored>(weights: &[&Tensor], rows: usize, columns: usize) -> Result<Vec<W::Columns>> {
+    let weights = weights.iter().map(|weight| weight.contiguous()).collect::<Result<Vec<_>>>()?;
+    let storages: Vec<_> = weights.iter().map(|weight| weight.storage_and_layout()).collect();
+    let mut parts = vec![];
+    for (storage, layout) in &storages {
+        match &**storage {
+            Storage::Cpu(storage) => parts.push(slice::<W>(storage, layout)?),
+            _ => candle_core::bail!("weights are packed in the CPU's memory"),
+        }
+    }
+    let pairs = columns.div_ceil(2);
+    let count = rows.div_ceil(PANEL) * parts.len() * pairs;
+    let zero = <W as WithDType>::from_f64(0.0);
+    let pack = |i: usize| {
+        let (panel, column) = (i / pairs, i % pairs * 2);
+        let (panel, part) = (panel / parts.len(), parts[panel % parts.len()]);
+        let at = |column: usize| {
+            std::array::from_fn(|lane| match panel * PANEL + lane {
+                row if row < rows && column < columns => part[row * columns + column],
+                _ => zero,
+            })
+        };
+        W::pack(at(column), at(column + 1))
+    };
+    Ok((0..count).into_par_iter().with_min_len(pairs.max(1)).map(pack).collect())
+}

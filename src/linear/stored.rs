@@ -1,0 +1,113 @@
+//! The dtypes that packed weights are stored in, and how a vector of them becomes f32.
+
+use super::kernel::PANEL;
+use candle_core::WithDType;
+use half::{bf16, f16};
+use pulp::Simd;
+
+/// What two neighbouring columns of a panel hold, on a cache line's boundary: f32 as 32 numbers of
+/// the one and 32 of the other; half types as 32 pairs, the first column's number in the low bits,
+/// so that one load gives both.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+pub struct Columns<const N: usize>([u32; N]);
+
+/// A dtype of packed weights.
+pub trait Stored: WithDType {
+    /// Two columns of a panel.
+    type Columns: Copy + Send + Sync + std::fmt::Debug;
+
+    /// Packs two columns, each given by its rows.
+    fn pack(first: [Self; PANEL], second: [Self; PANEL]) -> Self::Columns;
+
+    /// The number of a row in the first or the second column.
+    fn get(columns: &Self::Columns, row: usize, second: bool) -> Self;
+
+    /// The `at`-th vector of the first column and of the second, as f32, which is exact.
+    fn load<S: Simd>(simd: S, columns: &Self::Columns, at: usize) -> [S::f32s; 2];
+}
+
+impl Stored for f32 {
+    type Columns = Columns<{ 2 * PANEL }>;
+
+    fn pack(first: [f32; PANEL], second: [f32; PANEL]) -> Self::Columns {
+        let mut both = [0; 2 * PANEL];
+        for (both, x) in both.iter_mut().zip(first.into_iter().chain(second)) {
+            *both = x.to_bits();
+        }
+        Columns(both)
+    }
+
+    fn get(columns: &Self::Columns, row: usize, second: bool) -> f32 {
+        f32::from_bits(columns.0[row + if second { PANEL } else { 0 }])
+    }
+
+    #[inline(always)]
+    fn load<S: Simd>(simd: S, columns: &Self::Columns, at: usize) -> [S::f32s; 2] {
+        let vectors = S::as_simd_u32s(&columns.0).0;
+        [at, at + PANEL / S::F32_LANES].map(|at| simd.transmute_f32s_u32s(vectors[at]))
+    }
+}
+
+impl Stored for bf16 {
+    type Columns = Columns<PANEL>;
+
+    fn pack(first: [bf16; PANEL], second: [bf16; PANEL]) -> Self::Columns {
+        Columns(std::array::from_fn(|row| pair(first[row].to_bits(), second[row].to_bits())))
+    }
+
+    fn get(columns: &Self::Columns, row: usize, second: bool) -> bf16 {
+        bf16::from_bits(half_of(columns.0[row], second))
+    }
+
+    /// A bf16 is the upper half of the f32.
+    #[inline(always)]
+    fn load<S: Simd>(simd: S, columns: &Self::Columns, at: usize) -> [S::f32s; 2] {
+        let pairs = S::as_simd_u32s(&columns.0).0[at];
+        let first = simd.wrapping_dyn_shl_u32s(pairs, simd.splat_u32s(16));
+        let second = simd.and_u32s(pairs, simd.splat_u32s(0xffff_0000));
+        [first, second].map(|bits| simd.transmute_f32s_u32s(bits))
+    }
+}
+
+impl Stored for f16 {
+    type Columns = Columns<PANEL>;
+
+    fn pack(first: [f16; PANEL], second: [f16; PANEL]) -> Self::Columns {
+        Columns(std::array::from_fn(|row| pair(first[row].to_bits(), second[row].to_bits())))
+    }
+
+    fn get(columns: &Self::Columns, row: usize, second: bool) -> f16 {
+        f16::from_bits(half_of(columns.0[row], second))
+    }
+
+    #[inline(always)]
+    fn load<S: Simd>(simd: S, columns: &Self::Columns, at: usize) -> [S::f32s; 2] {
+        let pairs = S::as_simd_u32s(&columns.0).0[at];
+        [simd.wrapping_dyn_shl_u32s(pairs, simd.splat_u32s(16)), pairs]
+            .map(|upper| widen_f16(simd, upper))
+    }
+}
+
+fn pair(first: u16, second: u16) -> u32 {
+    u32::from(first) | u32::from(second) << 16
+}
+
+fn half_of(pair: u32, second: bool) -> u16 {
+    (pair >> if second { 16 } else { 0 }) as u16
+}
+
+/// The f16 in the upper bits of every lane: its exponent and mantissa, moved to where f32 has
+/// them, are off by a power of two, which one multiplication mends exactly, subnormals too; only
+/// infinities and NaN need their exponent set.
+#[inline(always)]
+fn widen_f16<S: Simd>(simd: S, upper: S::u32s) -> S::f32s {
+    let magnitude = simd.and_u32s(upper, simd.splat_u32s(0x7fff_0000));
+    let moved = simd.wrapping_dyn_shr_u32s(magnitude, simd.splat_u32s(3));
+    let scaled = simd.mul_f32s(simd.transmute_f32s_u32s(moved), simd.splat_f32s(2f32.powi(112)));
+    let special = simd.greater_than_or_equal_u32s(magnitude, simd.splat_u32s(0x7c00_0000));
+    let exponent = simd.select_u32s(special, simd.splat_u32s(0x7f80_0000), simd.splat_u32s(0));
+    let sign = simd.and_u32s(upper, simd.splat_u32s(0x8000_0000));
+    let bits = simd.or_u32s(simd.transmute_u32s_f32s(scaled), simd.or_u32s(exponent, sign));
+    simd.transmute_f32s_u32s(bits)
+}

@@ -1,0 +1,182 @@
+//! The packed block in one operation: what is between gate and down stays in the cache, in the
+//! order in which down reads it.
+
+use crate::activation::Activation;
+use crate::float::{BLOCK as ELEMENTS, Float, buffer};
+use crate::geglu::gated;
+use crate::linear::{BLOCK, Number, PANEL, Packed, Rows, Strip, strips, with_memory};
+use crate::operands::slice;
+use crate::pointwise::Pointwise;
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CustomOp1, D, DType, Error, Layout, Result, Shape, Tensor};
+use half::{bf16, f16};
+use rayon::prelude::*;
+use std::cell::Cell;
+use std::ops::Range;
+
+/// A block under some activations: `[rows, hidden]` to `[activations, rows, hidden]`.
+pub(super) struct Fused {
+    /// Gate and up in one, `[2, intermediate, hidden]`, and their bias, `[2, intermediate]`.
+    pub gate_up: (Packed, Option<Tensor>),
+    /// `[hidden, intermediate]`, and its bias.
+    pub down: (Packed, Option<Tensor>),
+    pub activations: Vec<Activation>,
+}
+
+impl Fused {
+    /// `[..., hidden]` to `[activations, ..., hidden]`.
+    pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        let hidden = xs.dim(D::Minus1)?;
+        let rows = xs.elem_count().checked_div(hidden).unwrap_or(0);
+        let dims = [&[self.activations.len()], xs.dims()].concat();
+        let biases = Biases { gate_up: numbers(&self.gate_up.1)?, down: numbers(&self.down.1)? };
+        let x = xs.reshape((rows, hidden))?.contiguous()?;
+        x.apply_op1_no_bwd(&Op { block: self, biases })?.reshape(dims)
+    }
+}
+
+fn numbers(bias: &Option<Tensor>) -> Result<Option<Vec<f32>>> {
+    let numbers = |bias: &Tensor| bias.to_dtype(DType::F32)?.flatten_all()?.to_vec1();
+    bias.as_ref().map(numbers).transpose()
+}
+
+struct Biases {
+    gate_up: Option<Vec<f32>>,
+    down: Option<Vec<f32>>,
+}
+
+struct Op<'a> {
+    block: &'a Fused,
+    biases: Biases,
+}
+
+impl CustomOp1 for Op<'_> {
+    fn name(&self) -> &'static str {
+        "gemma-mlp"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (rows, width) = layout.shape().dims2()?;
+        let hidden = self.block.gate_up.0.columns();
+        if width != hidden {
+            candle_core::bail!("an input of width {width} for a block of hidden size {hidden}")
+        }
+        let y = match x {
+            CpuStorage::F32(_) => self.forward::<f32>(slice(x, layout)?),
+            CpuStorage::BF16(_) => self.forward::<bf16>(slice(x, layout)?),
+            CpuStorage::F16(_) => self.forward::<f16>(slice(x, layout)?),
+            _ => return Err(Error::UnsupportedDTypeForOp(x.dtype(), "gemma-mlp")),
+        };
+        let shape = (self.block.activations.len(), rows, self.block.down.0.rows());
+        Ok((y, Shape::from(shape)))
+    }
+}
+
+impl Op<'_> {
+    fn forward<T: Number + Float>(&self, x: &[T]) -> CpuStorage {
+        thread_local!(static PRODUCT: Cell<Vec<[f32; BLOCK]>> = const { Cell::new(vec![]) });
+        let (gate_up, down) = (&self.block.gate_up.0, &self.block.down.0);
+        let rows = x.len().checked_div(gate_up.columns()).unwrap_or(0);
+        let rows_of_product = self.block.activations.len() * rows;
+        let blocks = gate_up.rows().div_ceil(BLOCK) * rows_of_product;
+        let mut y = vec![T::zero(); rows_of_product * down.rows()];
+        with_memory(&PRODUCT, [0.0; BLOCK], blocks, |product| {
+            Rows::with(x, gate_up.columns(), |x| self.product::<T>(x, product));
+            down.product(Rows::new(product, rows_of_product), self.biases.down.as_deref(), &mut y);
+        });
+        T::to_cpu_storage_owned(y)
+    }
+
+    /// `activation(gate) ⊙ up` for each activation: `[blocks, activations, rows, BLOCK]`.
+    fn product<T: Number + Float>(&self, x: Rows, product: &mut [[f32; BLOCK]]) {
+        let gate_up = &self.block.gate_up.0;
+        let step = gate_up.panels_at_a_time() * PANEL;
+        let rows = self.block.activations.len() * x.count();
+        if rows == 0 {
+            return;
+        }
+        let blocks = product.par_chunks_mut(rows).enumerate();
+        let strips = blocks.flat_map(|(i, block)| {
+            strips(block.as_flattened_mut(), BLOCK, step).map(move |strip| (i * BLOCK, strip))
+        });
+        strips.for_each(|(first, mut strip)| {
+            let columns = first + strip.columns().start..first + strip.columns().end;
+            let real = columns.start.min(gate_up.rows())..columns.end.min(gate_up.rows());
+            if !real.is_empty() {
+                gate_up.sums(x, real.clone(), |sums| {
+                    self.activate::<T>(sums, &real, x.count(), &mut strip);
+                });
+            }
+            // What pads the last block is multiplied by zeros.
+            for row in 0..strip.rows() {
+                strip.row(row)[real.len()..].fill(0.0);
+            }
+        });
+    }
+
+    /// Writes some columns of the products of `count` rows, out of the sums for gate and up.
+    fn activate<T: Number + Float>(
+        &self,
+        sums: &[f32],
+        columns: &Range<usize>,
+        count: usize,
+        out: &mut Strip<f32>,
+    ) {
+        let width = columns.len().next_multiple_of(PANEL);
+        let at_once = ELEMENTS / width;
+        for (i, sums) in sums.chunks(2 * at_once * width).enumerate() {
+            let tile = self.tile::<T>(sums, columns.start, width);
+            tile.products(&self.block.activations, |activation, product| {
+                for (row, product) in product.chunks_exact(width).enumerate() {
+                    let out = out.row(activation * count + i * at_once + row);
+                    out[..columns.len()].copy_from_slice(&product[..columns.len()]);
+                }
+            });
+        }
+    }
+
+    /// Gate and up of some rows, out of their sums, `[rows, panels, 2, PANEL]`: with their biases,
+    /// rounded to the type of x as a layer rounds what it returns.
+    fn tile<T: Number + Float>(&self, sums: &[f32], first: usize, width: usize) -> Tile<T> {
+        let [mut gate, mut up] = [[0f32; ELEMENTS]; 2];
+        let len = sums.len() / 2;
+        let panels = sums.as_chunks::<PANEL>().0.as_chunks::<2>().0;
+        let places = gate.as_chunks_mut::<PANEL>().0.iter_mut().zip(up.as_chunks_mut::<PANEL>().0);
+        for ((gate, up), [gate_sums, up_sums]) in places.zip(panels) {
+            (*gate, *up) = (*gate_sums, *up_sums);
+        }
+        if let Some(bias) = &self.biases.gate_up {
+            let (of_gate, of_up) = bias.split_at(bias.len() / 2);
+            for (part, bias) in [(&mut gate, of_gate), (&mut up, of_up)] {
+                for row in part[..len].chunks_exact_mut(width) {
+                    row.iter_mut().zip(&bias[first..]).for_each(|(sum, bias)| *sum += bias);
+                }
+            }
+        }
+        let mut tile = Tile { gate: [T::zero(); ELEMENTS], up: [T::zero(); ELEMENTS], len };
+        T::from_f32s(&gate[..len], &mut tile.gate[..len]);
+        T::from_f32s(&up[..len], &mut tile.up[..len]);
+        tile
+    }
+}
+
+/// Gate and up of some rows and columns.
+struct Tile<T> {
+    gate: [T; ELEMENTS],
+    up: [T; ELEMENTS],
+    len: usize,
+}
+
+impl<T: Number + Float> Tile<T> {
+    /// Calls `f` with `activation(gate) ⊙ up`, rounded once, for each activation.
+    fn products(&self, activations: &[Activation], mut f: impl FnMut(usize, &[f32])) {
+        let (gate, up) = (&self.gate[..self.len], &self.up[..self.len]);
+        for (i, &activation) in activations.iter().enumerate() {
+            let (mut rounded, mut wide) = ([T::zero(); ELEMENTS], buffer());
+            let (rounded, wide) = (&mut rounded[..self.len], &mut wide[..self.len]);
+            gated(Pointwise { activation, derivative: false }, gate, up, rounded);
+            T::to_f32s(rounded, wide);
+            f(i, wide);
+        }
+    }
+}
