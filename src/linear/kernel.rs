@@ -82,19 +82,21 @@ fn block_times_group<S: Simd, W: Stored>(
         let rows = (x.len() - start).div_ceil(slivers - sliver);
         let x = &x[start..start + rows];
         let sums = &mut sums[start * width..];
-        let (from, to) = (panel.len() * sliver / slivers, panel.len() * (sliver + 1) / slivers);
         // What is behind this block is wanted next. One sliver reads on as it goes; several share
         // the next block out between them.
         let ahead = match slivers {
-            1 => (panel.as_ptr().wrapping_byte_add(AHEAD_BYTES), panel.len()),
-            _ => (panel.as_ptr().wrapping_add(panel.len() + from), to - from),
+            1 => (panel.as_ptr().wrapping_byte_add(AHEAD_BYTES), size_of::<W::Columns>()),
+            _ => (
+                panel.as_ptr().wrapping_add(panel.len() + panel.len() * sliver / slivers),
+                size_of::<W::Columns>() / slivers,
+            ),
         };
         macro_rules! sliver {
             ($($rows:literal)*) => {
                 match rows {
                     $($rows => {
                         let x = x.first_chunk().unwrap_or(&[[0.0; BLOCK]; $rows]);
-                        simd.vectorize(Sliver::<W, $rows> { x, panel, ahead, sums, width });
+                        run(simd, Sliver::<W, $rows> { x, panel, ahead, sums, width });
                     })*
                     _ => unreachable!("more rows than most_rows"),
                 }
@@ -118,10 +120,17 @@ const fn most_rows<S: Simd>() -> usize {
 struct Sliver<'a, W: Stored, const R: usize> {
     x: &'a [[f32; BLOCK]; R],
     panel: &'a [W::Columns],
-    /// What to fetch on the way: from where, and how many pairs of columns.
+    /// What to fetch on the way: from where, and how many bytes further with every pair of columns.
     ahead: (*const W::Columns, usize),
     sums: &'a mut [f32],
     width: usize,
+}
+
+/// A function of its own for each kernel: inlined into one another, they lose the registers that
+/// their sums are in.
+#[inline(never)]
+fn run<S: Simd>(simd: S, sliver: impl WithSimd<Output = ()>) {
+    simd.vectorize(sliver);
 }
 
 impl<W: Stored, const R: usize> WithSimd for Sliver<'_, W, R> {
@@ -151,18 +160,16 @@ impl<W: Stored, const R: usize> Sliver<'_, W, R> {
         let mut sums = [[simd.splat_f32s(0.0); V]; R];
         let pairs = self.panel.len().min(BLOCK / 2);
         for (i, columns) in self.panel[..pairs].iter().enumerate() {
-            if i < self.ahead.1 {
-                prefetch(self.ahead.0.wrapping_add(i));
-            }
-            let mut w = [[simd.splat_f32s(0.0); 2]; V];
-            for v in 0..V {
-                w[v] = W::load(simd, columns, at + v);
-            }
+            prefetch(self.ahead.0.wrapping_byte_add(i * self.ahead.1));
             for column in 0..2 {
+                let mut w = [simd.splat_f32s(0.0); V];
+                for v in 0..V {
+                    w[v] = W::load(simd, columns, at + v, column == 1);
+                }
                 for r in 0..R {
                     let x = simd.splat_f32s(self.x[r][2 * i + column]);
                     for v in 0..V {
-                        sums[r][v] = simd.mul_add_e_f32s(w[v][column], x, sums[r][v]);
+                        sums[r][v] = simd.mul_add_e_f32s(w[v], x, sums[r][v]);
                     }
                     // Otherwise all of x is loaded first, and what it drives out of the registers
                     // costs more than half the speed.

@@ -60,7 +60,7 @@ impl Packed {
     /// Packs a weight, `[out, in]`, with all threads.
     ///
     /// # Errors
-    /// A weight that is no matrix, that is not in the CPU's memory, or of another dtype than f32,
+    /// A weight that is no matrix or an empty one, that is not in the CPU's memory, or of another dtype than f32,
     /// bf16 and f16.
     pub fn new(weight: &Tensor) -> Result<Self> {
         Self::interleaved(&[weight])
@@ -73,6 +73,9 @@ impl Packed {
     pub fn interleaved(weights: &[&Tensor]) -> Result<Self> {
         let Some(first) = weights.first() else { candle_core::bail!("no weight to pack") };
         let (rows, columns) = first.dims2()?;
+        if rows == 0 || columns == 0 {
+            candle_core::bail!("a weight of shape {rows}x{columns} has nothing to pack")
+        }
         for weight in weights {
             crate::operands::check_pair(first, weight, "pack")?;
         }
@@ -163,7 +166,7 @@ impl Packed {
 
     /// Pairs of columns in a panel.
     fn pairs(&self) -> usize {
-        self.columns.div_ceil(2)
+        self.columns.next_multiple_of(2 * TILE) / 2
     }
 
     /// Panels of each matrix that one thread takes at a time: enough work for it to be worth
@@ -223,7 +226,11 @@ impl Packed {
     }
 }
 
-/// The panels of matrices in turns: `[panels, parts, columns / 2]`.
+/// Pairs of columns that are packed at a time: as many numbers of a row as make up a good part of a
+/// cache line. Panels are padded to a multiple of them.
+const TILE: usize = 8;
+
+/// The panels of matrices in turns: `[panels, parts, pairs]`.
 fn pack<W: Stored>(weights: &[&Tensor], rows: usize, columns: usize) -> Result<Vec<W::Columns>> {
     let weights = weights.iter().map(|weight| weight.contiguous()).collect::<Result<Vec<_>>>()?;
     let storages: Vec<_> = weights.iter().map(|weight| weight.storage_and_layout()).collect();
@@ -234,19 +241,23 @@ fn pack<W: Stored>(weights: &[&Tensor], rows: usize, columns: usize) -> Result<V
             _ => candle_core::bail!("weights are packed in the CPU's memory"),
         }
     }
-    let pairs = columns.div_ceil(2);
-    let count = rows.div_ceil(PANEL) * parts.len() * pairs;
-    let zero = <W as WithDType>::from_f64(0.0);
+    let tiles = columns.div_ceil(2 * TILE);
+    let count = rows.div_ceil(PANEL) * parts.len() * tiles;
     let pack = |i: usize| {
-        let (panel, column) = (i / pairs, i % pairs * 2);
+        let (panel, column) = (i / tiles, i % tiles * 2 * TILE);
         let (panel, part) = (panel / parts.len(), parts[panel % parts.len()]);
-        let at = |column: usize| {
-            std::array::from_fn(|lane| match panel * PANEL + lane {
-                row if row < rows && column < columns => part[row * columns + column],
-                _ => zero,
-            })
-        };
-        W::pack(at(column), at(column + 1))
+        let mut tile = [W::ZEROS; TILE];
+        for lane in 0..PANEL.min(rows - panel * PANEL) {
+            let row = &part[(panel * PANEL + lane) * columns..][..columns];
+            let mut numbers = [[<W as WithDType>::from_f64(0.0); 2]; TILE];
+            let len = (2 * TILE).min(columns - column);
+            numbers.as_flattened_mut()[..len].copy_from_slice(&row[column..][..len]);
+            for (pair, both) in tile.iter_mut().zip(numbers) {
+                W::set(pair, lane, both);
+            }
+        }
+        tile
     };
-    Ok((0..count).into_par_iter().with_min_len(pairs.max(1)).map(pack).collect())
+    let tiles = (0..count).into_par_iter().with_min_len(tiles.max(1)).map(pack);
+    Ok(tiles.collect::<Vec<_>>().into_flattened())
 }

@@ -14,8 +14,7 @@ pub struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// Blocks that are filled: `[columns / BLOCK, count]`. If the number of columns is odd, the one
-    /// behind the last must be 0.
+    /// Blocks that are filled: `[columns / BLOCK, count]`. What is behind the last column must be 0.
     pub fn new(blocks: &'a [[f32; BLOCK]], count: usize) -> Self {
         Self { blocks, count }
     }

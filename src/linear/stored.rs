@@ -17,25 +17,28 @@ pub trait Stored: WithDType {
     /// Two columns of a panel.
     type Columns: Copy + Send + Sync + std::fmt::Debug;
 
-    /// Packs two columns, each given by its rows.
-    fn pack(first: [Self; PANEL], second: [Self; PANEL]) -> Self::Columns;
+    /// Two columns of zeros.
+    const ZEROS: Self::Columns;
+
+    /// Sets the numbers of a row in both columns.
+    fn set(columns: &mut Self::Columns, row: usize, both: [Self; 2]);
 
     /// The number of a row in the first or the second column.
     fn get(columns: &Self::Columns, row: usize, second: bool) -> Self;
 
-    /// The `at`-th vector of the first column and of the second, as f32, which is exact.
-    fn load<S: Simd>(simd: S, columns: &Self::Columns, at: usize) -> [S::f32s; 2];
+    /// The `at`-th vector of the first or the second column, as f32, which is exact.
+    fn load<S: Simd>(simd: S, columns: &Self::Columns, at: usize, second: bool) -> S::f32s;
 }
 
 impl Stored for f32 {
     type Columns = Columns<{ 2 * PANEL }>;
 
-    fn pack(first: [f32; PANEL], second: [f32; PANEL]) -> Self::Columns {
-        let mut both = [0; 2 * PANEL];
-        for (both, x) in both.iter_mut().zip(first.into_iter().chain(second)) {
-            *both = x.to_bits();
-        }
-        Columns(both)
+    const ZEROS: Self::Columns = Columns([0; 2 * PANEL]);
+
+    #[inline(always)]
+    fn set(columns: &mut Self::Columns, row: usize, [first, second]: [f32; 2]) {
+        columns.0[row] = first.to_bits();
+        columns.0[row + PANEL] = second.to_bits();
     }
 
     fn get(columns: &Self::Columns, row: usize, second: bool) -> f32 {
@@ -43,17 +46,20 @@ impl Stored for f32 {
     }
 
     #[inline(always)]
-    fn load<S: Simd>(simd: S, columns: &Self::Columns, at: usize) -> [S::f32s; 2] {
-        let vectors = S::as_simd_u32s(&columns.0).0;
-        [at, at + PANEL / S::F32_LANES].map(|at| simd.transmute_f32s_u32s(vectors[at]))
+    fn load<S: Simd>(simd: S, columns: &Self::Columns, at: usize, second: bool) -> S::f32s {
+        let start = if second { PANEL / S::F32_LANES } else { 0 };
+        simd.transmute_f32s_u32s(S::as_simd_u32s(&columns.0).0[start + at])
     }
 }
 
 impl Stored for bf16 {
     type Columns = Columns<PANEL>;
 
-    fn pack(first: [bf16; PANEL], second: [bf16; PANEL]) -> Self::Columns {
-        Columns(std::array::from_fn(|row| pair(first[row].to_bits(), second[row].to_bits())))
+    const ZEROS: Self::Columns = Columns([0; PANEL]);
+
+    #[inline(always)]
+    fn set(columns: &mut Self::Columns, row: usize, [first, second]: [bf16; 2]) {
+        columns.0[row] = pair(first.to_bits(), second.to_bits());
     }
 
     fn get(columns: &Self::Columns, row: usize, second: bool) -> bf16 {
@@ -62,19 +68,23 @@ impl Stored for bf16 {
 
     /// A bf16 is the upper half of the f32.
     #[inline(always)]
-    fn load<S: Simd>(simd: S, columns: &Self::Columns, at: usize) -> [S::f32s; 2] {
+    fn load<S: Simd>(simd: S, columns: &Self::Columns, at: usize, second: bool) -> S::f32s {
         let pairs = S::as_simd_u32s(&columns.0).0[at];
-        let first = simd.wrapping_dyn_shl_u32s(pairs, simd.splat_u32s(16));
-        let second = simd.and_u32s(pairs, simd.splat_u32s(0xffff_0000));
-        [first, second].map(|bits| simd.transmute_f32s_u32s(bits))
+        simd.transmute_f32s_u32s(match second {
+            true => simd.and_u32s(pairs, simd.splat_u32s(0xffff_0000)),
+            false => simd.wrapping_dyn_shl_u32s(pairs, simd.splat_u32s(16)),
+        })
     }
 }
 
 impl Stored for f16 {
     type Columns = Columns<PANEL>;
 
-    fn pack(first: [f16; PANEL], second: [f16; PANEL]) -> Self::Columns {
-        Columns(std::array::from_fn(|row| pair(first[row].to_bits(), second[row].to_bits())))
+    const ZEROS: Self::Columns = Columns([0; PANEL]);
+
+    #[inline(always)]
+    fn set(columns: &mut Self::Columns, row: usize, [first, second]: [f16; 2]) {
+        columns.0[row] = pair(first.to_bits(), second.to_bits());
     }
 
     fn get(columns: &Self::Columns, row: usize, second: bool) -> f16 {
@@ -82,10 +92,15 @@ impl Stored for f16 {
     }
 
     #[inline(always)]
-    fn load<S: Simd>(simd: S, columns: &Self::Columns, at: usize) -> [S::f32s; 2] {
+    fn load<S: Simd>(simd: S, columns: &Self::Columns, at: usize, second: bool) -> S::f32s {
         let pairs = S::as_simd_u32s(&columns.0).0[at];
-        [simd.wrapping_dyn_shl_u32s(pairs, simd.splat_u32s(16)), pairs]
-            .map(|upper| widen_f16(simd, upper))
+        widen_f16(
+            simd,
+            match second {
+                true => pairs,
+                false => simd.wrapping_dyn_shl_u32s(pairs, simd.splat_u32s(16)),
+            },
+        )
     }
 }
 
