@@ -24,6 +24,32 @@ impl UnknownActivation {
     }
 }
 
+/// Sizes that no block to be measured has.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidShape {
+    /// Not two numbers.
+    #[error("'{0}' is no shape; write hidden and intermediate size as in 2048x16384")]
+    Malformed(String),
+    /// No weights at all.
+    #[error("a block of {hidden}x{intermediate} has no weights; both sizes must be at least 1")]
+    Empty {
+        /// Width of input and output.
+        hidden: usize,
+        /// Width of gate and up.
+        intermediate: usize,
+    },
+    /// More weights than a machine's memory is likely to hold.
+    #[error(
+        "a block of {hidden}x{intermediate} is too large; gate, up and down may have 2^31 weights in all"
+    )]
+    TooLarge {
+        /// Width of input and output.
+        hidden: usize,
+        /// Width of gate and up.
+        intermediate: usize,
+    },
+}
+
 /// What keeps a checkpoint from being fetched from the Hugging Face Hub.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -257,6 +283,9 @@ pub enum Error {
         /// What went wrong.
         reason: HubError,
     },
+    /// A block to be measured cannot have such sizes.
+    #[error(transparent)]
+    InvalidShape(#[from] InvalidShape),
     /// The text has no tokens, ids are out of the vocabulary, a layer does not exist.
     #[error("{0}")]
     Input(String),

@@ -9,6 +9,7 @@
 //! | [`mod@linear`] | matrix products with weights that stay |
 //! | [`mod@geglu`] | the gated activation as one candle operation |
 //! | [`mlp`] | [`GemmaMlp`], the block itself |
+//! | [`mod@bench`] | how fast the block is, beside candle's operations and the machine's limits |
 //! | [`checkpoint`] | config, names and weights of every Gemma family; computes nothing |
 //! | [`model`] | [`Gemma`], the decoder around the block |
 //! | [`drift`] | two sides, their difference, and what rounding alone does |
@@ -20,6 +21,7 @@
 #![deny(missing_docs)]
 
 mod activation;
+pub mod bench;
 pub mod checkpoint;
 pub mod drift;
 mod error;
@@ -37,7 +39,7 @@ mod rounding;
 
 pub use activation::Activation;
 pub use checkpoint::Checkpoint;
-pub use error::{Error, HubError, Result, UnknownActivation};
+pub use error::{Error, HubError, InvalidShape, Result, UnknownActivation};
 pub use float::Float;
 pub use geglu::{activate, geglu};
 pub use gelu::Gelu;

@@ -551,3 +551,41 @@ fn sides_and_overflow() {
     assert_eq!((&drift["first_nonfinite"], &drift["size"]), (&json!(0), &json!("not-finite")));
     assert!(drift["verdict"].as_str().unwrap().contains("from layer 0 on"), "{drift}");
 }
+
+/// Names and meanings of the benchmark's figures; how large they are is the machine's business.
+#[test]
+fn bench_json_has_the_fixed_names() {
+    let args = ["bench", "--json", "--shape", "64x96", "--tokens", "1,4"];
+    let bench = run_json(&args);
+    let [fma, read] = ["fma_gflops", "read_gbps"].map(|k| number(&bench["limits"][k]));
+    assert!(fma > 0.0 && read > 0.0 && bench["limits"]["threads"] == 2, "{bench}");
+    let rows = bench["rows"].as_array().unwrap();
+    let cases: Vec<_> = rows.iter().map(|row| (&row["weights"], &row["tokens"])).collect();
+    let [f32, bf16] = ["f32", "bf16"].map(|name| json!(name));
+    let [one, four] = [1, 4].map(|tokens| json!(tokens));
+    assert_eq!(cases, [(&f32, &one), (&f32, &four), (&bf16, &one), (&bf16, &four)]);
+    for row in rows {
+        assert_eq!((&row["hidden"], &row["intermediate"]), (&json!(64), &json!(96)));
+        let figure = |name: &str| number(&row[name]);
+        let near = |a: f64, b: f64| assert!(a > 0.0 && (a / b - 1.0).abs() < 1e-9, "{a} {b} {row}");
+        let size = if row["weights"] == "f32" { 4.0 } else { 2.0 };
+        let weights = 3.0 * 64.0 * 96.0;
+        let (bytes, operations) = (size * weights, 2.0 * weights * figure("tokens"));
+        near(figure("limit_ms"), (bytes / read).max(operations / fma) / 1e6);
+        near(figure("of_limit"), figure("limit_ms") / figure("median_ms"));
+        near(figure("ratio_to_candle"), figure("candle_ms") / figure("median_ms"));
+        near(figure("gflops"), operations / figure("median_ms") / 1e6);
+        near(figure("gbps"), bytes / figure("median_ms") / 1e6);
+    }
+}
+
+/// The shapes of a checkpoint's blocks, each once.
+#[test]
+fn bench_of_a_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    write_checkpoint(dir.path(), &gemma3_config(), &gemma3_specs("model."));
+    let model = dir.path().to_str().unwrap();
+    let table = run(&["bench", "--model", model, "--tokens", "2", "--weights", "f32"]);
+    assert!(table.starts_with("limits: ") && table.contains("on 2 threads"), "{table}");
+    assert_eq!(table.lines().filter(|line| line.starts_with("8x12 ")).count(), 1, "{table}");
+}

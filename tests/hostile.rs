@@ -31,9 +31,9 @@ fn refused(args: &[&str], fragments: &[&str]) {
     assert_refused(command(args).output().unwrap(), fragments);
 }
 
-/// All three subcommands refuse the checkpoint with the same words.
+/// All subcommands refuse the checkpoint with the same words.
 fn refused_by_all(dir: &Path, fragments: &[&str]) {
-    for subcommand in ["drift", "forward", "inspect"] {
+    for subcommand in ["drift", "forward", "inspect", "bench"] {
         refused(&[subcommand, "--model", dir.to_str().unwrap()], fragments);
     }
 }
@@ -250,6 +250,36 @@ fn texts_and_ids() {
         let output = command(args).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{args:?}");
         assert!(String::from_utf8_lossy(&output.stderr).contains("error:"), "{args:?}");
+    }
+}
+
+/// What cannot be measured is refused at once, in one line; clap adds where help is.
+#[test]
+fn benchmarks() {
+    let endless = ["bench", "--shape", "64x96", "--tokens", "1000000000000"];
+    refused(&endless, &["64x96", "1000000000000 tokens", "GiB", "free"]);
+    for (shape, fragment) in [
+        ("0x96", "has no weights"),
+        ("64x0", "has no weights"),
+        ("64", "as in 2048x16384"),
+        ("a lot", "as in 2048x16384"),
+        ("65536x65536", "too large"),
+    ] {
+        let output = command(&["bench", "--shape", shape]).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        let says: Vec<_> = stderr.lines().filter(|line| !line.is_empty()).collect();
+        assert!(says[0].contains(shape) && says[0].contains(fragment), "{stderr}");
+        assert_eq!(says[1..], ["For more information, try '--help'."], "{stderr}");
+    }
+    for args in [
+        &["--tokens", "0"][..],
+        &["--weights", "f16"],
+        &["--shape", "64x96", "--model", "."],
+        &["--revision", "main"],
+    ] {
+        let output = command(&[&["bench"], args].concat()).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
     }
 }
 

@@ -106,10 +106,15 @@ pub struct ModelArgs {
 impl ModelArgs {
     pub fn open(&self) -> Result<Checkpoint> {
         let Some(model) = &self.model else { return Ok(Checkpoint::embedded()?) };
-        let progress = Bytes::new();
-        let show = |done, total| progress.set(done, total);
-        Ok(Checkpoint::open_or_fetch(model, self.revision.as_deref(), &Hub::from_env(), show)?)
+        open(model, self.revision.as_deref())
     }
+}
+
+/// The checkpoint in a directory or on the Hub.
+pub fn open(model: &Path, revision: Option<&str>) -> Result<Checkpoint> {
+    let progress = Bytes::new();
+    let show = |done, total| progress.set(done, total);
+    Ok(Checkpoint::open_or_fetch(model, revision, &Hub::from_env(), show)?)
 }
 
 /// What is run if no text is given.

@@ -1,6 +1,7 @@
 //! Flags, progress and which report to write. What is computed is the library's business.
 
 mod args;
+mod bench;
 mod drift;
 mod forward;
 mod generate;
@@ -41,6 +42,8 @@ enum Command {
     Forward(forward::Args),
     /// Say what a checkpoint is, which activation it means and why
     Inspect(inspect::Args),
+    /// Measure how fast one block is, beside candle's operations and this machine's limits
+    Bench(bench::Args),
 }
 
 /// Parses the command line and does what it says.
@@ -52,6 +55,7 @@ pub fn run() -> Result<()> {
         Command::Generate(args) => generate::run(&args),
         Command::Forward(args) => forward::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Bench(args) => bench::run(&args),
     }
 }
 

@@ -32,6 +32,12 @@ impl Progress {
         self.set_position(done as u64);
     }
 
+    /// As [`Self::set`], of a total that turns out on the way.
+    pub fn set_of(&self, done: usize, total: usize) {
+        self.bar.set_length(total as u64);
+        self.set(done);
+    }
+
     fn set_position(&self, done: u64) {
         if self.bar.is_hidden() && self.start.elapsed() > Duration::from_secs(1) {
             // Stays hidden where standard error is no terminal.

@@ -1,11 +1,13 @@
 //! Results as people and programs read them. Views only: nothing is computed here but layout.
 
 mod align;
+mod bench;
 mod drift;
 mod generation;
 mod number;
 mod table;
 
+pub use bench::bench_table;
 pub use drift::drift_table;
 pub use generation::generation_table;
 pub use table::{forward_table, inspect_table};

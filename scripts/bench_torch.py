@@ -1,0 +1,117 @@
+"""PyTorch's block beside ours, candle's and the machine's limits, as one markdown table:
+
+    gemma-mlp bench --json > bench.json
+    .venv/bin/python scripts/bench_torch.py bench.json
+    .venv/bin/python scripts/bench_torch.py --binary target/release/gemma-mlp --shape 640x2048
+
+The second form runs the benchmark itself; what follows the binary goes to it. PyTorch computes the same rows with as
+many threads, eager and compiled (torch.compile's default mode), in turns, on weights of the same distribution and
+dtype. As in ours, the caches are filled with other things before every round.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import subprocess
+import time
+
+import torch
+
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
+FEWEST, MOST, ENOUGH = 3, 15, 0.5
+COLD = torch.ones(64 << 20)  # 256 MiB
+
+
+def main():
+    parser = argparse.ArgumentParser(usage="%(prog)s REPORT | --binary PATH [ARGUMENT ...]")
+    parser.add_argument("report", nargs="?", help="JSON of gemma-mlp bench")
+    parser.add_argument("--binary", nargs=argparse.REMAINDER, help="gemma-mlp, and what it is to measure")
+    arguments = parser.parse_args()
+    if bool(arguments.report) == bool(arguments.binary):
+        parser.error("pass either a report or --binary")
+    bench = read(arguments.report) if arguments.report else run(*arguments.binary)
+    limits = bench["limits"]
+    torch.set_num_threads(limits["threads"])
+    torch.manual_seed(0)
+    print(
+        f"{limits['fma_gflops']:.0f} GFLOP/s of f32 multiply-adds, {limits['read_gbps']:.1f} GB/s of reading memory, "
+        f"{limits['threads']} threads; PyTorch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}; "
+        "medians in ms\n"
+    )
+    header = "block", "weights", "tokens", "limit", "ours", "candle", "eager", "compiled"
+    ratios = "ours, of limit", "candle / ours", "eager / ours", "compiled / ours"
+    print("| " + " | ".join(header + ratios) + " |")
+    print("|---" * len(header + ratios) + "|")
+    block = None
+    for row in bench["rows"]:
+        key = row["hidden"], row["intermediate"], row["weights"]
+        if block is None or block[0] != key:
+            block = None  # the old weights go before the new ones come
+            torch._dynamo.reset()
+            block = key, Block(*key)
+        print(line(row, *medians(block[1], row["tokens"])), flush=True)
+
+
+def read(path):
+    with open(path) as file:
+        return json.load(file)
+
+
+def run(binary, *arguments):
+    command = [binary, "bench", "--json", *arguments]
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+
+
+def line(row, eager, compiled):
+    ours = row["median_ms"]
+    times = [row["limit_ms"], ours, row["candle_ms"], eager, compiled]
+    ratios = [row["ratio_to_candle"], eager / ours, compiled / ours]
+    cells = [f"{row['hidden']}x{row['intermediate']}", row["weights"], str(row["tokens"])]
+    cells += [f"{ms:#.3g}".rstrip(".") if ms < 999.5 else f"{ms:.0f}" for ms in times]
+    cells += [f"{100 * row['of_limit']:.0f} %"] + [f"{ratio:.2f}" for ratio in ratios]
+    return "| " + " | ".join(cells) + " |"
+
+
+class Block(torch.nn.Module):
+    def __init__(self, hidden, intermediate, weights):
+        super().__init__()
+        self.dtype, self.hidden = DTYPES[weights], hidden
+
+        def weight(rows, columns):
+            values = torch.randn(rows, columns) / math.sqrt(columns)
+            return torch.nn.Parameter(values.to(self.dtype), requires_grad=False)
+
+        self.gate, self.up = weight(intermediate, hidden), weight(intermediate, hidden)
+        self.down = weight(hidden, intermediate)
+
+    def forward(self, x):
+        linear, gelu = torch.nn.functional.linear, torch.nn.functional.gelu
+        return linear(gelu(linear(x, self.gate), approximate="tanh") * linear(x, self.up), self.down)
+
+
+@torch.inference_mode()
+def medians(block, tokens):
+    """Eager and compiled, in milliseconds."""
+    x = torch.randn(tokens, block.hidden).to(block.dtype)
+    work, times = (block, torch.compile(block, dynamic=False)), ([], [])
+    for forward in work:
+        forward(x)  # compiles
+        forward(x)
+    while any(map(unfinished, times)):
+        for forward, seconds in zip(work, times):
+            if unfinished(seconds):
+                COLD.sum()
+                start = time.perf_counter()
+                forward(x)
+                seconds.append(time.perf_counter() - start)
+    return [statistics.median(seconds) * 1e3 for seconds in times]
+
+
+def unfinished(seconds):
+    """As in src/bench/timing.rs."""
+    return len(seconds) < FEWEST or (len(seconds) < MOST and sum(seconds) < ENOUGH)
+
+
+if __name__ == "__main__":
+    main()

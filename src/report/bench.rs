@@ -1,0 +1,84 @@
+//! A benchmark as aligned text for a terminal.
+
+use super::align::align;
+use super::number::short;
+use crate::bench::{Bench, Limits, Row};
+
+/// The table that `gemma-mlp bench` prints.
+pub fn bench_table(bench: &Bench) -> String {
+    let mut text = limits_line(&bench.limits);
+    text += "block:  one forward pass under tanh, its weights not in the caches; medians, ours and candle's in turns\n\n";
+    text += &rows(&bench.rows);
+    text
+}
+
+fn limits_line(limits: &Limits) -> String {
+    let Limits { fma_gflops, read_gbps, threads } = limits;
+    let plural = if *threads == 1 { "" } else { "s" };
+    format!(
+        "limits: {} GFLOP/s of f32 multiply-adds, {} GB/s of reading memory, on {threads} thread{plural}\n",
+        short(*fma_gflops),
+        short(*read_gbps)
+    )
+}
+
+fn rows(rows: &[Row]) -> String {
+    let mut table = vec![
+        ["", "", "", "limit", "ours", "", "", "", "candle", "candle"].map(String::from),
+        ["block", "weights", "tokens", "ms", "ms", "of limit", "GFLOP/s", "GB/s", "ms", "/ ours"]
+            .map(String::from),
+    ];
+    for row in rows {
+        let [limit, ours, candle] = [row.limit_ms, row.median_ms, row.candle_ms].map(short);
+        let [gflops, gbps, ratio] = [row.gflops, row.gbps, row.ratio_to_candle].map(short);
+        table.push([
+            format!("{}x{}", row.hidden, row.intermediate),
+            row.weights.to_string(),
+            row.tokens.to_string(),
+            limit,
+            ours,
+            format!("{:.0} %", 100.0 * row.of_limit),
+            gflops,
+            gbps,
+            candle,
+            ratio,
+        ]);
+    }
+    align(&table, 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::Weights;
+
+    #[test]
+    fn limits_first_then_a_row_for_each_case() {
+        let limits = Limits { fma_gflops: 229.4, read_gbps: 40.0, threads: 2 };
+        let row = Row {
+            hidden: 2048,
+            intermediate: 16384,
+            tokens: 1,
+            weights: Weights::F32,
+            median_ms: 12.58,
+            candle_ms: 37.75,
+            limit_ms: 10.07,
+            of_limit: 0.8,
+            gflops: 16.0,
+            gbps: 32.0,
+            ratio_to_candle: 3.0,
+        };
+        let prompt = Row { tokens: 512, weights: Weights::Bf16, median_ms: 1234.0, ..row };
+        let table = bench_table(&Bench { limits, rows: vec![row, prompt] });
+        let expected = "\
+limits: 229 GFLOP/s of f32 multiply-adds, 40.0 GB/s of reading memory, on 2 threads
+block:  one forward pass under tanh, its weights not in the caches; medians, ours and candle's in turns
+
+                             limit    ours                           candle  candle
+block       weights  tokens     ms      ms  of limit  GFLOP/s  GB/s      ms  / ours
+2048x16384  f32           1   10.1    12.6      80 %     16.0  32.0    37.8    3.00
+2048x16384  bf16        512   10.1  1.23e3      80 %     16.0  32.0    37.8    3.00
+";
+        assert_eq!(table, expected);
+    }
+}
