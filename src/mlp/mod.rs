@@ -223,14 +223,6 @@ impl GemmaMlp {
         Ok((Self { gate_up, down, ..self.clone() }, variables))
     }
 
-    /// The same block with its weights laid out for speed.
-    ///
-    /// # Errors
-    /// candle's, if the device is out of memory.
-    pub fn packed(&self) -> Result<Self> {
-        Ok(self.clone())
-    }
-
     /// The same weights under another activation. Nothing is copied.
     pub fn with_activation(&self, activation: impl Into<Activation>) -> Self {
         Self { activation: activation.into(), ..self.clone() }
