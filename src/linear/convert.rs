@@ -1,5 +1,6 @@
 //! Activations' numbers to f32 and back.
 
+use crate::exp::vectorized;
 use candle_core::WithDType;
 use half::{bf16, f16, slice::HalfFloatSliceExt};
 
@@ -23,15 +24,25 @@ impl Number for f32 {
 
 impl Number for bf16 {
     fn to_f32s(from: &[bf16], to: &mut [f32]) {
-        for (to, from) in to.iter_mut().zip(from) {
-            *to = f32::from_bits(u32::from(from.to_bits()) << 16);
-        }
+        vectorized(
+            #[inline(always)]
+            || {
+                for (to, from) in to.iter_mut().zip(from) {
+                    *to = f32::from_bits(u32::from(from.to_bits()) << 16);
+                }
+            },
+        );
     }
 
     fn from_f32s(from: &[f32], to: &mut [bf16]) {
-        for (to, &from) in to.iter_mut().zip(from) {
-            *to = nearest_bf16(from);
-        }
+        vectorized(
+            #[inline(always)]
+            || {
+                for (to, &from) in to.iter_mut().zip(from) {
+                    *to = nearest_bf16(from);
+                }
+            },
+        );
     }
 }
 

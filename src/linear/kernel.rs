@@ -27,13 +27,37 @@ const BLOCKS_OF_X: usize = 4096;
 /// How far ahead of its use a panel is fetched if every part of it is used only once.
 const AHEAD_BYTES: usize = 4096;
 
+/// Instructions to multiply with: those of one instruction set.
+pub trait Kernel<W: Stored>: Copy {
+    /// What x comes in.
+    type X: Copy;
+
+    /// Rows whose sums fit the registers, up to 12.
+    const ROWS: usize;
+
+    /// Multiplies, and adds the products to the sums.
+    fn multiply<const R: usize>(self, sliver: Sliver<W, Self::X, R>);
+}
+
+/// `R` rows of a block of x and a block of a panel.
+pub struct Sliver<'a, W: Stored, X, const R: usize> {
+    pub x: &'a [[X; BLOCK]; R],
+    /// The panel's columns, two by two.
+    pub panel: &'a [W::Columns],
+    /// What to fetch on the way: from where, and how many bytes further with every pair of columns.
+    pub ahead: (*const W::Columns, usize),
+    /// Where the sums begin, `[R, PANEL]` inside rows of some width.
+    pub sums: &'a mut [f32],
+    pub width: usize,
+}
+
 /// Some panels of a weight, one behind the other, times rows of x.
-pub struct Panels<'a, W: Stored> {
+pub struct Panels<'a, W: Stored, X> {
     /// The blocks of x: `[blocks, rows]`.
-    pub x: &'a [[f32; BLOCK]],
+    pub x: &'a [[X; BLOCK]],
     /// How many rows x has.
     pub rows: usize,
-    /// The panels' columns, two by two: `[panels, columns / 2]`.
+    /// The panels' columns, two by two: `[panels, pairs]`.
     pub panels: &'a [W::Columns],
     /// How many pairs of columns a panel has.
     pub pairs: usize,
@@ -41,11 +65,9 @@ pub struct Panels<'a, W: Stored> {
     pub sums: &'a mut [f32],
 }
 
-impl<W: Stored> WithSimd for Panels<'_, W> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
+impl<W: Stored, X: Copy> Panels<'_, W, X> {
+    /// Does the work.
+    pub fn multiply(self, kernel: impl Kernel<W, X = X>) {
         let Self { x, rows, panels, pairs, sums } = self;
         sums.fill(0.0);
         let blocks = pairs.div_ceil(BLOCK / 2);
@@ -59,7 +81,7 @@ impl<W: Stored> WithSimd for Panels<'_, W> {
                     let some = panel.chunks(BLOCK / 2).enumerate().skip(first).take(step);
                     for (b, block) in some {
                         let x = &x[b * rows + start..][..group];
-                        block_times_group::<S, W>(simd, x, block, sums, width);
+                        multiply_block(kernel, x, block, sums, width);
                     }
                 }
             }
@@ -68,15 +90,14 @@ impl<W: Stored> WithSimd for Panels<'_, W> {
 }
 
 /// One block of a panel times a group of rows, in slivers of as many as the registers can hold.
-#[inline(always)]
-fn block_times_group<S: Simd, W: Stored>(
-    simd: S,
-    x: &[[f32; BLOCK]],
+fn multiply_block<W: Stored, K: Kernel<W>>(
+    kernel: K,
+    x: &[[K::X; BLOCK]],
     panel: &[W::Columns],
     sums: &mut [f32],
     width: usize,
 ) {
-    let slivers = x.len().div_ceil(most_rows::<S>());
+    let slivers = x.len().div_ceil(K::ROWS);
     let mut start = 0;
     for sliver in 0..slivers {
         let rows = (x.len() - start).div_ceil(slivers - sliver);
@@ -84,63 +105,66 @@ fn block_times_group<S: Simd, W: Stored>(
         let sums = &mut sums[start * width..];
         // What is behind this block is wanted next. One sliver reads on as it goes; several share
         // the next block out between them.
+        let size = size_of::<W::Columns>();
         let ahead = match slivers {
-            1 => (panel.as_ptr().wrapping_byte_add(AHEAD_BYTES), size_of::<W::Columns>()),
-            _ => (
-                panel.as_ptr().wrapping_add(panel.len() + panel.len() * sliver / slivers),
-                size_of::<W::Columns>() / slivers,
-            ),
+            1 => (panel.as_ptr().wrapping_byte_add(AHEAD_BYTES), size),
+            _ => {
+                let part = panel.len() * sliver / slivers;
+                (panel.as_ptr().wrapping_add(panel.len() + part), size / slivers)
+            }
         };
-        macro_rules! sliver {
+        macro_rules! multiply {
             ($($rows:literal)*) => {
-                match rows {
-                    $($rows => {
-                        let x = x.first_chunk().unwrap_or(&[[0.0; BLOCK]; $rows]);
-                        run(simd, Sliver::<W, $rows> { x, panel, ahead, sums, width });
+                match x.len() {
+                    $($rows if $rows <= K::ROWS => {
+                        if let Some(x) = x.first_chunk::<$rows>() {
+                            kernel.multiply(Sliver { x, panel, ahead, sums, width });
+                        }
                     })*
-                    _ => unreachable!("more rows than most_rows"),
+                    _ => unreachable!("more rows than a kernel takes"),
                 }
             };
         }
-        sliver!(1 2 3 4 5 6 7 8 9 10 11 12);
+        multiply!(1 2 3 4 5 6 7 8 9 10 11 12);
         start += rows;
     }
 }
 
-/// Rows whose sums fit the registers beside what they are made of.
-const fn most_rows<S: Simd>() -> usize {
-    match S::F32_LANES {
-        16 => 12,   // of 32 registers 24 hold sums
-        8 | 4 => 6, // of 16 registers 12, of NEON's 32 again 24
-        _ => 2,
+/// Fused multiplication and addition of f32, with vectors of any instruction set.
+#[derive(Clone, Copy)]
+pub struct Fused<S>(S);
+
+impl<W: Stored> WithSimd for Panels<'_, W, f32> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        self.multiply(Fused(simd));
     }
 }
 
-/// `R` rows of a block of x times a block of a panel.
-struct Sliver<'a, W: Stored, const R: usize> {
-    x: &'a [[f32; BLOCK]; R],
-    panel: &'a [W::Columns],
-    /// What to fetch on the way: from where, and how many bytes further with every pair of columns.
-    ahead: (*const W::Columns, usize),
-    sums: &'a mut [f32],
-    width: usize,
+impl<S: Simd, W: Stored> Kernel<W> for Fused<S> {
+    type X = f32;
+
+    const ROWS: usize = match S::F32_LANES {
+        16 => 12,   // of 32 registers 24 hold sums
+        8 | 4 => 6, // of 16 registers 12, of NEON's 32 again 24
+        _ => 2,
+    };
+
+    /// A function of its own for each number of rows: inlined into one another, they lose the
+    /// registers that their sums are in.
+    #[inline(never)]
+    fn multiply<const R: usize>(self, sliver: Sliver<W, f32, R>) {
+        self.0.vectorize(sliver);
+    }
 }
 
-/// A function of its own for each kernel: inlined into one another, they lose the registers that
-/// their sums are in.
-#[inline(never)]
-fn run<S: Simd>(simd: S, sliver: impl WithSimd<Output = ()>) {
-    simd.vectorize(sliver);
-}
-
-impl<W: Stored, const R: usize> WithSimd for Sliver<'_, W, R> {
+impl<W: Stored, const R: usize> WithSimd for Sliver<'_, W, f32, R> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        if R > most_rows::<S>() {
-            return;
-        }
         match S::F32_LANES {
             16 => self.vectors::<S, 2>(simd, 0),
             8 if R <= 3 => self.vectors::<S, 4>(simd, 0),
@@ -153,8 +177,8 @@ impl<W: Stored, const R: usize> WithSimd for Sliver<'_, W, R> {
     }
 }
 
-impl<W: Stored, const R: usize> Sliver<'_, W, R> {
-    /// The same for the panel's `V` vectors from the `at`-th on.
+impl<W: Stored, const R: usize> Sliver<'_, W, f32, R> {
+    /// The products with the panel's `V` vectors from the `at`-th on.
     #[inline(always)]
     fn vectors<S: Simd, const V: usize>(&mut self, simd: S, at: usize) {
         let mut sums = [[simd.splat_f32s(0.0); V]; R];
@@ -188,7 +212,7 @@ impl<W: Stored, const R: usize> Sliver<'_, W, R> {
 
 /// Asks for memory that will be read soon. Any address will do: one that is not ours is ignored.
 #[inline(always)]
-fn prefetch<T>(at: *const T) {
+pub fn prefetch<T>(at: *const T) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     for line in 0..size_of::<T>().div_ceil(64) {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};

@@ -5,6 +5,8 @@
 //! order, so that a row has the same bits alone and in a batch, and for any number of threads.
 
 mod convert;
+#[cfg(target_arch = "x86_64")]
+mod dot_bf16;
 mod kernel;
 mod packed;
 mod product;
@@ -16,7 +18,7 @@ pub(crate) use convert::{Number, nearest_bf16};
 pub(crate) use kernel::{BLOCK, PANEL};
 pub use packed::Packed;
 pub(crate) use product::packed_product;
-pub(crate) use rows::{Rows, with_memory};
+pub(crate) use rows::{Block, Rows, convert, with_memory};
 pub(crate) use strips::{Strip, strips};
 
 use candle_core::{D, DType, Device, Module, Result, Tensor};

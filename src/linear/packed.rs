@@ -1,8 +1,10 @@
 //! Matrices in the order in which the kernels read them.
 
 use super::convert::Number;
-use super::kernel::{PANEL, Panels};
-use super::rows::{Rows, with_memory};
+#[cfg(target_arch = "x86_64")]
+use super::dot_bf16::DotBf16;
+use super::kernel::{BLOCK, PANEL, Panels};
+use super::rows::{Blocks, Rows, with_memory};
 use super::stored::Stored;
 use super::strips::strips;
 use crate::operands::slice;
@@ -191,13 +193,37 @@ impl Packed {
         let range = (self.first + panels.start) * self.parts * pairs
             ..(self.first + panels.end) * self.parts * pairs;
         with_memory(&SUMS, 0.0, x.count() * panels.len() * self.parts * PANEL, |sums| {
-            with_columns!(&*self.data, W, data => {
-                let (rows, panels) = (x.count(), &data[range]);
-                let work = Panels::<W> { x: x.blocks, rows, panels, pairs, sums: &mut *sums };
-                Arch::new().dispatch(work);
-            });
+            let (rows, memory) = (x.count(), &mut *sums);
+            match x.blocks {
+                Blocks::F32(x) => with_columns!(&*self.data, W, data => {
+                    let panels = &data[range];
+                    Arch::new().dispatch(Panels::<W, f32> { x, rows, panels, pairs, sums: memory });
+                }),
+                Blocks::BF16(x) => self.dots(x, range, memory),
+            }
             f(sums)
         })
+    }
+
+    /// Whether x of a type is multiplied as bf16: where it is, the weights are, and the machine has
+    /// the instruction.
+    pub(crate) fn takes_bf16<T: WithDType>(&self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        if let (DType::BF16, Data::BF16(_)) = (T::DTYPE, &*self.data) {
+            return DotBf16::new().is_some();
+        }
+        false
+    }
+
+    /// The sums of bf16 with bf16.
+    fn dots(&self, x: &[[bf16; BLOCK]], range: Range<usize>, sums: &mut [f32]) {
+        #[cfg(target_arch = "x86_64")]
+        if let (Some(kernel), Data::BF16(data)) = (DotBf16::new(), &*self.data) {
+            let (rows, pairs, panels) =
+                (x.len() / self.columns.div_ceil(BLOCK), self.pairs(), &data[range]);
+            return Panels::<bf16, bf16> { x, rows, panels, pairs, sums }.multiply(kernel);
+        }
+        unreachable!("`takes_bf16` said that x comes in f32");
     }
 
     /// Writes `x·weightᵀ + bias`, rounded once, for each matrix: `[parts, count, rows]`. A bias is

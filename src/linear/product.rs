@@ -60,7 +60,7 @@ impl Product {
         let rows = x.len().checked_div(width).unwrap_or(0);
         let mut y = vec![T::zero(); self.weight.parts() * rows * self.weight.rows()];
         let bias = self.bias.as_deref();
-        Rows::with(x, width, |x| self.weight.product(x, bias, &mut y));
+        Rows::with(x, &self.weight, |x| self.weight.product(x, bias, &mut y));
         Ok(T::to_cpu_storage_owned(y))
     }
 }

@@ -2,47 +2,105 @@
 
 use super::convert::Number;
 use super::kernel::BLOCK;
+use super::packed::Packed;
+use half::bf16;
 use rayon::prelude::*;
 use std::cell::Cell;
+use std::thread::LocalKey;
 
-/// Rows of x in f32, in blocks of columns: `[columns / BLOCK, count, BLOCK]`. A block of some rows
-/// is one piece of memory then, which no stride maps onto the same cache lines.
+/// Rows of x, in blocks of columns: `[columns / BLOCK, count, BLOCK]`. A block of some rows is one
+/// piece of memory then, which no stride maps onto the same cache lines.
 #[derive(Clone, Copy)]
 pub struct Rows<'a> {
-    pub(super) blocks: &'a [[f32; BLOCK]],
+    pub(super) blocks: Blocks<'a>,
     count: usize,
 }
 
-impl<'a> Rows<'a> {
-    /// Blocks that are filled: `[columns / BLOCK, count]`. What is behind the last column must be 0.
-    pub fn new(blocks: &'a [[f32; BLOCK]], count: usize) -> Self {
-        Self { blocks, count }
-    }
+/// What x comes in.
+#[derive(Clone, Copy)]
+pub(super) enum Blocks<'a> {
+    F32(&'a [[f32; BLOCK]]),
+    /// For weights that [`Packed::takes_bf16`] says so of.
+    BF16(&'a [[bf16; BLOCK]]),
+}
 
+/// A type that blocks come in.
+pub trait Block: Number {
+    /// Blocks that are filled, `[columns / BLOCK, count]`, as rows. What is behind the last column
+    /// must be 0.
+    fn rows(blocks: &[[Self; BLOCK]], count: usize) -> Rows<'_>;
+
+    /// Memory for x, and for what lies between two products.
+    fn kept() -> [&'static LocalKey<Cell<Vec<[Self; BLOCK]>>>; 2];
+}
+
+macro_rules! block {
+    ($t:ident, $variant:ident) => {
+        impl Block for $t {
+            fn rows(blocks: &[[$t; BLOCK]], count: usize) -> Rows<'_> {
+                Rows { blocks: Blocks::$variant(blocks), count }
+            }
+
+            fn kept() -> [&'static LocalKey<Cell<Vec<[$t; BLOCK]>>>; 2] {
+                thread_local! {
+                    static X: Cell<Vec<[$t; BLOCK]>> = const { Cell::new(vec![]) };
+                    static BETWEEN: Cell<Vec<[$t; BLOCK]>> = const { Cell::new(vec![]) };
+                }
+                [&X, &BETWEEN]
+            }
+        }
+    };
+}
+
+block!(f32, F32);
+block!(bf16, BF16);
+
+impl Rows<'_> {
     /// How many rows there are.
     pub fn count(&self) -> usize {
         self.count
     }
 
-    /// Calls `f` with the rows of x, `[count, columns]`, in memory that is kept for the next call.
-    pub fn with<T: Number, R>(x: &[T], columns: usize, f: impl FnOnce(Rows) -> R) -> R {
+    /// Calls `f` with the rows of x, `[count, columns]`, for a product with a weight.
+    pub fn with<T: Number, R>(x: &[T], weight: &Packed, f: impl FnOnce(Rows) -> R) -> R {
+        match weight.takes_bf16::<T>() {
+            true => Self::with_blocks::<T, bf16, R>(x, weight.columns(), f),
+            false => Self::with_blocks::<T, f32, R>(x, weight.columns(), f),
+        }
+    }
+
+    fn with_blocks<T: Number, B: Block, R>(
+        x: &[T],
+        columns: usize,
+        f: impl FnOnce(Rows) -> R,
+    ) -> R {
         /// Elements that are worth another thread.
         const CHUNK: usize = 1 << 16;
-        thread_local!(static BLOCKS: Cell<Vec<[f32; BLOCK]>> = const { Cell::new(vec![]) });
         let count = x.len() / columns.max(1);
-        with_memory(&BLOCKS, [0.0; BLOCK], columns.div_ceil(BLOCK) * count, |blocks| {
-            let rows = |(i, block): (usize, &mut [f32; BLOCK])| {
+        let [kept, _] = B::kept();
+        with_memory(kept, [B::zero(); BLOCK], columns.div_ceil(BLOCK) * count, |blocks| {
+            let fill = |(i, block): (usize, &mut [B; BLOCK])| {
                 let (first, row) = (i / count * BLOCK, i % count);
                 let len = BLOCK.min(columns - first);
-                T::to_f32s(&x[row * columns + first..][..len], &mut block[..len]);
-                block[len..].fill(0.0);
+                convert(&x[row * columns + first..][..len], &mut block[..len]);
+                block[len..].fill(B::zero());
             };
             match x.len() {
-                ..CHUNK => blocks.iter_mut().enumerate().for_each(rows),
-                _ => blocks.par_iter_mut().enumerate().with_min_len(CHUNK / BLOCK).for_each(rows),
+                ..CHUNK => blocks.iter_mut().enumerate().for_each(fill),
+                _ => blocks.par_iter_mut().enumerate().with_min_len(CHUNK / BLOCK).for_each(fill),
             }
-            f(Rows { blocks, count })
+            f(B::rows(blocks, count))
         })
+    }
+}
+
+/// Writes numbers of one type as those of another, rounded where it is narrower.
+pub fn convert<T: Number, B: Number>(from: &[T], to: &mut [B]) {
+    let mut wide = [0f32; BLOCK];
+    for (from, to) in from.chunks(BLOCK).zip(to.chunks_mut(BLOCK)) {
+        let wide = &mut wide[..from.len()];
+        T::to_f32s(from, wide);
+        B::from_f32s(wide, to);
     }
 }
 
@@ -50,7 +108,7 @@ impl<'a> Rows<'a> {
 /// last one left in them. They are taken out meanwhile, so that a call inside `f`, which a thread
 /// that waits for others may well make, has its own.
 pub fn with_memory<T: Copy, R>(
-    kept: &'static std::thread::LocalKey<Cell<Vec<T>>>,
+    kept: &'static LocalKey<Cell<Vec<T>>>,
     zero: T,
     len: usize,
     f: impl FnOnce(&mut [T]) -> R,

@@ -12,6 +12,14 @@ use pulp::Simd;
 #[repr(C, align(64))]
 pub struct Columns<const N: usize>([u32; N]);
 
+impl Columns<PANEL> {
+    /// The pairs of all rows.
+    #[cfg(target_arch = "x86_64")]
+    pub fn pairs(&self) -> [u32; PANEL] {
+        self.0
+    }
+}
+
 /// A dtype of packed weights.
 pub trait Stored: WithDType {
     /// Two columns of a panel.

@@ -24,6 +24,15 @@ fn truth(x: &Tensor, weight: &Tensor) -> Result<[Vec<f64>; 2]> {
     Ok([product(&x, &weight)?, product(&x.abs()?, &weight.abs()?)?])
 }
 
+/// Half a unit in the last place of a number, relative to it.
+fn half_ulp(dtype: DType) -> f64 {
+    match dtype {
+        DType::BF16 => 2f64.powi(-8),
+        DType::F16 => 2f64.powi(-11),
+        _ => 0.0,
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -52,22 +61,28 @@ proptest! {
             let packed = Weight::Tensor(weight.clone()).packed()?;
             assert_eq!(bits(&packed.to_tensor(DType::F32)?)?, bits(&weight)?);
 
-            let y = packed.product(&x, None)?;
-            assert_eq!((y.dims(), y.dtype()), (&[rows, out][..], x.dtype()));
             let wide = x.to_dtype(DType::F32)?;
             let y = packed.product(&wide, None)?;
-            assert_eq!(bits(&packed.product(&x, None)?)?, bits(&y.to_dtype(x.dtype())?)?);
             let [right, magnitude] = truth(&x, &weight)?;
-            let sums: Vec<f32> = y.flatten_all()?.to_vec1()?;
-            for ((&sum, &right), &magnitude) in sums.iter().zip(&right).zip(&magnitude) {
-                let bound = 2.0 * (columns as f64).sqrt() * 2f64.powi(-24) * magnitude;
-                assert!((f64::from(sum) - right).abs() <= bound, "{sum} {right} {bound:e}");
+            for (y, half_ulp) in [(&y, 0.0), (&packed.product(&x, None)?, half_ulp(x.dtype()))] {
+                assert_eq!(y.dims(), [rows, out]);
+                let sums: Vec<f64> = y.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?;
+                for ((&sum, &right), &magnitude) in sums.iter().zip(&right).zip(&magnitude) {
+                    let bound = 2.0 * (columns as f64).sqrt() * 2f64.powi(-24) * magnitude;
+                    let rounded = bound + half_ulp * (right.abs() + bound) + 2f64.powi(-25);
+                    let bound = if half_ulp == 0.0 { bound } else { rounded };
+                    assert!((sum - right).abs() <= bound, "{sum} {right} {bound:e}");
+                }
             }
             let widened = Weight::Tensor(weight.to_dtype(DType::F32)?).packed()?;
             assert_eq!(bits(&widened.product(&wide, None)?)?, bits(&y)?);
-            for row in (0..rows).step_by(9) {
-                let alone = packed.product(&wide.narrow(0, row, 1)?, None)?;
-                assert_eq!(bits(&alone)?, bits(&y.narrow(0, row, 1)?)?);
+            for x in [&wide, &x] {
+                let all = packed.product(x, None)?;
+                assert_eq!(all.dtype(), x.dtype());
+                for row in (0..rows).step_by(9) {
+                    let alone = packed.product(&x.narrow(0, row, 1)?, None)?;
+                    assert_eq!(bits(&alone)?, bits(&all.narrow(0, row, 1)?)?);
+                }
             }
             if out > 32 && rows > 0 {
                 let some = packed.narrow(32, out - 32)?.product(&wide, None)?;
@@ -99,7 +114,7 @@ proptest! {
             let blocks = pairs.div_ceil(BLOCK / 2) * rows;
             let x: Vec<[f32; BLOCK]> =
                 (0..blocks).map(|b| std::array::from_fn(|i| number(b * BLOCK + i + 7))).collect();
-            let sums = |run: &dyn Fn(Panels<W>)| {
+            let sums = |run: &dyn Fn(Panels<W, f32>)| {
                 let mut sums = vec![f32::NAN; rows * 2 * PANEL];
                 run(Panels { x: &x, rows, panels: &panels, pairs, sums: &mut sums });
                 sums

@@ -2,16 +2,17 @@
 //! order in which down reads it.
 
 use crate::activation::Activation;
-use crate::float::{BLOCK as ELEMENTS, Float, buffer};
+use crate::float::{BLOCK as ELEMENTS, Float};
 use crate::geglu::gated;
-use crate::linear::{BLOCK, Number, PANEL, Packed, Rows, Strip, strips, with_memory};
+use crate::linear::{
+    BLOCK, Block, Number, PANEL, Packed, Rows, Strip, convert, strips, with_memory,
+};
 use crate::operands::slice;
 use crate::pointwise::Pointwise;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, D, DType, Error, Layout, Result, Shape, Tensor};
 use half::{bf16, f16};
 use rayon::prelude::*;
-use std::cell::Cell;
 use std::ops::Range;
 
 /// A block under some activations: `[rows, hidden]` to `[activations, rows, hidden]`.
@@ -74,21 +75,29 @@ impl CustomOp1 for Op<'_> {
 
 impl Op<'_> {
     fn forward<T: Number + Float>(&self, x: &[T]) -> CpuStorage {
-        thread_local!(static PRODUCT: Cell<Vec<[f32; BLOCK]>> = const { Cell::new(vec![]) });
+        match self.block.down.0.takes_bf16::<T>() {
+            true => self.forward_in::<T, bf16>(x),
+            false => self.forward_in::<T, f32>(x),
+        }
+    }
+
+    /// The same with the products in a type that down takes.
+    fn forward_in<T: Number + Float, B: Block>(&self, x: &[T]) -> CpuStorage {
         let (gate_up, down) = (&self.block.gate_up.0, &self.block.down.0);
         let rows = x.len().checked_div(gate_up.columns()).unwrap_or(0);
         let rows_of_product = self.block.activations.len() * rows;
         let blocks = gate_up.rows().div_ceil(BLOCK) * rows_of_product;
         let mut y = vec![T::zero(); rows_of_product * down.rows()];
-        with_memory(&PRODUCT, [0.0; BLOCK], blocks, |product| {
-            Rows::with(x, gate_up.columns(), |x| self.product::<T>(x, product));
-            down.product(Rows::new(product, rows_of_product), self.biases.down.as_deref(), &mut y);
+        let [_, kept] = B::kept();
+        with_memory(kept, [B::zero(); BLOCK], blocks, |product| {
+            Rows::with(x, gate_up, |x| self.product::<T, B>(x, product));
+            down.product(B::rows(product, rows_of_product), self.biases.down.as_deref(), &mut y);
         });
         T::to_cpu_storage_owned(y)
     }
 
     /// `activation(gate) ⊙ up` for each activation: `[blocks, activations, rows, BLOCK]`.
-    fn product<T: Number + Float>(&self, x: Rows, product: &mut [[f32; BLOCK]]) {
+    fn product<T: Number + Float, B: Block>(&self, x: Rows, product: &mut [[B; BLOCK]]) {
         let gate_up = &self.block.gate_up.0;
         let step = gate_up.panels_at_a_time() * PANEL;
         let rows = self.block.activations.len() * x.count();
@@ -104,23 +113,23 @@ impl Op<'_> {
             let real = columns.start.min(gate_up.rows())..columns.end.min(gate_up.rows());
             if !real.is_empty() {
                 gate_up.sums(x, real.clone(), |sums| {
-                    self.activate::<T>(sums, &real, x.count(), &mut strip);
+                    self.activate::<T, B>(sums, &real, x.count(), &mut strip);
                 });
             }
             // What pads the last block is multiplied by zeros.
             for row in 0..strip.rows() {
-                strip.row(row)[real.len()..].fill(0.0);
+                strip.row(row)[real.len()..].fill(B::zero());
             }
         });
     }
 
     /// Writes some columns of the products of `count` rows, out of the sums for gate and up.
-    fn activate<T: Number + Float>(
+    fn activate<T: Number + Float, B: Block>(
         &self,
         sums: &[f32],
         columns: &Range<usize>,
         count: usize,
-        out: &mut Strip<f32>,
+        out: &mut Strip<B>,
     ) {
         let width = columns.len().next_multiple_of(PANEL);
         let at_once = ELEMENTS / width;
@@ -129,7 +138,7 @@ impl Op<'_> {
             tile.products(&self.block.activations, |activation, product| {
                 for (row, product) in product.chunks_exact(width).enumerate() {
                     let out = out.row(activation * count + i * at_once + row);
-                    out[..columns.len()].copy_from_slice(&product[..columns.len()]);
+                    convert(&product[..columns.len()], &mut out[..columns.len()]);
                 }
             });
         }
@@ -169,14 +178,13 @@ struct Tile<T> {
 
 impl<T: Number + Float> Tile<T> {
     /// Calls `f` with `activation(gate) ⊙ up`, rounded once, for each activation.
-    fn products(&self, activations: &[Activation], mut f: impl FnMut(usize, &[f32])) {
+    fn products(&self, activations: &[Activation], mut f: impl FnMut(usize, &[T])) {
         let (gate, up) = (&self.gate[..self.len], &self.up[..self.len]);
         for (i, &activation) in activations.iter().enumerate() {
-            let (mut rounded, mut wide) = ([T::zero(); ELEMENTS], buffer());
-            let (rounded, wide) = (&mut rounded[..self.len], &mut wide[..self.len]);
-            gated(Pointwise { activation, derivative: false }, gate, up, rounded);
-            T::to_f32s(rounded, wide);
-            f(i, wide);
+            let mut product = [T::zero(); ELEMENTS];
+            let product = &mut product[..self.len];
+            gated(Pointwise { activation, derivative: false }, gate, up, product);
+            f(i, product);
         }
     }
 }
