@@ -216,8 +216,8 @@ fn rope_of(gemma: &Gemma, config: &Config, local: bool) -> Result<Option<Gemma>>
 }
 
 /// The weight whose `1 + w` is that of the given one, rounded to bf16.
-fn one_plus_weight_in_bf16(weight: &Tensor) -> Result<Tensor> {
-    (weight + 1.0)?.to_dtype(DType::BF16)?.to_dtype(weight.dtype())? - 1.0
+fn one_plus_weight_in_bf16(weight: Tensor) -> Result<Tensor> {
+    (&weight + 1.0)?.to_dtype(DType::BF16)?.to_dtype(weight.dtype())? - 1.0
 }
 
 /// The same model with other sliding windows, if it has any that is shorter than `longest` tokens.

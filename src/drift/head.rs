@@ -12,7 +12,11 @@ use rayon::prelude::*;
 
 /// Bytes of logits, as f32 or narrower, that are held at a time for all sides: few enough to stay
 /// in a large cache, and to be memory that the allocator keeps from one piece to the next.
-const WORKSPACE: usize = 32 << 20;
+const WORKSPACE: usize = 8 << 20;
+
+/// Positions that are compared at a time, for all sides: few enough for a good part of the
+/// vocabulary to fit the workspace, many enough for reading the head's weight not to count.
+const POSITIONS: usize = 1024;
 
 /// The likeliest tokens that are kept.
 const TOP: usize = 5;
@@ -23,6 +27,32 @@ const TOP: usize = 5;
 /// KL divergences are resolved to 1e-14 nats: logits are widened to f64, and so is every sum over
 /// the vocabulary.
 pub(super) fn compare(
+    sides: &[(&Head, Tensor)],
+    pairs: &[(usize, usize)],
+    labels: &[Option<u32>],
+    mut progress: impl FnMut(f64),
+) -> Result<Vec<LogitSums>> {
+    let mut sums = vec![LogitSums::default(); pairs.len()];
+    let step = (POSITIONS / sides.len().max(1)).max(1);
+    for (i, labels_of_some) in labels.chunks(step).enumerate() {
+        let some = |(head, hidden): &(_, Tensor)| -> Result<_> {
+            let count = hidden.dim(0)?;
+            let (start, end) =
+                ((i * step).min(count), (i * step + labels_of_some.len()).min(count));
+            Ok((*head, hidden.narrow(0, start, end - start)?))
+        };
+        let sides = sides.iter().map(some).collect::<Result<Vec<_>>>()?;
+        let done = (i * step) as f64;
+        let more = compare_some(&sides, pairs, labels_of_some, |fraction| {
+            progress((done + fraction * labels_of_some.len() as f64) / labels.len() as f64);
+        })?;
+        sums.iter_mut().zip(&more).for_each(|(sums, more)| sums.merge(more));
+    }
+    Ok(sums)
+}
+
+/// The same for few positions.
+fn compare_some(
     sides: &[(&Head, Tensor)],
     pairs: &[(usize, usize)],
     labels: &[Option<u32>],

@@ -103,13 +103,15 @@ impl Gemma {
             (true, true) => Some(embedding.weight().clone()),
             (true, false) => Some(matrix(head.pp("lm_head"))?),
         };
-        Ok(Self {
+        let gemma = Self {
             embedding,
             layers,
             norm: RmsNorm::new(norm, stack.rms_norm_eps),
             head: head.map(|weight| Head::new(weight, stack.final_softcap)).transpose()?,
             dtype,
-        })
+        };
+        // Norms are computed in f32: their weights are widened here and not on every call.
+        if pack { gemma.map_norms(|norm| norm.map_weight(Ok)) } else { Ok(gemma) }
     }
 
     /// The dtype of the residual stream.

@@ -37,12 +37,13 @@ impl RmsNorm {
         Self { weight, eps, rounding: NormRounding::Once }
     }
 
-    /// The same norm with a weight that `change` makes of its own.
+    /// The same norm with a weight that `change` makes of its own, which it gets in f32 (f64 stays).
     ///
     /// # Errors
     /// Those of `change`.
-    pub fn map_weight(&self, change: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Self> {
-        Ok(Self { weight: change(&self.weight)?, ..self.clone() })
+    pub fn map_weight(&self, change: impl FnOnce(Tensor) -> Result<Tensor>) -> Result<Self> {
+        let wide = self.weight.to_dtype(wide_dtype(self.weight.dtype()))?;
+        Ok(Self { weight: change(wide)?, ..self.clone() })
     }
 
     /// The same norm, rounding elsewhere.
