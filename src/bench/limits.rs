@@ -2,7 +2,7 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::dot_bf16::DotBf16;
-use super::memory::Buffer;
+use super::memory::{Buffer, available};
 use super::weights::Weights;
 use pulp::{Arch, Simd, WithSimd};
 use serde::Serialize;
@@ -35,7 +35,13 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Measures them, each as the best of several goes: what disturbs can only slow down.
+    /// Measures them, each as the best of several goes: what disturbs can only slow down. Takes
+    /// memory for the time being: an eighth of what is free, up to 1 GiB.
+    pub fn measured() -> Self {
+        Self::measure(&Buffer::new(available()))
+    }
+
+    /// As [`Self::measured`], with a buffer that there is.
     pub(super) fn measure(buffer: &Buffer) -> Self {
         let fma_gflops = best(BURSTS, || burst(|| Arch::new().dispatch(Chains)));
         Self {
@@ -47,7 +53,7 @@ impl Limits {
     }
 
     /// The better of two measurements.
-    pub(super) fn best(self, other: Self) -> Self {
+    pub fn best(self, other: Self) -> Self {
         Self {
             fma_gflops: self.fma_gflops.max(other.fma_gflops),
             bf16_gflops: self.bf16_gflops.max(other.bf16_gflops),

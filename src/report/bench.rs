@@ -12,7 +12,8 @@ pub fn bench_table(bench: &Bench) -> String {
     text
 }
 
-fn limits_line(limits: &Limits) -> String {
+/// What a machine can do at most, in the line that a benchmark begins with.
+pub fn limits_line(limits: &Limits) -> String {
     let Limits { fma_gflops, bf16_gflops, read_gbps, threads } = limits;
     let plural = if *threads == 1 { "" } else { "s" };
     format!(
