@@ -35,9 +35,9 @@ def main():
     torch.set_num_threads(limits["threads"])
     torch.manual_seed(0)
     print(
-        f"{limits['fma_gflops']:.0f} GFLOP/s of f32 multiply-adds, {limits['read_gbps']:.1f} GB/s of reading memory, "
-        f"{limits['threads']} threads; PyTorch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}; "
-        "medians in ms\n"
+        f"{limits['fma_gflops']:.0f} GFLOP/s of f32 multiply-adds, {limits['bf16_gflops']:.0f} of bf16, "
+        f"{limits['read_gbps']:.1f} GB/s of reading memory, {limits['threads']} threads; "
+        f"PyTorch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}; medians in ms\n"
     )
     header = "block", "weights", "tokens", "limit", "ours", "candle", "eager", "compiled"
     ratios = "ours, of limit", "candle / ours", "eager / ours", "compiled / ours"

@@ -557,8 +557,8 @@ fn sides_and_overflow() {
 fn bench_json_has_the_fixed_names() {
     let args = ["bench", "--json", "--shape", "64x96", "--tokens", "1,4"];
     let bench = run_json(&args);
-    let [fma, read] = ["fma_gflops", "read_gbps"].map(|k| number(&bench["limits"][k]));
-    assert!(fma > 0.0 && read > 0.0 && bench["limits"]["threads"] == 2, "{bench}");
+    let limits = ["fma_gflops", "bf16_gflops", "read_gbps"].map(|k| number(&bench["limits"][k]));
+    assert!(limits.iter().all(|&limit| limit > 0.0) && bench["limits"]["threads"] == 2, "{bench}");
     let rows = bench["rows"].as_array().unwrap();
     let cases: Vec<_> = rows.iter().map(|row| (&row["weights"], &row["tokens"])).collect();
     let [f32, bf16] = ["f32", "bf16"].map(|name| json!(name));
@@ -568,10 +568,11 @@ fn bench_json_has_the_fixed_names() {
         assert_eq!((&row["hidden"], &row["intermediate"]), (&json!(64), &json!(96)));
         let figure = |name: &str| number(&row[name]);
         let near = |a: f64, b: f64| assert!(a > 0.0 && (a / b - 1.0).abs() < 1e-9, "{a} {b} {row}");
-        let size = if row["weights"] == "f32" { 4.0 } else { 2.0 };
+        let [fma, bf16, read] = limits;
+        let (size, peak) = if row["weights"] == "f32" { (4.0, fma) } else { (2.0, bf16) };
         let weights = 3.0 * 64.0 * 96.0;
         let (bytes, operations) = (size * weights, 2.0 * weights * figure("tokens"));
-        near(figure("limit_ms"), (bytes / read).max(operations / fma) / 1e6);
+        near(figure("limit_ms"), (bytes / read).max(operations / peak) / 1e6);
         near(figure("of_limit"), figure("limit_ms") / figure("median_ms"));
         near(figure("ratio_to_candle"), figure("candle_ms") / figure("median_ms"));
         near(figure("gflops"), operations / figure("median_ms") / 1e6);

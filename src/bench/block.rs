@@ -4,57 +4,18 @@ use super::limits::Limits;
 use super::memory::Buffer;
 use super::shape::Shape;
 use super::timing::medians;
-use crate::error::{Error, Result};
+use super::weights::Weights;
+use crate::error::Result;
 use crate::gelu::Gelu;
 use crate::mlp::GemmaMlp;
-use candle_core::{DType, Device, Module, Tensor};
+use candle_core::{Device, Module, Tensor};
 use candle_nn::Linear;
 use rand::{SeedableRng, rngs::StdRng};
 use rand_distr::{Distribution, StandardNormal};
 use rayon::prelude::*;
 use serde::Serialize;
-use std::fmt;
 use std::hint::black_box;
 use std::num::NonZeroUsize;
-use std::str::FromStr;
-
-/// The type of weights and input.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Weights {
-    /// Four bytes each.
-    F32,
-    /// Two bytes each.
-    Bf16,
-}
-
-impl Weights {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::F32, Self::Bf16];
-
-    /// The type as candle calls it.
-    pub fn dtype(self) -> DType {
-        match self {
-            Self::F32 => DType::F32,
-            Self::Bf16 => DType::BF16,
-        }
-    }
-}
-
-impl fmt::Display for Weights {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(self.dtype().as_str())
-    }
-}
-
-impl FromStr for Weights {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        let found = Self::ALL.into_iter().find(|weights| weights.to_string() == name);
-        found.ok_or_else(|| Error::Input(format!("no weights of '{name}'; accepted: f32, bf16")))
-    }
-}
 
 /// What one row measures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,7 +69,7 @@ pub struct Row {
     /// The same in candle: three [`Linear`] layers and `gate.gelu() * up`, in turns with ours.
     pub candle_ms: f64,
     /// What the limits allow: the longer of reading the weights once and of the three products at
-    /// the peak of f32, in milliseconds.
+    /// the peak of their type, in milliseconds.
     pub limit_ms: f64,
     /// `limit_ms / median_ms`: 1 is the limit reached.
     pub of_limit: f64,
@@ -122,7 +83,7 @@ pub struct Row {
 
 impl Row {
     pub(super) fn new(case: Case, limits: &Limits, [ours, candle]: [f64; 2]) -> Self {
-        let limit = limits.milliseconds(case.bytes(), case.operations());
+        let limit = limits.milliseconds(case.weights, case.bytes(), case.operations());
         Self {
             hidden: case.shape.hidden(),
             intermediate: case.shape.intermediate(),
@@ -199,6 +160,11 @@ fn gaussian(rows: usize, columns: usize, stdev: f32, seed: u64) -> Result<Tensor
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Error;
+    use candle_core::DType;
+
+    const LIMITS: Limits =
+        Limits { fma_gflops: 200.0, bf16_gflops: 400.0, read_gbps: 40.0, threads: 2 };
 
     fn case(weights: Weights, tokens: usize) -> Case {
         let shape = Shape::new(2048, 16384).unwrap();
@@ -207,20 +173,18 @@ mod tests {
 
     #[test]
     fn a_token_is_bound_by_reading_and_a_prompt_by_arithmetic() {
-        let limits = Limits { fma_gflops: 200.0, read_gbps: 40.0, threads: 2 };
         let weights = 3.0 * 2048.0 * 16384.0;
         let limit =
-            |weights, tokens| Row::new(case(weights, tokens), &limits, [25.0, 50.0]).limit_ms;
+            |weights, tokens| Row::new(case(weights, tokens), &LIMITS, [25.0, 50.0]).limit_ms;
         assert_eq!(limit(Weights::F32, 1), 4.0 * weights / 40e9 * 1e3);
         assert_eq!(limit(Weights::Bf16, 1), 2.0 * weights / 40e9 * 1e3);
-        assert_eq!(limit(Weights::Bf16, 512), limit(Weights::F32, 512));
         assert_eq!(limit(Weights::F32, 512), 2.0 * 512.0 * weights / 200e9 * 1e3);
+        assert_eq!(limit(Weights::Bf16, 512), 2.0 * 512.0 * weights / 400e9 * 1e3);
     }
 
     #[test]
     fn figures_follow_from_the_times() {
-        let limits = Limits { fma_gflops: 200.0, read_gbps: 40.0, threads: 2 };
-        let row = Row::new(case(Weights::F32, 1), &limits, [25.0, 50.0]);
+        let row = Row::new(case(Weights::F32, 1), &LIMITS, [25.0, 50.0]);
         let near = |a: f64, b: f64| assert!((a / b - 1.0).abs() < 1e-12, "{a} {b}");
         near(row.of_limit, row.limit_ms / 25.0);
         near(row.ratio_to_candle, 2.0);

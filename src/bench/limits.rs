@@ -1,6 +1,9 @@
 //! What this machine can do at most.
 
-use super::memory::Buffer;
+#[cfg(target_arch = "x86_64")]
+use super::dot_bf16::DotBf16;
+use super::memory::{Buffer, available};
+use super::weights::Weights;
 use pulp::{Arch, Simd, WithSimd};
 use serde::Serialize;
 use std::hint::black_box;
@@ -21,6 +24,10 @@ const STEPS: usize = 10_000;
 pub struct Limits {
     /// Fused multiply-adds of f32 in registers, each two operations: 10⁹ operations a second.
     pub fma_gflops: f64,
+    /// Products of bf16 with bf16, summed in f32: 10⁹ operations a second. The peak of the
+    /// instruction for them where the machine has AVX512-BF16, otherwise that of f32, to which such
+    /// machines widen.
+    pub bf16_gflops: f64,
     /// Reading memory from end to end: 10⁹ bytes a second.
     pub read_gbps: f64,
     /// How many threads took part.
@@ -28,39 +35,69 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Measures them, each as the best of several goes: what disturbs can only slow down.
+    /// Measures them, each as the best of several goes: what disturbs can only slow down. Takes
+    /// memory for the time being: an eighth of what is free, up to 1 GiB.
+    pub fn measured() -> Self {
+        Self::measure(&Buffer::new(available()))
+    }
+
+    /// As [`Self::measured`], with a buffer that there is.
     pub(super) fn measure(buffer: &Buffer) -> Self {
-        let best = |rates: &mut dyn Iterator<Item = f64>| rates.fold(0.0, f64::max);
+        let fma_gflops = best(BURSTS, || burst(|| Arch::new().dispatch(Chains)));
         Self {
-            fma_gflops: best(&mut (0..BURSTS).map(|_| burst())),
-            read_gbps: best(&mut (0..PASSES).map(|_| pass(buffer))),
+            fma_gflops,
+            bf16_gflops: dot_bf16().unwrap_or(fma_gflops),
+            read_gbps: best(PASSES, || pass(buffer)),
             threads: rayon::current_num_threads(),
         }
     }
 
     /// The better of two measurements.
-    pub(super) fn best(self, other: Self) -> Self {
+    pub fn best(self, other: Self) -> Self {
         Self {
             fma_gflops: self.fma_gflops.max(other.fma_gflops),
+            bf16_gflops: self.bf16_gflops.max(other.bf16_gflops),
             read_gbps: self.read_gbps.max(other.read_gbps),
             threads: self.threads,
         }
     }
 
-    /// Milliseconds below which nothing reads so many bytes and does so many operations: reading
-    /// and arithmetic overlap at best, so that the slower of them counts.
-    pub fn milliseconds(&self, bytes: f64, operations: f64) -> f64 {
-        (bytes / self.read_gbps).max(operations / self.fma_gflops) / 1e6
+    /// The peak of products of a type: 10⁹ operations a second.
+    pub fn gflops(&self, weights: Weights) -> f64 {
+        match weights {
+            Weights::F32 => self.fma_gflops,
+            Weights::Bf16 => self.bf16_gflops,
+        }
+    }
+
+    /// Milliseconds below which nothing reads so many bytes and does so many operations on a type:
+    /// reading and arithmetic overlap at best, so that the slower of them counts.
+    pub fn milliseconds(&self, weights: Weights, bytes: f64, operations: f64) -> f64 {
+        (bytes / self.read_gbps).max(operations / self.gflops(weights)) / 1e6
     }
 }
 
-/// 10⁹ operations a second, by all threads at once.
-fn burst() -> f64 {
+/// The highest of several rates.
+fn best(goes: usize, rate: impl Fn() -> f64) -> f64 {
+    (0..goes).map(|_| rate()).fold(0.0, f64::max)
+}
+
+/// The peak of the instruction for products of bf16, where the machine has one.
+fn dot_bf16() -> Option<f64> {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(dots) = DotBf16::new() {
+        return Some(best(BURSTS, || burst(|| dots.chains(STEPS))));
+    }
+    None
+}
+
+/// 10⁹ operations a second of chains that count theirs, by all threads at once.
+fn burst(chains: impl Fn() -> usize + Sync) -> f64 {
     let start = Instant::now();
     let operations = rayon::broadcast(|_| {
         let mut operations = 0;
         while start.elapsed() < BURST {
-            operations += Arch::new().dispatch(Chains);
+            operations += chains();
         }
         operations
     });
@@ -109,17 +146,21 @@ mod tests {
 
     #[test]
     fn the_slower_of_reading_and_arithmetic_counts() {
-        let limits = Limits { fma_gflops: 200.0, read_gbps: 40.0, threads: 2 };
+        let limits = Limits { fma_gflops: 200.0, bf16_gflops: 400.0, read_gbps: 40.0, threads: 2 };
         // 400 MB at 40 GB/s are 10 ms, 1 GFLOP at 200 GFLOP/s are 5 ms.
-        assert_eq!(limits.milliseconds(4e8, 1e9), 10.0);
-        assert_eq!(limits.milliseconds(4e8, 4e9), 20.0);
+        assert_eq!(limits.milliseconds(Weights::F32, 4e8, 1e9), 10.0);
+        assert_eq!(limits.milliseconds(Weights::F32, 4e8, 4e9), 20.0);
+        assert_eq!(limits.milliseconds(Weights::Bf16, 4e8, 8e9), 20.0);
     }
 
     #[test]
     fn limits_are_measured() {
         let limits = Limits::measure(&Buffer::new(1 << 26));
-        assert!(limits.fma_gflops > 0.0 && limits.fma_gflops.is_finite(), "{limits:?}");
-        assert!(limits.read_gbps > 0.0 && limits.read_gbps.is_finite(), "{limits:?}");
+        for rate in [limits.fma_gflops, limits.bf16_gflops, limits.read_gbps] {
+            assert!(rate > 0.0 && rate.is_finite(), "{limits:?}");
+        }
+        let widened = limits.bf16_gflops == limits.fma_gflops;
+        assert_eq!(widened, dot_bf16().is_none(), "{limits:?}");
         assert_eq!(limits.threads, rayon::current_num_threads());
     }
 }

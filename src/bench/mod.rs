@@ -2,14 +2,18 @@
 //! what memory and arithmetic allow at best.
 
 mod block;
+#[cfg(target_arch = "x86_64")]
+mod dot_bf16;
 mod limits;
 mod memory;
 mod shape;
 mod timing;
+mod weights;
 
-pub use block::{Case, Row, Weights};
+pub use block::{Case, Row};
 pub use limits::Limits;
 pub use shape::Shape;
+pub use weights::Weights;
 
 use crate::error::{Error, Result};
 use block::Sides;

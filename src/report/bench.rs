@@ -12,12 +12,14 @@ pub fn bench_table(bench: &Bench) -> String {
     text
 }
 
-fn limits_line(limits: &Limits) -> String {
-    let Limits { fma_gflops, read_gbps, threads } = limits;
+/// What a machine can do at most, in the line that a benchmark begins with.
+pub fn limits_line(limits: &Limits) -> String {
+    let Limits { fma_gflops, bf16_gflops, read_gbps, threads } = limits;
     let plural = if *threads == 1 { "" } else { "s" };
     format!(
-        "limits: {} GFLOP/s of f32 multiply-adds, {} GB/s of reading memory, on {threads} thread{plural}\n",
+        "limits: {} GFLOP/s of f32 multiply-adds, {} of bf16, {} GB/s of reading memory, on {threads} thread{plural}\n",
         short(*fma_gflops),
+        short(*bf16_gflops),
         short(*read_gbps)
     )
 }
@@ -54,7 +56,7 @@ mod tests {
 
     #[test]
     fn limits_first_then_a_row_for_each_case() {
-        let limits = Limits { fma_gflops: 229.4, read_gbps: 40.0, threads: 2 };
+        let limits = Limits { fma_gflops: 229.4, bf16_gflops: 458.8, read_gbps: 40.0, threads: 2 };
         let row = Row {
             hidden: 2048,
             intermediate: 16384,
@@ -71,7 +73,7 @@ mod tests {
         let prompt = Row { tokens: 512, weights: Weights::Bf16, median_ms: 1234.0, ..row };
         let table = bench_table(&Bench { limits, rows: vec![row, prompt] });
         let expected = "\
-limits: 229 GFLOP/s of f32 multiply-adds, 40.0 GB/s of reading memory, on 2 threads
+limits: 229 GFLOP/s of f32 multiply-adds, 459 of bf16, 40.0 GB/s of reading memory, on 2 threads
 block:  one forward pass under tanh, its weights not in the caches; medians, ours and candle's in turns
 
                              limit    ours                           candle  candle

@@ -7,7 +7,7 @@ mod generation;
 mod number;
 mod table;
 
-pub use bench::bench_table;
+pub use bench::{bench_table, limits_line};
 pub use drift::drift_table;
 pub use generation::generation_table;
 pub use table::{forward_table, inspect_table};
