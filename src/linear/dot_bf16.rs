@@ -46,21 +46,20 @@ fn multiply<const R: usize>(sliver: Sliver<bf16, bf16, R>) {
     for (i, columns) in panel[..pairs].iter().enumerate() {
         prefetch(ahead.0.wrapping_byte_add(i * ahead.1));
         let w: [u32x16; VECTORS] = cast(columns.pairs());
-        for r in 0..R {
+        for (sums, x) in sums.iter_mut().zip(x) {
             let pair =
-                u32::from(x[r][2 * i].to_bits()) | u32::from(x[r][2 * i + 1].to_bits()) << 16;
+                u32::from(x[2 * i].to_bits()) | u32::from(x[2 * i + 1].to_bits()) << 16;
             let x = _mm512_set1_epi32(pair as i32);
-            for v in 0..VECTORS {
-                sums[r][v] =
-                    cast(_mm512_dpbf16_ps(cast(sums[r][v]), numbers(cast(w[v])), numbers(x)));
+            for (sum, &w) in sums.iter_mut().zip(&w) {
+                *sum = cast(_mm512_dpbf16_ps(cast(*sum), numbers(cast(w)), numbers(x)));
             }
             // As in the other kernels.
             compiler_fence(Ordering::SeqCst);
         }
     }
-    for r in 0..R {
+    for (r, sums) in sums.into_iter().enumerate() {
         let row = &mut out[r * width..][..PANEL];
-        let added: [f32; PANEL] = cast(sums[r]);
+        let added: [f32; PANEL] = cast(sums);
         row.iter_mut().zip(added).for_each(|(row, sum)| *row += sum);
     }
 }

@@ -179,6 +179,10 @@ impl<W: Stored, const R: usize> WithSimd for Sliver<'_, W, f32, R> {
 
 impl<W: Stored, const R: usize> Sliver<'_, W, f32, R> {
     /// The products with the panel's `V` vectors from the `at`-th on.
+    ///
+    /// Its loops go by index: written with iterators they are not unrolled, and the sums lie in
+    /// memory.
+    #[allow(clippy::needless_range_loop)]
     #[inline(always)]
     fn vectors<S: Simd, const V: usize>(&mut self, simd: S, at: usize) {
         let mut sums = [[simd.splat_f32s(0.0); V]; R];
