@@ -47,8 +47,7 @@ fn multiply<const R: usize>(sliver: Sliver<bf16, bf16, R>) {
         prefetch(ahead.0.wrapping_byte_add(i * ahead.1));
         let w: [u32x16; VECTORS] = cast(columns.pairs());
         for (sums, x) in sums.iter_mut().zip(x) {
-            let pair =
-                u32::from(x[2 * i].to_bits()) | u32::from(x[2 * i + 1].to_bits()) << 16;
+            let pair = u32::from(x[2 * i].to_bits()) | u32::from(x[2 * i + 1].to_bits()) << 16;
             let x = _mm512_set1_epi32(pair as i32);
             for (sum, &w) in sums.iter_mut().zip(&w) {
                 *sum = cast(_mm512_dpbf16_ps(cast(*sum), numbers(cast(w)), numbers(x)));

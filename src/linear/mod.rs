@@ -18,7 +18,7 @@ pub(crate) use convert::{Number, nearest_bf16};
 pub(crate) use kernel::{BLOCK, PANEL};
 pub use packed::Packed;
 pub(crate) use product::packed_product;
-pub(crate) use rows::{Block, Rows, convert, with_memory};
+pub(crate) use rows::{Block, Rows, with_memory};
 pub(crate) use strips::{Strip, strips};
 
 use candle_core::{D, DType, Device, Module, Result, Tensor};
@@ -156,6 +156,25 @@ impl Linear {
     /// A layer of a weight `[out, in]` and a bias `[out]`.
     pub fn new(weight: Weight, bias: Option<Tensor>) -> Self {
         Self { weight, bias }
+    }
+
+    /// One layer that returns what several return, one behind the other.
+    ///
+    /// # Errors
+    /// Layers of different inputs, of which only some have a bias, or none at all.
+    pub fn stacked(layers: &[&Self]) -> Result<Self> {
+        let weights = layers.iter().map(|layer| match layer.weight() {
+            Weight::Tensor(weight) => Ok(weight.clone()),
+            Weight::Packed(packed) => Tensor::cat(&packed.unpacked()?, 0),
+        });
+        let weight = Tensor::cat(&weights.collect::<Result<Vec<_>>>()?, 0)?;
+        let biases: Vec<_> = layers.iter().filter_map(|layer| layer.bias()).collect();
+        let bias = match biases.len() {
+            0 => None,
+            n if n == layers.len() => Some(Tensor::cat(&biases, 0)?),
+            _ => candle_core::bail!("either all stacked layers have a bias or none"),
+        };
+        Ok(Self { weight: Weight::Tensor(weight), bias })
     }
 
     /// Its weight.

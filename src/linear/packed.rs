@@ -174,7 +174,7 @@ impl Packed {
     /// Panels of each matrix that one thread takes at a time: enough work for it to be worth
     /// taking, and enough such pieces for all threads to end together. A power of two up to 8.
     pub(crate) fn panels_at_a_time(&self) -> usize {
-        let fair = self.rows.div_ceil(PANEL) / (4 * rayon::current_num_threads());
+        let fair = self.rows.div_ceil(PANEL) / (16 * rayon::current_num_threads());
         1 << fair.clamp(1, 8).ilog2()
     }
 
@@ -230,22 +230,26 @@ impl Packed {
     /// `[parts, rows]`.
     pub(crate) fn product<T: Number>(&self, x: Rows, bias: Option<&[f32]>, out: &mut [T]) {
         let step = self.panels_at_a_time() * PANEL;
+        if x.count() == 0 {
+            return;
+        }
         strips(out, self.rows, step).for_each(|mut strip| {
             let columns = strip.columns();
+            let bias = |part: usize| bias.map(|bias| &bias[part * self.rows + columns.start..]);
             self.sums(x, columns.clone(), |sums| {
-                let panels = sums.chunks_exact_mut(PANEL);
-                for (i, sums) in panels.enumerate() {
-                    let per_row = columns.len().div_ceil(PANEL) * self.parts;
-                    let (row, panel, part) =
-                        (i / per_row, i % per_row / self.parts, i % self.parts);
-                    let len = PANEL.min(columns.len() - panel * PANEL);
-                    let sums = &mut sums[..len];
-                    if let Some(bias) = bias {
-                        let at = part * self.rows + columns.start + panel * PANEL;
-                        sums.iter_mut().zip(&bias[at..]).for_each(|(sum, bias)| *sum += bias);
+                // The panels of the parts take turns, unless there is only one part.
+                let run = if self.parts == 1 { columns.len() } else { PANEL };
+                let per_row = sums.len() / x.count();
+                for (row, sums) in sums.chunks_exact_mut(per_row).enumerate() {
+                    for (i, sums) in sums.chunks_mut(run.next_multiple_of(PANEL)).enumerate() {
+                        let (first, part) = (i / self.parts * PANEL, i % self.parts);
+                        let sums = &mut sums[..run.min(columns.len() - first)];
+                        if let Some(bias) = bias(part) {
+                            sums.iter_mut().zip(&bias[first..]).for_each(|(sum, b)| *sum += b);
+                        }
+                        let out = strip.row(part * x.count() + row);
+                        T::from_f32s(sums, &mut out[first..][..sums.len()]);
                     }
-                    let out = strip.row(part * x.count() + row);
-                    T::from_f32s(sums, &mut out[panel * PANEL..][..len]);
                 }
             });
         });

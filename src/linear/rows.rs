@@ -30,15 +30,23 @@ pub trait Block: Number {
     /// must be 0.
     fn rows(blocks: &[[Self; BLOCK]], count: usize) -> Rows<'_>;
 
+    /// Writes numbers of a type as those of blocks, rounded where these are narrower.
+    fn convert<T: Number>(from: &[T], to: &mut [Self]);
+
     /// Memory for x, and for what lies between two products.
     fn kept() -> [&'static LocalKey<Cell<Vec<[Self; BLOCK]>>>; 2];
 }
 
 macro_rules! block {
-    ($t:ident, $variant:ident) => {
+    ($t:ident, $variant:ident, $convert:expr) => {
         impl Block for $t {
             fn rows(blocks: &[[$t; BLOCK]], count: usize) -> Rows<'_> {
                 Rows { blocks: Blocks::$variant(blocks), count }
+            }
+
+            fn convert<T: Number>(from: &[T], to: &mut [$t]) {
+                let convert: fn(&[T], &mut [$t]) = $convert;
+                convert(from, to);
             }
 
             fn kept() -> [&'static LocalKey<Cell<Vec<[$t; BLOCK]>>>; 2] {
@@ -52,8 +60,15 @@ macro_rules! block {
     };
 }
 
-block!(f32, F32);
-block!(bf16, BF16);
+block!(f32, F32, T::to_f32s);
+block!(bf16, BF16, |from, to| {
+    let mut wide = [0f32; BLOCK];
+    for (from, to) in from.chunks(BLOCK).zip(to.chunks_mut(BLOCK)) {
+        let wide = &mut wide[..from.len()];
+        T::to_f32s(from, wide);
+        bf16::from_f32s(wide, to);
+    }
+});
 
 impl Rows<'_> {
     /// How many rows there are.
@@ -82,7 +97,7 @@ impl Rows<'_> {
             let fill = |(i, block): (usize, &mut [B; BLOCK])| {
                 let (first, row) = (i / count * BLOCK, i % count);
                 let len = BLOCK.min(columns - first);
-                convert(&x[row * columns + first..][..len], &mut block[..len]);
+                B::convert(&x[row * columns + first..][..len], &mut block[..len]);
                 block[len..].fill(B::zero());
             };
             match x.len() {
@@ -91,16 +106,6 @@ impl Rows<'_> {
             }
             f(B::rows(blocks, count))
         })
-    }
-}
-
-/// Writes numbers of one type as those of another, rounded where it is narrower.
-pub fn convert<T: Number, B: Number>(from: &[T], to: &mut [B]) {
-    let mut wide = [0f32; BLOCK];
-    for (from, to) in from.chunks(BLOCK).zip(to.chunks_mut(BLOCK)) {
-        let wide = &mut wide[..from.len()];
-        T::to_f32s(from, wide);
-        B::from_f32s(wide, to);
     }
 }
 

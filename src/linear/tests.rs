@@ -34,7 +34,8 @@ fn half_ulp(dtype: DType) -> f64 {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    // Miri takes its time.
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 64 }))]
 
     /// Any shape, any dtype on either side, any strides: within the bound, with the same bits for a
     /// row alone, for the weights widened to f32, and for a part of the rows.

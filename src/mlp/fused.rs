@@ -4,9 +4,7 @@
 use crate::activation::Activation;
 use crate::float::{BLOCK as ELEMENTS, Float};
 use crate::geglu::gated;
-use crate::linear::{
-    BLOCK, Block, Number, PANEL, Packed, Rows, Strip, convert, strips, with_memory,
-};
+use crate::linear::{BLOCK, Block, Number, PANEL, Packed, Rows, Strip, strips, with_memory};
 use crate::operands::slice;
 use crate::pointwise::Pointwise;
 use candle_core::backend::BackendStorage;
@@ -138,7 +136,7 @@ impl Op<'_> {
             tile.products(&self.block.activations, |activation, product| {
                 for (row, product) in product.chunks_exact(width).enumerate() {
                     let out = out.row(activation * count + i * at_once + row);
-                    convert(&product[..columns.len()], &mut out[..columns.len()]);
+                    B::convert(&product[..columns.len()], &mut out[..columns.len()]);
                 }
             });
         }

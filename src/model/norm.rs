@@ -46,6 +46,16 @@ impl RmsNorm {
         Ok(Self { weight: change(wide)?, ..self.clone() })
     }
 
+    /// Whether it rounds at the end only.
+    pub(super) fn rounds_once(&self) -> bool {
+        self.rounding == NormRounding::Once
+    }
+
+    /// What it does to a row in f32, before it rounds.
+    pub(super) fn scale(&self) -> Result<Scale> {
+        Ok(Scale { weight: self.weight.to_dtype(DType::F32)?.to_vec1()?, eps: self.eps })
+    }
+
     /// The same norm, rounding elsewhere.
     pub fn with_rounding(&self, rounding: NormRounding) -> Self {
         Self { rounding, ..self.clone() }
@@ -85,6 +95,23 @@ impl Module for RmsNorm {
 /// f64 stays, everything else is computed in f32.
 pub(crate) fn wide_dtype(dtype: DType) -> DType {
     if dtype == DType::F64 { DType::F64 } else { DType::F32 }
+}
+
+/// A norm as numbers.
+pub(super) struct Scale {
+    weight: Vec<f32>,
+    eps: f64,
+}
+
+impl Scale {
+    /// Norms one row.
+    pub fn apply(&self, x: &mut [f32]) {
+        let squares: f64 = x.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+        let scale = (1.0 / (squares / x.len() as f64 + self.eps).sqrt()) as f32;
+        for (x, w) in x.iter_mut().zip(&self.weight) {
+            *x = *x * scale * (1.0 + w);
+        }
+    }
 }
 
 /// The same in one pass on the CPU, with the mean summed in f64.

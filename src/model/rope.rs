@@ -64,13 +64,18 @@ impl RotaryEmbedding {
     /// # Errors
     /// candle's, if the device is out of memory.
     pub fn apply(&self, x: &Tensor, start: usize) -> Result<Tensor> {
-        let seq = x.dim(2)?;
-        let (cos, sin) = self.tables(start + seq, x.device())?;
-        let rows = |table: Tensor| table.narrow(0, start, seq)?.to_dtype(wide_dtype(x.dtype()));
-        let (cos, sin) = (rows(cos)?, rows(sin)?); // [seq, head_dim / 2]
+        let (cos, sin) = self.rows(start, x.dim(2)?, x.device())?; // [seq, head_dim / 2]
+        let wide = |table: Tensor| table.to_dtype(wide_dtype(x.dtype()));
+        let (cos, sin) = (wide(cos)?, wide(sin)?);
         // candle's fused rotation has no gradient.
         let rotate = if x.track_op() { rope_slow } else { rope };
         rotate(&x.contiguous()?, &cos, &sin)
+    }
+
+    /// Cosines and sines of some positions in f32, each `[seq, head_dim / 2]`.
+    pub(super) fn rows(&self, start: usize, seq: usize, device: &Device) -> Result<Tables> {
+        let (cos, sin) = self.tables(start + seq, device)?;
+        Ok((cos.narrow(0, start, seq)?, sin.narrow(0, start, seq)?))
     }
 
     /// Cosines and sines of at least the positions `0..len`, each `[≥ len, head_dim / 2]`.

@@ -1,5 +1,6 @@
 //! Gemma's attention, with or without a cache.
 
+mod heads;
 mod softmax;
 mod visible;
 
@@ -7,16 +8,17 @@ use super::norm::{RmsNorm, wide_dtype};
 use super::rope::RotaryEmbedding;
 use crate::checkpoint::{AttentionConfig, LayerAttention};
 use crate::linear::Linear;
-use candle_core::{D, Module, Result, Tensor};
+use candle_core::{D, DType, Module, Result, Tensor};
 use candle_nn::kv_cache::KvCache;
 use candle_nn::{VarBuilder, linear_b};
+use heads::{Split, merge};
 use softmax::{Scores, softmax};
 use visible::Visible;
 
 /// Queries that are scored at a time, so that the scores of a long prompt take
 /// `heads · QUERIES · seq` elements and not `heads · seq²`, and keys out of a window's reach are
 /// never scored.
-const QUERIES: usize = 256;
+const QUERIES: usize = 128;
 
 /// Grouped-query attention as transformers' `eager_attention_forward` computes it: q/k norms
 /// (Gemma 3), rotary embedding, soft-capped scores (Gemma 2), sliding window.
@@ -24,9 +26,7 @@ const QUERIES: usize = 256;
 /// Between the projections everything is f32 (f64 in an f64 model).
 #[derive(Debug, Clone)]
 pub struct Attention {
-    q_proj: Linear,
-    k_proj: Linear,
-    v_proj: Linear,
+    qkv: Projections,
     o_proj: Linear,
     pub(crate) qk_norm: Option<(RmsNorm, RmsNorm)>,
     pub(crate) rope: RotaryEmbedding,
@@ -36,6 +36,18 @@ pub struct Attention {
     head_dim: usize,
     causal: bool,
     scores: Scores,
+}
+
+/// How the weights of queries, keys and values are held.
+#[derive(Debug, Clone)]
+enum Projections {
+    Separate {
+        q: Linear,
+        k: Linear,
+        v: Linear,
+    },
+    /// All in one, packed: queries' rows, then keys', then values'.
+    Packed(Linear),
 }
 
 impl Attention {
@@ -63,9 +75,11 @@ impl Attention {
             Ok(RmsNorm::new(vb.pp(name).get(config.head_dim, "weight")?, eps))
         };
         Ok(Self {
-            q_proj: linear(hidden_size, queries, "q_proj")?,
-            k_proj: linear(hidden_size, keys, "k_proj")?,
-            v_proj: linear(hidden_size, keys, "v_proj")?,
+            qkv: Projections::Separate {
+                q: linear(hidden_size, queries, "q_proj")?,
+                k: linear(hidden_size, keys, "k_proj")?,
+                v: linear(hidden_size, keys, "v_proj")?,
+            },
             o_proj: linear(queries, hidden_size, "o_proj")?,
             qk_norm: match config.qk_norm {
                 true => Some((norm("q_norm")?, norm("k_norm")?)),
@@ -89,13 +103,7 @@ impl Attention {
     pub fn forward(&self, x: &Tensor, cache: Option<&mut KvCache>) -> Result<Tensor> {
         let seq = x.dim(1)?;
         let start = cache.as_ref().map_or(0, |cache| cache.current_seq_len());
-        let mut q = self.heads(&self.q_proj, x, self.num_attention_heads)?; // [batch, heads, seq, head_dim]
-        let mut k = self.heads(&self.k_proj, x, self.num_key_value_heads)?; // [batch, kv_heads, seq, head_dim]
-        let mut v = self.heads(&self.v_proj, x, self.num_key_value_heads)?; // [batch, kv_heads, seq, head_dim]
-        if let Some((q_norm, k_norm)) = &self.qk_norm {
-            (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
-        }
-        (q, k) = (self.rope.apply(&q, start)?, self.rope.apply(&k, start)?);
+        let [q, mut k, mut v] = self.queries_keys_values(x, start)?;
         if let Some(cache) = cache {
             (k, v) = cache.append(&k.contiguous()?, &v.contiguous()?)?; // [batch, kv_heads, start + seq, head_dim]
         }
@@ -110,19 +118,25 @@ impl Attention {
             self.attend(&q.narrow(2, at, n)?, &k, &v, visible.trimmed())
         });
         let attended = Tensor::cat(&chunks.collect::<Result<Vec<_>>>()?, 2)?; // [batch, heads, seq, head_dim]
-        let attended = attended.transpose(1, 2)?.contiguous()?.flatten_from(D::Minus2)?;
-        self.o_proj.forward(&attended.to_dtype(x.dtype())?)
+        let merged = match self.is_fused(x)? {
+            true => merge(&attended, x.dtype())?,
+            false => {
+                let merged = attended.transpose(1, 2)?.contiguous()?.flatten_from(D::Minus2)?;
+                merged.to_dtype(x.dtype())?
+            }
+        };
+        self.o_proj.forward(&merged) // [batch, seq, hidden]
     }
 
-    /// The same with its projections packed.
+    /// The same with its projections packed, those of queries, keys and values into one.
     pub(super) fn packed(self) -> Result<Self> {
-        Ok(Self {
-            q_proj: self.q_proj.packed()?,
-            k_proj: self.k_proj.packed()?,
-            v_proj: self.v_proj.packed()?,
-            o_proj: self.o_proj.packed()?,
-            ..self
-        })
+        let qkv = match &self.qkv {
+            Projections::Separate { q, k, v } => {
+                Projections::Packed(Linear::stacked(&[q, k, v])?.packed()?)
+            }
+            packed => packed.clone(),
+        };
+        Ok(Self { qkv, o_proj: self.o_proj.packed()?, ..self })
     }
 
     /// The factor on its scores, to be changed.
@@ -135,11 +149,68 @@ impl Attention {
         &mut self.scores.softcap
     }
 
-    /// A projection of `x`, split into heads and widened: `[batch, heads, seq, head_dim]`.
-    fn heads(&self, projection: &Linear, x: &Tensor, heads: usize) -> Result<Tensor> {
-        let (batch, seq, _) = x.dims3()?;
-        let projected = projection.forward(x)?.to_dtype(wide_dtype(x.dtype()))?;
-        projected.reshape((batch, seq, heads, self.head_dim))?.transpose(1, 2)?.contiguous()
+    /// Queries, keys and values of `x` in f32 (f64 in an f64 model), normed and rotated:
+    /// `[batch, heads, seq, head_dim]` each.
+    fn queries_keys_values(&self, x: &Tensor, start: usize) -> Result<[Tensor; 3]> {
+        let (heads, kv_heads) = (self.num_attention_heads, self.num_key_value_heads);
+        let projected = match &self.qkv {
+            Projections::Separate { q, k, v } => [q.forward(x)?, k.forward(x)?, v.forward(x)?],
+            Projections::Packed(qkv) => {
+                let all = qkv.forward(x)?; // [batch, seq, (heads + 2 kv_heads) · head_dim]
+                if self.is_fused(x)? {
+                    return self.split(&all, start);
+                }
+                let part = |first: usize, heads: usize| {
+                    all.narrow(2, first * self.head_dim, heads * self.head_dim)
+                };
+                [part(0, heads)?, part(heads, kv_heads)?, part(heads + kv_heads, kv_heads)?]
+            }
+        };
+        let [mut q, mut k, v] = projected;
+        let wide = |x: Tensor, heads| self.heads(x, heads);
+        (q, k) = (wide(q, heads)?, wide(k, kv_heads)?);
+        if let Some((q_norm, k_norm)) = &self.qk_norm {
+            (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
+        }
+        (q, k) = (self.rope.apply(&q, start)?, self.rope.apply(&k, start)?);
+        Ok([q, k, wide(v, kv_heads)?])
+    }
+
+    /// Whether heads are split and put together in one pass, which has no gradient and rounds as
+    /// norms do that round once.
+    fn is_fused(&self, x: &Tensor) -> Result<bool> {
+        let packed = matches!(self.qkv, Projections::Packed(_));
+        let rounds_once = match &self.qk_norm {
+            Some((q, k)) => q.rounds_once() && k.rounds_once(),
+            None => true,
+        };
+        Ok(packed && rounds_once && !x.track_op() && x.dtype() != DType::F64)
+    }
+
+    /// The same out of all projections in one.
+    fn split(&self, all: &Tensor, start: usize) -> Result<[Tensor; 3]> {
+        let (heads, kv_heads) = (self.num_attention_heads, self.num_key_value_heads);
+        let rope = || self.rope.rows(start, all.dim(1)?, all.device()).map(Some);
+        let (q_norm, k_norm) = match &self.qk_norm {
+            Some((q, k)) => (Some(q.scale()?), Some(k.scale()?)),
+            None => (None, None),
+        };
+        let split = |first: usize, heads, norm, rope| {
+            let (first, head_dim) = (first * self.head_dim, self.head_dim);
+            Split { first, heads, head_dim, norm }.apply(all, rope)
+        };
+        Ok([
+            split(0, heads, q_norm, rope()?)?,
+            split(heads, kv_heads, k_norm, rope()?)?,
+            split(heads + kv_heads, kv_heads, None, None)?,
+        ])
+    }
+
+    /// What a projection returned, split into heads and widened: `[batch, heads, seq, head_dim]`.
+    fn heads(&self, projected: Tensor, heads: usize) -> Result<Tensor> {
+        let (batch, seq, _) = projected.dims3()?;
+        let wide = projected.to_dtype(wide_dtype(projected.dtype()))?;
+        wide.reshape((batch, seq, heads, self.head_dim))?.transpose(1, 2)?.contiguous()
     }
 
     /// Attention of a run of queries, `[batch, heads, n, head_dim]`, to the keys they see, out of
