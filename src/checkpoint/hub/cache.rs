@@ -7,8 +7,8 @@ use super::part::Part;
 use super::remote::RemoteFile;
 use crate::error::HubError;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 pub(super) struct RepoCache {
     repo: PathBuf,
@@ -99,23 +99,19 @@ impl RepoCache {
         self.repo.join("blobs").join(&file.checksum)
     }
 
+    /// Links the file's name to its bytes, at once: whoever looks finds the old link or the new.
     fn link(&self, commit: &str, file: &RemoteFile) -> Result<(), HubError> {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
         let path = self.path(commit, &file.name);
         create_parent(&path)?;
-        match fs::remove_file(&path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(&path)(e)),
-            _ => {}
-        }
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let beside = path.with_added_extension(format!("{}-{number}.link", std::process::id()));
         #[cfg(unix)]
-        let linked = std::os::unix::fs::symlink(format!("../../blobs/{}", file.checksum), &path);
+        let linked = std::os::unix::fs::symlink(format!("../../blobs/{}", file.checksum), &beside);
         // Elsewhere links by name take rights that users lack.
         #[cfg(not(unix))]
-        let linked = fs::hard_link(self.blob(file), &path);
-        match linked {
-            // Another process was faster.
-            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(failed(&path)(e)),
-            _ => Ok(()),
-        }
+        let linked = fs::hard_link(self.blob(file), &beside);
+        linked.and_then(|()| fs::rename(&beside, &path)).map_err(failed(&path))
     }
 }
 
