@@ -124,8 +124,8 @@ impl Packed {
     /// # Errors
     /// Rows that do not exist, or that do not start at a multiple of 32.
     pub fn narrow(&self, start: usize, len: usize) -> Result<Self> {
-        if !start.is_multiple_of(PANEL) || start + len > self.rows {
-            candle_core::bail!("rows {start} to {} of a packed {}", start + len, self.rows)
+        if !start.is_multiple_of(PANEL) || start.saturating_add(len) > self.rows {
+            candle_core::bail!("{len} rows from row {start} of a packed weight of {}", self.rows)
         }
         Ok(Self { first: self.first + start / PANEL, rows: len, ..self.clone() })
     }

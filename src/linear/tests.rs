@@ -33,6 +33,9 @@ fn half_ulp(dtype: DType) -> f64 {
     }
 }
 
+/// The largest dimension that is tried.
+const MOST: usize = if cfg!(miri) { 40 } else { 70 };
+
 proptest! {
     // Miri takes its time.
     #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 64 }))]
@@ -41,8 +44,8 @@ proptest! {
     /// row alone, for the weights widened to f32, and for a part of the rows.
     #[test]
     fn products(
-        (rows, columns, out) in (0usize..=70, 1usize..=70, 1usize..=70),
-        long in prop_oneof![Just(0), 200usize..=600],
+        (rows, columns, out) in (0..=MOST, 1..=MOST, 1..=MOST),
+        long in prop_oneof![Just(0), MOST..=MOST * MOST / 8],
         (of_x, of_weight) in (0usize..3, 0usize..3),
         offset in 0usize..3,
         transposed in any::<bool>(),
