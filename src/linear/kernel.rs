@@ -14,7 +14,7 @@ pub const PANEL: usize = 32;
 
 /// Columns that are summed before their sum is added to the rest: few enough for a block of a
 /// panel and of x to stay in the first two caches, many enough for that addition not to count.
-pub const BLOCK: usize = 256;
+pub const BLOCK: usize = 512;
 
 /// Rows of x that are computed between two visits of a panel: their blocks stay in the second-level
 /// cache.

@@ -112,7 +112,7 @@ impl Weight {
     /// `xs·weightᵀ + bias` over the last dimension of a tensor of any rank: `[..., in]` to
     /// `[..., out]`, in the dtype of `xs`.
     ///
-    /// A packed product is summed in f32, in blocks of 256 columns, and rounded once; a tensor's is
+    /// A packed product is summed in f32, in blocks of 512 columns, and rounded once; a tensor's is
     /// taken in the weight's dtype.
     ///
     /// # Errors
