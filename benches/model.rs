@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::gemma3;
-use gemma_mlp::bench::{Limits, Weights};
+use gemma_mlp::bench::{Limits, Sampler, Weights};
 use gemma_mlp::checkpoint::{AttentionConfig, Stack};
 use gemma_mlp::model::Cache;
 use gemma_mlp::{Checkpoint, Gemma, report};
@@ -88,11 +88,8 @@ struct Figures {
 fn bench(directory: PathBuf) -> Result<Bench> {
     let checkpoint = Checkpoint::open(&directory)?;
     let size = Size { stack: &checkpoint.config().stacks[0], attention: checkpoint.attention()? };
-    let before = Limits::measured();
     let (mut sides, notes) = sides(&directory, checkpoint.dtype())?;
-    measure(&mut sides)?;
-    // Once more: what else ran on the machine may have slowed the first measurement.
-    let limits = before.best(Limits::measured());
+    let limits = measure(&mut sides)?;
     let mut bench = Bench {
         directory,
         limits,
@@ -121,10 +118,12 @@ fn sides(directory: &Path, stored: DType) -> Result<(Vec<Side>, Vec<String>)> {
     Ok((sides, notes))
 }
 
-/// All sides in turns.
-fn measure(sides: &mut [Side]) -> Result<()> {
+/// All sides and the machine's limits in turns.
+fn measure(sides: &mut [Side]) -> Result<Limits> {
+    let mut sampler = Sampler::default();
     for round in 0..ROUNDS {
         for side in &mut *sides {
+            sampler.sample();
             if side.name == "ours" || round < ROUNDS_OF_CANDLE {
                 let seconds = side.prompt()?;
                 side.prompt.push(seconds);
@@ -133,11 +132,12 @@ fn measure(sides: &mut [Side]) -> Result<()> {
     }
     for _ in 0..GOES {
         for side in &mut *sides {
+            sampler.sample();
             let seconds = side.generation()?;
             side.generation.push(seconds);
         }
     }
-    Ok(())
+    Ok(sampler.limits())
 }
 
 impl Bench {

@@ -1,7 +1,6 @@
 //! One forward pass of a block: ours beside candle's own operations.
 
 use super::limits::Limits;
-use super::memory::Buffer;
 use super::shape::Shape;
 use super::timing::medians;
 use super::weights::Weights;
@@ -129,7 +128,7 @@ impl Sides {
     }
 
     /// Times both in a case of this block's: the medians in milliseconds, ours first.
-    pub fn times(&self, case: Case, buffer: &Buffer) -> Result<[f64; 2]> {
+    pub fn times(&self, case: Case, cool: impl Fn()) -> Result<[f64; 2]> {
         let x = gaussian(case.tokens.get(), case.shape.hidden(), 1.0, 0)?;
         let x = x.to_dtype(case.weights.dtype())?; // [tokens, hidden]
         let mut ours = || {
@@ -140,7 +139,7 @@ impl Sides {
             black_box(self.candle(&x)?);
             Ok(())
         };
-        medians([&mut ours, &mut candle], || buffer.cool())
+        medians([&mut ours, &mut candle], cool)
     }
 }
 

@@ -9,17 +9,15 @@ use serde::Serialize;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-/// How long one measurement of the arithmetic takes, and how many there are.
-const BURST: Duration = Duration::from_millis(50);
-const BURSTS: usize = 5;
-
-/// How often the buffer is read.
-const PASSES: usize = 7;
+/// How long one measurement of the arithmetic takes.
+const BURST: Duration = Duration::from_millis(20);
 
 /// Steps of every chain between two looks at the clock.
 const STEPS: usize = 10_000;
 
-/// What this machine can do at most with rayon's threads, measured.
+/// What this machine can do at most with rayon's threads, measured: medians over samples that are
+/// taken in turns with whatever is compared with them, since what a machine gives changes while it
+/// runs, and more so if it is shared.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Limits {
     /// Fused multiply-adds of f32 in registers, each two operations: 10⁹ operations a second.
@@ -35,33 +33,6 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Measures them, each as the best of several goes: what disturbs can only slow down. Takes
-    /// memory for the time being: an eighth of what is free, up to 1 GiB.
-    pub fn measured() -> Self {
-        Self::measure(&Buffer::new(available()))
-    }
-
-    /// As [`Self::measured`], with a buffer that there is.
-    pub(super) fn measure(buffer: &Buffer) -> Self {
-        let fma_gflops = best(BURSTS, || burst(|| Arch::new().dispatch(Chains)));
-        Self {
-            fma_gflops,
-            bf16_gflops: dot_bf16().unwrap_or(fma_gflops),
-            read_gbps: best(PASSES, || pass(buffer)),
-            threads: rayon::current_num_threads(),
-        }
-    }
-
-    /// The better of two measurements.
-    pub fn best(self, other: Self) -> Self {
-        Self {
-            fma_gflops: self.fma_gflops.max(other.fma_gflops),
-            bf16_gflops: self.bf16_gflops.max(other.bf16_gflops),
-            read_gbps: self.read_gbps.max(other.read_gbps),
-            threads: self.threads,
-        }
-    }
-
     /// The peak of products of a type: 10⁹ operations a second.
     pub fn gflops(&self, weights: Weights) -> f64 {
         match weights {
@@ -77,16 +48,61 @@ impl Limits {
     }
 }
 
-/// The highest of several rates.
-fn best(goes: usize, rate: impl Fn() -> f64) -> f64 {
-    (0..goes).map(|_| rate()).fold(0.0, f64::max)
+/// Takes samples of the limits.
+pub struct Sampler {
+    buffer: Buffer,
+    samples: Vec<Limits>,
+}
+
+impl Default for Sampler {
+    /// Takes memory for the time being: an eighth of what is free, up to 1 GiB.
+    fn default() -> Self {
+        Self::new(Buffer::new(available()))
+    }
+}
+
+impl Sampler {
+    pub(super) fn new(buffer: Buffer) -> Self {
+        Self { buffer, samples: vec![] }
+    }
+
+    /// Takes one: some 50 ms.
+    pub fn sample(&mut self) {
+        let fma_gflops = burst(|| Arch::new().dispatch(Chains));
+        self.samples.push(Limits {
+            fma_gflops,
+            bf16_gflops: dot_bf16().unwrap_or(fma_gflops),
+            read_gbps: pass(&self.buffer),
+            threads: rayon::current_num_threads(),
+        });
+    }
+
+    /// Fills the caches with other things.
+    pub(super) fn cool(&self) {
+        self.buffer.cool();
+    }
+
+    /// The medians so far; NaN if there is none.
+    pub fn limits(&self) -> Limits {
+        let median = |of: fn(&Limits) -> f64| {
+            let mut values: Vec<f64> = self.samples.iter().map(of).collect();
+            values.sort_by(f64::total_cmp);
+            values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+        };
+        Limits {
+            fma_gflops: median(|limits| limits.fma_gflops),
+            bf16_gflops: median(|limits| limits.bf16_gflops),
+            read_gbps: median(|limits| limits.read_gbps),
+            threads: rayon::current_num_threads(),
+        }
+    }
 }
 
 /// The peak of the instruction for products of bf16, where the machine has one.
 fn dot_bf16() -> Option<f64> {
     #[cfg(target_arch = "x86_64")]
     if let Some(dots) = DotBf16::new() {
-        return Some(best(BURSTS, || burst(|| dots.chains(STEPS))));
+        return Some(burst(|| dots.chains(STEPS)));
     }
     None
 }
@@ -155,7 +171,10 @@ mod tests {
 
     #[test]
     fn limits_are_measured() {
-        let limits = Limits::measure(&Buffer::new(1 << 26));
+        let mut sampler = Sampler::new(Buffer::new(1 << 26));
+        assert!(sampler.limits().read_gbps.is_nan());
+        (0..3).for_each(|_| sampler.sample());
+        let limits = sampler.limits();
         for rate in [limits.fma_gflops, limits.bf16_gflops, limits.read_gbps] {
             assert!(rate > 0.0 && rate.is_finite(), "{limits:?}");
         }

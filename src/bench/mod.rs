@@ -11,7 +11,7 @@ mod timing;
 mod weights;
 
 pub use block::{Case, Row};
-pub use limits::Limits;
+pub use limits::{Limits, Sampler};
 pub use shape::Shape;
 pub use weights::Weights;
 
@@ -47,8 +47,8 @@ pub struct Bench {
     pub rows: Vec<Row>,
 }
 
-/// Measures this machine's limits, then the block in every shape; a shape listed twice is measured
-/// once. `progress` gets the rows done and their total.
+/// Measures the block in every shape, and in turns with it this machine's limits; a shape listed
+/// twice is measured once. `progress` gets the rows done and their total.
 ///
 /// Blocks run on the CPU, under tanh, without biases, on weights of Gaussian noise that are the same
 /// on every run.
@@ -66,17 +66,17 @@ pub fn run(
     for case in &cases {
         check(case, free)?;
     }
-    let before = Limits::measure(&buffer);
+    let mut sampler = Sampler::new(buffer);
     let mut times = Vec::with_capacity(cases.len());
     for same_weights in cases.chunk_by(|a, b| (a.shape, a.weights) == (b.shape, b.weights)) {
         let sides = Sides::new(same_weights[0].shape, same_weights[0].weights)?;
         for &case in same_weights {
-            times.push(sides.times(case, &buffer)?);
+            sampler.sample();
+            times.push(sides.times(case, || sampler.cool())?);
             progress(times.len(), cases.len());
         }
     }
-    // Once more: what else ran on the machine may have slowed the first measurement.
-    let limits = before.best(Limits::measure(&buffer));
+    let limits = sampler.limits();
     let rows = cases.iter().zip(times).map(|(&case, times)| Row::new(case, &limits, times));
     Ok(Bench { limits, rows: rows.collect() })
 }
