@@ -22,7 +22,7 @@ const GROUP: usize = 96;
 
 /// Blocks of x that are gone through panel by panel: as many as stay in a large cache, all that
 /// there are if x is small, since a panel is read fastest from end to end.
-const BLOCKS_OF_X: usize = 4096;
+const BLOCKS_OF_X: usize = 1024;
 
 /// How far ahead of its use a panel is fetched if every part of it is used only once.
 const AHEAD_BYTES: usize = 4096;
