@@ -23,6 +23,14 @@ fn packed(bencher: Bencher, case: &Case) {
 }
 
 #[divan::bench(args = cases(), max_time = 1)]
+fn packed_exact(bencher: Bencher, case: &Case) {
+    let block = case
+        .block()
+        .and_then(|[gate, up, down]| GemmaMlp::new(gate, up, down, Gelu::Exact).packed());
+    case.run(bencher, block, |block, x| block.forward(x));
+}
+
+#[divan::bench(args = cases(), max_time = 1)]
 fn pair(bencher: Bencher, case: &Case) {
     let block = case
         .block()

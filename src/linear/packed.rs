@@ -171,10 +171,13 @@ impl Packed {
         self.columns.next_multiple_of(2 * TILE) / 2
     }
 
-    /// Panels of each matrix that one thread takes at a time: enough work for it to be worth
-    /// taking, and enough such pieces for all threads to end together. A power of two up to 8.
-    pub(crate) fn panels_at_a_time(&self) -> usize {
-        let fair = self.rows.div_ceil(PANEL) / (16 * rayon::current_num_threads());
+    /// Panels of each matrix that one thread takes at a time: enough pieces for all threads to end
+    /// together, but fewer if x, which is read once for each, does not fit the caches. A power of
+    /// two up to 8.
+    pub(crate) fn panels_at_a_time(&self, rows_of_x: usize) -> usize {
+        const CACHED: usize = 1 << 19;
+        let pieces = if rows_of_x * self.columns > CACHED { 4 } else { 16 };
+        let fair = self.rows.div_ceil(PANEL) / (pieces * rayon::current_num_threads());
         1 << fair.clamp(1, 8).ilog2()
     }
 
@@ -229,7 +232,7 @@ impl Packed {
     /// Writes `x·weightᵀ + bias`, rounded once, for each matrix: `[parts, count, rows]`. A bias is
     /// `[parts, rows]`.
     pub(crate) fn product<T: Number>(&self, x: Rows, bias: Option<&[f32]>, out: &mut [T]) {
-        let step = self.panels_at_a_time() * PANEL;
+        let step = self.panels_at_a_time(x.count()) * PANEL;
         if x.count() == 0 {
             return;
         }
