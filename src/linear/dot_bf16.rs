@@ -5,7 +5,8 @@
 //! Instruction Set Extensions Reference, `VDPBF16PS`), so that the error has the bound of the other
 //! kernels; but subnormal numbers, below 2^-126, count as 0.
 
-use super::kernel::{BLOCK, Kernel, PANEL, Sliver, prefetch};
+use super::kernel::{BLOCK, Kernel, Sliver, prefetch};
+use super::stored::PANEL;
 use half::bf16;
 use pulp::{cast, f32x16, u32x16};
 use std::arch::x86_64::{__m512bh, __m512i, _mm512_dpbf16_ps, _mm512_set1_epi32};

@@ -5,12 +5,9 @@
 //! blocks' sums, one after the other. Hence the same bits for any number of threads and for a row
 //! alone or among others.
 
-use super::stored::Stored;
+use super::stored::{PANEL, Stored};
 use pulp::{Simd, WithSimd};
 use std::sync::atomic::{Ordering, compiler_fence};
-
-/// Rows of the weight, which are columns of the product, that are packed together.
-pub const PANEL: usize = 32;
 
 /// Columns that are summed before their sum is added to the rest: few enough for a block of a
 /// panel and of x to stay in the first two caches, many enough for that addition not to count.

@@ -15,10 +15,11 @@ mod stored;
 mod strips;
 
 pub(crate) use convert::{Number, nearest_bf16};
-pub(crate) use kernel::{BLOCK, PANEL};
+pub(crate) use kernel::BLOCK;
 pub use packed::Packed;
 pub(crate) use product::packed_product;
 pub(crate) use rows::{Block, Rows, with_memory};
+pub(crate) use stored::PANEL;
 pub(crate) use strips::{Strip, strips};
 
 use candle_core::{D, DType, Device, Module, Result, Tensor};
@@ -203,8 +204,7 @@ impl Module for Linear {
     }
 }
 
-/// The dtype in which weights of one that runs in `dtype` are held: as they are stored where they
-/// will be packed, otherwise as candle's products need them.
+/// Whether a model that runs in a dtype on a device has its matrices packed when it is loaded.
 pub fn packs(dtype: DType, device: &Device) -> bool {
     matches!((dtype, device), (DType::F32 | DType::BF16 | DType::F16, Device::Cpu))
 }

@@ -3,9 +3,9 @@
 use super::convert::Number;
 #[cfg(target_arch = "x86_64")]
 use super::dot_bf16::DotBf16;
-use super::kernel::{BLOCK, PANEL, Panels};
+use super::kernel::{BLOCK, Panels};
 use super::rows::{Blocks, Rows, with_memory};
-use super::stored::Stored;
+use super::stored::{PANEL, Stored};
 use super::strips::strips;
 use crate::operands::slice;
 use candle_core::{DType, Device, Error, Result, Storage, Tensor, WithDType};
@@ -216,6 +216,14 @@ impl Packed {
             return DotBf16::new().is_some();
         }
         false
+    }
+
+    /// Calls `f` with the rows of x, `[count, columns]`, for products with this weight.
+    pub(crate) fn with_rows<T: Number, R>(&self, x: &[T], f: impl FnOnce(Rows) -> R) -> R {
+        match self.takes_bf16::<T>() {
+            true => Rows::with::<T, bf16, R>(x, self.columns, f),
+            false => Rows::with::<T, f32, R>(x, self.columns, f),
+        }
     }
 
     /// The sums of bf16 with bf16.

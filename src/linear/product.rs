@@ -2,7 +2,6 @@
 
 use super::convert::Number;
 use super::packed::Packed;
-use super::rows::Rows;
 use crate::operands::slice;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, DType, Error, Layout, Result, Shape, Tensor};
@@ -60,7 +59,7 @@ impl Product {
         let rows = x.len().checked_div(width).unwrap_or(0);
         let mut y = vec![T::zero(); self.weight.parts() * rows * self.weight.rows()];
         let bias = self.bias.as_deref();
-        Rows::with(x, &self.weight, |x| self.weight.product(x, bias, &mut y));
+        self.weight.with_rows(x, |x| self.weight.product(x, bias, &mut y));
         Ok(T::to_cpu_storage_owned(y))
     }
 }

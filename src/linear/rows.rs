@@ -2,7 +2,6 @@
 
 use super::convert::Number;
 use super::kernel::BLOCK;
-use super::packed::Packed;
 use half::bf16;
 use rayon::prelude::*;
 use std::cell::Cell;
@@ -20,7 +19,7 @@ pub struct Rows<'a> {
 #[derive(Clone, Copy)]
 pub(super) enum Blocks<'a> {
     F32(&'a [[f32; BLOCK]]),
-    /// For weights that [`Packed::takes_bf16`] says so of.
+    /// For weights in bf16 on a machine that multiplies it with bf16.
     BF16(&'a [[bf16; BLOCK]]),
 }
 
@@ -76,19 +75,8 @@ impl Rows<'_> {
         self.count
     }
 
-    /// Calls `f` with the rows of x, `[count, columns]`, for a product with a weight.
-    pub fn with<T: Number, R>(x: &[T], weight: &Packed, f: impl FnOnce(Rows) -> R) -> R {
-        match weight.takes_bf16::<T>() {
-            true => Self::with_blocks::<T, bf16, R>(x, weight.columns(), f),
-            false => Self::with_blocks::<T, f32, R>(x, weight.columns(), f),
-        }
-    }
-
-    fn with_blocks<T: Number, B: Block, R>(
-        x: &[T],
-        columns: usize,
-        f: impl FnOnce(Rows) -> R,
-    ) -> R {
+    /// Calls `f` with the rows of x, `[count, columns]`, as blocks of a type.
+    pub fn with<T: Number, B: Block, R>(x: &[T], columns: usize, f: impl FnOnce(Rows) -> R) -> R {
         /// Elements that are worth another thread.
         const CHUNK: usize = 1 << 16;
         let count = x.len() / columns.max(1);

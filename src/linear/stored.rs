@@ -1,9 +1,11 @@
 //! The dtypes that packed weights are stored in, and how a vector of them becomes f32.
 
-use super::kernel::PANEL;
 use candle_core::WithDType;
 use half::{bf16, f16};
 use pulp::Simd;
+
+/// Rows of the weight, which are columns of the product, that are packed together.
+pub const PANEL: usize = 32;
 
 /// What two neighbouring columns of a panel hold, on a cache line's boundary: f32 as 32 numbers of
 /// the one and 32 of the other; half types as 32 pairs, the first column's number in the low bits,

@@ -88,7 +88,7 @@ impl Op<'_> {
         let mut y = vec![T::zero(); rows_of_product * down.rows()];
         let [_, kept] = B::kept();
         with_memory(kept, [B::zero(); BLOCK], blocks, |product| {
-            Rows::with(x, gate_up, |x| self.product::<T, B>(x, product));
+            gate_up.with_rows(x, |x| self.product::<T, B>(x, product));
             down.product(B::rows(product, rows_of_product), self.biases.down.as_deref(), &mut y);
         });
         T::to_cpu_storage_owned(y)
