@@ -227,6 +227,7 @@ impl Packed {
     }
 
     /// The sums of bf16 with bf16.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
     fn dots(&self, x: &[[bf16; BLOCK]], range: Range<usize>, sums: &mut [f32]) {
         #[cfg(target_arch = "x86_64")]
         if let (Some(kernel), Data::BF16(data)) = (DotBf16::new(), &*self.data) {
