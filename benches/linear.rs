@@ -16,26 +16,17 @@ fn main() {
 
 #[divan::bench(args = cases(), max_time = 1)]
 fn packed(bencher: Bencher, case: &Case) {
-    let block = case
-        .block()
-        .and_then(|[gate, up, down]| GemmaMlp::new(gate, up, down, Gelu::Tanh).packed());
-    case.run(bencher, block, |block, x| block.forward(x));
+    case.run(bencher, case.packed(Gelu::Tanh), |block, x| block.forward(x));
 }
 
 #[divan::bench(args = cases(), max_time = 1)]
 fn packed_exact(bencher: Bencher, case: &Case) {
-    let block = case
-        .block()
-        .and_then(|[gate, up, down]| GemmaMlp::new(gate, up, down, Gelu::Exact).packed());
-    case.run(bencher, block, |block, x| block.forward(x));
+    case.run(bencher, case.packed(Gelu::Exact), |block, x| block.forward(x));
 }
 
 #[divan::bench(args = cases(), max_time = 1)]
 fn pair(bencher: Bencher, case: &Case) {
-    let block = case
-        .block()
-        .and_then(|[gate, up, down]| GemmaMlp::new(gate, up, down, Gelu::Tanh).packed());
-    case.run(bencher, block, |block, x| block.forward_pair(x));
+    case.run(bencher, case.packed(Gelu::Tanh), |block, x| block.forward_pair(x));
 }
 
 #[divan::bench(args = cases(), max_time = 1)]
@@ -63,6 +54,12 @@ fn cases() -> Vec<Case> {
 }
 
 impl Case {
+    /// Our block.
+    fn packed(&self, gelu: Gelu) -> Result<GemmaMlp> {
+        let [gate, up, down] = self.block()?;
+        GemmaMlp::new(gate, up, down, gelu).packed()
+    }
+
     /// Gate, up and down.
     fn block(&self) -> Result<[Linear; 3]> {
         let layer = |rows: usize, columns: usize| {

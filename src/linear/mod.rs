@@ -121,10 +121,8 @@ impl Weight {
     /// or f16 on the CPU.
     pub fn product(&self, xs: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
         let (out, _) = self.dims()?;
-        let width = xs.dim(D::Minus1)?;
         let dims = [&xs.dims()[..xs.rank() - 1], &[out]].concat();
-        let rows = xs.elem_count().checked_div(width).unwrap_or(0);
-        let x = xs.reshape((rows, width))?; // [rows, in]
+        let x = as_rows(xs)?; // [rows, in]
         match self {
             Self::Packed(packed) => packed_product(packed, &x, bias)?.reshape(dims),
             Self::Tensor(weight) => {
@@ -137,6 +135,13 @@ impl Weight {
             }
         }
     }
+}
+
+/// A tensor of any rank as a matrix: `[..., width]` to `[rows, width]`.
+pub(crate) fn as_rows(xs: &Tensor) -> Result<Tensor> {
+    let width = xs.dim(D::Minus1)?;
+    let rows = xs.elem_count().checked_div(width).unwrap_or(0);
+    xs.reshape((rows, width))
 }
 
 /// A layer: a weight and perhaps a bias.

@@ -4,11 +4,13 @@
 use crate::activation::Activation;
 use crate::float::{BLOCK as ELEMENTS, Float};
 use crate::geglu::gated;
-use crate::linear::{BLOCK, Block, Number, PANEL, Packed, Rows, Strip, strips, with_memory};
+use crate::linear::{
+    BLOCK, Block, Number, PANEL, Packed, Rows, Strip, as_rows, strips, with_memory,
+};
 use crate::operands::slice;
 use crate::pointwise::Pointwise;
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp1, D, DType, Error, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, DType, Error, Layout, Result, Shape, Tensor};
 use half::{bf16, f16};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -25,11 +27,9 @@ pub(super) struct Fused {
 impl Fused {
     /// `[..., hidden]` to `[activations, ..., hidden]`.
     pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let hidden = xs.dim(D::Minus1)?;
-        let rows = xs.elem_count().checked_div(hidden).unwrap_or(0);
         let dims = [&[self.activations.len()], xs.dims()].concat();
         let biases = Biases { gate_up: numbers(&self.gate_up.1)?, down: numbers(&self.down.1)? };
-        let x = xs.reshape((rows, hidden))?.contiguous()?;
+        let x = as_rows(xs)?.contiguous()?;
         x.apply_op1_no_bwd(&Op { block: self, biases })?.reshape(dims)
     }
 }

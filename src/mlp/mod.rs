@@ -8,7 +8,7 @@ mod fused;
 
 use crate::activation::Activation;
 use crate::gelu::Gelu;
-use crate::linear::{Linear, Packed, Weight, packed_product};
+use crate::linear::{Linear, Packed, Weight, as_rows, packed_product};
 use crate::rounding::Rounding;
 use candle_core::{D, DType, Module, Result, Tensor, Var};
 use candle_nn::{VarBuilder, linear_b};
@@ -238,9 +238,7 @@ impl GemmaMlp {
                 Ok(GateUp { gate: gate.forward(xs)?, up: up.forward(xs)? })
             }
             Projection::Packed(weight, bias) => {
-                let width = xs.dim(D::Minus1)?;
-                let rows = xs.elem_count().checked_div(width).unwrap_or(0);
-                let both = packed_product(weight, &xs.reshape((rows, width))?, bias.as_ref())?;
+                let both = packed_product(weight, &as_rows(xs)?, bias.as_ref())?;
                 let dims = [&xs.dims()[..xs.rank() - 1], &[weight.rows()]].concat();
                 let part = |i: usize| both.get(i)?.reshape(dims.as_slice()); // [..., intermediate]
                 Ok(GateUp { gate: part(0)?, up: part(1)? })
