@@ -3,7 +3,7 @@
 use crate::activation::Activation;
 use crate::gelu::{Double, Single};
 use crate::linear::nearest_bf16;
-use crate::pointwise::{Pointwise, Wide, map};
+use crate::pointwise::{Pointwise, Wide, map, multiply};
 use half::{bf16, f16, slice::HalfFloatSliceExt};
 use std::sync::OnceLock;
 
@@ -25,6 +25,9 @@ pub trait Float: Copy + Send + Sync + 'static + sealed::Sealed {
     /// Writes the function of every x as it is to be computed with.
     #[doc(hidden)]
     fn evaluate_wide(function: Pointwise, x: &[Self], y: &mut [Self::Wide]);
+    /// Writes the function of every x times its counterpart, rounded once.
+    #[doc(hidden)]
+    fn gated(function: Pointwise, x: &[Self], by: &[Self], y: &mut [Self]);
     /// Writes every number as a wide one, exactly.
     #[doc(hidden)]
     fn widen(from: &[Self], to: &mut [Self::Wide]);
@@ -66,6 +69,11 @@ macro_rules! computed {
 
             fn evaluate_wide(function: Pointwise, x: &[$t], y: &mut [$t]) {
                 function.evaluate::<$t, $precision>(x, y);
+            }
+
+            fn gated(function: Pointwise, x: &[$t], by: &[$t], y: &mut [$t]) {
+                Self::evaluate(function, x, y);
+                multiply(y, by);
             }
 
             fn widen(from: &[$t], to: &mut [$t]) {
@@ -123,6 +131,18 @@ macro_rules! looked_up {
 
             fn evaluate_wide(function: Pointwise, x: &[$t], y: &mut [f64]) {
                 look_up(&<$t>::table(function).wide, x, y, |x| x.to_bits());
+            }
+
+            fn gated(function: Pointwise, x: &[$t], by: &[$t], y: &mut [$t]) {
+                let [mut product, mut wide_by] = [buffer::<f64>(), buffer()];
+                let blocks = x.chunks(BLOCK).zip(by.chunks(BLOCK)).zip(y.chunks_mut(BLOCK));
+                for ((x, by), y) in blocks {
+                    let (product, wide_by) = (&mut product[..x.len()], &mut wide_by[..x.len()]);
+                    Self::evaluate_wide(function, x, product);
+                    Self::widen(by, wide_by);
+                    multiply(product, wide_by);
+                    Self::narrow(product, y);
+                }
             }
 
             fn widen(from: &[$t], to: &mut [f64]) {

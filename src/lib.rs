@@ -36,6 +36,7 @@ mod operands;
 mod pointwise;
 pub mod report;
 mod rounding;
+mod threads;
 
 pub use activation::Activation;
 pub use checkpoint::Checkpoint;

@@ -1,12 +1,21 @@
 //! What operations ask of their tensors.
 
-use candle_core::{CpuStorage, Error, Layout, Result, Tensor, WithDType};
+use candle_core::{CpuStorage, Error, Layout, Result, Storage, Tensor, WithDType};
 
 /// The elements of a contiguous tensor.
 pub(crate) fn slice<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [T]> {
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&T::cpu_storage_as_slice(storage)?[start..end]),
         None => candle_core::bail!("the operation takes contiguous tensors"),
+    }
+}
+
+/// Calls `f` with the elements of a contiguous tensor in the CPU's memory.
+pub(crate) fn with_slice<T: WithDType, R>(x: &Tensor, f: impl FnOnce(&[T]) -> R) -> Result<R> {
+    let (storage, layout) = x.storage_and_layout();
+    match &*storage {
+        Storage::Cpu(storage) => Ok(f(slice(storage, layout)?)),
+        _ => candle_core::bail!("the operation runs in the CPU's memory"),
     }
 }
 

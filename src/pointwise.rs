@@ -122,6 +122,14 @@ pub fn map<A: Copy, B>(x: &[A], y: &mut [B], f: impl Fn(A) -> B) {
     );
 }
 
+/// Multiplies every product by its counterpart.
+pub fn multiply<W: Wide>(products: &mut [W], by: &[W]) {
+    vectorized(
+        #[inline(always)]
+        || products.iter_mut().zip(by).for_each(|(product, &by)| *product *= by),
+    );
+}
+
 impl Wide for f32 {
     #[inline(always)]
     fn map(x: &[f32], y: &mut [f32], f: impl Fn(f64) -> f64) {

@@ -220,8 +220,8 @@ fn whole_models() {
     }
 }
 
-/// A prompt, then one token at a time: the logits of the whole text at once. And a text alone has
-/// those that it has in a batch.
+/// A prompt, then one token at a time: the logits of the whole text at once, bit for bit. And a text
+/// alone has those that it has in a batch.
 #[test]
 fn cache_and_batch_change_nothing() {
     let goldens = goldens("model");
@@ -230,6 +230,8 @@ fn cache_and_batch_change_nothing() {
         let checkpoint = checkpoint(&goldens, family, "config");
         let gemma = Gemma::load(&checkpoint, &Device::Cpu, DType::F32).unwrap();
         let expected = &goldens[&format!("{family}.logits")];
+        let whole = gemma.forward(&ids).unwrap();
+        let bits = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let mut cache = Cache::default();
         let mut at = 0;
         for n in [9, 3, 1, 1, 1, 1, 1] {
@@ -238,10 +240,12 @@ fn cache_and_batch_change_nothing() {
             at += n;
             let distance = rel_l2(&expected.narrow(1, at - 1, 1).unwrap(), &ours);
             assert!(distance < 1e-5, "{family} after {at} tokens: {distance:e}");
+            assert_eq!(bits(&ours), bits(&whole.narrow(1, at - 1, 1).unwrap()), "{family}, {at}");
         }
         assert_eq!(at, ids.dim(1).unwrap());
         let alone = gemma.forward(&ids.narrow(0, 1, 1).unwrap()).unwrap();
         assert!(rel_l2(&expected.narrow(0, 1, 1).unwrap(), &alone) < 5e-6, "{family}");
+        assert_eq!(bits(&alone), bits(&whole.narrow(0, 1, 1).unwrap()), "{family}");
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::activation::Activation;
 use crate::float::{BLOCK, Float, buffer};
-use crate::pointwise::Pointwise;
+use crate::pointwise::{self, Pointwise};
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, DType, Error, Layout, Result, WithDType};
 use half::{bf16, f16};
@@ -61,18 +61,9 @@ fn times(op: &'static str, function: Pointwise, x: Strided, by: Strided) -> Resu
         let (x, by) = (Reader::<T>::new(x)?, Reader::<T>::new(by)?);
         Ok(produce(x.count(), |at, out| {
             let n = out.len();
-            x.read(at, n, |x| by.read(at, n, |by| gated(function, x, by, out)));
+            x.read(at, n, |x| by.read(at, n, |by| T::gated(function, x, by, out)));
         }))
     })
-}
-
-/// Writes `function(x) ⊙ by`, rounded once, of up to [`BLOCK`] elements.
-pub(crate) fn gated<T: Float>(function: Pointwise, x: &[T], by: &[T], out: &mut [T]) {
-    let mut product = buffer();
-    let product = &mut product[..out.len()];
-    T::evaluate_wide(function, x, product);
-    multiply::<T>(product, by);
-    T::narrow(product, out);
 }
 
 /// The gradient of gate, then that of up, in one storage.
@@ -113,7 +104,7 @@ fn multiply<T: Float>(products: &mut [T::Wide], by: &[T]) {
     let mut wide = buffer();
     let wide = &mut wide[..by.len()];
     T::widen(by, wide);
-    products.iter_mut().zip(wide).for_each(|(product, by)| *product *= *by);
+    pointwise::multiply(products, wide);
 }
 
 /// Fills a new vector block by block: `fill(at, out)` writes the elements from `at` on.

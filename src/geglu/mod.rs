@@ -6,8 +6,6 @@
 mod composed;
 mod cpu;
 
-pub(crate) use cpu::gated;
-
 use crate::activation::Activation;
 use crate::operands::check_pair;
 use candle_core::{

@@ -13,10 +13,12 @@ pub trait Number: WithDType {
 }
 
 impl Number for f32 {
+    #[inline]
     fn to_f32s(from: &[f32], to: &mut [f32]) {
         to.copy_from_slice(from);
     }
 
+    #[inline]
     fn from_f32s(from: &[f32], to: &mut [f32]) {
         to.copy_from_slice(from);
     }

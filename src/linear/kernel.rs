@@ -6,7 +6,7 @@
 //! alone or among others.
 
 use super::stored::{PANEL, Stored};
-use pulp::{Simd, WithSimd};
+use pulp::{Arch, Simd, WithSimd};
 use std::sync::atomic::{Ordering, compiler_fence};
 
 /// Columns that are summed before their sum is added to the rest: few enough for a block of a
@@ -49,7 +49,7 @@ pub struct Sliver<'a, W: Stored, X, const R: usize> {
 }
 
 /// Some panels of a weight, one behind the other, times rows of x.
-pub struct Panels<'a, W: Stored, X> {
+pub struct Product<'a, W: Stored, X> {
     /// The blocks of x: `[blocks, rows]`.
     pub x: &'a [[X; BLOCK]],
     /// How many rows x has.
@@ -58,18 +58,24 @@ pub struct Panels<'a, W: Stored, X> {
     pub panels: &'a [W::Columns],
     /// How many pairs of columns a panel has.
     pub pairs: usize,
-    /// Receives the sums: `[rows, panels · PANEL]`.
+    /// To which the products are added: `[rows, panels · PANEL]` inside rows of some width.
     pub sums: &'a mut [f32],
+    pub width: usize,
 }
 
-impl<W: Stored, X: Copy> Panels<'_, W, X> {
-    /// Does the work.
-    pub fn multiply(self, kernel: impl Kernel<W, X = X>) {
-        let Self { x, rows, panels, pairs, sums } = self;
-        sums.fill(0.0);
+impl<W: Stored> Product<'_, W, f32> {
+    /// Does the work with the widest vectors that the machine has.
+    pub fn add(self) {
+        Arch::new().dispatch(self);
+    }
+}
+
+impl<W: Stored, X: Copy> Product<'_, W, X> {
+    /// Does the work with a kernel.
+    pub fn add_with(self, kernel: impl Kernel<W, X = X>) {
+        let Self { x, rows, panels, pairs, sums, width } = self;
         let blocks = pairs.div_ceil(BLOCK / 2);
         let step = (BLOCKS_OF_X / rows.max(1)).max(1);
-        let width = panels.len() / pairs * PANEL;
         for first in (0..blocks).step_by(step) {
             for (at, panel) in panels.chunks_exact(pairs).enumerate() {
                 for start in (0..rows).step_by(GROUP) {
@@ -131,12 +137,12 @@ fn multiply_block<W: Stored, K: Kernel<W>>(
 #[derive(Clone, Copy)]
 pub struct Fused<S>(S);
 
-impl<W: Stored> WithSimd for Panels<'_, W, f32> {
+impl<W: Stored> WithSimd for Product<'_, W, f32> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        self.multiply(Fused(simd));
+        self.add_with(Fused(simd));
     }
 }
 

@@ -15,11 +15,11 @@ mod stored;
 mod strips;
 
 pub(crate) use convert::{Number, nearest_bf16};
-pub(crate) use kernel::BLOCK;
+pub(crate) use kernel::{BLOCK, Product};
 pub use packed::Packed;
 pub(crate) use product::packed_product;
 pub(crate) use rows::{Block, Rows, with_memory};
-pub(crate) use stored::PANEL;
+pub(crate) use stored::{PANEL, Stored};
 pub(crate) use strips::{Strip, strips};
 
 use candle_core::{D, DType, Device, Module, Result, Tensor};

@@ -3,14 +3,13 @@
 use super::convert::Number;
 #[cfg(target_arch = "x86_64")]
 use super::dot_bf16::DotBf16;
-use super::kernel::{BLOCK, Panels};
+use super::kernel::{BLOCK, Product};
 use super::rows::{Blocks, Rows, with_memory};
 use super::stored::{PANEL, Stored};
 use super::strips::strips;
 use crate::operands::slice;
 use candle_core::{DType, Device, Error, Result, Storage, Tensor, WithDType};
 use half::{bf16, f16};
-use pulp::Arch;
 use rayon::prelude::*;
 use std::cell::Cell;
 use std::ops::Range;
@@ -196,11 +195,12 @@ impl Packed {
         let range = (self.first + panels.start) * self.parts * pairs
             ..(self.first + panels.end) * self.parts * pairs;
         with_memory(&SUMS, 0.0, x.count() * panels.len() * self.parts * PANEL, |sums| {
-            let (rows, memory) = (x.count(), &mut *sums);
+            sums.fill(0.0);
+            let (rows, width, memory) = (x.count(), panels.len() * self.parts * PANEL, &mut *sums);
             match x.blocks {
                 Blocks::F32(x) => with_columns!(&*self.data, W, data => {
                     let panels = &data[range];
-                    Arch::new().dispatch(Panels::<W, f32> { x, rows, panels, pairs, sums: memory });
+                    Product::<W, f32> { x, rows, panels, pairs, sums: memory, width }.add();
                 }),
                 Blocks::BF16(x) => self.dots(x, range, memory),
             }
@@ -233,7 +233,8 @@ impl Packed {
         if let (Some(kernel), Data::BF16(data)) = (DotBf16::new(), &*self.data) {
             let (rows, pairs, panels) =
                 (x.len() / self.columns.div_ceil(BLOCK), self.pairs(), &data[range]);
-            return Panels::<bf16, bf16> { x, rows, panels, pairs, sums }.multiply(kernel);
+            let width = panels.len() / pairs * PANEL;
+            return Product::<bf16, bf16> { x, rows, panels, pairs, sums, width }.add_with(kernel);
         }
         unreachable!("`takes_bf16` said that x comes in f32");
     }

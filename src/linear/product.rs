@@ -3,6 +3,7 @@
 use super::convert::Number;
 use super::packed::Packed;
 use crate::operands::slice;
+use crate::threads::on_a_worker;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, DType, Error, Layout, Result, Shape, Tensor};
 use half::{bf16, f16};
@@ -59,7 +60,7 @@ impl Product {
         let rows = x.len().checked_div(width).unwrap_or(0);
         let mut y = vec![T::zero(); self.weight.parts() * rows * self.weight.rows()];
         let bias = self.bias.as_deref();
-        self.weight.with_rows(x, |x| self.weight.product(x, bias, &mut y));
+        on_a_worker(|| self.weight.with_rows(x, |x| self.weight.product(x, bias, &mut y)));
         Ok(T::to_cpu_storage_owned(y))
     }
 }

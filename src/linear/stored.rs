@@ -2,7 +2,7 @@
 
 use candle_core::WithDType;
 use half::{bf16, f16};
-use pulp::Simd;
+use pulp::{Simd, bytemuck};
 
 /// Rows of the weight, which are columns of the product, that are packed together.
 pub const PANEL: usize = 32;
@@ -19,6 +19,13 @@ impl Columns<PANEL> {
     #[cfg(target_arch = "x86_64")]
     pub fn pairs(&self) -> [u32; PANEL] {
         self.0
+    }
+}
+
+impl Columns<{ 2 * PANEL }> {
+    /// The first or the second column's numbers.
+    pub fn column_mut(&mut self, second: bool) -> &mut [f32] {
+        bytemuck::cast_slice_mut(&mut self.0[if second { PANEL } else { 0 }..][..PANEL])
     }
 }
 

@@ -1,4 +1,4 @@
-use super::kernel::Panels;
+use super::kernel::Product;
 use super::stored::Stored;
 use super::*;
 use candle_core::{Device, Var};
@@ -97,7 +97,7 @@ proptest! {
         check().unwrap();
     }
 
-    /// Panels are the same sums on every instruction set that this machine has; without fused
+    /// A product has the same sums on every instruction set that this machine has; without fused
     /// multiplication they are near.
     #[test]
     fn instruction_sets_agree(rows in 1usize..40, pairs in 1usize..300, seed in any::<u32>()) {
@@ -118,19 +118,20 @@ proptest! {
             let blocks = pairs.div_ceil(BLOCK / 2) * rows;
             let x: Vec<[f32; BLOCK]> =
                 (0..blocks).map(|b| std::array::from_fn(|i| number(b * BLOCK + i + 7))).collect();
-            let sums = |run: &dyn Fn(Panels<W, f32>)| {
-                let mut sums = vec![f32::NAN; rows * 2 * PANEL];
-                run(Panels { x: &x, rows, panels: &panels, pairs, sums: &mut sums });
+            let sums = |run: &dyn Fn(Product<W, f32>)| {
+                let width = 2 * PANEL;
+                let mut sums = vec![0.0; rows * width];
+                run(Product { x: &x, rows, panels: &panels, pairs, sums: &mut sums, width });
                 sums
             };
-            let best = sums(&|panels| pulp::Arch::new().dispatch(panels));
-            let portable = sums(&|panels| pulp::WithSimd::with_simd(panels, Scalar));
+            let best = sums(&|product| product.add());
+            let portable = sums(&|product| pulp::WithSimd::with_simd(product, Scalar));
             for (best, portable) in best.iter().zip(&portable) {
                 assert!((best - portable).abs() < 1e-5 * (pairs as f32), "{best} {portable}");
             }
             #[cfg(target_arch = "x86_64")]
             if let Some(simd) = pulp::x86::V3::try_new() {
-                assert_eq!(sums(&|panels| pulp::Simd::vectorize(simd, panels)), best);
+                assert_eq!(sums(&|product| pulp::Simd::vectorize(simd, product)), best);
             }
         }
         check::<f32>(rows, pairs, seed, |x| x);

@@ -3,12 +3,12 @@
 
 use crate::activation::Activation;
 use crate::float::{BLOCK as ELEMENTS, Float};
-use crate::geglu::gated;
 use crate::linear::{
     BLOCK, Block, Number, PANEL, Packed, Rows, Strip, as_rows, strips, with_memory,
 };
 use crate::operands::slice;
 use crate::pointwise::Pointwise;
+use crate::threads::on_a_worker;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, DType, Error, Layout, Result, Shape, Tensor};
 use half::{bf16, f16};
@@ -73,10 +73,10 @@ impl CustomOp1 for Op<'_> {
 
 impl Op<'_> {
     fn forward<T: Number + Float>(&self, x: &[T]) -> CpuStorage {
-        match self.block.down.0.takes_bf16::<T>() {
+        on_a_worker(|| match self.block.down.0.takes_bf16::<T>() {
             true => self.forward_in::<T, bf16>(x),
             false => self.forward_in::<T, f32>(x),
-        }
+        })
     }
 
     /// The same with the products in a type that down takes.
@@ -124,65 +124,52 @@ impl Op<'_> {
     /// Writes some columns of the products of `count` rows, out of the sums for gate and up.
     fn activate<T: Number + Float, B: Block>(
         &self,
-        sums: &[f32],
+        sums: &mut [f32],
         columns: &Range<usize>,
         count: usize,
         out: &mut Strip<B>,
     ) {
         let width = columns.len().next_multiple_of(PANEL);
         let at_once = ELEMENTS / width;
-        for (i, sums) in sums.chunks(2 * at_once * width).enumerate() {
-            let tile = self.tile::<T>(sums, columns.start, width);
-            tile.products(&self.block.activations, |activation, product| {
+        let [mut gate, mut up, mut product] = [[T::zero(); ELEMENTS]; 3];
+        for (i, sums) in sums.chunks_mut(2 * at_once * width).enumerate() {
+            let len = sums.len() / 2;
+            let (gate, up, product) = (&mut gate[..len], &mut up[..len], &mut product[..len]);
+            self.split(sums, columns.start, width, gate, up);
+            for (activation, &value) in self.block.activations.iter().enumerate() {
+                let function = Pointwise { activation: value, derivative: false };
+                T::gated(function, gate, up, product);
                 for (row, product) in product.chunks_exact(width).enumerate() {
                     let out = out.row(activation * count + i * at_once + row);
                     B::convert(&product[..columns.len()], &mut out[..columns.len()]);
                 }
-            });
-        }
-    }
-
-    /// Gate and up of some rows, out of their sums, `[rows, panels, 2, PANEL]`: with their biases,
-    /// rounded to the type of x as a layer rounds what it returns.
-    fn tile<T: Number + Float>(&self, sums: &[f32], first: usize, width: usize) -> Tile<T> {
-        let [mut gate, mut up] = [[0f32; ELEMENTS]; 2];
-        let len = sums.len() / 2;
-        let panels = sums.as_chunks::<PANEL>().0.as_chunks::<2>().0;
-        let places = gate.as_chunks_mut::<PANEL>().0.iter_mut().zip(up.as_chunks_mut::<PANEL>().0);
-        for ((gate, up), [gate_sums, up_sums]) in places.zip(panels) {
-            (*gate, *up) = (*gate_sums, *up_sums);
-        }
-        if let Some(bias) = &self.biases.gate_up {
-            let (of_gate, of_up) = bias.split_at(bias.len() / 2);
-            for (part, bias) in [(&mut gate, of_gate), (&mut up, of_up)] {
-                for row in part[..len].chunks_exact_mut(width) {
-                    row.iter_mut().zip(&bias[first..]).for_each(|(sum, bias)| *sum += bias);
-                }
             }
         }
-        let mut tile = Tile { gate: [T::zero(); ELEMENTS], up: [T::zero(); ELEMENTS], len };
-        T::from_f32s(&gate[..len], &mut tile.gate[..len]);
-        T::from_f32s(&up[..len], &mut tile.up[..len]);
-        tile
     }
-}
 
-/// Gate and up of some rows and columns.
-struct Tile<T> {
-    gate: [T; ELEMENTS],
-    up: [T; ELEMENTS],
-    len: usize,
-}
-
-impl<T: Number + Float> Tile<T> {
-    /// Calls `f` with `activation(gate) ⊙ up`, rounded once, for each activation.
-    fn products(&self, activations: &[Activation], mut f: impl FnMut(usize, &[T])) {
-        let (gate, up) = (&self.gate[..self.len], &self.up[..self.len]);
-        for (i, &activation) in activations.iter().enumerate() {
-            let mut product = [T::zero(); ELEMENTS];
-            let product = &mut product[..self.len];
-            gated(Pointwise { activation, derivative: false }, gate, up, product);
-            f(i, product);
+    /// Gate and up of some rows, `[rows, width]`, out of their sums, `[rows, panels, 2, PANEL]`: with
+    /// their biases from the `first` on, rounded to the type of x as a layer rounds what it returns.
+    fn split<T: Number>(
+        &self,
+        sums: &mut [f32],
+        first: usize,
+        width: usize,
+        gate: &mut [T],
+        up: &mut [T],
+    ) {
+        let panels = sums.as_chunks_mut::<PANEL>().0.as_chunks_mut::<2>().0;
+        let places = gate.as_chunks_mut::<PANEL>().0.iter_mut().zip(up.as_chunks_mut::<PANEL>().0);
+        for (panel, ([gate_sums, up_sums], (gate, up))) in panels.iter_mut().zip(places).enumerate()
+        {
+            if let Some(bias) = &self.biases.gate_up {
+                let first = first + panel * PANEL % width;
+                let (of_gate, of_up) = bias.split_at(bias.len() / 2);
+                for (sums, bias) in [(&mut *gate_sums, of_gate), (&mut *up_sums, of_up)] {
+                    sums.iter_mut().zip(&bias[first..]).for_each(|(sum, bias)| *sum += bias);
+                }
+            }
+            T::from_f32s(gate_sums, gate);
+            T::from_f32s(up_sums, up);
         }
     }
 }

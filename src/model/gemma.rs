@@ -1,5 +1,6 @@
 //! The decoder.
 
+use super::attention::KeyValues;
 use super::embedding::Embedding;
 use super::head::Head;
 use super::layer::Layer;
@@ -11,7 +12,7 @@ use crate::checkpoint::Config;
 use crate::linear::Weight;
 use crate::rounding::Rounding;
 use candle_core::{DType, Device, Module, Result, Tensor};
-use candle_nn::{Init, VarBuilder, kv_cache::KvCache};
+use candle_nn::{Init, VarBuilder};
 
 /// A Gemma: embeddings, layers around [`crate::GemmaMlp`], final norm, head.
 ///
@@ -40,16 +41,13 @@ pub struct Gemma {
 
 /// Keys and values of the tokens so far, for [`Gemma::forward_cached`].
 #[derive(Debug, Clone, Default)]
-pub struct Cache(Vec<KvCache>);
-
-/// Positions by which a cache grows.
-const CACHE_STEP: usize = 256;
+pub struct Cache(Vec<KeyValues>);
 
 impl Cache {
     /// The cache of a layer, made when it is first asked for.
-    pub(crate) fn layer(&mut self, index: usize) -> &mut KvCache {
+    pub(crate) fn layer(&mut self, index: usize) -> &mut KeyValues {
         if self.0.len() <= index {
-            self.0.resize(index + 1, KvCache::new(2, CACHE_STEP));
+            self.0.resize(index + 1, KeyValues::default());
         }
         &mut self.0[index]
     }

@@ -1,12 +1,12 @@
 //! A decoder layer.
 
-use super::attention::Attention;
+use super::attention::{Attention, KeyValues};
 use super::norm::RmsNorm;
 use super::rope::RotaryEmbedding;
 use crate::checkpoint::{AttentionConfig, Family, LayerAttention, Stack};
 use crate::mlp::{GemmaMlp, gemma_mlp_b};
 use candle_core::{Module, Result, Tensor};
-use candle_nn::{VarBuilder, kv_cache::KvCache};
+use candle_nn::VarBuilder;
 
 /// A decoder layer: norm, attention, norm, residual; norm, MLP, norm, residual.
 ///
@@ -93,9 +93,9 @@ impl Layer {
     ///
     /// # Errors
     /// candle's, for shapes that do not fit.
-    pub fn attend(&self, x: &Tensor, cache: Option<&mut KvCache>) -> Result<Tensor> {
+    pub fn attend(&self, x: &Tensor, cache: Option<&mut KeyValues>) -> Result<Tensor> {
         let attended = self.attention.forward(&self.input_norm.forward(x)?, cache)?;
-        x + normed(self.post_attention_norm.as_ref(), attended)?
+        add(x, attended, self.post_attention_norm.as_ref())
     }
 
     /// What the MLP gets, from the residual stream after attention.
@@ -111,23 +111,24 @@ impl Layer {
     /// # Errors
     /// candle's, for shapes that do not fit.
     pub fn finish(&self, attended: &Tensor, output: Tensor) -> Result<Tensor> {
-        attended + normed(self.post_mlp_norm.as_ref(), output)?
+        add(attended, output, self.post_mlp_norm.as_ref())
     }
 
     /// The whole layer: `[batch, seq, hidden]` to the same.
     ///
     /// # Errors
     /// candle's, for shapes that do not fit.
-    pub fn forward(&self, x: &Tensor, cache: Option<&mut KvCache>) -> Result<Tensor> {
+    pub fn forward(&self, x: &Tensor, cache: Option<&mut KeyValues>) -> Result<Tensor> {
         let attended = self.attend(x, cache)?;
         let output = self.mlp.forward(&self.mlp_input(&attended)?)?;
         self.finish(&attended, output)
     }
 }
 
-fn normed(norm: Option<&RmsNorm>, x: Tensor) -> Result<Tensor> {
+/// What a sublayer returned, perhaps normed, added to the residual stream.
+fn add(stream: &Tensor, x: Tensor, norm: Option<&RmsNorm>) -> Result<Tensor> {
     match norm {
-        Some(norm) => norm.forward(&x),
-        None => Ok(x),
+        Some(norm) => norm.forward_add(&x, stream),
+        None => stream + x,
     }
 }

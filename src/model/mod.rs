@@ -16,7 +16,7 @@ mod rope;
 mod summary;
 mod top;
 
-pub use attention::Attention;
+pub use attention::{Attention, KeyValues};
 pub use embedding::Embedding;
 pub(crate) use embedding::rounded;
 pub use forward::{Forward, ForwardOptions, forward};

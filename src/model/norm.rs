@@ -1,8 +1,10 @@
 //! Gemma's RMSNorm.
 
-use crate::operands::slice;
+use crate::exp::vectorized;
+use crate::linear::Number;
+use crate::operands::{check_pair, slice};
 use candle_core::{
-    CpuStorage, CustomOp2, D, DType, Device, Layout, Module, Result, Shape, Tensor, WithDType,
+    CpuStorage, CustomOp1, CustomOp2, D, DType, Layout, Module, Result, Shape, Tensor,
 };
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -53,7 +55,8 @@ impl RmsNorm {
 
     /// What it does to a row in f32, before it rounds.
     pub(super) fn scale(&self) -> Result<Scale> {
-        Ok(Scale { weight: self.weight.to_dtype(DType::F32)?.to_vec1()?, eps: self.eps })
+        let weight = self.weight.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+        Ok(Scale { factors: weight.into_iter().map(|w| 1.0 + w).collect(), eps: self.eps })
     }
 
     /// The same norm, rounding elsewhere.
@@ -82,13 +85,34 @@ impl RmsNorm {
 impl Module for RmsNorm {
     /// `[..., hidden]` to the same shape and dtype.
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let tracked = x.track_op() || self.weight.track_op();
-        let plain = self.rounding == NormRounding::Once && matches!(x.device(), Device::Cpu);
-        if tracked || !plain || x.elem_count() == 0 {
-            return self.composed(x);
+        match self.is_fused(x) {
+            true => x.contiguous()?.apply_op1_no_bwd(&Fused(self.scale()?)),
+            false => self.composed(x),
         }
-        let weight = self.weight.to_dtype(wide_dtype(x.dtype()))?.contiguous()?;
-        x.contiguous()?.apply_op2_no_bwd(&weight, &Fused { eps: self.eps })
+    }
+}
+
+impl RmsNorm {
+    /// `residual + forward(x)`, all `[..., hidden]` and of one dtype.
+    ///
+    /// # Errors
+    /// candle's, for shapes that do not fit.
+    pub fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        match self.is_fused(x) && !residual.track_op() {
+            true => {
+                check_pair(x, residual, "rms-norm-add")?;
+                let residual = residual.contiguous()?;
+                x.contiguous()?.apply_op2_no_bwd(&residual, &Fused(self.scale()?))
+            }
+            false => residual + self.forward(x)?,
+        }
+    }
+
+    /// Whether it is computed in one pass, which has no gradient.
+    fn is_fused(&self, x: &Tensor) -> bool {
+        let tracked = x.track_op() || self.weight.track_op();
+        let wide = x.dtype() == DType::F64;
+        !tracked && !wide && x.device().is_cpu() && self.rounds_once() && x.elem_count() > 0
     }
 }
 
@@ -99,80 +123,116 @@ pub(crate) fn wide_dtype(dtype: DType) -> DType {
 
 /// A norm as numbers.
 pub(super) struct Scale {
-    weight: Vec<f32>,
+    /// `1 + w`.
+    factors: Vec<f32>,
     eps: f64,
 }
 
 impl Scale {
-    /// Norms one row.
+    /// Norms one row, with the mean summed in f64.
     pub fn apply(&self, x: &mut [f32]) {
-        let squares: f64 = x.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
-        let scale = (1.0 / (squares / x.len() as f64 + self.eps).sqrt()) as f32;
-        for (x, w) in x.iter_mut().zip(&self.weight) {
-            *x = *x * scale * (1.0 + w);
-        }
+        /// Numbers that are summed side by side.
+        const LANES: usize = 16;
+        vectorized(
+            #[inline(always)]
+            || {
+                let mut squares = [0f64; LANES];
+                let (chunks, rest) = x.as_chunks::<LANES>();
+                for chunk in chunks {
+                    for (sum, &x) in squares.iter_mut().zip(chunk) {
+                        *sum = f64::from(x).mul_add(f64::from(x), *sum);
+                    }
+                }
+                for (sum, &x) in squares.iter_mut().zip(rest) {
+                    *sum = f64::from(x).mul_add(f64::from(x), *sum);
+                }
+                let mean = squares.iter().sum::<f64>() / x.len() as f64;
+                let scale = (1.0 / (mean + self.eps).sqrt()) as f32;
+                for (x, factor) in x.iter_mut().zip(&self.factors) {
+                    *x = *x * scale * factor;
+                }
+            },
+        );
     }
 }
 
-/// The same in one pass on the CPU, with the mean summed in f64.
-struct Fused {
-    eps: f64,
+/// The same in one pass on the CPU, and perhaps a sum with what it is added to.
+struct Fused(Scale);
+
+impl CustomOp1 for Fused {
+    fn name(&self) -> &'static str {
+        "rms-norm"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let y = match x {
+            CpuStorage::F32(_) => self.rows::<f32>(slice(x, layout)?, None),
+            CpuStorage::BF16(_) => self.rows::<bf16>(slice(x, layout)?, None),
+            CpuStorage::F16(_) => self.rows::<f16>(slice(x, layout)?, None),
+            _ => candle_core::bail!("a norm takes floating-point numbers"),
+        };
+        Ok((y?, layout.shape().clone()))
+    }
 }
 
 impl CustomOp2 for Fused {
     fn name(&self) -> &'static str {
-        "rms-norm"
+        "rms-norm-add"
     }
 
     fn cpu_fwd(
         &self,
         x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
+        layout: &Layout,
+        to: &CpuStorage,
+        to_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (x, w) = ((x, x_layout), (weight, weight_layout));
-        let y = match x.0 {
-            CpuStorage::F32(_) => rows(x, w, self.eps, |x: f32| x, |y: f32| y),
-            CpuStorage::F64(_) => rows(x, w, self.eps, |x: f64| x, |y: f64| y),
-            CpuStorage::BF16(_) => rows(x, w, self.eps, bf16::to_f32, bf16::from_f32),
-            CpuStorage::F16(_) => rows(x, w, self.eps, f16::to_f32, f16::from_f32),
+        let y = match x {
+            CpuStorage::F32(_) => self.rows::<f32>(slice(x, layout)?, Some(slice(to, to_layout)?)),
+            CpuStorage::BF16(_) => {
+                self.rows::<bf16>(slice(x, layout)?, Some(slice(to, to_layout)?))
+            }
+            CpuStorage::F16(_) => self.rows::<f16>(slice(x, layout)?, Some(slice(to, to_layout)?)),
             _ => candle_core::bail!("a norm takes floating-point numbers"),
         };
-        Ok((y?, x_layout.shape().clone()))
+        Ok((y?, layout.shape().clone()))
     }
 }
 
-/// Norms row by row: widens, computes in `W`, rounds once.
-fn rows<T: WithDType, W: WithDType + num_traits::Float + Into<f64>>(
-    (x, x_layout): (&CpuStorage, &Layout),
-    (weight, weight_layout): (&CpuStorage, &Layout),
-    eps: f64,
-    widen: impl Fn(T) -> W + Sync,
-    round: impl Fn(W) -> T + Sync,
-) -> Result<CpuStorage> {
-    let x = slice::<T>(x, x_layout)?;
-    let weight = slice::<W>(weight, weight_layout)?;
-    let mut y = vec![T::zero(); x.len()];
-    let width = weight.len();
-    y.par_chunks_mut(width).zip(x.par_chunks(width)).for_each(|(y, x)| {
-        let square = |&x: &T| {
-            let x: f64 = widen(x).into();
-            x * x
-        };
-        let mean = x.iter().map(square).sum::<f64>() / width as f64;
-        let scale = <W as WithDType>::from_f64(1.0 / (mean + eps).sqrt());
-        let one = <W as num_traits::One>::one();
-        for ((y, &x), &w) in y.iter_mut().zip(x).zip(weight) {
-            *y = round(widen(x) * scale * (one + w));
+impl Fused {
+    fn rows<T: Number>(&self, x: &[T], to: Option<&[T]>) -> Result<CpuStorage> {
+        /// Elements that are worth another thread.
+        const CHUNK: usize = 1 << 14;
+        let width = self.0.factors.len();
+        if !x.len().is_multiple_of(width) {
+            candle_core::bail!("a norm of width {width} on {} numbers", x.len())
         }
-    });
-    Ok(T::to_cpu_storage_owned(y))
+        let mut y = vec![T::zero(); x.len()];
+        let chunk = (CHUNK / width).max(1) * width;
+        y.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).enumerate().for_each(|(i, (y, x))| {
+            let to = to.map(|to| &to[i * chunk..][..x.len()]);
+            let mut wide = vec![0f32; 2 * width];
+            let (row, other) = wide.split_at_mut(width);
+            for (at, (y, x)) in y.chunks_mut(width).zip(x.chunks(width)).enumerate() {
+                T::to_f32s(x, row);
+                self.0.apply(row);
+                T::from_f32s(row, y);
+                if let Some(to) = to {
+                    T::to_f32s(y, row);
+                    T::to_f32s(&to[at * width..][..width], other);
+                    row.iter_mut().zip(&*other).for_each(|(a, b)| *a += b);
+                    T::from_f32s(row, y);
+                }
+            }
+        });
+        Ok(T::to_cpu_storage_owned(y))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use candle_core::Device;
 
     #[test]
     fn one_pass_agrees_with_the_composed_form() -> Result<()> {
@@ -188,6 +248,10 @@ mod tests {
                 _ => 4e-2,
             };
             assert!(difference.abs()?.max_all()?.to_scalar::<f64>()? < bound, "{dtype:?}");
+            let residual = Tensor::randn(0f32, 3., x.shape(), &Device::Cpu)?.to_dtype(dtype)?;
+            let (added, sum) = (norm.forward_add(&x, &residual)?, (residual + fused)?);
+            let difference = (added.to_dtype(DType::F64)? - sum.to_dtype(DType::F64)?)?;
+            assert_eq!(difference.abs()?.max_all()?.to_scalar::<f64>()?, 0.0, "{dtype:?}");
         }
         Ok(())
     }

@@ -1,24 +1,34 @@
 //! Gemma's attention, with or without a cache.
 
-mod heads;
+mod cache;
+mod fused;
 mod softmax;
 mod visible;
+
+pub use cache::KeyValues;
 
 use super::norm::{RmsNorm, wide_dtype};
 use super::rope::RotaryEmbedding;
 use crate::checkpoint::{AttentionConfig, LayerAttention};
-use crate::linear::Linear;
-use candle_core::{D, DType, Module, Result, Tensor};
+use crate::linear::{Linear, Number};
+use crate::operands::with_slice;
+use crate::threads::on_a_worker;
+use cache::{Kept, Panels};
+use candle_core::{D, DType, Device, Error, Module, Result, Tensor};
 use candle_nn::kv_cache::KvCache;
 use candle_nn::{VarBuilder, linear_b};
-use heads::{Split, merge};
-use softmax::{Scores, softmax};
+use fused::Fused;
+use half::{bf16, f16};
+use softmax::{Scores, masked_softmax};
 use visible::Visible;
 
-/// Queries that are scored at a time, so that the scores of a long prompt take
+/// Queries that candle's operations score at a time, so that the scores of a long prompt take
 /// `heads · QUERIES · seq` elements and not `heads · seq²`, and keys out of a window's reach are
 /// never scored.
 const QUERIES: usize = 128;
+
+/// Positions by which a cache of tensors grows.
+const CACHE_STEP: usize = 256;
 
 /// Grouped-query attention as transformers' `eager_attention_forward` computes it: q/k norms
 /// (Gemma 3), rotary embedding, soft-capped scores (Gemma 2), sliding window.
@@ -55,7 +65,8 @@ impl Attention {
     /// earlier layer, if one rotates alike.
     ///
     /// # Errors
-    /// A tensor that is missing or has another shape.
+    /// A tensor that is missing or has another shape; heads that cannot share key heads equally, or
+    /// of an odd width.
     pub fn new(
         config: &AttentionConfig,
         layer: &LayerAttention,
@@ -64,6 +75,14 @@ impl Attention {
         rope: RotaryEmbedding,
         vb: VarBuilder,
     ) -> Result<Self> {
+        let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
+        if kv_heads == 0 || !heads.is_multiple_of(kv_heads) || !config.head_dim.is_multiple_of(2) {
+            candle_core::bail!(
+                "{heads} heads of width {} on {kv_heads} key heads: key heads are shared equally, \
+                 and rotated heads have an even width",
+                config.head_dim
+            )
+        }
         let (queries, keys) = (
             config.num_attention_heads * config.head_dim,
             config.num_key_value_heads * config.head_dim,
@@ -99,9 +118,29 @@ impl Attention {
     /// its keys and values are added.
     ///
     /// # Errors
-    /// candle's, for shapes that do not fit.
-    pub fn forward(&self, x: &Tensor, cache: Option<&mut KvCache>) -> Result<Tensor> {
+    /// candle's, for shapes that do not fit; a cache that another model or batch began.
+    pub fn forward(&self, x: &Tensor, cache: Option<&mut KeyValues>) -> Result<Tensor> {
+        let attended = match &self.qkv {
+            Projections::Packed(qkv) if self.is_fused(x)? => {
+                self.fused(&qkv.forward(x)?, cache)? // of [batch, seq, (heads + 2 kv_heads) · head_dim]
+            }
+            _ => self.composed(x, cache)?,
+        };
+        self.o_proj.forward(&attended) // [batch, seq, hidden]
+    }
+
+    /// Out of candle's operations, which it differentiates: `[batch, seq, heads · head_dim]`.
+    fn composed(&self, x: &Tensor, cache: Option<&mut KeyValues>) -> Result<Tensor> {
         let seq = x.dim(1)?;
+        let cache = match cache {
+            Some(KeyValues(kept)) => {
+                match kept.get_or_insert_with(|| Kept::Tensors(KvCache::new(2, CACHE_STEP))) {
+                    Kept::Tensors(cache) => Some(cache),
+                    Kept::Panels(_) => candle_core::bail!("{FOREIGN}"),
+                }
+            }
+            None => None,
+        };
         let start = cache.as_ref().map_or(0, |cache| cache.current_seq_len());
         let [q, mut k, mut v] = self.queries_keys_values(x, start)?;
         if let Some(cache) = cache {
@@ -118,14 +157,54 @@ impl Attention {
             self.attend(&q.narrow(2, at, n)?, &k, &v, visible.trimmed())
         });
         let attended = Tensor::cat(&chunks.collect::<Result<Vec<_>>>()?, 2)?; // [batch, heads, seq, head_dim]
-        let merged = match self.is_fused(x)? {
-            true => merge(&attended, x.dtype())?,
-            false => {
-                let merged = attended.transpose(1, 2)?.contiguous()?.flatten_from(D::Minus2)?;
-                merged.to_dtype(x.dtype())?
-            }
+        let merged = attended.transpose(1, 2)?.contiguous()?.flatten_from(D::Minus2)?;
+        merged.to_dtype(x.dtype())
+    }
+
+    /// The same in one pass, out of what the projections return in one.
+    fn fused(&self, all: &Tensor, cache: Option<&mut KeyValues>) -> Result<Tensor> {
+        match all.dtype() {
+            DType::F32 => self.fused_in::<f32>(all, cache),
+            DType::BF16 => self.fused_in::<bf16>(all, cache),
+            DType::F16 => self.fused_in::<f16>(all, cache),
+            dtype => Err(Error::UnsupportedDTypeForOp(dtype, "attention")),
+        }
+    }
+
+    fn fused_in<T: Number>(&self, all: &Tensor, cache: Option<&mut KeyValues>) -> Result<Tensor> {
+        let (batch, seq, _) = all.dims3()?;
+        let shape = (batch, seq, self.num_attention_heads * self.head_dim);
+        let heads = batch * self.num_key_value_heads;
+        let mut own = KeyValues::default();
+        let kept = &mut cache.unwrap_or(&mut own).0;
+        let kept = match kept.get_or_insert_with(|| Kept::Panels(Panels::new(heads, self.head_dim)))
+        {
+            Kept::Panels(kept) if kept.heads() == heads => kept,
+            _ => candle_core::bail!("{FOREIGN}"),
         };
-        self.o_proj.forward(&merged) // [batch, seq, hidden]
+        let norms = match &self.qk_norm {
+            Some((q, k)) => Some((q.scale()?, k.scale()?)),
+            None => None,
+        };
+        let (cos, sin) = self.rope.rows(kept.len(), seq, all.device())?; // [seq, head_dim / 2]
+        let attended = with_slice(all, |all| {
+            with_slice(&cos, |cos| {
+                with_slice(&sin, |sin| {
+                    let fused = Fused {
+                        heads: self.num_attention_heads,
+                        kv_heads: self.num_key_value_heads,
+                        head_dim: self.head_dim,
+                        norms,
+                        rope: (cos, sin),
+                        scores: self.scores,
+                        sliding_window: self.sliding_window,
+                        causal: self.causal,
+                    };
+                    on_a_worker(|| fused.attend::<T>(all, seq, kept))
+                })
+            })
+        })???;
+        Tensor::from_vec(attended, shape, &Device::Cpu)
     }
 
     /// The same with its projections packed, those of queries, keys and values into one.
@@ -157,9 +236,6 @@ impl Attention {
             Projections::Separate { q, k, v } => [q.forward(x)?, k.forward(x)?, v.forward(x)?],
             Projections::Packed(qkv) => {
                 let all = qkv.forward(x)?; // [batch, seq, (heads + 2 kv_heads) · head_dim]
-                if self.is_fused(x)? {
-                    return self.split(&all, start);
-                }
                 let part = |first: usize, heads: usize| {
                     all.narrow(2, first * self.head_dim, heads * self.head_dim)
                 };
@@ -176,34 +252,14 @@ impl Attention {
         Ok([q, k, wide(v, kv_heads)?])
     }
 
-    /// Whether heads are split and put together in one pass, which has no gradient and rounds as
-    /// norms do that round once.
+    /// Whether it is computed in one pass, which has no gradient and rounds as norms do that round
+    /// once.
     fn is_fused(&self, x: &Tensor) -> Result<bool> {
-        let packed = matches!(self.qkv, Projections::Packed(_));
         let rounds_once = match &self.qk_norm {
             Some((q, k)) => q.rounds_once() && k.rounds_once(),
             None => true,
         };
-        Ok(packed && rounds_once && !x.track_op() && x.dtype() != DType::F64)
-    }
-
-    /// The same out of all projections in one.
-    fn split(&self, all: &Tensor, start: usize) -> Result<[Tensor; 3]> {
-        let (heads, kv_heads) = (self.num_attention_heads, self.num_key_value_heads);
-        let rope = || self.rope.rows(start, all.dim(1)?, all.device()).map(Some);
-        let (q_norm, k_norm) = match &self.qk_norm {
-            Some((q, k)) => (Some(q.scale()?), Some(k.scale()?)),
-            None => (None, None),
-        };
-        let split = |first: usize, heads, norm, rope| {
-            let (first, head_dim) = (first * self.head_dim, self.head_dim);
-            Split { first, heads, head_dim, norm }.apply(all, rope)
-        };
-        Ok([
-            split(0, heads, q_norm, rope()?)?,
-            split(heads, kv_heads, k_norm, rope()?)?,
-            split(heads + kv_heads, kv_heads, None, None)?,
-        ])
+        Ok(rounds_once && !x.track_op() && x.dtype() != DType::F64)
     }
 
     /// What a projection returned, split into heads and widened: `[batch, heads, seq, head_dim]`.
@@ -223,7 +279,86 @@ impl Attention {
         // The query heads that share a key head are one longer list of queries to it.
         let q = q.contiguous()?.reshape((batch, kv_heads, rows, head_dim))?;
         let scores = q.matmul(&seen(k)?.t()?)?; // [batch, kv_heads, rows, keys]
-        let weights = softmax(&scores, self.scores, &visible)?;
+        let weights = masked_softmax(&scores, self.scores, &visible)?;
         weights.matmul(&seen(v)?)?.reshape((batch, heads, n, head_dim))
+    }
+}
+
+const FOREIGN: &str = "keys and values are kept for another model or batch size: begin a new cache";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_nn::VarMap;
+
+    const HIDDEN: usize = 16;
+
+    /// Attention with random weights, of which that of norms is 0.1 on average.
+    fn attention(config: &AttentionConfig) -> Result<Attention> {
+        let varmap = VarMap::new();
+        let vb = VarBuilder::from_varmap(&varmap, DType::F32, &Device::Cpu);
+        let layer = config.layers[0];
+        let rope = RotaryEmbedding::new(&layer, config.head_dim);
+        let attention = Attention::new(config, &layer, HIDDEN, 1e-6, rope, vb)?;
+        for var in varmap.all_vars() {
+            var.set(&Tensor::randn(
+                0f32,
+                if var.rank() == 1 { 0.1 } else { 0.5 },
+                var.shape(),
+                &Device::Cpu,
+            )?)?;
+        }
+        // Its tensors are variables until they are packed.
+        attention.packed()
+    }
+
+    /// One pass gives what candle's operations give, for heads that fill no panel and heads wider
+    /// than a block, across the borders of blocks of positions; and the same bits in parts.
+    #[test]
+    fn one_pass_agrees_with_candles_operations_and_with_itself_in_parts() -> Result<()> {
+        for (heads, kv_heads, head_dim, window, softcap, causal) in [
+            (4, 1, 32, None, None, true),
+            (4, 2, 10, Some(3), Some(2.0), true),
+            (3, 3, 6, Some(513), None, true),
+            (2, 1, 34, Some(600), Some(5.0), true),
+            (2, 2, 8, Some(40), None, false),
+            (2, 1, 516, None, None, true),
+        ] {
+            let config = AttentionConfig {
+                num_attention_heads: heads,
+                num_key_value_heads: kv_heads,
+                head_dim,
+                bias: false,
+                qk_norm: heads != 3,
+                scaling: (head_dim as f64).powf(-0.5),
+                softcap,
+                causal,
+                layers: vec![LayerAttention {
+                    sliding_window: window,
+                    rope_theta: 1e4,
+                    rope_factor: 1.0,
+                }],
+            };
+            let attention = attention(&config)?;
+            let x = Tensor::randn(0f32, 1., (2, 1101, HIDDEN), &Device::Cpu)?;
+            let whole = attention.forward(&x, None)?;
+            let composed = attention.o_proj.forward(&attention.composed(&x, None)?)?;
+            let difference = (&whole - &composed)?.abs()?.max_all()?.to_scalar::<f32>()?;
+            let largest = composed.abs()?.max_all()?.to_scalar::<f32>()?;
+            assert!(difference < 1e-5 * largest, "{heads} {head_dim}: {difference} of {largest}");
+            if causal {
+                let (mut cache, mut at, mut parts) = (KeyValues::default(), 0, vec![]);
+                for n in [500, 1, 37, 1, 562] {
+                    let part = x.narrow(1, at, n)?;
+                    parts.push(attention.forward(&part, Some(&mut cache))?);
+                    at += n;
+                }
+                let parts = Tensor::cat(&parts, 1)?.flatten_all()?.to_vec1::<f32>()?;
+                assert_eq!(parts, whole.flatten_all()?.to_vec1::<f32>()?, "{heads} {head_dim}");
+                let wrong = attention.forward(&x.narrow(0, 0, 1)?, Some(&mut cache));
+                assert!(wrong.unwrap_err().to_string().contains("begin a new cache"));
+            }
+        }
+        Ok(())
     }
 }

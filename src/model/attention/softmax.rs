@@ -1,15 +1,13 @@
-//! Scores to weights: scaling, soft-capping, masking and softmax.
+//! Scores to weights: scaling, soft-capping and softmax.
 
 use super::visible::Visible;
 use crate::exp::{exp, vectorized};
-use crate::operands::slice;
-use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor, WithDType};
-use rayon::prelude::*;
+use candle_core::{Result, Tensor};
 
 /// What is done to scores before the softmax.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scores {
-    /// The factor on them.
+    /// The factor on them, not below 0.
     pub scaling: f64,
     /// `cap·tanh(scores/cap)`.
     pub softcap: Option<f64>,
@@ -17,17 +15,7 @@ pub(super) struct Scores {
 
 /// The softmax over the visible keys: `[batch, kv_heads, groups · queries, keys]`, in f32 or f64,
 /// to the same shape, with 0 at keys that are not visible.
-pub(super) fn softmax(scores: &Tensor, how: Scores, visible: &Visible) -> Result<Tensor> {
-    match scores.device() {
-        Device::Cpu if !scores.track_op() => {
-            scores.contiguous()?.apply_op1_no_bwd(&Fused { how, visible: visible.clone() })
-        }
-        _ => composed(scores, how, visible),
-    }
-}
-
-/// Out of candle's operations, which it differentiates.
-fn composed(scores: &Tensor, how: Scores, visible: &Visible) -> Result<Tensor> {
+pub(super) fn masked_softmax(scores: &Tensor, how: Scores, visible: &Visible) -> Result<Tensor> {
     let mut scaled = (scores * how.scaling)?;
     if let Some(cap) = how.softcap {
         scaled = ((scaled / cap)?.tanh()? * cap)?;
@@ -40,101 +28,101 @@ fn composed(scores: &Tensor, how: Scores, visible: &Visible) -> Result<Tensor> {
     weights.reshape((batch, kv_heads, rows, keys))
 }
 
-/// The same in one pass on the CPU.
-struct Fused {
-    how: Scores,
-    visible: Visible,
-}
-
-impl CustomOp1 for Fused {
-    fn name(&self) -> &'static str {
-        "attention-softmax"
-    }
-
-    fn cpu_fwd(&self, scores: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let weights = match scores {
-            CpuStorage::F32(_) => self.rows(slice::<f32>(scores, layout)?, f64::from, |x| x as f32),
-            CpuStorage::F64(_) => self.rows(slice::<f64>(scores, layout)?, |x| x, |x| x),
-            _ => candle_core::bail!("attention is computed in f32 or f64"),
-        };
-        Ok((weights, layout.shape().clone()))
-    }
-}
-
-/// Exponents that are computed at a time, in the first-level cache.
-const BLOCK: usize = 512;
-
-impl Fused {
-    fn rows<T: WithDType>(
-        &self,
-        scores: &[T],
-        widen: impl Fn(T) -> f64 + Sync,
-        round: impl Fn(f64) -> T + Sync,
-    ) -> CpuStorage {
-        let keys = self.visible.keys.len();
-        let queries = self.visible.queries.len();
-        let mut weights = vec![T::zero(); scores.len()];
-        let rows = weights.par_chunks_mut(keys).zip(scores.par_chunks(keys)).enumerate();
-        rows.for_each(|(row, (weights, scores))| {
-            let visible = self.visible.range(self.visible.queries.start + row % queries);
-            let (weights, scores) = (&mut weights[visible.clone()], &scores[visible]);
-            self.row(scores, weights, &widen, &round);
-        });
-        T::to_cpu_storage_owned(weights)
-    }
-
-    fn row<T: WithDType>(
-        &self,
-        scores: &[T],
-        weights: &mut [T],
-        widen: &impl Fn(T) -> f64,
-        round: &impl Fn(f64) -> T,
-    ) {
-        let Scores { scaling, softcap } = self.how;
-        let cap = |x: f64| softcap.map_or(x, |cap| libm::tanh(x / cap) * cap);
-        let score = |x: &T| cap(widen(*x) * scaling);
-        // NaN passes through the exponentials; the maximum may ignore it.
-        let max = scores.iter().map(score).fold(f64::NEG_INFINITY, f64::max);
-        let mut sum = 0.0;
-        let mut exps = [0.0; BLOCK];
-        for (scores, weights) in scores.chunks(BLOCK).zip(weights.chunks_mut(BLOCK)) {
-            let exps = &mut exps[..scores.len()];
-            exps.iter_mut().zip(scores).for_each(|(e, x)| *e = score(x) - max);
-            vectorized(
-                #[inline(always)]
-                || {
-                    for e in exps.iter_mut() {
-                        *e = exp(*e);
+/// The exponentials of a row of scores, in parts, in their place; returns their sum, by which the
+/// row is divided to make it a softmax. Computed in f64. NaN among the scores makes the sum NaN.
+pub(super) fn softmax(how: Scores, parts: &mut [&mut [f32]]) -> f64 {
+    /// Numbers that are summed side by side.
+    const LANES: usize = 16;
+    vectorized(
+        #[inline(always)]
+        || {
+            let mut highest = [f32::NEG_INFINITY; LANES];
+            for part in parts.iter() {
+                let (chunks, rest) = part.as_chunks::<LANES>();
+                for chunk in chunks {
+                    for (highest, &x) in highest.iter_mut().zip(chunk) {
+                        *highest = if x > *highest { x } else { *highest };
                     }
-                },
-            );
-            sum += exps.iter().sum::<f64>();
-            weights.iter_mut().zip(&*exps).for_each(|(w, &e)| *w = round(e));
+                }
+                for &x in rest {
+                    highest[0] = highest[0].max(x);
+                }
+            }
+            // Scaling and soft-cap keep the order of scores.
+            let highest = highest.into_iter().fold(f32::NEG_INFINITY, f32::max);
+            let highest = how.score(highest);
+            let mut sums = [0f64; LANES];
+            for part in parts {
+                let (chunks, rest) = part.as_chunks_mut::<LANES>();
+                for chunk in chunks {
+                    for (sum, x) in sums.iter_mut().zip(chunk) {
+                        let weight = exp(how.score(*x) - highest);
+                        *sum += weight;
+                        *x = weight as f32;
+                    }
+                }
+                for (sum, x) in sums.iter_mut().zip(rest) {
+                    let weight = exp(how.score(*x) - highest);
+                    *sum += weight;
+                    *x = weight as f32;
+                }
+            }
+            sums.into_iter().sum()
+        },
+    )
+}
+
+impl Scores {
+    /// A score out of the product of a query and a key.
+    #[inline(always)]
+    fn score(self, x: f32) -> f64 {
+        let x = f64::from(x) * self.scaling;
+        match self.softcap {
+            // tanh x = 1 - 2 / (e^2x + 1), where |x| below 1e-16 is lost, which a score may.
+            Some(cap) => cap * (1.0 - 2.0 / (exp(below(2.0 * x / cap)) + 1.0)),
+            None => x,
         }
-        let inverse = 1.0 / sum;
-        weights.iter_mut().for_each(|w| *w = round(widen(*w) * inverse));
     }
+}
+
+/// No more than `exp` takes; NaN stays NaN.
+#[inline(always)]
+fn below(x: f64) -> f64 {
+    if x > 709.0 { 709.0 } else { x }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::DType;
+    use candle_core::Device;
 
     #[test]
-    fn one_pass_agrees_with_the_composed_form() -> Result<()> {
-        let visible = Visible { queries: 7..10, keys: 2..10, window: 4, causal: true };
+    fn a_row_agrees_with_candles_operations() -> Result<()> {
+        let visible = Visible { queries: 70..71, keys: 2..71, window: 64, causal: true };
         for softcap in [None, Some(5.0)] {
             let how = Scores { scaling: 0.25, softcap };
-            let scores = Tensor::randn(0f32, 9., (2, 2, 6, 8), &Device::Cpu)?;
-            let (fused, composed) =
-                (softmax(&scores, how, &visible)?, composed(&scores, how, &visible)?);
-            let difference = (&fused - composed)?.abs()?.max_all()?.to_scalar::<f32>()?;
-            assert!(difference < 1e-6, "{difference}");
-            let wide = softmax(&scores.to_dtype(DType::F64)?, how, &visible)?;
-            let difference = (wide.to_dtype(DType::F32)? - fused)?.abs()?.max_all()?;
-            assert!(difference.to_scalar::<f32>()? < 1e-6);
+            let scores = Tensor::randn(0f32, 9., (1, 1, 1, 69), &Device::Cpu)?;
+            let theirs = masked_softmax(&scores, how, &visible)?.flatten_all()?.to_vec1::<f32>()?;
+            let mut ours = scores.flatten_all()?.to_vec1::<f32>()?;
+            let (hidden, seen) = ours.split_at_mut(visible.range(70).start);
+            hidden.fill(0.0);
+            let (first, second) = seen.split_at_mut(37);
+            let sum = softmax(how, &mut [first, second]);
+            for (ours, theirs) in ours.into_iter().zip(theirs) {
+                assert!((f64::from(ours) / sum - f64::from(theirs)).abs() < 1e-6);
+            }
         }
         Ok(())
+    }
+
+    #[test]
+    fn extremes() {
+        for softcap in [None, Some(50.0)] {
+            let how = Scores { scaling: 1.0, softcap };
+            let mut row = [1e30, 3.0, -1e30];
+            assert_eq!(softmax(how, &mut [&mut row]), 1.0 + f64::from(row[1]));
+            assert_eq!((row[0], row[2]), (1.0, if softcap.is_some() { row[2] } else { 0.0 }));
+            assert!(softmax(how, &mut [&mut [0.0, f32::NAN, 1.0]]).is_nan());
+        }
     }
 }

@@ -1,0 +1,243 @@
+//! Attention between its projections in one pass on the CPU: a few queries at a time are normed,
+//! rotated, scored, weighted and multiplied by the values while they are in the cache.
+//!
+//! A query's sums are taken in an order that depends on positions alone, so that a token has the same
+//! bits alone, after a cache, and in a prompt of any length.
+
+use super::cache::Panels;
+use super::softmax::{Scores, softmax};
+use super::visible::Visible;
+use crate::linear::{BLOCK, Number, PANEL, Product, with_memory};
+use crate::model::norm::Scale;
+use rayon::prelude::*;
+use std::cell::Cell;
+use std::ops::Range;
+
+/// Queries, heads counted, that are taken at a time: as many rows as the kernel takes between two
+/// visits of a panel.
+const ROWS: usize = 96;
+
+/// A row's numbers by blocks.
+type Block = [f32; BLOCK];
+
+/// What attention does to what the projections return.
+pub(super) struct Fused<'a> {
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    /// Those of queries and keys.
+    pub norms: Option<(Scale, Scale)>,
+    /// Cosines and sines of the positions that are added, `[seq, head_dim / 2]`.
+    pub rope: (&'a [f32], &'a [f32]),
+    pub scores: Scores,
+    pub sliding_window: Option<usize>,
+    pub causal: bool,
+}
+
+impl Fused<'_> {
+    /// Queries, keys and values of some texts, `[batch, seq, (heads + 2 kv_heads) · head_dim]`, to
+    /// what attention makes of them and of what was kept, `[batch, seq, heads · head_dim]`. Keys
+    /// and values are kept.
+    pub fn attend<T: Number>(&self, x: &[T], seq: usize, kept: &mut Panels) -> Vec<T> {
+        let (width, start) = ((self.heads + 2 * self.kv_heads) * self.head_dim, kept.len());
+        // The numbers of a head, counted among all of the projections, at a position of a text.
+        let head = |text: usize, at: usize, head: usize| {
+            &x[(text * seq + at) * width + head * self.head_dim..][..self.head_dim]
+        };
+        let split = |of_all: usize| (of_all / self.kv_heads, of_all % self.kv_heads);
+        kept.append(
+            seq,
+            |of_all, at, key| {
+                let (text, kv_head) = split(of_all);
+                T::to_f32s(head(text, at, self.heads + kv_head), key);
+                self.turn(self.norms.as_ref().map(|(_, norm)| norm), at, key);
+            },
+            |of_all, at, columns, value| {
+                let (text, kv_head) = split(of_all);
+                let row = head(text, at, self.heads + self.kv_heads + kv_head);
+                T::to_f32s(&row[columns], value);
+            },
+        );
+        let (kept, width) = (&*kept, self.heads * self.head_dim);
+        let mut out =
+            vec![T::zero(); x.len() / (width + 2 * self.kv_heads * self.head_dim) * width];
+        let queries = (ROWS / (self.heads / self.kv_heads)).max(1);
+        let texts = out.par_chunks_mut((seq * width).max(1)).enumerate();
+        let tiles = texts.flat_map(|(text, out)| {
+            let tiles = out.par_chunks_mut(queries * width).with_max_len(1).enumerate();
+            tiles.map(move |(i, out)| (text, i * queries, out))
+        });
+        tiles.for_each(|(text, first, out)| {
+            let queries = first..first + out.len() / width;
+            for kv_head in 0..self.kv_heads {
+                let tile = Tile { attention: self, kept, text, kv_head, start, queries: &queries };
+                tile.attend(|at, of_all| head(text, at, of_all), out);
+            }
+        });
+        out
+    }
+
+    /// Norms a head of a query or a key and rotates it to its position.
+    fn turn(&self, norm: Option<&Scale>, at: usize, x: &mut [f32]) {
+        if let Some(norm) = norm {
+            norm.apply(x);
+        }
+        let half = self.head_dim / 2;
+        let (cos, sin) = (&self.rope.0[at * half..][..half], &self.rope.1[at * half..][..half]);
+        let (first, second) = x.split_at_mut(half);
+        for (((a, b), cos), sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+            (*a, *b) = (*a * cos - *b * sin, *a * sin + *b * cos);
+        }
+    }
+}
+
+/// Some queries of one text, with the heads that share a key head.
+struct Tile<'a> {
+    attention: &'a Fused<'a>,
+    kept: &'a Panels,
+    text: usize,
+    kv_head: usize,
+    /// The position of the first query of all.
+    start: usize,
+    /// Counted from that one.
+    queries: &'a Range<usize>,
+}
+
+impl Tile<'_> {
+    /// How many heads share the key head.
+    fn group(&self) -> usize {
+        self.attention.heads / self.attention.kv_heads
+    }
+
+    /// Queries by heads.
+    fn rows(&self) -> usize {
+        self.queries.len() * self.group()
+    }
+
+    /// The key head among those of all texts.
+    fn head(&self) -> usize {
+        self.text * self.attention.kv_heads + self.kv_head
+    }
+
+    /// Writes this tile's heads of `out`, `[queries, heads · head_dim]`. `query` returns the numbers
+    /// of a head of a query.
+    fn attend<'x, T: Number>(&self, query: impl Fn(usize, usize) -> &'x [T], out: &mut [T]) {
+        thread_local! {
+            static QUERIES: Cell<Vec<Block>> = const { Cell::new(vec![]) };
+            static WEIGHTS: Cell<Vec<Block>> = const { Cell::new(vec![]) };
+            static SUMS: Cell<Vec<f32>> = const { Cell::new(vec![]) };
+        }
+        let Fused { heads, head_dim, sliding_window, causal, .. } = *self.attention;
+        let visible = Visible {
+            queries: self.start + self.queries.start..self.start + self.queries.end,
+            keys: 0..self.kept.len(),
+            window: sliding_window.unwrap_or(usize::MAX),
+            causal,
+        };
+        let pieces = pieces(&visible.clone().trimmed().keys);
+        let (rows, zeros) = (self.rows(), [0.0; BLOCK]);
+        let blocks = head_dim.div_ceil(BLOCK);
+        let width = self.kept.panels_of_values() * PANEL;
+        with_memory(&QUERIES, zeros, blocks * rows, |queries| {
+            with_memory(&WEIGHTS, zeros, pieces.len() * rows, |weights| {
+                with_memory(&SUMS, 0.0, rows * width, |sums| {
+                    self.queries(query, queries);
+                    self.scores(queries, &pieces, weights);
+                    let totals = self.weights(&visible, &pieces, weights);
+                    self.values(weights, &pieces, sums, width);
+                    for (row, (sums, total)) in sums.chunks_mut(width).zip(totals).enumerate() {
+                        let sums = &mut sums[..head_dim];
+                        let inverse = 1.0 / total;
+                        sums.iter_mut().for_each(|x| *x = (f64::from(*x) * inverse) as f32);
+                        let head = self.kv_head * self.group() + row % self.group();
+                        let out = &mut out[(row / self.group() * heads + head) * head_dim..];
+                        T::from_f32s(sums, &mut out[..head_dim]);
+                    }
+                });
+            });
+        });
+    }
+
+    /// The queries, normed and rotated: `[blocks of head_dim, rows]`.
+    fn queries<'x, T: Number>(
+        &self,
+        query: impl Fn(usize, usize) -> &'x [T],
+        blocks: &mut [Block],
+    ) {
+        let Fused { head_dim, norms, .. } = self.attention;
+        let norm = norms.as_ref().map(|(norm, _)| norm);
+        let mut numbers = vec![0.0; *head_dim];
+        for row in 0..self.rows() {
+            let at = self.queries.start + row / self.group();
+            let head = self.kv_head * self.group() + row % self.group();
+            T::to_f32s(query(at, head), &mut numbers);
+            self.attention.turn(norm, at, &mut numbers);
+            for (block, numbers) in numbers.chunks(BLOCK).enumerate() {
+                blocks[block * self.rows() + row][..numbers.len()].copy_from_slice(numbers);
+            }
+        }
+    }
+
+    /// `queries·keysᵀ`, piece by piece: `[pieces, rows]`.
+    fn scores(&self, queries: &[Block], pieces: &[Range<usize>], scores: &mut [Block]) {
+        for (keys, scores) in pieces.iter().zip(scores.chunks_mut(self.rows())) {
+            let columns = keys.len().next_multiple_of(PANEL);
+            scores.iter_mut().for_each(|row| row[..columns].fill(0.0));
+            Product::<f32, f32> {
+                x: queries,
+                rows: self.rows(),
+                panels: self.kept.keys(self.head(), keys),
+                pairs: self.kept.pairs_of_keys(),
+                sums: scores.as_flattened_mut(),
+                width: BLOCK,
+            }
+            .add();
+        }
+    }
+
+    /// The scores' exponentials, in their place, with 0 at keys that a query does not see, and each
+    /// row's sum of them.
+    fn weights(
+        &self,
+        visible: &Visible,
+        pieces: &[Range<usize>],
+        scores: &mut [Block],
+    ) -> Vec<f64> {
+        let (rows, group) = (self.rows(), self.group());
+        let total = |row: usize| {
+            let seen = visible.range(visible.queries.start + row / group);
+            let mut parts = vec![];
+            for (keys, scores) in pieces.iter().zip(scores.chunks_mut(rows)) {
+                let index = |key: usize| key.clamp(keys.start, keys.end) - keys.start;
+                let (first, end) = (index(seen.start), index(seen.end));
+                // Values come in pairs.
+                let all = &mut scores[row][..keys.len().next_multiple_of(2)];
+                all[..first].fill(0.0);
+                all[end..].fill(0.0);
+                parts.push(&mut all[first..end]);
+            }
+            softmax(self.attention.scores, &mut parts)
+        };
+        (0..rows).map(total).collect()
+    }
+
+    /// `weights·values`: `[rows, width]`.
+    fn values(&self, weights: &[Block], pieces: &[Range<usize>], sums: &mut [f32], width: usize) {
+        sums.fill(0.0);
+        for (keys, weights) in pieces.iter().zip(weights.chunks(self.rows())) {
+            for panel in 0..self.kept.panels_of_values() {
+                let panels = self.kept.values(self.head(), panel, keys);
+                let sums = &mut sums[panel * PANEL..];
+                let (rows, pairs) = (self.rows(), panels.len());
+                Product::<f32, f32> { x: weights, rows, panels, pairs, sums, width }.add();
+            }
+        }
+    }
+}
+
+/// Keys in pieces that end where blocks of positions end, the first from a panel's first key on.
+fn pieces(keys: &Range<usize>) -> Vec<Range<usize>> {
+    let first = keys.start / PANEL * PANEL;
+    let blocks = first / BLOCK..keys.end.div_ceil(BLOCK);
+    blocks.map(|i| first.max(i * BLOCK)..keys.end.min((i + 1) * BLOCK)).collect()
+}
