@@ -77,9 +77,9 @@ impl<W: Stored, X: Copy> Product<'_, W, X> {
         let blocks = pairs.div_ceil(BLOCK / 2);
         let step = (BLOCKS_OF_X / rows.max(1)).max(1);
         for first in (0..blocks).step_by(step) {
-            for (at, panel) in panels.chunks_exact(pairs).enumerate() {
-                for start in (0..rows).step_by(GROUP) {
-                    let group = GROUP.min(rows - start);
+            for start in (0..rows).step_by(GROUP) {
+                let group = GROUP.min(rows - start);
+                for (at, panel) in panels.chunks_exact(pairs).enumerate() {
                     let sums = &mut sums[start * width + at * PANEL..];
                     let some = panel.chunks(BLOCK / 2).enumerate().skip(first).take(step);
                     for (b, block) in some {
