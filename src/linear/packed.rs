@@ -171,13 +171,12 @@ impl Packed {
     }
 
     /// Panels of each matrix that one thread takes at a time: enough pieces for all threads to end
-    /// together, but fewer if x, which is read once for each, does not fit the caches. A power of
-    /// two up to 8.
-    pub(crate) fn panels_at_a_time(&self, rows_of_x: usize) -> usize {
-        const CACHED: usize = 1 << 19;
-        let pieces = if rows_of_x * self.columns > CACHED { 4 } else { 16 };
-        let fair = self.rows.div_ceil(PANEL) / (pieces * rayon::current_num_threads());
-        1 << fair.clamp(1, 8).ilog2()
+    /// together, and few enough panels for some blocks of them to stay in the second-level cache,
+    /// while rows of x are multiplied by one after the other. A power of two.
+    pub(crate) fn panels_at_a_time(&self) -> usize {
+        const PIECES: usize = 16;
+        let fair = self.rows.div_ceil(PANEL) / (PIECES * rayon::current_num_threads());
+        1 << fair.clamp(1, 4).ilog2()
     }
 
     /// Calls `f` with the products of x and some rows, which start at a multiple of 32:
@@ -242,7 +241,7 @@ impl Packed {
     /// Writes `x·weightᵀ + bias`, rounded once, for each matrix: `[parts, count, rows]`. A bias is
     /// `[parts, rows]`.
     pub(crate) fn product<T: Number>(&self, x: Rows, bias: Option<&[f32]>, out: &mut [T]) {
-        let step = self.panels_at_a_time(x.count()) * PANEL;
+        let step = self.panels_at_a_time() * PANEL;
         if x.count() == 0 {
             return;
         }

@@ -97,7 +97,7 @@ impl Op<'_> {
     /// `activation(gate) ⊙ up` for each activation: `[blocks, activations, rows, BLOCK]`.
     fn product<T: Number + Float, B: Block>(&self, x: Rows, product: &mut [[B; BLOCK]]) {
         let gate_up = &self.block.gate_up.0;
-        let step = gate_up.panels_at_a_time(x.count()) * PANEL;
+        let step = gate_up.panels_at_a_time() * PANEL;
         let rows = self.block.activations.len() * x.count();
         if rows == 0 {
             return;
