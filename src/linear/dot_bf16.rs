@@ -41,7 +41,7 @@ const VECTORS: usize = PANEL / 16;
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bf16")]
 fn multiply<const R: usize>(sliver: Sliver<bf16, bf16, R>) {
-    let Sliver { x, panel, ahead, sums: out, width } = sliver;
+    let Sliver { x, panel, ahead, sums: out, width, pass: _ } = sliver;
     let mut sums = [[cast::<_, f32x16>([0f32; 16]); VECTORS]; R];
     let pairs = panel.len().min(BLOCK / 2);
     for (i, columns) in panel[..pairs].iter().enumerate() {

@@ -32,6 +32,9 @@ pub trait Kernel<W: Stored>: Copy {
     /// Rows whose sums fit the registers, up to 12.
     const ROWS: usize;
 
+    /// Passes over a panel, each for a part of its rows, where their sums do not fit at once.
+    const PASSES: usize = 1;
+
     /// Multiplies, and adds the products to the sums.
     fn multiply<const R: usize>(self, sliver: Sliver<W, Self::X, R>);
 }
@@ -46,6 +49,8 @@ pub struct Sliver<'a, W: Stored, X, const R: usize> {
     /// Where the sums begin, `[R, PANEL]` inside rows of some width.
     pub sums: &'a mut [f32],
     pub width: usize,
+    /// Which of a kernel's passes over the panel to make, if not all.
+    pub pass: Option<usize>,
 }
 
 /// Some panels of a weight, one behind the other, times rows of x.
@@ -92,13 +97,31 @@ impl<W: Stored, X: Copy> Product<'_, W, X> {
     }
 }
 
-/// One block of a panel times a group of rows, in slivers of as many as the registers can hold.
+/// One block of a panel times a group of rows.
 fn multiply_block<W: Stored, K: Kernel<W>>(
     kernel: K,
     x: &[[K::X; BLOCK]],
     panel: &[W::Columns],
     sums: &mut [f32],
     width: usize,
+) {
+    if x.len() <= K::ROWS {
+        return multiply_slivers(kernel, x, panel, sums, width, None);
+    }
+    // What a pass reads of the block stays in the first-level cache from sliver to sliver.
+    for pass in 0..K::PASSES {
+        multiply_slivers(kernel, x, panel, sums, width, Some(pass));
+    }
+}
+
+/// The same in one pass, or all, in slivers of as many rows as the registers can hold.
+fn multiply_slivers<W: Stored, K: Kernel<W>>(
+    kernel: K,
+    x: &[[K::X; BLOCK]],
+    panel: &[W::Columns],
+    sums: &mut [f32],
+    width: usize,
+    pass: Option<usize>,
 ) {
     let slivers = x.len().div_ceil(K::ROWS);
     let mut start = 0;
@@ -121,7 +144,7 @@ fn multiply_block<W: Stored, K: Kernel<W>>(
                 match x.len() {
                     $($rows if $rows <= K::ROWS => {
                         if let Some(x) = x.first_chunk::<$rows>() {
-                            kernel.multiply(Sliver { x, panel, ahead, sums, width });
+                            kernel.multiply(Sliver { x, panel, ahead, sums, width, pass });
                         }
                     })*
                     _ => unreachable!("more rows than a kernel takes"),
@@ -155,6 +178,11 @@ impl<S: Simd, W: Stored> Kernel<W> for Fused<S> {
         _ => 2,
     };
 
+    const PASSES: usize = match S::F32_LANES {
+        16 => 1,
+        _ => 2,
+    };
+
     /// A function of its own for each number of rows: inlined into one another, they lose the
     /// registers that their sums are in.
     #[inline(never)]
@@ -170,17 +198,28 @@ impl<W: Stored, const R: usize> WithSimd for Sliver<'_, W, f32, R> {
     fn with_simd<S: Simd>(mut self, simd: S) {
         match S::F32_LANES {
             16 => self.vectors::<S, 2>(simd, 0),
-            8 if R <= 3 => self.vectors::<S, 4>(simd, 0),
-            8 => (0..4).step_by(2).for_each(|at| self.vectors::<S, 2>(simd, at)),
-            4 => (0..8).step_by(4).for_each(|at| self.vectors::<S, 4>(simd, at)),
-            lanes => {
-                (0..PANEL / lanes).step_by(8).for_each(|at| self.vectors::<S, 8>(simd, at));
-            }
+            8 if R <= 3 && self.pass.is_none() => self.vectors::<S, 4>(simd, 0),
+            8 => self.passes::<S, 2>(simd),
+            4 => self.passes::<S, 4>(simd),
+            _ => self.passes::<S, 8>(simd),
         }
     }
 }
 
 impl<W: Stored, const R: usize> Sliver<'_, W, f32, R> {
+    /// The pass that is asked for, or all, with `V` vectors at a time.
+    #[inline(always)]
+    fn passes<S: Simd, const V: usize>(&mut self, simd: S) {
+        let vectors = PANEL / S::F32_LANES;
+        let some = match self.pass {
+            Some(pass) => pass * vectors / 2..(pass + 1) * vectors / 2,
+            None => 0..vectors,
+        };
+        for at in some.step_by(V) {
+            self.vectors::<S, V>(simd, at);
+        }
+    }
+
     /// The products with the panel's `V` vectors from the `at`-th on.
     ///
     /// Its loops go by index: written with iterators they are not unrolled, and the sums lie in
