@@ -10,6 +10,7 @@
 //! | [`mod@geglu`] | the gated activation as one candle operation |
 //! | [`mlp`] | [`GemmaMlp`], the block itself |
 //! | [`mod@bench`] | how fast the block is, beside candle's operations and the machine's limits |
+//! | [`curves`] | the functions as curves, with the errors of presets, and against candle's own |
 //! | [`checkpoint`] | config, names and weights of every Gemma family; computes nothing |
 //! | [`model`] | [`Gemma`], the decoder around the block |
 //! | [`drift`] | two sides, their difference, and what rounding alone does |
@@ -23,6 +24,7 @@
 mod activation;
 pub mod bench;
 pub mod checkpoint;
+pub mod curves;
 pub mod drift;
 mod error;
 mod exp;

@@ -3,7 +3,7 @@
 use super::args::{DTypeArg, RunArgs, SideArgs};
 use super::interrupt::Interrupt;
 use super::progress::{Progress, TokenProgress};
-use super::{print, write_json};
+use super::{print, write};
 use anyhow::Result;
 use candle_core::DType;
 use gemma_mlp::drift::{DriftOptions, Shard, Windowing, drift, floor_sides, gradient_drift, rank};
@@ -86,7 +86,7 @@ pub fn run(args: &Args) -> Result<()> {
         drift.ranking = Some(rank(&checkpoint, &texts, &options, &device, set)?);
     }
     if let Some(path) = &args.out {
-        write_json(path, &drift)?;
+        write(path, report::json(&drift)?.as_bytes())?;
     }
     print(&if compute.json { report::json(&drift)? } else { report::drift_table(&drift) })
 }

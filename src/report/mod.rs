@@ -2,11 +2,21 @@
 
 mod align;
 mod bench;
+mod chart;
+mod csv;
+mod curves;
 mod drift;
+mod escape;
 mod generation;
 mod number;
+mod paint;
 mod table;
 
+pub use chart::{Axis, Chart, Colour, Mark, Scale, Series, chart_text, figure};
+#[cfg(feature = "png")]
+pub use chart::{PngError, png};
+pub use curves::{curve_charts, curves_csv, curves_svg, curves_text, verification_table};
+pub use paint::Paint;
 pub use bench::{bench_table, limits_line};
 pub use drift::drift_table;
 pub use generation::generation_table;
