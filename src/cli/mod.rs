@@ -8,8 +8,10 @@ mod generate;
 mod inspect;
 mod interrupt;
 mod merge;
+mod output;
 mod plot;
 mod progress;
+mod report;
 mod verify;
 
 use anyhow::Result;
@@ -39,6 +41,8 @@ enum Command {
     Drift(drift::Args),
     /// Add up the JSON reports of a drift run's parts
     Merge(merge::Args),
+    /// Show drift runs again from their JSON reports, or several side by side
+    Report(report::Args),
     /// Continue a prompt greedily under both sides
     Generate(generate::Args),
     /// Run the model on a prompt and print or save what happens inside
@@ -59,6 +63,7 @@ pub fn run() -> Result<()> {
     match cli.command.unwrap_or(Command::Drift(cli.drift)) {
         Command::Drift(args) => drift::run(&args),
         Command::Merge(args) => merge::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Forward(args) => forward::run(&args),
         Command::Inspect(args) => inspect::run(&args),
@@ -84,12 +89,20 @@ fn paint() -> Paint {
     if colour { Paint::Ansi } else { Paint::Plain }
 }
 
+/// Reads a text.
+fn read(path: &Path) -> Result<String> {
+    let failed = |source| Error::Io { path: path.into(), source };
+    Ok(std::fs::read_to_string(path).map_err(failed)?)
+}
+
 /// Writes a file, whole or not at all: beside its place first, then renamed.
 fn write(path: &Path, content: &[u8]) -> Result<()> {
     let failed = |source| Error::Io { path: path.into(), source };
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let mut file =
-        tempfile::NamedTempFile::new_in(directory.unwrap_or(Path::new("."))).map_err(failed)?;
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less what umask takes
+    let mut file = builder.tempfile_in(directory.unwrap_or(Path::new("."))).map_err(failed)?;
     file.write_all(content).map_err(failed)?;
     file.as_file().sync_all().map_err(failed)?;
     file.persist(path).map_err(|e| failed(e.error))?;

@@ -51,9 +51,9 @@ impl FromStr for Range {
 
     /// Reads `-4:4`.
     fn from_str(text: &str) -> Result<Self, String> {
-        let ends = text.split_once(':').and_then(|(low, high)| {
-            Self::new(low.trim().parse().ok()?, high.trim().parse().ok()?)
-        });
+        let ends = text
+            .split_once(':')
+            .and_then(|(low, high)| Self::new(low.trim().parse().ok()?, high.trim().parse().ok()?));
         ends.ok_or_else(|| {
             format!("'{text}' is no range; write -4:4, from -1000 to 1000, the smaller end first")
         })

@@ -4,9 +4,9 @@ use super::Range;
 use crate::activation::{Activation, QUICK};
 use crate::error::{Error, Result};
 use crate::float::Float;
+use crate::geglu::activate;
 use crate::gelu::measure::Measured;
 use crate::gelu::{DoubleDouble, logistic_truth, truth};
-use crate::geglu::activate;
 use candle_core::{DType, Device, Tensor, Var, WithDType};
 use half::{bf16, f16};
 use serde::Serialize;
@@ -111,7 +111,8 @@ fn rows<T: Float + Measured + WithDType>(
                 Ok(y.to_dtype(DType::F64)?.to_vec1()?)
             };
             let (ours, candle) = (results(&ours)?, results(&candle)?);
-            let truth: Vec<_> = x.iter().map(|x| true_value(function, derivative, x.wide())).collect();
+            let truth: Vec<_> =
+                x.iter().map(|x| true_value(function, derivative, x.wide())).collect();
             let prime = if derivative { "'" } else { "" };
             let of = |y: &[f64], to: &dyn Fn(usize) -> DoubleDouble<1>| {
                 let step = |i: usize| step::<T>(truth[i].hi[0], derivative);

@@ -2,6 +2,8 @@
 
 use super::blocks::Blocks;
 use super::options::{DriftOptions, Progress, Shard};
+use super::origin::Origin;
+use super::positions::Notable;
 use super::result::{Drift, Header};
 use super::sums::WindowSums;
 use super::whole::Whole;
@@ -50,7 +52,7 @@ pub fn drift(
     for (index, window) in chosen() {
         let length = window.ids.len() as f64;
         let mut stop = false;
-        sums.push(runner.window(index, window, |fraction| {
+        sums.push(runner.window(checkpoint, index, window, |fraction| {
             stop |= progress(Progress { tokens: done + fraction * length, of }).is_break();
         })?);
         done += length;
@@ -58,8 +60,8 @@ pub fn drift(
             break;
         }
     }
-    let header = Header::new(checkpoint, options, device, texts.len(), windows.len())?;
-    Ok(Drift::new(header, options.shard, sums))
+    let header = Header::new(checkpoint, options, device, texts, windows.len())?;
+    Ok(Drift::new(header, Origin::here(), options.shard, sums))
 }
 
 /// Compares windows, either in the whole model or block by block.
@@ -71,15 +73,23 @@ enum Runner<'a> {
 impl Runner<'_> {
     fn window(
         &self,
+        checkpoint: &Checkpoint,
         index: usize,
         window: &Window,
         progress: impl FnMut(f64),
     ) -> Result<WindowSums> {
         let ids = TokenIds::single(window.ids.clone())?;
-        let (layers, logits) = match self {
+        let (layers, mut logits) = match self {
             Self::Whole(whole) => whole.window(&ids, window, progress)?,
             Self::Blocks(blocks) => (blocks.window(&ids, progress)?, None),
         };
-        Ok(WindowSums { index, positions: window.scored.len(), layers, logits })
+        let notable = match &logits {
+            Some([pair, ..]) => Notable::of(checkpoint, window, pair),
+            None => Notable::default(),
+        };
+        for sums in logits.iter_mut().flatten() {
+            (sums.tops, sums.margins) = (vec![], vec![]);
+        }
+        Ok(WindowSums { index, positions: window.scored.len(), layers, logits, notable })
     }
 }

@@ -49,15 +49,20 @@ fn functions(curves: &Curves, derivative: bool) -> Chart {
     let lines = all.iter().enumerate();
     let series = |(i, curve): (usize, &Curve)| {
         let line = Series::line(&curve.name, Colour::ALL[i % 7], points(curve));
-        // Two that lie on each other are both seen.
-        if i % 2 == 1 { line.drawn(Mark::Dashed) } else { line }
+        // Where it lies on the exact form, both are seen.
+        if curve.name.starts_with("GELU tanh") { line.drawn(Mark::Dashed) } else { line }
     };
     let names: Vec<_> = all.iter().map(|curve| curve.name.as_str()).collect();
     let values = all.iter().flat_map(|curve| curve.y.iter().copied());
     Chart {
         id: id.into(),
         title: title.into(),
-        description: format!("{} from {} to {}.", names.join(", "), curves.range.low(), curves.range.high()),
+        description: format!(
+            "{} from {} to {}.",
+            names.join(", "),
+            curves.range.low(),
+            curves.range.high()
+        ),
         x: Axis::linear("x", (curves.range.low(), curves.range.high())),
         y: Axis::linear_around("", values, true),
         right: None,
@@ -71,23 +76,35 @@ fn error_chart(errors: &ErrorCurves, curves: &Curves) -> Chart {
         let worst = curve.y.iter().copied().filter(|y| y.is_finite()).fold(0.0, f64::max);
         format!("{} {}", curve.name, short(worst))
     });
-    // Ours is drawn last, on top.
-    let mut series: Vec<_> = errors
-        .presets
-        .iter()
-        .enumerate()
-        .map(|(i, curve)| Series::line(&curve.name, Colour::ALL[i % 8], points(curve)))
-        .collect();
-    series.rotate_left(1);
+    let lines = alike(&errors.presets).into_iter().enumerate();
+    let line = |(i, (name, curve)): (usize, (String, &Curve))| {
+        Series::line(&name, Colour::ALL[i % 8], points(curve))
+    };
+    // Ours comes first in the legend and is drawn last, on top.
+    let series: Vec<_> = lines.map(line).collect();
     Chart {
         id: format!("error-{}", errors.form),
         title: format!("GELU {} in {}: error of each preset", errors.form, errors.dtype),
         description: format!("The worst of each: {}.", worst.collect::<Vec<_>>().join(", ")),
         x: Axis::linear("x", (curves.range.low(), curves.range.high())),
-        y: Axis::log_around("largest relative error of all numbers around x", values),
+        y: Axis::log_around("largest relative error around x; * read from source, not run", values),
         right: None,
         series,
     }
+}
+
+/// Presets with one curve in common under all their names.
+fn alike(presets: &[Curve]) -> Vec<(String, &Curve)> {
+    let mut groups: Vec<(String, &Curve)> = vec![];
+    for preset in presets {
+        let name = preset.name.replace(" (read from source)", "*");
+        let bits = |curve: &Curve| curve.y.iter().map(|y| y.to_bits()).collect::<Vec<_>>();
+        match groups.iter_mut().find(|(_, other)| bits(other) == bits(preset)) {
+            Some((names, _)) => *names += &format!(", {name}"),
+            None => groups.push((name, preset)),
+        }
+    }
+    groups
 }
 
 fn points(curve: &Curve) -> Vec<(f64, f64)> {
@@ -107,7 +124,8 @@ pub fn curves_svg(curves: &Curves) -> String {
 
 /// All curves as text.
 pub fn curves_text(curves: &Curves, paint: Paint) -> String {
-    let charts: Vec<_> = curve_charts(curves).iter().map(|chart| chart_text(chart, paint)).collect();
+    let charts: Vec<_> =
+        curve_charts(curves).iter().map(|chart| chart_text(chart, paint)).collect();
     charts.join("\n")
 }
 
@@ -134,8 +152,18 @@ pub fn curves_csv(curves: &Curves) -> String {
 /// The table that `gemma-mlp verify` prints.
 pub fn verification_table(verification: &Verification, paint: Paint) -> String {
     let mut rows = vec![
-        [verification.dtype, "ours and the truth", "", "", "", "candle and the truth", "", "candle and ours", ""]
-            .map(String::from),
+        [
+            verification.dtype,
+            "ours and the truth",
+            "",
+            "",
+            "",
+            "candle and the truth",
+            "",
+            "candle and ours",
+            "",
+        ]
+        .map(String::from),
         ["function", "max abs", "at x", "max ULP", "bound", "max abs", "at x", "max abs", "at x"]
             .map(String::from),
     ];
@@ -145,7 +173,10 @@ pub fn verification_table(verification: &Verification, paint: Paint) -> String {
                 0 => String::new(),
                 n => format!(" ({n} NaN or ∞)"),
             };
-            [short(d.max_abs) + &missing, if d.max_abs == 0.0 { String::new() } else { format!("{:.4}", d.at) }]
+            [
+                short(d.max_abs) + &missing,
+                if d.max_abs == 0.0 { String::new() } else { format!("{:.4}", d.at) },
+            ]
         };
         let [[d1, x1], [d2, x2], [d3, x3]] = [row.truth, row.candle_truth, row.candle].map(pair);
         let ulp = format!("{:.4}", row.truth.max_ulp);
@@ -153,8 +184,12 @@ pub fn verification_table(verification: &Verification, paint: Paint) -> String {
         rows.push([row.function.clone(), d1, x1, ulp, bound, d2, x2, d3, x3]);
     }
     let mut text = align(&rows, 1);
-    let failed: Vec<_> =
-        verification.functions.iter().filter(|row| !row.holds()).map(|row| row.function.as_str()).collect();
+    let failed: Vec<_> = verification
+        .functions
+        .iter()
+        .filter(|row| !row.holds())
+        .map(|row| row.function.as_str())
+        .collect();
     let verdict = if failed.is_empty() {
         paint.paint(Tone::Good, "every function is as near to the truth as promised")
     } else {

@@ -14,6 +14,20 @@ pub(super) fn short(x: f64) -> String {
     }
 }
 
+/// Five significant digits: for tables that are read figure by figure.
+pub(super) fn precise(x: f64) -> String {
+    match x.abs() {
+        _ if x.is_nan() => "".into(),
+        a if a.is_infinite() => short(x),
+        0.0 => "0".into(),
+        0.01..10000.0 => {
+            let digits = 4 - x.abs().log10().floor() as i32;
+            format!("{x:.*}", digits.max(0) as usize)
+        }
+        _ => format!("{x:.4e}"),
+    }
+}
+
 /// A count with thousands separated.
 pub(super) fn grouped(n: u64) -> String {
     let digits = n.to_string();

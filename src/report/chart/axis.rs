@@ -74,7 +74,12 @@ impl Axis {
     /// Ticks with their labels, about `wanted` of them.
     pub(super) fn ticks(&self, wanted: usize) -> Vec<(f64, String)> {
         if !self.categories.is_empty() {
-            return self.categories.iter().enumerate().map(|(i, n)| (i as f64, n.clone())).collect();
+            return self
+                .categories
+                .iter()
+                .enumerate()
+                .map(|(i, n)| (i as f64, n.clone()))
+                .collect();
         }
         match self.scale {
             Scale::Linear => linear_ticks(self.range, wanted),
@@ -100,7 +105,9 @@ fn linear_ticks((low, high): (f64, f64), wanted: usize) -> Vec<(f64, String)> {
     let first = (low / step - 1e-9).ceil() as i64;
     let last = (high / step + 1e-9).floor() as i64;
     let largest = (first.abs().max(last.abs())) as f64 * step;
-    (first..=last.min(first + 50)).map(|i| (i as f64 * step, linear_label(i, step, largest))).collect()
+    (first..=last.min(first + 50))
+        .map(|i| (i as f64 * step, linear_label(i, step, largest)))
+        .collect()
 }
 
 /// A multiple of the step, to the step's digits; small and large ones in powers of ten.
@@ -176,11 +183,11 @@ mod tests {
     #[test]
     fn ticks_are_round() {
         assert_eq!(labels(&Axis::linear("", (-4.0, 4.0)), 8), "−4 −3 −2 −1 0 1 2 3 4");
-        assert_eq!(labels(&Axis::linear("", (0.0, 0.31)), 4), "0.0 0.1 0.2 0.3".replacen("0.0", "0", 1));
         assert_eq!(
-            labels(&Axis::linear("", (-5e-4, 2.5e-4)), 4),
-            "−4·10⁻⁴ −2·10⁻⁴ 0 2·10⁻⁴"
+            labels(&Axis::linear("", (0.0, 0.31)), 4),
+            "0.0 0.1 0.2 0.3".replacen("0.0", "0", 1)
         );
+        assert_eq!(labels(&Axis::linear("", (-5e-4, 2.5e-4)), 4), "−4·10⁻⁴ −2·10⁻⁴ 0 2·10⁻⁴");
         let axis = Axis::log_around("", [1e-4, 1e-1].into_iter());
         assert_eq!(labels(&axis, 5), "10⁻⁴ 10⁻³ 10⁻² 10⁻¹");
         let axis = Axis::log_around("", [2e-4, 3e-4].into_iter());

@@ -15,8 +15,8 @@ pub use figure::figure;
 pub use png::{PngError, png};
 pub use terminal::chart_text;
 
-pub(super) use style::{Theme, colours};
-pub(super) use svg::{Drawn, draw};
+pub(super) use style::{DARK, LIGHT, SHAPES, Theme, colours};
+pub(super) use svg::draw;
 
 /// A picture.
 #[derive(Debug, Clone)]
@@ -33,7 +33,7 @@ pub struct Chart {
     pub y: Axis,
     /// A second scale on the right, for series that say so.
     pub right: Option<Axis>,
-    /// What is drawn, the last on top.
+    /// What is drawn, the first on top.
     pub series: Vec<Series>,
 }
 

@@ -29,11 +29,8 @@ pub fn png(svg: &str) -> Result<Vec<u8>, PngError> {
     let mut fonts = fontdb::Database::new();
     fonts.load_font_data(include_bytes!("../fonts/Inter-Regular.otf").to_vec());
     fonts.load_font_data(include_bytes!("../fonts/Inter-SemiBold.otf").to_vec());
-    let options = Options {
-        fontdb: Arc::new(fonts),
-        font_family: "Inter".into(),
-        ..Options::default()
-    };
+    let options =
+        Options { fontdb: Arc::new(fonts), font_family: "Inter".into(), ..Options::default() };
     let tree = Tree::from_str(svg, &options)?;
     let size = tree.size().to_int_size().scale_by(SCALE);
     let (width, height) = size.map_or((0, 0), |size| (size.width(), size.height()));

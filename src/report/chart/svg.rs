@@ -39,7 +39,7 @@ pub(in crate::report) fn draw(chart: &Chart, size: (f64, f64)) -> Drawn {
     let frame = Frame::new(chart, size, legend);
     frame.grid(&mut out);
     frame.labels(&mut out);
-    for series in &chart.series {
+    for series in drawing_order(chart) {
         frame.series(&mut out, series);
     }
     let vertical = !chart.y.categories.is_empty();
@@ -50,6 +50,13 @@ pub(in crate::report) fn draw(chart: &Chart, size: (f64, f64)) -> Drawn {
     };
     let area = [frame.left, frame.top, frame.right, frame.bottom];
     Drawn { elements: out, stops, vertical, area }
+}
+
+/// The first series lies on top; dashes lie above the lines that they are compared with.
+pub(super) fn drawing_order(chart: &Chart) -> impl Iterator<Item = &Series> {
+    let dashed = |series: &&Series| series.mark == Mark::Dashed;
+    let others = chart.series.iter().rev().filter(move |series| !dashed(series));
+    others.chain(chart.series.iter().rev().filter(dashed))
 }
 
 /// The names of the series in rows from the top. Returns their height.
@@ -90,7 +97,11 @@ fn legend(out: &mut String, chart: &Chart, size: f64) -> f64 {
                 middle - 5.0
             ),
             Mark::Dots | Mark::Lollipop => {
-                write!(out, r#"<circle class="dot {class}" cx="{:.1}" cy="{middle:.1}" r="4"/>"#, x + 10.0)
+                write!(
+                    out,
+                    r#"<circle class="dot {class}" cx="{:.1}" cy="{middle:.1}" r="4"/>"#,
+                    x + 10.0
+                )
             }
         };
         let _ = write!(
@@ -106,9 +117,8 @@ fn legend(out: &mut String, chart: &Chart, size: f64) -> f64 {
 
 impl<'a> Frame<'a> {
     fn new(chart: &'a Chart, (width_of_all, height): (f64, f64), legend: f64) -> Self {
-        let widest = |axis: &Axis| {
-            axis.ticks(5).iter().map(|(_, label)| width(label)).fold(14.0, f64::max)
-        };
+        let widest =
+            |axis: &Axis| axis.ticks(5).iter().map(|(_, label)| width(label)).fold(14.0, f64::max);
         let label = if chart.y.label.is_empty() && chart.right.is_none() { 6.0 } else { 22.0 };
         Self {
             chart,
@@ -146,7 +156,7 @@ impl<'a> Frame<'a> {
         for (value, label) in self.chart.right.iter().flat_map(|axis| axis.ticks(wanted)) {
             text(out, "tick", "start", (right + 8.0, self.y(value, true) + 4.0), &label);
         }
-        let wanted = (((right - left) / 70.0) as usize).clamp(3, 10);
+        let wanted = (((right - left) / 56.0) as usize).clamp(3, 12);
         for (value, label) in self.chart.x.ticks(wanted) {
             let x = self.x(value);
             let _ = write!(out, r#"<path class="grid" d="M{x:.1} {top:.1}V{bottom:.1}"/>"#);
@@ -191,10 +201,8 @@ impl<'a> Frame<'a> {
                     let _ = write!(path, "{pen}{x:.1} {y:.1}");
                     pen = 'L';
                 }
-                let _ = write!(
-                    out,
-                    r#"<path class="{kind} {class}" style="fill:none" d="{path}"/>"#
-                );
+                let _ =
+                    write!(out, r#"<path class="{kind} {class}" style="fill:none" d="{path}"/>"#);
                 if series.mark == Mark::Dotted {
                     dots(out, 3.5, "");
                 }

@@ -13,14 +13,13 @@ const MARKS: [char; 8] = ['*', 'o', '+', 'x', '#', '@', '%', '.'];
 /// there are no colours.
 pub fn chart_text(chart: &Chart, paint: Paint) -> String {
     let mut canvas = Canvas::new();
-    for (i, series) in chart.series.iter().enumerate() {
+    for (i, series) in chart.series.iter().enumerate().rev() {
         canvas.series(chart, series, i);
     }
     let ticks = chart.y.ticks(5);
     let label = |row: usize| {
-        let at = |value: f64| {
-            ((1.0 - chart.y.place(value)) * (SIZE.1 - 1) as f64).round() == row as f64
-        };
+        let at =
+            |value: f64| ((1.0 - chart.y.place(value)) * (SIZE.1 - 1) as f64).round() == row as f64;
         ticks.iter().find(|(value, _)| at(*value)).map_or("", |(_, label)| label)
     };
     let width = ticks.iter().map(|(_, label)| label.chars().count()).max().unwrap_or(0);
