@@ -49,7 +49,7 @@ pub struct TokenDrift {
 pub struct Token {
     /// Its id.
     pub id: u32,
-    /// Its text; null without a tokenizer.
+    /// Its text; null without a tokenizer, and of special tokens.
     pub text: Option<String>,
 }
 
@@ -90,7 +90,9 @@ impl Notable {
             })
         });
         let likelihoods: Vec<_> = likelihoods.collect();
-        let token = |id| Token { id, text: checkpoint.decode(&[id]).ok() };
+        // Of special tokens nothing is left.
+        let text = |id| checkpoint.decode(&[id]).ok().filter(|text| !text.is_empty());
+        let token = |id| Token { id, text: text(id) };
         let describe = |&position: &usize| {
             let read = window.scored.start + position + 1;
             let context = &window.ids[read.saturating_sub(CONTEXT)..read];

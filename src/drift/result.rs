@@ -17,7 +17,7 @@ use crate::model::InputKind;
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
-/// The version of the layout that docs/schema.md describes.
+/// The version of the layout that docs/drift.schema.json describes.
 pub const SCHEMA: u32 = 3;
 
 /// Tokens of a text that are kept to tell it by.

@@ -82,8 +82,14 @@ fn divergence(runs: &[Run]) -> Option<Plot> {
         on_right: false,
         points: of(figure),
     });
-    let series: Vec<_> = series.collect();
+    let mut series: Vec<_> = series.collect();
     let all: Vec<f64> = series.iter().flat_map(|s| s.points.iter().map(|p| p.0)).collect();
+    let ends = rows
+        .iter()
+        .enumerate()
+        .flat_map(|(i, (_, m))| [m.kl_median_nats, m.kl_max_nats].map(|kl| (kl, i as f64)));
+    let span = Series::line("", Colour::Grey, ends.collect()).drawn(Mark::Span);
+    series.push(span);
     let largest =
         rows.iter().map(|(name, m)| format!("{name} {} on average", short(m.kl_mean_nats)));
     (!names.is_empty()).then(|| Plot {
@@ -175,7 +181,7 @@ fn by_layer(
             id: id.into(),
             title: title.into(),
             description: format!("{above} of {count} layers are above their noise floor."),
-            x: Axis::linear(
+            x: Axis::whole(
                 "layer",
                 (first as f64 - 0.02 * width - 0.3, last as f64 + 0.02 * width + 0.3),
             ),
@@ -316,7 +322,7 @@ fn positions(drift: &Drift) -> Option<Plot> {
             id: "positions".into(),
             title,
             description: format!("{} positions.", grouped(drift.tokens as u64)),
-            x: Axis::linear("position in the text", (-0.01 * last, 1.01 * last)),
+            x: Axis::whole("position in the text", (-0.01 * last, 1.01 * last)),
             y: Axis::log_around("KL divergence, nats", values.into_iter()),
             right: None,
             series: vec![
@@ -407,7 +413,7 @@ fn gradients(drift: &Drift) -> Option<Plot> {
             id: "gradients".into(),
             title: "The loss's gradients for each matrix".into(),
             description: format!("{} layers, three matrices each, with their floor.", layers.len()),
-            x: Axis::linear("layer", (-0.02 * last - 0.3, 1.02 * last + 0.3)),
+            x: Axis::whole("layer", (-0.02 * last - 0.3, 1.02 * last + 0.3)),
             y: Axis::log_around("relative L2 of the gradient", values.into_iter()),
             right: None,
             series,

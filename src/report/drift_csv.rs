@@ -6,7 +6,7 @@ use crate::drift::{Drift, LogitMetrics, Metrics};
 
 /// Every figure of runs as a row: which run, which part of it, which layer, position or difference,
 /// its name there, the figure's name as in the JSON report, its value, and the noise floor's where
-/// there is one. docs/schema.md lists the sections.
+/// there is one. docs/drift.md lists the sections.
 pub fn drift_csv(runs: &[Run]) -> String {
     let header = ["run", "section", "index", "name", "figure", "drift", "floor"];
     let mut table = Table { csv: Csv::new(&header), run: String::new() };

@@ -15,6 +15,7 @@ pub use figure::figure;
 pub use png::{PngError, png};
 pub use terminal::chart_text;
 
+pub(super) use axis::superscript;
 pub(super) use style::{DARK, LIGHT, SHAPES, Theme, colours};
 pub(super) use svg::draw;
 
@@ -67,6 +68,8 @@ pub enum Mark {
     Bars(f64),
     /// For a y axis of categories: a dot at x, on a line from the left.
     Lollipop,
+    /// Lines that join the first point with the second, the third with the fourth, and so on.
+    Span,
     /// A vertical line over the whole height at each point's x.
     Rule,
 }

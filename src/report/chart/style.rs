@@ -46,19 +46,19 @@ pub(in crate::report) fn colours(to: impl Fn(usize) -> String) -> String {
     let mut css = String::new();
     for i in 0..Colour::ALL.len() {
         let colour = to(i);
-        let _ = write!(css, ".c{i}{{stroke:{colour};fill:{colour}}}");
+        let _ = write!(css, ".c{i}{{color:{colour}}}");
     }
     css
 }
 
 /// What all pictures have in common, whatever their colours.
 pub(in crate::report) const SHAPES: &str = "\
-.line,.dashed{fill:none;stroke-width:2;stroke-linejoin:round;stroke-linecap:round}\
-.dashed{stroke-dasharray:5 4;stroke-width:1.75;stroke-linecap:butt}\
-.thin{stroke-width:1.25}\
-.dot{stroke:none}.faint{fill-opacity:.55}\
-.bar{stroke:none;fill-opacity:.5}\
-.stem{stroke-width:2;stroke-opacity:.35}\
+.line,.dashed,.stem,.rule{fill:none;stroke:currentColor}\
+.dot,.bar{fill:currentColor}\
+.line{stroke-width:2;stroke-linejoin:round;stroke-linecap:round}\
+.dashed{stroke-dasharray:5 4;stroke-width:1.75;stroke-linejoin:round}\
+.faint{fill-opacity:.6}.bar{fill-opacity:.5}\
+.stem{stroke-width:3;stroke-opacity:.3;stroke-linecap:round}\
 .rule{stroke-width:1.5;stroke-dasharray:3 3}\
 .grid,.axis{stroke-width:1;fill:none}\
 .tick,.label,.key{font-size:12px}.key{font-weight:500}.title{font-size:15px;font-weight:600}";

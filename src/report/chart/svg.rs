@@ -74,28 +74,19 @@ fn legend(out: &mut String, chart: &Chart, size: f64) -> f64 {
         let class = series.colour.class();
         let middle = y - 4.0;
         let _ = match series.mark {
-            Mark::Line | Mark::Dotted => write!(
-                out,
-                r#"<path class="line {class}" style="fill:none" d="M{:.1} {middle:.1}h18"/>"#,
-                x + 1.0
-            ),
-            Mark::Dashed => write!(
-                out,
-                r#"<path class="dashed {class}" style="fill:none" d="M{:.1} {middle:.1}h18"/>"#,
-                x + 1.0
-            ),
-            Mark::Rule => write!(
-                out,
-                r#"<path class="rule {class}" d="M{:.1} {:.1}v12"/>"#,
-                x + 10.0,
-                middle - 6.0
-            ),
+            Mark::Line | Mark::Dotted => {
+                write!(out, r#"<path class="line {class}" d="M{:.1} {middle:.1}h18"/>"#, x + 1.0)
+            }
+            Mark::Dashed | Mark::Rule => {
+                write!(out, r#"<path class="dashed {class}" d="M{:.1} {middle:.1}h18"/>"#, x + 1.0)
+            }
             Mark::Bars(_) => write!(
                 out,
                 r#"<rect class="bar {class}" x="{:.1}" y="{:.1}" width="18" height="10" rx="2"/>"#,
                 x + 1.0,
                 middle - 5.0
             ),
+            Mark::Span => Ok(()),
             Mark::Dots | Mark::Lollipop => {
                 write!(
                     out,
@@ -201,8 +192,7 @@ impl<'a> Frame<'a> {
                     let _ = write!(path, "{pen}{x:.1} {y:.1}");
                     pen = 'L';
                 }
-                let _ =
-                    write!(out, r#"<path class="{kind} {class}" style="fill:none" d="{path}"/>"#);
+                let _ = write!(out, r#"<path class="{kind} {class}" d="{path}"/>"#);
                 if series.mark == Mark::Dotted {
                     dots(out, 3.5, "");
                 }
@@ -234,6 +224,15 @@ impl<'a> Frame<'a> {
                     );
                 }
                 dots(out, 5.0, "");
+            }
+            Mark::Span => {
+                for pair in series.points.chunks_exact(2).filter(|pair| pair.iter().all(holds)) {
+                    let ((from, y), (to, _)) = (place(&pair[0]), place(&pair[1]));
+                    let _ = write!(
+                        out,
+                        r#"<path class="stem {class}" d="M{from:.1} {y:.1}H{to:.1}"/>"#
+                    );
+                }
             }
             Mark::Rule => {
                 for x in series.points.iter().filter(|p| self.chart.x.holds(p.0)) {

@@ -51,8 +51,9 @@ fn style() -> String {
 pub(super) fn plot(plot: &Plot) -> String {
     let chart = &plot.chart;
     let rows = chart.y.categories.len() as f64;
-    let height = if rows > 0.0 { 86.0 + 27.0 * rows } else { 380.0 };
-    const WIDTH: f64 = 990.0;
+    let height =
+        if rows > 0.0 { 92.0 + if rows < 8.0 { 34.0 } else { 26.0 } * rows } else { 380.0 };
+    const WIDTH: f64 = 940.0;
     let drawn = draw(chart, (WIDTH, height));
     let joined = |numbers: &[f64]| {
         let numbers: Vec<_> = numbers.iter().map(|x| format!("{x:.1}")).collect();

@@ -7,7 +7,7 @@ use crate::model::InputKind;
 use crate::report::charts::{Plot, Run, drift_plots, shown};
 use crate::report::drift::pair;
 use crate::report::escape::escape;
-use crate::report::number::{grouped, short};
+use crate::report::number::{grouped, pretty};
 use std::fmt::Write;
 
 /// A part of the page.
@@ -60,8 +60,8 @@ fn key_figures(drift: &Drift) -> Vec<[String; 3]> {
         let ratio = own.kl_mean_nats / floor.kl_mean_nats;
         all.push([
             "Mean KL divergence, nats".into(),
-            short(own.kl_mean_nats),
-            format!("noise floor {}, ratio {}", short(floor.kl_mean_nats), short(ratio)),
+            pretty(own.kl_mean_nats),
+            format!("noise floor {}, ratio {}", pretty(floor.kl_mean_nats), pretty(ratio)),
         ]);
         all.push([
             "Same likeliest token".into(),
@@ -84,8 +84,8 @@ fn key_figures(drift: &Drift) -> Vec<[String; 3]> {
     if let Some(layer) = output {
         all.push([
             "Farthest block, relative L2".into(),
-            short(layer.drift.output.rel_l2),
-            format!("layer {}; its noise floor {}", layer.index, short(layer.floor.output.rel_l2)),
+            pretty(layer.drift.output.rel_l2),
+            format!("layer {}; its noise floor {}", layer.index, pretty(layer.floor.output.rel_l2)),
         ]);
     }
     all
@@ -117,7 +117,7 @@ pub(super) fn of(drift: &Drift) -> Vec<Section> {
         "distribution",
         "Distribution",
         title("divergence"),
-        "KL(A‖B) of the next token's distribution, over all positions. A drift whose dots lie left of the noise floor's disappears in rounding.",
+        "KL divergence of b's distribution of the next token from a's, over all positions. A drift whose dots lie left of the noise floor's disappears in rounding.",
         drawn("divergence"),
     );
     let on = match drift.layers.first().map(|layer| layer.input) {
@@ -253,9 +253,22 @@ fn origin(drift: &Drift) -> String {
     html
 }
 
+/// As many as are shown without being asked for.
+const TOKENS: usize = 8;
+
 fn tokens(worst: &[TokenDrift]) -> String {
-    let mut html = "<ol class=\"tokens\">\n".to_string();
-    for token in worst {
+    let (first, rest) = worst.split_at(worst.len().min(TOKENS));
+    let mut html = token_list(first, 1);
+    if !rest.is_empty() {
+        let more = token_list(rest, TOKENS + 1);
+        let _ = writeln!(html, "<details><summary>{} more</summary>\n{more}</details>", rest.len());
+    }
+    html
+}
+
+fn token_list(tokens: &[TokenDrift], start: usize) -> String {
+    let mut html = format!("<ol class=\"tokens\" start=\"{start}\">\n");
+    for token in tokens {
         let context = token.context.clone().unwrap_or_default();
         let next = match &token.next {
             Some(next) => visible(&next.text.clone().unwrap_or_else(|| format!("[{}]", next.id))),
@@ -263,7 +276,11 @@ fn tokens(worst: &[TokenDrift]) -> String {
         };
         let probability = match token.next_probability {
             Some([a, b]) => {
-                format!("; it has a probability of {} under a, {} under b", short(a), short(b))
+                format!(
+                    "; what follows has a probability of {} under a, {} under b",
+                    pretty(a),
+                    pretty(b)
+                )
             }
             None => String::new(),
         };
@@ -271,7 +288,7 @@ fn tokens(worst: &[TokenDrift]) -> String {
             format!(
                 "<b>{}</b> (margin {})",
                 escape(&shown(&token.likeliest[side])),
-                short(token.margins[side])
+                pretty(token.margins[side])
             )
         });
         let says = if token.likeliest[0].id == token.likeliest[1].id {
@@ -279,14 +296,19 @@ fn tokens(worst: &[TokenDrift]) -> String {
         } else {
             format!("a says {a}, b says {b}")
         };
+        // A space in front belongs to the token, but a mark that begins with one is ugly.
+        let space = if next.starts_with(' ') { " " } else { "" };
         let _ = writeln!(
             html,
             "<li><div class=\"kl\">{}<small>position {}</small></div><div>\
-             <p class=\"context\"><bdi>{}</bdi><mark><bdi>{}</bdi></mark></p><p>{says}{}.</p></div></li>",
-            short(token.kl_nats),
+             <p class=\"context\"><bdi>{}</bdi>{space}<mark><bdi>{}</bdi></mark></p><p>{says}{}.</p></div></li>",
+            pretty(token.kl_nats),
             grouped(token.position as u64),
-            escape(&visible(&context)),
-            escape(&next),
+            escape(visible(&context).trim_start()),
+            escape(match next.trim_start_matches(' ') {
+                "" => "␣",
+                word => word,
+            }),
             escape(&probability)
         );
     }
