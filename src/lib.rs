@@ -14,7 +14,7 @@
 //! | [`checkpoint`] | config, names and weights of every Gemma family; computes nothing |
 //! | [`model`] | [`Gemma`], the decoder around the block |
 //! | [`drift`] | two sides, their difference, and what rounding alone does |
-//! | [`report`] | results as tables and JSON |
+//! | [`report`] | results as tables, JSON, CSV, pictures and pages |
 //!
 //! To embed the block in a candle model, [`gemma_mlp`] builds it from a `VarBuilder` as candle-nn's
 //! layers are built. The library prints nothing and, without the default feature `cli`, depends on

@@ -93,8 +93,10 @@ mod tests {
             for other in others {
                 assert!(other.y.iter().zip(&ours.y).all(|(other, ours)| other >= ours));
             }
+            // candle computes the exact form of bf16 in f64, the tanh form in bf16.
             let worst = |c: &Curve| c.y.iter().copied().fold(0.0, f64::max);
-            assert!(worst(&others[0]) > 2.0 * worst(ours), "candle's");
+            let candle = worst(&others[0]) / worst(ours);
+            assert!(if gelu == Gelu::Exact { candle == 1.0 } else { candle > 100.0 }, "{candle}");
         }
         assert!(relative_errors(Gelu::Exact, DType::F32, range).is_err());
     }

@@ -106,6 +106,11 @@ impl LogitSums {
         self.margins.extend(&other.margins);
     }
 
+    /// Drops which tokens were the likeliest, once the notable ones are found.
+    pub(super) fn forget_tokens(&mut self) {
+        (self.tops, self.margins) = (vec![], vec![]);
+    }
+
     pub(super) fn metrics(&self) -> LogitMetrics {
         let logits = self.logits.metrics();
         let mut kl = self.kl_nats.clone();

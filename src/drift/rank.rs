@@ -174,7 +174,10 @@ fn compare(
         let sums = head::compare(&borrowed(&sides), &[(0, 1)], labels, |_| ())?;
         additions.extend(sums.into_iter().map(|sums| (i, sums)));
     }
-    additions.iter().for_each(|(i, sums)| rows[*i].sums.merge(sums));
+    for (i, sums) in &mut additions {
+        sums.forget_tokens();
+        rows[*i].sums.merge(sums);
+    }
     Ok(())
 }
 

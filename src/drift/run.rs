@@ -1,6 +1,7 @@
 //! The drift of a model on texts: window by window, sums first, figures from the sums.
 
 use super::blocks::Blocks;
+use super::logits::LogitSums;
 use super::options::{DriftOptions, Progress, Shard};
 use super::origin::Origin;
 use super::positions::Notable;
@@ -87,9 +88,7 @@ impl Runner<'_> {
             Some([pair, ..]) => Notable::of(checkpoint, window, pair),
             None => Notable::default(),
         };
-        for sums in logits.iter_mut().flatten() {
-            (sums.tops, sums.margins) = (vec![], vec![]);
-        }
+        logits.iter_mut().flatten().for_each(LogitSums::forget_tokens);
         Ok(WindowSums { index, positions: window.scored.len(), layers, logits, notable })
     }
 }

@@ -282,8 +282,8 @@ fn end_of_most(counts: &[u64], total: u64, centre: impl Fn(usize) -> f64) -> f64
 
 fn positions(drift: &Drift) -> Option<Plot> {
     let positions = drift.positions.as_ref()?;
-    let group = positions.group;
-    let x = |i: usize| (i * group) as f64 + 0.5 * (group as f64 - 1.0);
+    let group = positions.group.max(1);
+    let x = |i: usize| i as f64 * group as f64 + 0.5 * (group as f64 - 1.0);
     let points =
         |y: &[f64]| -> Vec<(f64, f64)> { y.iter().enumerate().map(|(i, &y)| (x(i), y)).collect() };
     let (own, floor) = (points(&positions.kl_mean_nats), points(&positions.floor_kl_mean_nats));
@@ -293,8 +293,8 @@ fn positions(drift: &Drift) -> Option<Plot> {
     }
     let rows = own.iter().zip(&floor).zip(&positions.kl_max_nats).enumerate();
     let row = |(i, ((own, floor), max)): (usize, ((&(f64, f64), &(f64, f64)), &f64))| {
-        let start = i * group;
-        let end = (start + group).min(drift.tokens) - 1;
+        let start = i.saturating_mul(group);
+        let end = start.saturating_add(group).min(drift.tokens).saturating_sub(1);
         let place = if group == 1 { start.to_string() } else { format!("{start} to {end}") };
         let mut row = vec![place, precise(own.1), precise(floor.1)];
         if group > 1 {

@@ -72,11 +72,17 @@ fn add(table: &mut Table, drift: &Drift) {
     gates(table, drift);
     if let Some(positions) = &drift.positions {
         for (i, &kl) in positions.kl_mean_nats.iter().enumerate() {
-            let place = ("positions", (i * positions.group).to_string(), "");
-            let floor = positions.floor_kl_mean_nats[i];
-            table.row(&place, "kl_mean_nats", kl, Some(floor).filter(|kl| !kl.is_nan()));
+            let place = ("positions", i.saturating_mul(positions.group).to_string(), "");
+            let at = |list: &[f64]| list.get(i).copied().filter(|kl| !kl.is_nan());
+            let floor = at(&positions.floor_kl_mean_nats);
+            table.row(&place, "kl_mean_nats", kl, floor);
             if positions.group > 1 {
-                table.row(&place, "kl_max_nats", positions.kl_max_nats[i], None);
+                table.row(
+                    &place,
+                    "kl_max_nats",
+                    at(&positions.kl_max_nats).unwrap_or(f64::NAN),
+                    None,
+                );
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use super::charts::Run;
 use super::drift::pair;
-use super::number::{grouped, short};
+use super::number::{grouped, precise, short};
 use crate::drift::{Drift, LogitMetrics};
 
 /// The table that `gemma-mlp report` prints of several runs: a row for each figure, a column for
@@ -34,6 +34,9 @@ pub(super) fn rows(runs: &[Run]) -> Vec<Vec<String>> {
     fn of(logits: &Option<LogitMetrics>, figure: fn(&LogitMetrics) -> f64) -> String {
         logits.as_ref().map_or_else(|| "none".into(), |logits| short(figure(logits)))
     }
+    fn exactly(logits: &Option<LogitMetrics>, figure: fn(&LogitMetrics) -> f64) -> String {
+        logits.as_ref().map_or_else(|| "none".into(), |logits| precise(figure(logits)))
+    }
     fn farthest(drift: &Drift, figure: fn(&crate::drift::LayerDrift) -> f64) -> String {
         short(drift.layers.iter().map(figure).fold(0.0, f64::max))
     }
@@ -53,8 +56,8 @@ pub(super) fn rows(runs: &[Run]) -> Vec<Vec<String>> {
         ("  of the floor", |d| of(&d.floor.logits, |m| m.rel_l2)),
         ("same top token, %", |d| of(&d.logits, |m| 100.0 * m.top1_agreement)),
         ("  of the floor", |d| of(&d.floor.logits, |m| 100.0 * m.top1_agreement)),
-        ("perplexity of a", |d| of(&d.logits, |m| m.ppl_a)),
-        ("perplexity of b", |d| of(&d.logits, |m| m.ppl_b)),
+        ("perplexity of a", |d| exactly(&d.logits, |m| m.ppl_a)),
+        ("perplexity of b", |d| exactly(&d.logits, |m| m.ppl_b)),
         ("farthest block, rel L2", |d| farthest(d, |l| l.drift.output.rel_l2)),
         ("  of the floor", |d| farthest(d, |l| l.floor.output.rel_l2)),
         ("verdict", |d| super::page::class(d.verdict.size).replace('-', " ")),

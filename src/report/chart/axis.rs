@@ -112,7 +112,7 @@ fn linear_ticks((low, high): (f64, f64), wanted: usize, least: f64) -> Vec<(f64,
     let first = (low / step - 1e-9).ceil() as i64;
     let last = (high / step + 1e-9).floor() as i64;
     let largest = (first.abs().max(last.abs())) as f64 * step;
-    (first..=last.min(first + 50))
+    (first..=last.min(first.saturating_add(50)))
         .map(|i| (i as f64 * step, linear_label(i, step, largest)))
         .collect()
 }
