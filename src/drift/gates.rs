@@ -83,7 +83,8 @@ impl GateHistogram {
 
     /// How many values there are.
     pub fn total(&self) -> u64 {
-        self.below + self.above + self.counts.iter().sum::<u64>()
+        let ends = self.below.saturating_add(self.above);
+        self.counts.iter().fold(ends, |sum, &n| sum.saturating_add(n))
     }
 }
 

@@ -199,10 +199,12 @@ fn gates(drift: &Drift) -> Option<Plot> {
     let first = &drift.layers.first()?.gates;
     let (low, step) = (first.low, first.step);
     let mut counts = vec![0u64; first.counts.len()];
-    let mut total = 0;
+    let mut total = 0u64;
     for layer in &drift.layers {
-        counts.iter_mut().zip(&layer.gates.counts).for_each(|(n, more)| *n += more);
-        total += layer.gates.total();
+        for (n, &more) in counts.iter_mut().zip(&layer.gates.counts) {
+            *n = n.saturating_add(more);
+        }
+        total = total.saturating_add(layer.gates.total());
     }
     if total == 0 {
         return None;
@@ -274,10 +276,11 @@ fn gates(drift: &Drift) -> Option<Plot> {
 
 /// The least whole number that 99.9 % of the gates are within, from 4 to 8.
 fn end_of_most(counts: &[u64], total: u64, centre: impl Fn(usize) -> f64) -> f64 {
-    let within = |end: f64| -> u64 {
-        (0..counts.len()).filter(|&i| centre(i).abs() < end).map(|i| counts[i]).sum()
+    let within = |end: f64| -> f64 {
+        (0..counts.len()).filter(|&i| centre(i).abs() < end).map(|i| counts[i] as f64).sum()
     };
-    [4.0, 5.0, 6.0, 7.0].into_iter().find(|&e| within(e) * 1000 >= total * 999).unwrap_or(8.0)
+    let most = 0.999 * total as f64;
+    [4.0, 5.0, 6.0, 7.0].into_iter().find(|&end| within(end) >= most).unwrap_or(8.0)
 }
 
 fn positions(drift: &Drift) -> Option<Plot> {
@@ -291,16 +294,15 @@ fn positions(drift: &Drift) -> Option<Plot> {
     if !values.iter().any(|y| y.is_finite() && *y > 0.0) {
         return None;
     }
-    let rows = own.iter().zip(&floor).zip(&positions.kl_max_nats).enumerate();
-    let row = |(i, ((own, floor), max)): (usize, ((&(f64, f64), &(f64, f64)), &f64))| {
+    let row = |i: usize| {
         let start = i.saturating_mul(group);
         let end = start.saturating_add(group).min(drift.tokens).saturating_sub(1);
-        let place = if group == 1 { start.to_string() } else { format!("{start} to {end}") };
-        let mut row = vec![place, precise(own.1), precise(floor.1)];
-        if group > 1 {
-            row.insert(2, precise(*max));
+        let at = |list: &[f64]| precise(list.get(i).copied().unwrap_or(f64::NAN));
+        let [kl, floor] = [&positions.kl_mean_nats, &positions.floor_kl_mean_nats].map(|kl| at(kl));
+        if group == 1 {
+            return vec![start.to_string(), kl, floor];
         }
-        row
+        vec![format!("{start} to {end}"), kl, at(&positions.kl_max_nats), floor]
     };
     let mut columns = strings(["position", "KL, nats", "noise floor"]);
     let mut title = "KL divergence, position by position".to_string();
@@ -317,7 +319,7 @@ fn positions(drift: &Drift) -> Option<Plot> {
     };
     let last = x(own.len().saturating_sub(1)).max(1.0);
     Some(Plot {
-        rows: rows.map(row).collect(),
+        rows: (0..own.len()).map(row).collect(),
         chart: Chart {
             id: "positions".into(),
             title,

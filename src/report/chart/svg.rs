@@ -52,11 +52,16 @@ pub(in crate::report) fn draw(chart: &Chart, size: (f64, f64)) -> Drawn {
     Drawn { elements: out, stops, vertical, area }
 }
 
-/// The first series lies on top; dashes lie above the lines that they are compared with.
+/// The first series lies on top, but bars lie below everything, and dashes above the lines that they
+/// are compared with.
 pub(super) fn drawing_order(chart: &Chart) -> impl Iterator<Item = &Series> {
-    let dashed = |series: &&Series| series.mark == Mark::Dashed;
-    let others = chart.series.iter().rev().filter(move |series| !dashed(series));
-    others.chain(chart.series.iter().rev().filter(dashed))
+    let level = |series: &Series| match series.mark {
+        Mark::Bars(_) => 0,
+        Mark::Dashed => 2,
+        _ => 1,
+    };
+    let of = move |wanted| chart.series.iter().rev().filter(move |series| level(series) == wanted);
+    of(0).chain(of(1)).chain(of(2))
 }
 
 /// The names of the series in rows from the top. Returns their height.
