@@ -10,10 +10,11 @@
 //! | [`mod@geglu`] | the gated activation as one candle operation |
 //! | [`mlp`] | [`GemmaMlp`], the block itself |
 //! | [`mod@bench`] | how fast the block is, beside candle's operations and the machine's limits |
+//! | [`curves`] | the functions as curves, with the errors of presets, and against candle's own |
 //! | [`checkpoint`] | config, names and weights of every Gemma family; computes nothing |
 //! | [`model`] | [`Gemma`], the decoder around the block |
 //! | [`drift`] | two sides, their difference, and what rounding alone does |
-//! | [`report`] | results as tables and JSON |
+//! | [`report`] | results as tables, JSON, CSV, pictures and pages |
 //!
 //! To embed the block in a candle model, [`gemma_mlp`] builds it from a `VarBuilder` as candle-nn's
 //! layers are built. The library prints nothing and, without the default feature `cli`, depends on
@@ -23,6 +24,7 @@
 mod activation;
 pub mod bench;
 pub mod checkpoint;
+pub mod curves;
 pub mod drift;
 mod error;
 mod exp;

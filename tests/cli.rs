@@ -590,3 +590,107 @@ fn bench_of_a_checkpoint() {
     assert!(table.starts_with("limits: ") && table.contains("on 2 threads"), "{table}");
     assert_eq!(table.lines().filter(|line| line.starts_with("8x12 ")).count(), 1, "{table}");
 }
+
+#[test]
+fn plots_are_written_in_every_form() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_string();
+    let [svg, png, csv] = ["plot.svg", "plot.png", "plot.csv"].map(path);
+    let files = ["--svg", &svg, "--png", &png, "--csv", &csv];
+    let printed = run(&[&["plot", "--derivative", "--range", "-6:2"], &files[..]].concat());
+    assert_eq!(printed, "", "nothing is printed where files are asked for");
+    let svg = std::fs::read_to_string(&svg).unwrap();
+    for word in
+        ["role=\"img\"", "<title", "<desc", "prefers-color-scheme:dark", "GELU tanh′", "llama.cpp"]
+    {
+        assert!(svg.contains(word), "{word}");
+    }
+    assert!(std::fs::read(&png).unwrap().starts_with(b"\x89PNG"));
+    let csv = std::fs::read_to_string(&csv).unwrap();
+    // Ours at -2 by its definition: -2·Φ(-2).
+    let row = csv.lines().find(|line| line.starts_with("functions,GELU exact,-2,")).unwrap();
+    let y: f64 = row.rsplit(',').next().unwrap().parse().unwrap();
+    assert!((y + 2.0 * 0.022_750_131_948_179_21).abs() < 1e-15, "{row}");
+
+    let text = run(&["plot", "--functions", "gelu_new,swish,gelu-exact"]);
+    for word in ["GELU tanh", "SiLU", "exact − tanh", "error of each preset"] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+    assert!(!text.contains('\u{1b}') && !text.contains("ReLU"), "{text}");
+}
+
+#[test]
+fn verify_says_how_far_and_where() {
+    for dtype in ["f64", "f32", "bf16", "f16"] {
+        let verified = run_json(&["verify", "--json", "--dtype", dtype, "--range", "-8:8"]);
+        let functions = verified["functions"].as_array().unwrap();
+        assert_eq!((functions.len(), &verified["dtype"]), (8, &json!(dtype)));
+        for row in functions {
+            let [ulp, bound] = [&row["truth"]["max_ulp"], &row["bound_ulp"]].map(number);
+            assert!(ulp <= bound, "{row}");
+            assert!((-8.0..=8.0).contains(&number(&row["candle"]["at"])), "{row}");
+        }
+    }
+    assert!(run(&["verify"]).contains("as near to the truth as promised"));
+}
+
+/// What was saved can be shown again, alone and beside others.
+#[test]
+fn reports_are_shown_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_string();
+    let [one, two, first, second] = ["one.json", "two.json", "1.html", "2.html"].map(path);
+    let [csv, again, figures] = ["1.csv", "2.csv", "figures"].map(path);
+    let table = run(&["drift", "--out", &one, "--html", &first, "--csv", &csv]);
+    assert_eq!(
+        run(&["report", &one, "--html", &second, "--csv", &again, "--figures", &figures]),
+        table
+    );
+    let read = |path: &str| std::fs::read_to_string(path).unwrap();
+    assert_eq!(read(&first), read(&second), "redrawn to the byte");
+    let but_name = |csv: &str| {
+        csv.lines().map(|l| l.split_once(',').unwrap().1.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(but_name(&read(&csv)), but_name(&read(&again)));
+    let mut names: Vec<_> =
+        std::fs::read_dir(&figures).unwrap().map(|f| f.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(
+        names,
+        ["divergence.svg", "gates.svg", "layers.svg", "positions.svg", "residual.svg"]
+    );
+
+    let other = run_json(&["drift", "--b", "silu", "--dtype", "bf16", "--out", &two, "--json"]);
+    let both = run(&["report", &one, &two, "--html", &second]);
+    let header: Vec<_> = both.lines().next().unwrap().split_whitespace().collect();
+    assert_eq!(header, ["one", "two"]);
+    assert!(
+        both.contains("silu against tanh, both in bf16")
+            && both.contains(other["verdict"].as_str().unwrap())
+    );
+    assert!(read(&second).contains("2 runs side by side"));
+    let command = serde_json::from_str::<Value>(&read(&two)).unwrap()["origin"]["command"].clone();
+    assert_eq!(command, "gemma-mlp drift --b silu --dtype bf16");
+}
+
+/// Colours are for terminals, and for none that has NO_COLOR.
+#[test]
+#[cfg(target_os = "linux")]
+fn colours_only_on_a_terminal() {
+    let on_a_terminal = |environment: &str| {
+        let command =
+            format!("{environment} {} drift --prompt words", env!("CARGO_BIN_EXE_gemma-mlp"));
+        let script = Command::new("script").args(["-qec", &command, "/dev/null"]).output();
+        script.ok().map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let Some(coloured) = on_a_terminal("TERM=xterm NO_COLOR=") else {
+        eprintln!("skipped: there is no `script` to make a terminal with");
+        return;
+    };
+    assert!(coloured.contains("\u{1b}[32m"), "{coloured}");
+    for environment in ["TERM=xterm NO_COLOR=1", "TERM=dumb NO_COLOR="] {
+        let plain = on_a_terminal(environment).unwrap();
+        assert!(!plain.contains('\u{1b}') && plain.contains("KL mean"), "{environment}: {plain}");
+    }
+    assert!(!run(&["drift", "--prompt", "words"]).contains('\u{1b}'));
+}

@@ -230,8 +230,14 @@ fn texts_and_ids() {
     refused(&["drift", "--shard", "2/2"], &["part 2/2 is empty", "1 windows"]);
     refused(&["drift", "--a", "tanh:f64", "--floor-dtype", "f64"], &["no noise floor of f64"]);
     refused(&["drift", "--gradients", "--ids", &file("ids.json", "[2]")], &["two tokens"]);
-    refused(&["merge", &file("no.json", "{}")], &["no.json", "not a part of a drift run"]);
+    refused(&["merge", &file("no.json", "{}")], &["no.json", "not a report of a drift run"]);
     refused(&["merge", "/no/such.json"], &["/no/such.json"]);
+    refused(&["report", "/no/such.json"], &["/no/such.json"]);
+    for bad in ["", "[]", "{}", "{\"schema\": 3}", "nonsense"] {
+        refused(&["report", &file("bad.json", bad)], &["bad.json", "not a report of a drift run"]);
+    }
+    refused(&["report", &file("old.json", "{\"schema\": 2}")], &["old.json", "version 2", "again"]);
+    refused(&["plot", "--dtype", "f32"], &["f32", "bf16 or f16"]);
     let bad_utf8 = dir.path().join("latin1.txt");
     std::fs::write(&bad_utf8, [0xe9]).unwrap();
     refused(&["drift", "--text", bad_utf8.to_str().unwrap()], &["latin1.txt"]);
@@ -244,6 +250,10 @@ fn texts_and_ids() {
         &["drift", "--floor-tokens", "0"],
         &["drift", "--shard", "0/2"],
         &["merge"],
+        &["report"],
+        &["plot", "--range", "4:-4"],
+        &["plot", "--functions", "mish"],
+        &["verify", "--range", "0:nan"],
         &["forward", "--layers", "x"],
         &["nonsense"],
     ] {
@@ -315,7 +325,11 @@ fn nan_weights_are_reported_not_fatal() {
         assert!(output.status.success(), "{args:?}");
         assert!(stdout.contains("model.layers.0.mlp.gate_proj.weight holds 2 values"), "{stdout}");
     }
-    let json = command(&["drift", "--model", dir, "--ids", ids, "--json"]).output().unwrap().stdout;
+    let page = Path::new(dir).join("page.html");
+    let page = ["--html", page.to_str().unwrap()];
+    let args = [&["drift", "--model", dir, "--ids", ids, "--json"], &page[..]].concat();
+    let json = command(&args).output().unwrap().stdout;
+    assert!(std::fs::read_to_string(page[1]).unwrap().contains("cannot be measured"));
     let json: Value = serde_json::from_slice(&json).unwrap();
     assert_eq!(json["layers"][0]["output"]["rms"], Value::Null);
     assert_eq!(json["warnings"].as_array().unwrap().len(), 1);
@@ -324,6 +338,12 @@ fn nan_weights_are_reported_not_fatal() {
 #[test]
 fn outputs_that_cannot_be_written() {
     refused(&["forward", "--out", "/no/such/place/out.safetensors"], &["/no/such/place"]);
+    for flag in ["--html", "--csv", "--out"] {
+        refused(&["drift", flag, "/no/such/place/out"], &["/no/such/place"]);
+    }
+    for flag in ["--svg", "--png", "--csv"] {
+        refused(&["plot", flag, "/no/such/place/out"], &["/no/such/place"]);
+    }
     // A reader that has gone away.
     let mut child =
         command(&["drift"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -370,4 +390,52 @@ proptest! {
             prop_assert!(e.is_input() && !e.to_string().contains('\n'), "{}", e);
         }
     }
+}
+
+/// The places of all leaves and lists of a value.
+fn places(value: &Value, at: String, all: &mut Vec<String>) {
+    match value {
+        Value::Object(map) => {
+            map.iter().for_each(|(name, value)| places(value, format!("{at}/{name}"), all));
+        }
+        Value::Array(list) => {
+            all.push(at.clone());
+            for (i, value) in list.iter().enumerate() {
+                places(value, format!("{at}/{i}"), all);
+            }
+        }
+        _ => all.push(at),
+    }
+}
+
+/// A report with anything anywhere is refused or shown, and never a panic.
+#[test]
+fn damaged_reports_are_refused_or_shown() {
+    use gemma_mlp::drift::Drift;
+    use gemma_mlp::report::{self, Paint, Run};
+    let args = ["drift", "--json", "--prompt", "two words", "--gradients", "--rank"];
+    let json = command(&args).output().unwrap().stdout;
+    let whole: Value = serde_json::from_slice(&json).unwrap();
+    let mut all = vec![];
+    places(&whole, String::new(), &mut all);
+    let values =
+        [json!(null), json!(0), json!(-1), json!(1e308), json!(u64::MAX), json!(""), json!([])];
+    let (mut shown, mut refused) = (0, 0);
+    for (i, place) in all.iter().enumerate() {
+        for value in values.iter().skip(i % 2).step_by(2) {
+            let mut damaged = whole.clone();
+            *damaged.pointer_mut(place).unwrap() = value.clone();
+            let Ok(drift) = Drift::from_json("damaged", &damaged.to_string()) else {
+                refused += 1;
+                continue;
+            };
+            let run = Run { name: "damaged", drift: &drift };
+            assert!(report::drift_page(&[run]).len() > 10_000);
+            assert!(report::drift_page(&[run, run]).len() > 10_000);
+            report::drift_table(&drift, Paint::Plain);
+            report::drift_csv(&[run]);
+            shown += 1;
+        }
+    }
+    assert!(shown > 500 && refused > 500, "{shown} {refused}");
 }

@@ -1,6 +1,7 @@
 //! The flags that subcommands share. Names follow candle's examples.
 
 use super::progress::Bytes;
+use super::read;
 use anyhow::{Context, Result};
 use candle_core::{DType, Device};
 use clap::{Args, ValueEnum};
@@ -157,10 +158,6 @@ impl TextArgs {
         }
         Ok(texts)
     }
-}
-
-fn read(path: &Path) -> Result<String> {
-    Ok(std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.into(), source })?)
 }
 
 #[derive(Clone, Copy, ValueEnum)]

@@ -2,12 +2,13 @@
 
 use super::args::{DTypeArg, RunArgs, SideArgs};
 use super::interrupt::Interrupt;
+use super::output::OutputArgs;
 use super::progress::{Progress, TokenProgress};
-use super::{print, write_json};
+use super::write;
 use anyhow::Result;
 use candle_core::DType;
 use gemma_mlp::drift::{DriftOptions, Shard, Windowing, drift, floor_sides, gradient_drift, rank};
-use gemma_mlp::report;
+use gemma_mlp::report::{self, Run};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -40,6 +41,8 @@ pub struct Args {
     /// Also rank the mistakes that ports of this family make, each against side a
     #[arg(long, conflicts_with = "shard")]
     rank: bool,
+    #[command(flatten)]
+    output: OutputArgs,
     /// Also write the JSON report to a file
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -75,6 +78,7 @@ pub fn run(args: &Args) -> Result<()> {
     let progress = TokenProgress::new(&stop);
     let mut drift = drift(&checkpoint, &texts, &options, &device, |done| progress.set(done))?;
     drop(progress);
+    drift.origin.command = Some(command(std::env::args().skip(1)));
     if args.gradients && !stop.asked() {
         let progress = Progress::new(checkpoint.blocks().len(), "layers of gradients");
         let set = |done| progress.set(done);
@@ -86,7 +90,51 @@ pub fn run(args: &Args) -> Result<()> {
         drift.ranking = Some(rank(&checkpoint, &texts, &options, &device, set)?);
     }
     if let Some(path) = &args.out {
-        write_json(path, &drift)?;
+        write(path, report::json(&drift)?.as_bytes())?;
     }
-    print(&if compute.json { report::json(&drift)? } else { report::drift_table(&drift) })
+    args.output.drift(&[Run { name: "drift", drift: &drift }], compute.json)
+}
+
+/// The command line to do the same again: without what says where the result goes, or which part of
+/// the work was done.
+fn command(args: impl Iterator<Item = String>) -> String {
+    let mut command = "gemma-mlp".to_string();
+    let mut args = args.peekable();
+    if args.peek().is_none_or(|first| first.starts_with('-')) {
+        command += " drift";
+    }
+    while let Some(arg) = args.next() {
+        let (flag, value) = arg.split_once('=').map_or((&arg[..], None), |(f, v)| (f, Some(v)));
+        match flag {
+            "--json" => continue,
+            "--out" | "--html" | "--csv" | "--shard" => {
+                if value.is_none() {
+                    args.next();
+                }
+                continue;
+            }
+            _ => {}
+        }
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,=+@".contains(c);
+        command.push(' ');
+        if !arg.is_empty() && arg.chars().all(plain) {
+            command += &arg;
+        } else {
+            command += &format!("'{}'", arg.replace('\'', r"'\''"));
+        }
+    }
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn commands_to_do_it_again() {
+        let command = |args: &[&str]| super::command(args.iter().map(|arg| arg.to_string()));
+        assert_eq!(command(&[]), "gemma-mlp drift");
+        assert_eq!(command(&["--b", "silu", "--json"]), "gemma-mlp drift --b silu");
+        let args =
+            ["drift", "--prompt", "it's", "--shard", "1/3", "--out=a", "--html", "b", "--rank"];
+        assert_eq!(command(&args), r"gemma-mlp drift --prompt 'it'\''s' --rank");
+    }
 }

@@ -1,8 +1,10 @@
 //! `gemma-mlp merge`.
 
-use super::print;
+use super::output::OutputArgs;
+use super::read;
 use anyhow::Result;
-use gemma_mlp::{Error, drift, report};
+use gemma_mlp::drift;
+use gemma_mlp::report::Run;
 use std::path::PathBuf;
 
 #[derive(clap::Args)]
@@ -10,18 +12,16 @@ pub struct Args {
     /// The JSON reports of all parts, as `drift --shard` writes them
     #[arg(required = true, value_name = "FILE")]
     reports: Vec<PathBuf>,
+    #[command(flatten)]
+    output: OutputArgs,
     /// Print one JSON object instead of a table
     #[arg(long)]
     json: bool,
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let mut reports = vec![];
-    for path in &args.reports {
-        let json = std::fs::read_to_string(path)
-            .map_err(|source| Error::Io { path: path.clone(), source })?;
-        reports.push((path.display().to_string(), json));
-    }
+    let named = |path: &PathBuf| Ok((path.display().to_string(), read(path)?));
+    let reports = args.reports.iter().map(named).collect::<Result<Vec<_>>>()?;
     let drift = drift::merge(&reports)?;
-    print(&if args.json { report::json(&drift)? } else { report::drift_table(&drift) })
+    args.output.drift(&[Run { name: "merged", drift: &drift }], args.json)
 }

@@ -8,12 +8,17 @@ mod generate;
 mod inspect;
 mod interrupt;
 mod merge;
+mod output;
+mod plot;
 mod progress;
+mod report;
+mod verify;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use gemma_mlp::{Error, report};
-use std::io::{self, Write};
+use gemma_mlp::Error;
+use gemma_mlp::report::Paint;
+use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -36,12 +41,18 @@ enum Command {
     Drift(drift::Args),
     /// Add up the JSON reports of a drift run's parts
     Merge(merge::Args),
+    /// Show drift runs again from their JSON reports, or several side by side
+    Report(report::Args),
     /// Continue a prompt greedily under both sides
     Generate(generate::Args),
     /// Run the model on a prompt and print or save what happens inside
     Forward(forward::Args),
     /// Say what a checkpoint is, which activation it means and why
     Inspect(inspect::Args),
+    /// Plot GELU in its two forms beside SiLU and ReLU, their difference, and the errors of presets
+    Plot(plot::Args),
+    /// Compare our functions with candle's own and with the truth
+    Verify(verify::Args),
     /// Measure how fast one block is, beside candle's operations and this machine's limits
     Bench(bench::Args),
 }
@@ -55,9 +66,12 @@ pub fn run() -> Result<()> {
     rayon::scope(|_| match command {
         Command::Drift(args) => drift::run(&args),
         Command::Merge(args) => merge::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Forward(args) => forward::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Plot(args) => plot::run(&args),
+        Command::Verify(args) => verify::run(&args),
         Command::Bench(args) => bench::run(&args),
     })
 }
@@ -69,13 +83,30 @@ fn print(report: &str) -> Result<()> {
     written.map_err(|source| Error::Io { path: "standard output".into(), source }.into())
 }
 
-/// Writes a report to a file, whole or not at all: beside its place first, then renamed.
-fn write_json(path: &Path, report: &impl serde::Serialize) -> Result<()> {
+/// Whether what is printed is coloured: on a terminal that can, unless `NO_COLOR` is set
+/// (<https://no-color.org>).
+fn paint() -> Paint {
+    let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+    let colour = io::stdout().is_terminal() && !set("NO_COLOR") && !dumb;
+    if colour { Paint::Ansi } else { Paint::Plain }
+}
+
+/// Reads a text.
+fn read(path: &Path) -> Result<String> {
+    let failed = |source| Error::Io { path: path.into(), source };
+    Ok(std::fs::read_to_string(path).map_err(failed)?)
+}
+
+/// Writes a file, whole or not at all: beside its place first, then renamed.
+fn write(path: &Path, content: &[u8]) -> Result<()> {
     let failed = |source| Error::Io { path: path.into(), source };
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let mut file =
-        tempfile::NamedTempFile::new_in(directory.unwrap_or(Path::new("."))).map_err(failed)?;
-    file.write_all(report::json(report)?.as_bytes()).map_err(failed)?;
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less what umask takes
+    let mut file = builder.tempfile_in(directory.unwrap_or(Path::new("."))).map_err(failed)?;
+    file.write_all(content).map_err(failed)?;
     file.as_file().sync_all().map_err(failed)?;
     file.persist(path).map_err(|e| failed(e.error))?;
     Ok(())

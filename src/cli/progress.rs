@@ -16,7 +16,10 @@ pub struct Progress {
 impl Progress {
     /// A bar for things counted in `unit`s.
     pub fn new(total: usize, unit: &str) -> Self {
-        Self::styled(total as u64, &format!("{{bar:30}} {{pos}}/{{len}} {unit}, {{eta}} left"))
+        Self::styled(
+            total as u64,
+            &format!("{{bar:30}} {{pos}}/{{len}} {unit}, {{per_sec}}, {{eta}} left"),
+        )
     }
 
     fn styled(total: u64, template: &str) -> Self {
@@ -53,7 +56,7 @@ impl Drop for Progress {
     }
 }
 
-/// A progress bar in tokens, with their rate.
+/// A progress bar in tokens, made when their number is known.
 pub struct TokenProgress<'a> {
     bar: OnceCell<Progress>,
     interrupt: &'a Interrupt,
@@ -66,7 +69,7 @@ impl<'a> TokenProgress<'a> {
 
     /// Shows how far a run is, and says whether it is to go on.
     pub fn set(&self, progress: drift::Progress) -> ControlFlow<()> {
-        let bar = self.bar.get_or_init(|| Progress::new(progress.of, "tokens, {per_sec}"));
+        let bar = self.bar.get_or_init(|| Progress::new(progress.of, "tokens"));
         bar.set(progress.tokens as usize);
         self.interrupt.flow()
     }

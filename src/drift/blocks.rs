@@ -43,10 +43,8 @@ impl Blocks<'_> {
             };
             compare_blocks(&side(a)?, &side(b)?, [&x.to_dtype(a.dtype)?, &x])
         };
-        Ok(LayerSums {
-            drift: compare(options.sides)?,
-            floor: compare(options.floor_sides)?,
-            ..LayerSums::default()
-        })
+        let (drift, gates) = compare(options.sides)?;
+        let (floor, _) = compare(options.floor_sides)?;
+        Ok(LayerSums { drift, floor, gates, ..LayerSums::default() })
     }
 }

@@ -1,8 +1,9 @@
 //! Drift of the loss's gradients.
 
 use super::lockstep::Lockstep;
-use super::metrics::Accumulator;
+use super::metrics::{Accumulator, nan_from_null};
 use super::options::DriftOptions;
+use super::positions::pair_from_nulls;
 use super::side::distinct;
 use super::values::with_values;
 use super::window::Window;
@@ -12,15 +13,16 @@ use crate::exp::{exp, vectorized};
 use crate::model::{Gemma, Head, TokenIds, wide_dtype};
 use candle_core::{Device, Tensor, Var};
 use rayon::prelude::*;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The gradients of two sides' losses: the mean negative log-likelihood of the next token over the
 /// first window.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct GradientDrift {
     /// Tokens of the window.
     pub gradient_tokens: usize,
     /// The loss of a and of b, in nats.
+    #[serde(deserialize_with = "pair_from_nulls")]
     pub loss: [f64; 2],
     /// Of the scaled input embeddings.
     pub input_gradient: GradientMetrics,
@@ -29,16 +31,18 @@ pub struct GradientDrift {
 }
 
 /// How far two gradients are apart.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct GradientMetrics {
     /// ‖b − a‖/‖a‖.
+    #[serde(deserialize_with = "nan_from_null")]
     pub rel_l2: f64,
     /// a·b / (‖a‖·‖b‖).
+    #[serde(deserialize_with = "nan_from_null")]
     pub cosine: f64,
 }
 
 /// The gradients of a block's weights, and what rounding alone does to them.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct LayerGradients {
     /// Which layer.
     pub index: usize,
@@ -50,7 +54,7 @@ pub struct LayerGradients {
 }
 
 /// The gradients of a block's three matrices.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct BlockGradients {
     /// `gate_proj`'s.
     pub gate_proj: GradientMetrics,

@@ -333,6 +333,8 @@ fn sums(rows: &[Row], places: (usize, usize), pair: usize) -> LogitSums {
         sums.logits.merge(&row.pairs[pair].logits);
         sums.kl_nats.push(row.kl(places, pair));
         sums.top1.push(a.top[0].1 == b.top[0].1);
+        sums.tops.push([a.top[0].1, b.top[0].1]);
+        sums.margins.push([a, b].map(|side| side.top[0].0 - side.top[1].0));
         let common = |&&(_, id): &&(f64, u32)| b.top.iter().any(|top| top.1 == id);
         sums.top5.push(a.top.iter().filter(common).count() as u8);
         if row.label.is_some() {

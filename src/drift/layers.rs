@@ -1,7 +1,8 @@
 //! Drift inside the layers: in each block on one input, and accumulated in the residual stream.
 
+use super::gates::GateHistogram;
 use super::lockstep::{LaneStep, Lockstep};
-use super::metrics::{Accumulator, Metrics};
+use super::metrics::{Accumulator, Metrics, nan_from_null};
 use crate::error::{Error, Result};
 use crate::mlp::GemmaMlp;
 use crate::model::InputKind;
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
 /// Figures at three points of a block.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct BlockPoints {
     /// `activation(gate)`.
     pub activation: Metrics,
@@ -22,7 +23,7 @@ pub struct BlockPoints {
 
 /// One block's drift, both sides on one input: that of the narrower dtype's, or else the first
 /// side's, pass over the text.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LayerDrift {
     /// Which block.
     pub index: usize,
@@ -35,16 +36,20 @@ pub struct LayerDrift {
     pub drift: BlockPoints,
     /// Of the pair that differs by rounding alone.
     pub floor: BlockPoints,
+    /// What the activation is taken of, under side a.
+    pub gates: GateHistogram,
 }
 
 /// How far the residual streams after a layer have come apart.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct ResidualDrift {
     /// After which layer.
     pub index: usize,
     /// ‖b − a‖/‖a‖ of the pair of sides.
+    #[serde(deserialize_with = "nan_from_null")]
     pub rel_l2: f64,
     /// Of the pair that differs by rounding alone.
+    #[serde(deserialize_with = "nan_from_null")]
     pub floor_rel_l2: f64,
 }
 
@@ -58,6 +63,7 @@ pub(super) struct LayerSums {
     pub(super) floor: PointSums,
     pub(super) residual: Accumulator,
     pub(super) floor_residual: Accumulator,
+    pub(super) gates: GateHistogram,
 }
 
 /// The places of the four sides among those that run.
@@ -77,6 +83,7 @@ impl LayerSums {
         }
         self.residual.merge(&other.residual);
         self.floor_residual.merge(&other.floor_residual);
+        self.gates.merge(&other.gates);
     }
 
     /// Of a layer in a lockstep run, over the scored positions that both sides of a pair have.
@@ -114,11 +121,13 @@ impl LayerSums {
             }
             Ok(sums)
         };
+        let scored_end = length(places.drift.0);
         Ok(Self {
             drift: block(places.drift)?,
             floor: block(places.floor)?,
             residual: residual(places.drift)?,
             floor_residual: residual(places.floor)?,
+            gates: GateHistogram::of(&scored(&lanes[places.drift.0].projected.gate, scored_end)?)?,
         })
     }
 
@@ -154,15 +163,19 @@ fn size(lane: usize, lanes: &[LaneStep]) -> usize {
     lanes[lane].input.dtype().size_in_bytes()
 }
 
-/// Two blocks on an input in the dtype of the first, `[…, hidden]`.
-pub(super) fn compare_blocks(a: &GemmaMlp, b: &GemmaMlp, x: [&Tensor; 2]) -> Result<PointSums> {
+/// Two blocks on an input in the dtype of the first, `[…, hidden]`, and the first one's gates.
+pub(super) fn compare_blocks(
+    a: &GemmaMlp,
+    b: &GemmaMlp,
+    x: [&Tensor; 2],
+) -> Result<(PointSums, GateHistogram)> {
     let (a, b) = (a.trace(x[0])?, b.trace(x[1])?);
     let mut sums = PointSums::default();
     let points = [(&a.activated, &b.activated), (&a.product, &b.product), (&a.output, &b.output)];
     for (sums, (a, b)) in sums.iter_mut().zip(points) {
         sums.add(a, b)?;
     }
-    Ok(sums)
+    Ok((sums, GateHistogram::of(&a.gate)?))
 }
 
 /// The figures of three sums.

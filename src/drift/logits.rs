@@ -5,43 +5,61 @@ use super::metrics::{Accumulator, nan_from_null};
 use serde::{Deserialize, Serialize};
 
 /// How far two sides' next-token distributions are apart, over all scored positions.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct LogitMetrics {
     /// The largest difference of a logit.
+    #[serde(deserialize_with = "nan_from_null")]
     pub max_abs: f64,
     /// ‖b − a‖/‖a‖ over all logits.
+    #[serde(deserialize_with = "nan_from_null")]
     pub rel_l2: f64,
     /// KL(A‖B) of a position in nats, on average.
+    #[serde(deserialize_with = "nan_from_null")]
     pub kl_mean_nats: f64,
     /// Its standard error, positions taken as independent.
+    #[serde(deserialize_with = "nan_from_null")]
     pub kl_mean_se_nats: f64,
     /// KL of the middle position.
+    #[serde(deserialize_with = "nan_from_null")]
     pub kl_median_nats: f64,
     /// KL below which 90 % of the positions are.
+    #[serde(deserialize_with = "nan_from_null")]
     pub kl_p90_nats: f64,
     /// KL below which 99 % of the positions are.
+    #[serde(deserialize_with = "nan_from_null")]
     pub kl_p99_nats: f64,
     /// KL below which 99.9 % of the positions are.
+    #[serde(deserialize_with = "nan_from_null")]
     pub kl_p999_nats: f64,
     /// KL of the worst position.
+    #[serde(deserialize_with = "nan_from_null")]
     pub kl_max_nats: f64,
     /// Root mean square of the change in the right token's probability (a fraction, not percent).
+    #[serde(deserialize_with = "nan_from_null")]
     pub rms_dp: f64,
     /// The fraction of positions whose likeliest token is the same.
+    #[serde(deserialize_with = "nan_from_null")]
     pub top1_agreement: f64,
     /// How many of the five likeliest tokens the sides have in common, as a fraction.
+    #[serde(deserialize_with = "nan_from_null")]
     pub top5_agreement: f64,
     /// Perplexity of a: exp of the mean negative log-likelihood of the right token.
+    #[serde(deserialize_with = "nan_from_null")]
     pub ppl_a: f64,
     /// Its standard error.
+    #[serde(deserialize_with = "nan_from_null")]
     pub ppl_a_se: f64,
     /// Perplexity of b.
+    #[serde(deserialize_with = "nan_from_null")]
     pub ppl_b: f64,
     /// Its standard error.
+    #[serde(deserialize_with = "nan_from_null")]
     pub ppl_b_se: f64,
     /// ln(ppl_b/ppl_a).
+    #[serde(deserialize_with = "nan_from_null")]
     pub ln_ppl_ratio: f64,
     /// Its standard error, from the differences position by position.
+    #[serde(deserialize_with = "nan_from_null")]
     pub ln_ppl_ratio_se: f64,
 }
 
@@ -59,9 +77,17 @@ pub(super) struct LogitSums {
     pub(super) nll_a: Vec<f64>,
     #[serde(deserialize_with = "nans_from_nulls")]
     pub(super) nll_b: Vec<f64>,
+    /// The likeliest token under a and b, and how far its logit is above the second largest: until
+    /// the window's notable positions are found.
+    #[serde(skip)]
+    pub(super) tops: Vec<[u32; 2]>,
+    #[serde(skip)]
+    pub(super) margins: Vec<[f64; 2]>,
 }
 
-fn nans_from_nulls<'de, D: serde::Deserializer<'de>>(list: D) -> Result<Vec<f64>, D::Error> {
+pub(super) fn nans_from_nulls<'de, D: serde::Deserializer<'de>>(
+    list: D,
+) -> Result<Vec<f64>, D::Error> {
     #[derive(Deserialize)]
     struct Number(#[serde(deserialize_with = "nan_from_null")] f64);
     Ok(Vec::deserialize(list)?.into_iter().map(|Number(x)| x).collect())
@@ -76,6 +102,13 @@ impl LogitSums {
         self.top1.extend(&other.top1);
         self.nll_a.extend(&other.nll_a);
         self.nll_b.extend(&other.nll_b);
+        self.tops.extend(&other.tops);
+        self.margins.extend(&other.margins);
+    }
+
+    /// Drops which tokens were the likeliest, once the notable ones are found.
+    pub(super) fn forget_tokens(&mut self) {
+        (self.tops, self.margins) = (vec![], vec![]);
     }
 
     pub(super) fn metrics(&self) -> LogitMetrics {

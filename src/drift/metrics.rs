@@ -7,15 +7,19 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 /// How far `b` is from `a`. JSON shows a figure that is not finite as `null`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
     /// The largest |b - a|.
+    #[serde(deserialize_with = "nan_from_null")]
     pub max_abs: f64,
     /// The root of the mean of (b - a)².
+    #[serde(deserialize_with = "nan_from_null")]
     pub rms: f64,
     /// ‖b - a‖ / ‖a‖; 0 if both norms are 0.
+    #[serde(deserialize_with = "nan_from_null")]
     pub rel_l2: f64,
     /// a·b / (‖a‖·‖b‖); 1 if the two are equal, zeros included.
+    #[serde(deserialize_with = "nan_from_null")]
     pub cosine: f64,
 }
 

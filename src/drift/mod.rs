@@ -5,6 +5,7 @@
 
 mod blocks;
 mod difference;
+mod gates;
 mod generate;
 mod gradient;
 mod head;
@@ -13,6 +14,8 @@ mod lockstep;
 mod logits;
 mod metrics;
 mod options;
+mod origin;
+mod positions;
 mod rank;
 mod result;
 mod run;
@@ -24,6 +27,7 @@ mod whole;
 mod window;
 
 pub use difference::{DIFFERENCES, Difference};
+pub use gates::GateHistogram;
 pub use generate::{Continuation, Generation, Parting, generate};
 pub use gradient::{
     BlockGradients, GradientDrift, GradientMetrics, LayerGradients, gradient_drift,
@@ -33,8 +37,10 @@ pub use lockstep::{Caches, LaneStep, Lockstep};
 pub use logits::LogitMetrics;
 pub use metrics::{Accumulator, Metrics};
 pub use options::{DriftOptions, Progress, Shard};
+pub use origin::Origin;
+pub use positions::{Positions, Token, TokenDrift};
 pub use rank::{Ranked, rank};
-pub use result::{CheckpointSummary, Drift, Floor, Header, RRatio, merge};
+pub use result::{CheckpointSummary, Drift, Floor, Header, RRatio, SCHEMA, merge};
 pub use run::drift;
 pub use side::{Side, SideSpec, Sides, floor_sides};
 pub use verdict::{Size, Verdict};

@@ -4,6 +4,7 @@ use super::difference::{Change, DIFFERENCES, Difference, with_window};
 use super::head;
 use super::lockstep::load_sharing;
 use super::logits::LogitSums;
+use super::metrics::nan_from_null;
 use super::options::{DriftOptions, Progress};
 use super::side::Side;
 use super::window::Window;
@@ -11,27 +12,33 @@ use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::model::{Gemma, Head, TokenIds};
 use candle_core::{DType, Device, Tensor};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::ops::ControlFlow;
 
 /// What one difference does.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Ranked {
     /// What is different.
-    pub difference: &'static str,
+    pub difference: Cow<'static, str>,
     /// Where it comes from, or who does it.
-    pub source: &'static str,
+    pub source: Cow<'static, str>,
     /// Scored positions.
     pub tokens: usize,
     /// KL(reference‖difference) of a position in nats, on average.
+    #[serde(deserialize_with = "nan_from_null")]
     pub kl_mean_nats: f64,
     /// KL of the worst position.
+    #[serde(deserialize_with = "nan_from_null")]
     pub kl_max_nats: f64,
     /// The fraction of positions whose likeliest token is the same.
+    #[serde(deserialize_with = "nan_from_null")]
     pub top1_agreement: f64,
     /// ‖b − a‖/‖a‖ over all logits.
+    #[serde(deserialize_with = "nan_from_null")]
     pub rel_l2: f64,
     /// Perplexity with the difference.
+    #[serde(deserialize_with = "nan_from_null")]
     pub ppl: f64,
 }
 
@@ -167,7 +174,10 @@ fn compare(
         let sums = head::compare(&borrowed(&sides), &[(0, 1)], labels, |_| ())?;
         additions.extend(sums.into_iter().map(|sums| (i, sums)));
     }
-    additions.iter().for_each(|(i, sums)| rows[*i].sums.merge(sums));
+    for (i, sums) in &mut additions {
+        sums.forget_tokens();
+        rows[*i].sums.merge(sums);
+    }
     Ok(())
 }
 
@@ -183,8 +193,8 @@ impl Row {
     fn ranked(&self) -> Ranked {
         let metrics = self.sums.metrics();
         Ranked {
-            difference: self.difference.name,
-            source: self.difference.source,
+            difference: self.difference.name.into(),
+            source: self.difference.source.into(),
             tokens: self.sums.kl_nats.len(),
             kl_mean_nats: metrics.kl_mean_nats,
             kl_max_nats: metrics.kl_max_nats,

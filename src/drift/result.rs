@@ -2,7 +2,10 @@
 
 use super::layers::{LayerDrift, LayerSums, ResidualDrift, points};
 use super::logits::{LogitMetrics, LogitSums};
+use super::metrics::nan_from_null;
 use super::options::{DriftOptions, Shard};
+use super::origin::Origin;
+use super::positions::{Notable, Positions, TokenDrift};
 use super::side::Sides;
 use super::sums::WindowSums;
 use super::verdict::{Verdict, verdict};
@@ -14,12 +17,20 @@ use crate::model::InputKind;
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
+/// The version of the layout that docs/drift.schema.json describes.
+pub const SCHEMA: u32 = 3;
+
+/// Tokens of a text that are kept to tell it by.
+const EXCERPT: usize = 64;
+
 /// The drift between two sides, beside what rounding alone does.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Drift {
     /// What was compared.
     #[serde(flatten)]
     pub header: Header,
+    /// By what it was computed.
+    pub origin: Origin,
     /// Scored token positions, over all texts and windows.
     pub tokens: usize,
     /// Whether all windows of the texts are in.
@@ -32,6 +43,14 @@ pub struct Drift {
     pub logits: Option<LogitMetrics>,
     /// The pair that differs by rounding alone.
     pub floor: Floor,
+    /// Of the logits, along the text; `None` where there are none.
+    pub positions: Option<Positions>,
+    /// The positions of the largest KL divergence, the largest first.
+    pub worst: Vec<TokenDrift>,
+    /// At how many positions the likeliest token changes.
+    pub flip_count: usize,
+    /// Those positions, the most decided ones of side a first; at most 32.
+    pub flips: Vec<TokenDrift>,
     /// b against the floor's a, over the floor's b against it: how much farther than the
     /// reference's own low precision the candidate is from the high-precision result.
     pub r_ratio: Option<RRatio>,
@@ -54,7 +73,7 @@ pub struct Drift {
 }
 
 /// Figures of the pair that differs by rounding alone, beyond those of the layers.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Floor {
     /// The scored positions of it.
     pub tokens: usize,
@@ -63,11 +82,13 @@ pub struct Floor {
 }
 
 /// Ratios of distances to the high-precision result.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct RRatio {
     /// Of the logits' relative L2.
+    #[serde(deserialize_with = "nan_from_null")]
     pub rel_l2: f64,
     /// Of the mean KL divergence.
+    #[serde(deserialize_with = "nan_from_null")]
     pub kl_mean: f64,
 }
 
@@ -94,6 +115,8 @@ pub struct Header {
     pub stride: usize,
     /// How many of a window's first tokens the floor is measured on.
     pub floor_tokens: usize,
+    /// How the first text begins; `None` without a tokenizer.
+    pub excerpt: Option<String>,
     /// Where it was computed.
     pub device: String,
     /// The layers that are reported, by name.
@@ -117,6 +140,15 @@ pub struct CheckpointSummary {
     pub blocks: usize,
     /// What its config means the activation to be, with the reason.
     pub activation: Resolved<Activation>,
+}
+
+/// The sums of all windows that are there.
+struct RunSums {
+    layers: Vec<LayerSums>,
+    logits: Option<[LogitSums; 3]>,
+    tokens: usize,
+    notable: Notable,
+    positions: Option<Positions>,
 }
 
 /// What must be added up with the other parts.
@@ -146,7 +178,7 @@ impl Header {
         checkpoint: &Checkpoint,
         options: &DriftOptions,
         device: &Device,
-        texts: usize,
+        texts: &[Vec<u32>],
         windows: usize,
     ) -> Result<Self> {
         let (mut blocks, mut warnings) = (vec![], vec![]);
@@ -161,16 +193,20 @@ impl Header {
             Device::Metal(_) => "metal",
         };
         Ok(Self {
-            schema: 2,
+            schema: SCHEMA,
             version: env!("CARGO_PKG_VERSION").to_string(),
             checkpoint: CheckpointSummary::new(checkpoint),
             sides: options.sides,
             floor_sides: options.floor_sides,
-            texts,
+            texts: texts.len(),
             windows,
             window: options.windowing.window,
             stride: options.windowing.stride,
             floor_tokens: options.floor_tokens,
+            excerpt: texts
+                .iter()
+                .find(|text| !text.is_empty())
+                .and_then(|text| checkpoint.decode(&text[..text.len().min(EXCERPT)]).ok()),
             device: device.to_string(),
             blocks,
             warnings,
@@ -180,11 +216,19 @@ impl Header {
 
 impl Drift {
     /// The figures of windows, in their order.
-    pub(super) fn new(header: Header, shard: Shard, mut windows: Vec<WindowSums>) -> Self {
+    pub(super) fn new(
+        header: Header,
+        origin: Origin,
+        shard: Shard,
+        mut windows: Vec<WindowSums>,
+    ) -> Self {
         windows.sort_by_key(|window| window.index);
         let mut layers = vec![LayerSums::default(); header.blocks.len()];
         let mut logits: Option<[LogitSums; 3]> = None;
+        let (mut notable, mut tokens) = (Notable::default(), 0);
         for window in &windows {
+            notable.merge(&window.notable, tokens);
+            tokens += window.positions;
             layers.iter_mut().zip(&window.layers).for_each(|(sums, other)| sums.merge(other));
             if let Some(other) = &window.logits {
                 let sums = logits.get_or_insert_default();
@@ -192,27 +236,24 @@ impl Drift {
             }
         }
         let complete = windows.len() == header.windows;
-        let tokens = windows.iter().map(|window| window.positions).sum();
+        let positions = logits.is_some().then(|| Positions::of(&windows));
         let part = (!complete).then_some(Part { shard, windows });
-        Self::from_sums(header, &layers, logits, tokens, part)
+        let sums = RunSums { layers, logits, tokens, notable, positions };
+        Self::from_sums(header, origin, sums, part)
     }
 
-    fn from_sums(
-        header: Header,
-        sums: &[LayerSums],
-        logits: Option<[LogitSums; 3]>,
-        tokens: usize,
-        part: Option<Part>,
-    ) -> Self {
+    fn from_sums(header: Header, origin: Origin, sums: RunSums, part: Option<Part>) -> Self {
+        let RunSums { layers: sums, logits, tokens, notable, positions } = sums;
         let whole_model = sums.iter().any(|sums| sums.residual != Default::default());
         let input = if whole_model { InputKind::Model } else { InputKind::Gaussian };
-        let named = || header.blocks.iter().zip(sums);
+        let named = || header.blocks.iter().zip(&sums);
         let layer = |((index, name), sums): (&(usize, String), &LayerSums)| LayerDrift {
             index: *index,
             name: name.clone(),
             input,
             drift: points(&sums.drift),
             floor: points(&sums.floor),
+            gates: sums.gates.clone(),
         };
         let residual = |((index, _), sums): (&(usize, String), &LayerSums)| ResidualDrift {
             index: *index,
@@ -225,6 +266,8 @@ impl Drift {
             None if whole_model => tokens.min(header.floor_tokens * header.windows),
             None => tokens,
         };
+        let flip_count =
+            logits.as_ref().map_or(0, |[pair, ..]| pair.top1.iter().filter(|&&same| !same).count());
         let [logits, floor, golden] = match logits {
             Some(logits) => logits.map(|sums| Some(sums.metrics())),
             None => [None; 3],
@@ -246,6 +289,11 @@ impl Drift {
             layers,
             logits,
             floor: Floor { tokens: floor_tokens, logits: floor },
+            positions,
+            worst: notable.worst,
+            flip_count,
+            flips: notable.flips,
+            origin,
             gradients: None,
             ranking: None,
             part,
@@ -254,41 +302,65 @@ impl Drift {
     }
 }
 
-/// Adds up the parts of one run: their names, for messages, and their JSON reports. The figures are exactly those of
-/// one run over all windows.
+impl Drift {
+    /// Reads a report that [`crate::report::json`] wrote. `name` is for messages.
+    ///
+    /// # Errors
+    /// A text that is no such report, or of another version's layout.
+    pub fn from_json(name: &str, json: &str) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Version {
+            schema: u32,
+        }
+        let failed = |e| Error::Input(format!("{name}: not a report of a drift run: {e}"));
+        let Version { schema } = serde_json::from_str(json).map_err(failed)?;
+        if schema != SCHEMA {
+            return Err(Error::Input(format!(
+                "{name}: its layout is version {schema}, this program reads version {SCHEMA}; \
+                 run drift again"
+            )));
+        }
+        serde_json::from_str(json).map_err(failed)
+    }
+}
+
+/// Adds up the parts of one run: their names, for messages, and their JSON reports. The figures are
+/// exactly those of one run over all windows.
 ///
 /// # Errors
 /// A report that is no part, parts of different runs, a part that is there twice.
 pub fn merge(reports: &[(String, String)]) -> Result<Drift> {
-    #[derive(Deserialize)]
-    struct Report {
-        #[serde(flatten)]
-        header: Header,
-        part: Part,
-    }
-    let mut merged: Option<Report> = None;
+    let mut merged: Option<(Drift, Part)> = None;
     for (name, json) in reports {
-        let report: Report = serde_json::from_str(json).map_err(|e| {
-            Error::Input(format!("{name}: not a part of a drift run, as --shard writes it: {e}"))
-        })?;
-        let Some(sums) = &mut merged else {
-            merged = Some(report);
+        let mut report = Drift::from_json(name, json)?;
+        let Some(part) = report.part.take() else {
+            return Err(Error::Input(format!(
+                "{name}: not a part of a drift run, as --shard writes it"
+            )));
+        };
+        let Some((first, sums)) = &mut merged else {
+            merged = Some((report, part));
             continue;
         };
-        if sums.header != report.header || sums.part.shard.of != report.part.shard.of {
+        if first.header != report.header || sums.shard.of != part.shard.of {
             let first = &reports[0].0;
             return Err(Error::Input(format!("{name}: of another run than {first}")));
         }
-        for window in report.part.windows {
-            if sums.part.windows.iter().any(|other| other.index == window.index) {
+        let least = |part: &Part| part.windows.iter().map(|window| window.index).min();
+        if least(&part) < least(sums) {
+            // Whatever the order of the parts, the first window's machine is named.
+            first.origin = report.origin;
+        }
+        for window in part.windows {
+            if sums.windows.iter().any(|other| other.index == window.index) {
                 let index = window.index;
                 return Err(Error::Input(format!("{name}: window {index} is there twice")));
             }
-            sums.part.windows.push(window);
+            sums.windows.push(window);
         }
     }
-    let Some(Report { header, part }) = merged else {
+    let Some((Drift { header, origin, .. }, part)) = merged else {
         return Err(Error::Input("there are no reports to merge".into()));
     };
-    Ok(Drift::new(header, part.shard, part.windows))
+    Ok(Drift::new(header, origin, part.shard, part.windows))
 }

@@ -1,7 +1,10 @@
 //! The drift of a model on texts: window by window, sums first, figures from the sums.
 
 use super::blocks::Blocks;
+use super::logits::LogitSums;
 use super::options::{DriftOptions, Progress, Shard};
+use super::origin::Origin;
+use super::positions::Notable;
 use super::result::{Drift, Header};
 use super::sums::WindowSums;
 use super::whole::Whole;
@@ -50,7 +53,7 @@ pub fn drift(
     for (index, window) in chosen() {
         let length = window.ids.len() as f64;
         let mut stop = false;
-        sums.push(runner.window(index, window, |fraction| {
+        sums.push(runner.window(checkpoint, index, window, |fraction| {
             stop |= progress(Progress { tokens: done + fraction * length, of }).is_break();
         })?);
         done += length;
@@ -58,8 +61,8 @@ pub fn drift(
             break;
         }
     }
-    let header = Header::new(checkpoint, options, device, texts.len(), windows.len())?;
-    Ok(Drift::new(header, options.shard, sums))
+    let header = Header::new(checkpoint, options, device, texts, windows.len())?;
+    Ok(Drift::new(header, Origin::here(), options.shard, sums))
 }
 
 /// Compares windows, either in the whole model or block by block.
@@ -71,15 +74,21 @@ enum Runner<'a> {
 impl Runner<'_> {
     fn window(
         &self,
+        checkpoint: &Checkpoint,
         index: usize,
         window: &Window,
         progress: impl FnMut(f64),
     ) -> Result<WindowSums> {
         let ids = TokenIds::single(window.ids.clone())?;
-        let (layers, logits) = match self {
+        let (layers, mut logits) = match self {
             Self::Whole(whole) => whole.window(&ids, window, progress)?,
             Self::Blocks(blocks) => (blocks.window(&ids, progress)?, None),
         };
-        Ok(WindowSums { index, positions: window.scored.len(), layers, logits })
+        let notable = match &logits {
+            Some([pair, ..]) => Notable::of(checkpoint, window, pair),
+            None => Notable::default(),
+        };
+        logits.iter_mut().flatten().for_each(LogitSums::forget_tokens);
+        Ok(WindowSums { index, positions: window.scored.len(), layers, logits, notable })
     }
 }

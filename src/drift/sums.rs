@@ -2,6 +2,7 @@
 
 use super::layers::LayerSums;
 use super::logits::LogitSums;
+use super::positions::Notable;
 use serde::{Deserialize, Serialize};
 
 /// The sums of one window.
@@ -15,4 +16,6 @@ pub(super) struct WindowSums {
     pub(super) layers: Vec<LayerSums>,
     /// Of the pair, of the floor, and of the pair's b against the floor's a.
     pub(super) logits: Option<[LogitSums; 3]>,
+    /// Positions that are shown one by one.
+    pub(super) notable: Notable,
 }

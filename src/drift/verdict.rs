@@ -3,10 +3,10 @@
 use super::layers::LayerDrift;
 use super::logits::LogitMetrics;
 use super::side::Sides;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How a drift compares with its floor.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
     /// The class that the rule of [`Size`] puts it in.
     pub size: Size,
@@ -16,7 +16,7 @@ pub struct Verdict {
 
 /// The rule: the ratio of the drift to the floor, taken of the mean KL divergence of the logits,
 /// or, where there are no logits, of the farthest block output's relative L2.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Size {
     /// Not one bit differs.

@@ -26,7 +26,7 @@ impl<const L: usize> DoubleDouble<L> {
 
     /// Numbers of f64, exactly.
     #[inline(always)]
-    pub(super) fn from_f64(hi: [f64; L]) -> Self {
+    pub(crate) fn from_f64(hi: [f64; L]) -> Self {
         Self { hi, lo: [0.0; L] }
     }
 

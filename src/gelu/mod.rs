@@ -14,7 +14,7 @@ mod truth;
 
 pub use double_double::DoubleDouble;
 pub(crate) use precision::{Double, Precision, Single};
-pub use truth::{Truth, truth};
+pub use truth::{Truth, logistic_truth, truth};
 
 use crate::error::UnknownActivation;
 use std::{fmt, str::FromStr};

@@ -32,7 +32,28 @@ pub fn truth<const L: usize>(gelu: Gelu, x: [f64; L]) -> Truth<L> {
         Gelu::Exact => exact(z),
         Gelu::Tanh => tanh(z),
     };
-    // f(x) = x·C(x) with C(x) + C(-x) = 1: on the left as it is, on the right what is missing.
+    both_sides(x, tail, slope)
+}
+
+/// `x·σ(s·x)` and its derivative for finite arguments: SiLU for s = 1. As exact as [`truth`].
+#[inline(always)]
+pub fn logistic_truth<const L: usize>(s: f64, x: [f64; L]) -> Truth<L> {
+    let z = DoubleDouble::from_f64(x.map(|x| x.abs().min(1000.0)));
+    let one = DoubleDouble::all(1.0, 0.0);
+    let argument = z * DoubleDouble::all(s, 0.0);
+    let e = exp(-argument);
+    let upper = one / (one + e);
+    both_sides(x, e * upper, e * upper * (one - argument * upper))
+}
+
+/// f(x) = x·C(x) with C(x) + C(-x) = 1: on the left as it is, on the right what is missing.
+/// `tail` is `C(-|x|)`, `slope` `f'(-|x|)`.
+#[inline(always)]
+fn both_sides<const L: usize>(
+    x: [f64; L],
+    tail: DoubleDouble<L>,
+    slope: DoubleDouble<L>,
+) -> Truth<L> {
     let negative = from_fn(|i| x[i] < 0.0);
     let left = DoubleDouble::from_f64(x.map(f64::abs)) * tail;
     Truth {
@@ -181,6 +202,21 @@ mod tests {
         ] {
             let got = truth(gelu, [x]).value.hi[0];
             assert!((got / expected - 1.0).abs() < 1e-15, "{gelu} {x}: {got:e} {expected:e}");
+        }
+    }
+
+    /// SiLU at points of mpmath, and the slope 1.702.
+    #[test]
+    fn logistic_points_of_mpmath() {
+        for (s, x, value, derivative) in [
+            (1.0, -1.0, -0.268_941_421_369_995_1, 0.072_329_488_128_513_27),
+            (1.0, 3.0, 2.857_722_380_467_299_7, 1.088_104_106_015_169_6),
+            (1.702, -2.0, -0.064_341_376_855_791_86, -0.073_815_354_308_541_93),
+        ] {
+            let truth = logistic_truth(s, [x]);
+            let (v, d) = (truth.value.hi[0], truth.derivative.hi[0]);
+            assert!((v / value - 1.0).abs() < 4e-16, "{s} {x}: {v:e}");
+            assert!((d / derivative - 1.0).abs() < 4e-16, "{s} {x}: {d:e}");
         }
     }
 

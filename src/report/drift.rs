@@ -2,13 +2,15 @@
 
 use super::align::{activation_line, align, warnings};
 use super::number::{grouped, short};
-use crate::drift::{Drift, GradientDrift, LogitMetrics, Ranked, Sides};
+use super::paint::{Paint, Tone};
+use super::sparkline::sparkline;
+use crate::drift::{Drift, GradientDrift, LogitMetrics, Ranked, Sides, Size};
 use crate::model::InputKind;
 use crate::rounding::Rounding;
 use std::fmt::Write;
 
 /// The table that `gemma-mlp drift` prints.
-pub fn drift_table(drift: &Drift) -> String {
+pub fn drift_table(drift: &Drift, paint: Paint) -> String {
     let header = &drift.header;
     let checkpoint = &header.checkpoint;
     let mut text = String::new();
@@ -26,20 +28,25 @@ pub fn drift_table(drift: &Drift) -> String {
     line(format!("floor:  {}: what rounding alone does{on}", pair(&header.floor_sides)));
     line(tokens_line(drift));
     line(String::new());
-    text += &layer_rows(drift);
+    text += &layer_rows(drift, paint);
     if let (Some(logits), Some(floor)) = (&drift.logits, &drift.floor.logits) {
         text += "\n";
-        text += &logit_rows(logits, floor);
+        text += &logit_rows(logits, floor, paint);
     }
     if let Some(gradients) = &drift.gradients {
         text += "\n";
-        text += &gradient_rows(gradients);
+        text += &gradient_rows(gradients, paint);
     }
     if let Some(ranking) = &drift.ranking {
         text += "\n";
-        text += &ranking_rows(ranking);
+        text += &ranking_rows(ranking, paint);
     }
-    let _ = writeln!(text, "\n{}", drift.verdict.verdict);
+    let tone = match drift.verdict.size {
+        Size::None | Size::FarBelowFloor | Size::BelowFloor => Tone::Good,
+        Size::AboveFloor => Tone::Notable,
+        Size::FarAboveFloor | Size::NotFinite => Tone::Bad,
+    };
+    let _ = writeln!(text, "\n{}", paint.paint(tone, &drift.verdict.verdict));
     text += &warnings(&header.warnings);
     text
 }
@@ -75,7 +82,7 @@ fn tokens_line(drift: &Drift) -> String {
     line
 }
 
-fn layer_rows(drift: &Drift) -> String {
+fn layer_rows(drift: &Drift, paint: Paint) -> String {
     let mut rows = vec![
         ["", "activation", "block output", "", "", "", "residual stream", "", ""].map(String::from),
         ["layer", "max abs", "max abs", "rel L2", "floor", "ratio", "rel L2", "floor", "ratio"]
@@ -98,15 +105,53 @@ fn layer_rows(drift: &Drift) -> String {
         .map(short);
         rows.push([layer.index.to_string(), d1, d2, d3, d4, d5, r1, r2, r3]);
     }
-    let mut text = align(&rows, 1);
+    let mut text = emphasised(&align(&rows, 1), 2, paint);
+    text += &layer_bars(drift, paint);
     if let Some(layer) = drift.first_above_floor {
         let _ = writeln!(text, "first above its floor: layer {layer}");
     }
     text
 }
 
+/// A table whose first lines are its header.
+fn emphasised(table: &str, header: usize, paint: Paint) -> String {
+    let line = |(i, line): (usize, &str)| {
+        let line = if i < header { paint.paint(Tone::Strong, line) } else { line.to_string() };
+        line + "\n"
+    };
+    table.lines().enumerate().map(line).collect()
+}
+
+/// The shape of the drift over the layers, and of its floor.
+fn layer_bars(drift: &Drift, paint: Paint) -> String {
+    if drift.layers.len() < 3 {
+        return String::new();
+    }
+    let of = |pick: fn(&crate::drift::LayerDrift) -> f64| drift.layers.iter().map(pick).collect();
+    let mut lines: Vec<(&str, Tone, Vec<f64>)> = vec![
+        ("block output", Tone::Series(0), of(|l| l.drift.output.rel_l2)),
+        ("its floor", Tone::Faint, of(|l| l.floor.output.rel_l2)),
+    ];
+    if !drift.residual.is_empty() {
+        let of = |pick: fn(&crate::drift::ResidualDrift) -> f64| {
+            drift.residual.iter().map(pick).collect()
+        };
+        lines.push(("residual", Tone::Series(0), of(|r| r.rel_l2)));
+        lines.push(("its floor", Tone::Faint, of(|r| r.floor_rel_l2)));
+    }
+    let mut text = "\n".to_string();
+    for (name, tone, values) in lines {
+        let ends = values.iter().copied().filter(|v| v.is_finite());
+        let (low, high) =
+            ends.fold((f64::INFINITY, 0.0), |(l, h): (f64, f64), v| (l.min(v), h.max(v)));
+        let bars = paint.paint(tone, sparkline(&values));
+        let _ = writeln!(text, "{name:<12}  {bars}  {} to {}", short(low), short(high));
+    }
+    text
+}
+
 /// The figures of the logits beside the floor's, and how many times those they are.
-fn logit_rows(drift: &LogitMetrics, floor: &LogitMetrics) -> String {
+fn logit_rows(drift: &LogitMetrics, floor: &LogitMetrics, paint: Paint) -> String {
     let mut rows = vec![["logits", "drift", "floor", "ratio"].map(String::from)];
     let mut row = |name: &str, figure: fn(&LogitMetrics) -> f64| {
         let (d, f) = (figure(drift), figure(floor));
@@ -133,10 +178,10 @@ fn logit_rows(drift: &LogitMetrics, floor: &LogitMetrics) -> String {
     ] {
         rows.push([name.to_string(), figure(drift), figure(floor), String::new()]);
     }
-    align(&rows, 1)
+    emphasised(&align(&rows, 1), 1, paint)
 }
 
-fn gradient_rows(gradients: &GradientDrift) -> String {
+fn gradient_rows(gradients: &GradientDrift, paint: Paint) -> String {
     let mut rows = vec![
         ["gradients", "gate_proj", "", "up_proj", "", "down_proj", ""].map(String::from),
         ["layer", "rel L2", "floor", "rel L2", "floor", "rel L2", "floor"].map(String::from),
@@ -155,7 +200,7 @@ fn gradient_rows(gradients: &GradientDrift) -> String {
         rows.push([layer.index.to_string(), g, gf, u, uf, d, df]);
     }
     let [a, b] = gradients.loss;
-    let mut text = align(&rows, 1);
+    let mut text = emphasised(&align(&rows, 1), 2, paint);
     let _ = writeln!(
         text,
         "of the mean loss over {} tokens: {a:.6} nats under a, {b:.6} under b; input gradient: rel L2 {}",
@@ -165,7 +210,7 @@ fn gradient_rows(gradients: &GradientDrift) -> String {
     text
 }
 
-fn ranking_rows(ranking: &[Ranked]) -> String {
+fn ranking_rows(ranking: &[Ranked], paint: Paint) -> String {
     let header =
         ["difference, one at a time", "KL mean, nats", "KL max", "same top", "rel L2", "ppl"];
     let mut rows = vec![header.map(String::from)];
@@ -179,5 +224,5 @@ fn ranking_rows(ranking: &[Ranked]) -> String {
             short(ranked.ppl),
         ]);
     }
-    align(&rows, 1)
+    emphasised(&align(&rows, 1), 1, paint)
 }

@@ -1,5 +1,7 @@
 //! Numbers as text.
 
+use super::chart::superscript;
+
 /// Three significant digits, in scientific notation where that is shorter to read.
 pub(super) fn short(x: f64) -> String {
     match x.abs() {
@@ -11,6 +13,29 @@ pub(super) fn short(x: f64) -> String {
             format!("{x:.*}", digits.max(0) as usize)
         }
         _ => format!("{x:.2e}"),
+    }
+}
+
+/// The same for people, with powers of ten: `1.68·10⁻⁶`.
+pub(super) fn pretty(x: f64) -> String {
+    let text = short(x);
+    match text.split_once('e').map(|(digits, power)| (digits, power.parse())) {
+        Some((digits, Ok(power))) => format!("{digits}·10{}", superscript(power)),
+        _ => text,
+    }
+}
+
+/// Five significant digits: for tables that are read figure by figure.
+pub(super) fn precise(x: f64) -> String {
+    match x.abs() {
+        _ if x.is_nan() => "".into(),
+        a if a.is_infinite() => short(x),
+        0.0 => "0".into(),
+        0.01..10000.0 => {
+            let digits = 4 - x.abs().log10().floor() as i32;
+            format!("{x:.*}", digits.max(0) as usize)
+        }
+        _ => format!("{x:.4e}"),
     }
 }
 
@@ -41,6 +66,8 @@ mod tests {
         ] {
             assert_eq!(short(x), text);
         }
+        assert_eq!([pretty(1.68e-6), pretty(0.5)], ["1.68·10⁻⁶", "0.500"]);
+        assert_eq!([precise(1.234567e-6), precise(12.34567)], ["1.2346e-6", "12.346"]);
         assert_eq!((grouped(7), grouped(1234567)), ("7".to_string(), "1,234,567".to_string()));
     }
 }
