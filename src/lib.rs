@@ -5,6 +5,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | [`device`] | which device there is |
 //! | [`gelu`] | the two formulas, their derivatives and names; no tensors |
 //! | [`mod@linear`] | matrix products with weights that stay |
 //! | [`mod@geglu`] | the gated activation as one candle operation |
@@ -23,6 +24,7 @@
 mod activation;
 pub mod bench;
 pub mod checkpoint;
+pub mod device;
 pub mod drift;
 mod error;
 mod exp;
