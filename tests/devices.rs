@@ -7,8 +7,9 @@ use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use candle_nn::Linear;
 use common::{rel_l2, to_f64};
 use gemma_mlp::drift::{DriftOptions, Shard, Side, Sides, Windowing, drift, floor_sides};
+use gemma_mlp::mlp::GateUp;
 use gemma_mlp::{
-    Activation, Checkpoint, Gelu, GemmaMlp, Rounding, activate, device, geglu, report,
+    Activation, Checkpoint, Framework, Gelu, GemmaMlp, Rounding, activate, device, geglu, report,
 };
 use std::ops::ControlFlow;
 
@@ -164,6 +165,32 @@ fn block() -> Result<()> {
                     }
                 }
             }
+        }
+    }
+    Ok(())
+}
+
+/// PyTorch's own bits, wherever the tensors are, and gradients through them.
+#[test]
+fn frameworks() -> Result<()> {
+    let like = Rounding::Like(Framework::PyTorch);
+    for dtype in [DType::BF16, DType::F16] {
+        let [gate, up] = [0.1, 0.2].map(|salt| numbers(&[4, 500], salt, dtype));
+        let (gate, up) = (gate?, up?);
+        let results = |device: &Device| -> Result<[Vec<f64>; 2]> {
+            let gate = Var::from_tensor(&gate.to_device(device)?)?;
+            let none = || Linear::new(Tensor::zeros((1, 1), dtype, device).unwrap(), None);
+            let block = GemmaMlp::new(none(), none(), none(), Gelu::Tanh).with_rounding(like);
+            let projected = GateUp { gate: gate.as_tensor().clone(), up: up.to_device(device)? };
+            let product = block.gated(&projected)?;
+            let gradients = product.sum_all()?.backward()?;
+            Ok([to_f64(&product), to_f64(gradients.get(&gate).unwrap())])
+        };
+        let [products, gradients] = results(&Device::Cpu)?;
+        for device in devices() {
+            let [ours, of_gate] = results(&device)?;
+            assert!(ours == products, "{device:?} {dtype:?}");
+            assert_eq!(of_gate.len(), gradients.len());
         }
     }
     Ok(())

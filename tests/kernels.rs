@@ -259,7 +259,7 @@ fn every_f32() {
 /// Numbers around 0 as activations are, some far out.
 fn normal<T: Number>(n: usize, seed: u64) -> Vec<T> {
     let mut rng = StdRng::seed_from_u64(seed);
-    let far = |i: usize| if i % 17 == 0 { 6.0 } else { 1.5 };
+    let far = |i: usize| if i.is_multiple_of(17) { 6.0 } else { 1.5 };
     (0..n).map(|i| T::from_f64(far(i) * rng.sample::<f64, _>(StandardNormal))).collect()
 }
 
