@@ -75,14 +75,19 @@ fn run(
     outputs: usize,
 ) -> Result<CudaStorage> {
     let dtype = inputs[0].0.dtype();
-    let form = activation.map_or_else(String::new, |activation| format!("_{activation}"));
-    let kernel = format!("{op}{form}_{}", dtype.as_str());
+    let kernel = kernel(op, activation, dtype);
     match dtype {
         DType::F32 => launch::<f32>(&kernel, inputs, outputs),
         DType::BF16 => launch::<bf16>(&kernel, inputs, outputs),
         DType::F16 => launch::<f16>(&kernel, inputs, outputs),
         dtype => Err(Error::UnsupportedDTypeForOp(dtype, op)),
     }
+}
+
+/// The name of a kernel, as in `geglu_exact_bf16`.
+fn kernel(op: &str, activation: Option<Activation>, dtype: DType) -> String {
+    let form = activation.map_or_else(String::new, |activation| format!("_{activation}"));
+    format!("{op}{form}_{}", dtype.as_str())
 }
 
 fn launch<T: CudaDType + DeviceRepr>(
@@ -136,4 +141,25 @@ fn config(device: &CudaDevice, packs: usize) -> Result<LaunchConfig> {
 
 fn attribute(device: &CudaDevice, attribute: CUdevice_attribute) -> Result<i32> {
     device.cuda_stream().context().attribute(attribute).w()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every kernel that is asked for is embedded, under its name.
+    #[test]
+    fn all_kernels_are_there() {
+        for dtype in [DType::F32, DType::BF16, DType::F16] {
+            let mut names = vec![kernel("geglu_pair", None, dtype)];
+            for op in ["activate", "activate_backward", "geglu", "geglu_backward"] {
+                for activation in [Activation::EXACT, Activation::TANH] {
+                    names.push(kernel(op, Some(activation), dtype));
+                }
+            }
+            for name in names {
+                assert!(PTX.contains(&format!(".visible .entry {name}(")), "{name}");
+            }
+        }
+    }
 }

@@ -106,14 +106,12 @@ template <typename Gelu> __device__ __forceinline__ Wide value(const Table &tabl
     const Wide tail = look_up(table, z);
     const float left = __fmaf_rn(z, tail.hi, z * tail.lo);
     const float left_low = __fmaf_rn(z, tail.lo, __fmaf_rn(z, tail.hi, -left));
-    Wide y = {-left, -left_low};
-    if (!(x < 0.0f)) {
-        y.hi = x - left;
-        y.lo = ((x - y.hi) - left) - left_low;
-    }
+    // On the left 0 minus that, on the right x minus that. A sum that is 0 would lose its sign.
+    const float right = x < 0.0f ? 0.0f : x;
+    const float difference = right - left;
     // x/2 + x²/√(2π): the square is lost, but where x/2 lies between two numbers, it decides.
-    y.lo = z < TINY ? LEAST : y.lo;
-    return y;
+    const float low = z < TINY ? LEAST : ((right - difference) - left) - left_low;
+    return {copysignf(difference, x), low};
 }
 
 // f'(x).

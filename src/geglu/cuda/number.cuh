@@ -42,13 +42,10 @@ __device__ __forceinline__ Wide times(Wide a, float b) {
 // To f32, and where that is inexact to the neighbour whose last bit is set: rounding to a half type afterwards gives
 // what rounding at once would (Boldo and Melquiond 2005).
 __device__ __forceinline__ float to_odd(Wide x) {
-    // A NaN is neither above nor below: what is infinite stays.
-    const bool above = x.lo > 0.0f, below = x.lo < 0.0f;
-    if (x.hi == 0.0f || !(above || below)) {
-        return x.hi;
-    }
-    const bool shorter = x.hi > 0.0f ? below : above; // toward zero
-    return __uint_as_float((__float_as_uint(x.hi) - shorter) | 1);
+    // Not where lo is NaN: what is infinite stays.
+    const bool inexact = fabsf(x.lo) > 0.0f && x.hi != 0.0f;
+    const unsigned hi = __float_as_uint(x.hi), toward_zero = (hi ^ __float_as_uint(x.lo)) >> 31;
+    return inexact ? __uint_as_float((hi - toward_zero) | 1) : x.hi;
 }
 
 __device__ __forceinline__ void narrow(Wide x, float &y) { y = x.hi; }
