@@ -1,8 +1,9 @@
-"""Writes src/gelu/coefficients.rs: every polynomial, rational function and table that the GELU kernels evaluate.
+"""Writes src/gelu/coefficients.rs and src/geglu/cuda/coefficients.cuh: every polynomial, rational function and table
+that the GELU kernels evaluate, on the CPU and on CUDA.
 
     python3 -m venv .venv && .venv/bin/pip install mpmath numpy
-    .venv/bin/python scripts/gelu_coefficients.py          writes the file
-    .venv/bin/python scripts/gelu_coefficients.py --check  fails if the file is another one
+    .venv/bin/python scripts/gelu_coefficients.py          writes the files
+    .venv/bin/python scripts/gelu_coefficients.py --check  fails if one of them is another
 
 Everything is fitted with 60 digits. The error that each comment states is that of the fit with its coefficients
 as they are stored, against the function itself, on a grid; what the kernels make of it is measured by
@@ -16,21 +17,35 @@ import mpmath as mp
 import numpy as np
 
 mp.mp.dps = 60
-TARGET = Path(__file__).resolve().parent.parent / "src" / "gelu" / "coefficients.rs"
+SOURCE = Path(__file__).resolve().parent.parent / "src"
+RUST, CUDA = SOURCE / "gelu" / "coefficients.rs", SOURCE / "geglu" / "cuda" / "coefficients.cuh"
 # Where the last f32 and the last f64 underflows: beyond them the left tail of x·Φ(x) is 0.
 F32_TAIL, F64_TAIL = mp.mpf("14.65"), mp.mpf(40)
 
 
 def main():
-    text = HEADER + "".join([exponential(), mills_rational(), f32_tables()])
-    if "--check" in sys.argv:
-        if TARGET.read_text() != text:
-            sys.exit(f"{TARGET} is not what this script writes")
-    else:
-        TARGET.write_text(text)
+    exponentials, mills, exact = exponential(), mills_rational(), table(tail)
+    rust = HEADER + "".join(constant(*each) for each in exponentials + mills) + rust_table(*exact)
+    singles = [each for each in exponentials + mills if each[0].endswith("SINGLE")]
+    cuda = CUDA_HEADER + "".join(cuda_constant(*each) for each in singles) + cuda_limits()
+    for name, what, fitted in (
+        ("EXACT", "`Φ(-z)`", exact),
+        ("TANH", "`σ(-2u)`", table(tanh_tail)),
+        ("EXACT_SLOPE", "`Φ(-z) - z·φ(z)`", table(slope, near_zero)),
+        ("TANH_SLOPE", "the derivative of `x·σ(2u)` at x = -z", table(tanh_slope, near_zero)),
+    ):
+        cuda += cuda_table(name, what, *fitted)
+    for target, text in ((RUST, rust), (CUDA, cuda)):
+        if "--check" not in sys.argv:
+            target.write_text(text)
+        elif target.read_text() != text:
+            sys.exit(f"{target} is not what this script writes")
 
 
 HEADER = """//! Written by scripts/gelu_coefficients.py, which fits all of it with 60 digits. Not to be edited.
+"""
+CUDA_HEADER = HEADER.replace("//!", "//") + """#pragma once
+
 """
 
 
@@ -46,19 +61,12 @@ def exponential():
     half = mp.log(2) / 2
     single = interpolate(lambda r: mp.expm1(r) / r, half, 8)
     double = interpolate(lambda r: (mp.expm1(r) - r) / r**2, half, 11)
-    return constant(
-        "EXP_SINGLE",
-        "f64",
-        single,
-        "`(e^r - 1)/r` for |r| ≤ ln 2 / 2",
-        worst(lambda r: 1 + r * polynomial(single, r), mp.exp, -half, half),
-    ) + constant(
-        "EXP_DOUBLE",
-        "f64",
-        double,
-        "`(e^r - 1 - r)/r²` for |r| ≤ ln 2 / 2",
-        worst(lambda r: 1 + r + r**2 * polynomial(double, r), mp.exp, -half, half),
-    )
+    single_error = worst(lambda r: 1 + r * polynomial(single, r), mp.exp, -half, half)
+    double_error = worst(lambda r: 1 + r + r**2 * polynomial(double, r), mp.exp, -half, half)
+    return [
+        ("EXP_SINGLE", single, "`(e^r - 1)/r` for |r| ≤ ln 2 / 2", single_error),
+        ("EXP_DOUBLE", double, "`(e^r - 1 - r)/r²` for |r| ≤ ln 2 / 2", double_error),
+    ]
 
 
 def interpolate(f, half, count):
@@ -73,13 +81,13 @@ def interpolate(f, half, count):
 
 
 def mills_rational():
-    out = ""
+    out = []
     for name, tail, degrees in (("SINGLE", F32_TAIL, (5, 6)), ("DOUBLE", F64_TAIL, (10, 11))):
         above, below = fit_rational(tail, *degrees)
         error = worst(lambda z: polynomial(above, z) / polynomial(below, z), scaled_mills, 0, tail)
         what = f"of `Φ(-z)·e^(z²/2)` for 0 ≤ z ≤ {mp.nstr(tail, 4)}, all positive"
-        out += constant(f"MILLS_ABOVE_{name}", "f64", above, f"Numerator {what}", error)
-        out += constant(f"MILLS_BELOW_{name}", "f64", below, f"Denominator {what}", error)
+        out.append((f"MILLS_ABOVE_{name}", above, f"Numerator {what}", error))
+        out.append((f"MILLS_BELOW_{name}", below, f"Denominator {what}", error))
     return out
 
 
@@ -123,30 +131,45 @@ INTERVALS = 32
 SCALE, LAST = np.float32(0.8675), np.float32(5.57)
 
 
-def f32_tables():
+def near_zero(z):
+    """What errors are relative to at least: not to a derivative on its way through zero, at z = 0.75."""
+    return mp.mpf(1) / 16 if z < 1 else mp.mpf(0)
+
+
+def table(f, least=lambda z: mp.mpf(0)):
+    """The centers of the intervals and the coefficients of f around each, by rising powers; and the worst error."""
     columns, error = [[None] * INTERVALS for _ in range(DEGREE + 2)], mp.mpf(0)
+    size = lambda z: max(abs(f(z)), least(z))
     for index in range(1, INTERVALS + 1):
         low, high = max(boundary(index - mp.mpf("0.5")), mp.mpf(0)), boundary(index + mp.mpf("0.5"))
-        center, value = accurate_center(low, high)
-        coefficients = fit_f32(low, high, center, [value], DEGREE + 1, tail)
-        error = max(error, worst(lambda z: polynomial(coefficients, z - center), tail, low, high))
+        center, value = accurate_center(f, low, high)
+        coefficients = fit_f32(low, high, center, [value], DEGREE + 1, f, size)
+        error = max(error, worst(lambda z: polynomial(coefficients, z - center), f, low, high, size))
         for column, entry in zip(columns, [center, *coefficients]):
             column[index % INTERVALS] = entry
-    out = f"/// What 1 + z is multiplied with before the square's nearest integer becomes an index.\n"
-    out += f"pub(super) const TAIL_SCALE: f32 = {literal(SCALE, 'f32')};\n"
-    out += f"/// Where the tables end.\npub(super) const TAIL_LAST: f32 = {literal(LAST, 'f32')};\n"
-    out += "/// The centers of the intervals of z.\n"
-    out += f"pub(super) const TAIL_CENTER: [f32; {INTERVALS}] = [\n{lines(columns[0], 'f32', 4)}];\n"
-    out += "/// `Φ(-z)` around each center, by rising powers.\n"
-    out += f"/// Off by 2^{exponent_of(error)} of it at most.\n"
-    out += f"pub(super) const TAIL: [[f32; {INTERVALS}]; {DEGREE + 1}] = [\n"
-    for column in columns[1:]:
-        out += "    [\n" + lines(column, "f32", 8) + "    ],\n"
-    return out + "];\n"
+    return columns, error
 
 
 def tail(z):
     return mp.erfc(z / mp.sqrt(2)) / 2
+
+
+def slope(z):
+    return tail(z) - z * mp.exp(-z * z / 2) / mp.sqrt(2 * mp.pi)
+
+
+# 2u = z·(LINEAR + CUBIC·z²)
+LINEAR = 2 * mp.sqrt(2 / mp.pi)
+CUBIC = LINEAR * mp.mpf("0.044715")
+
+
+def tanh_tail(z):
+    return 1 / (1 + mp.exp(z * (LINEAR + CUBIC * z * z)))
+
+
+def tanh_slope(z):
+    lower = tanh_tail(z)
+    return lower * (1 - z * (LINEAR + 3 * CUBIC * z * z) * (1 - lower))
 
 
 def boundary(square):
@@ -154,27 +177,27 @@ def boundary(square):
     return mp.sqrt(square) / mp.mpf(float(SCALE)) - 1
 
 
-def accurate_center(low, high):
+def accurate_center(f, low, high):
     """A point near the middle at which the function's value is, nearly, an f32 (Gal's accurate tables)."""
     middle = np.float32(float((low + high) / 2))
     candidates = [np.float32(middle + step * 8 * np.spacing(middle)) for step in range(-400, 401)]
 
     def distance(candidate):
-        value = tail(mp.mpf(float(candidate)))
+        value = f(mp.mpf(float(candidate)))
         return abs(to_f32(value) / value - 1)
 
     center = mp.mpf(float(min(candidates, key=distance)))
-    return center, to_f32(tail(center))
+    return center, to_f32(f(center))
 
 
-def fit_f32(low, high, center, fixed, count, f):
-    """Coefficients as f32, each fitted after those before it have been rounded, for the least relative error."""
+def fit_f32(low, high, center, fixed, count, f, size):
+    """Coefficients as f32, each fitted after those before it have been rounded, for the least error relative to size."""
     nodes = [(low + high) / 2 + (high - low) / 2 * mp.cos(mp.pi * (2 * i + 1) / 80) for i in range(40)]
     fixed = list(fixed)
     while len(fixed) < count:
         powers = range(len(fixed), count)
-        rows = mp.matrix([[(z - center) ** j / f(z) for j in powers] for z in nodes])
-        right = mp.matrix([(f(z) - polynomial(fixed, z - center)) / f(z) for z in nodes])
+        rows = mp.matrix([[(z - center) ** j / size(z) for j in powers] for z in nodes])
+        right = mp.matrix([(f(z) - polynomial(fixed, z - center)) / size(z) for z in nodes])
         fixed.append(to_f32(mp.qr_solve(rows, right)[0][0]))
     return fixed
 
@@ -186,9 +209,10 @@ def polynomial(coefficients, x):
     return mp.polyval(list(reversed(coefficients)), x)
 
 
-def worst(approximation, function, low, high, count=2001):
+def worst(approximation, function, low, high, size=None, count=2001):
     grid = [low + (high - low) * mp.mpf(i) / (count - 1) for i in range(count)]
-    return max(abs(approximation(x) / function(x) - 1) for x in grid)
+    size = size or (lambda x: abs(function(x)))
+    return max(abs(approximation(x) - function(x)) / size(x) for x in grid)
 
 
 def to_f64(value):
@@ -203,9 +227,50 @@ def exponent_of(error):
     return mp.nstr(mp.log(error, 2), 3)
 
 
-def constant(name, kind, values, what, error):
-    doc = f"/// {what}, by rising powers.\n/// Off by 2^{exponent_of(error)} of it at most.\n"
-    return doc + f"pub(super) const {name}: [{kind}; {len(values)}] = [\n{lines(values, kind, 4)}];\n"
+def constant(name, values, what, error):
+    return doc(what, error) + f"pub(super) const {name}: [f64; {len(values)}] = [\n{lines(values, 'f64', 4)}];\n"
+
+
+def rust_table(columns, error):
+    out = "/// What 1 + z is multiplied with before the square's nearest integer becomes an index.\n"
+    out += f"pub(super) const TAIL_SCALE: f32 = {literal(SCALE, 'f32')};\n"
+    out += f"/// Where the tables end.\npub(super) const TAIL_LAST: f32 = {literal(LAST, 'f32')};\n"
+    out += "/// The centers of the intervals of z.\n"
+    out += f"pub(super) const TAIL_CENTER: [f32; {INTERVALS}] = [\n{lines(columns[0], 'f32', 4)}];\n"
+    out += doc("`Φ(-z)` around each center", error)
+    out += f"pub(super) const TAIL: [[f32; {INTERVALS}]; {DEGREE + 1}] = [\n"
+    for column in columns[1:]:
+        out += "    [\n" + lines(column, "f32", 8) + "    ],\n"
+    return out + "];\n"
+
+
+def cuda_constant(name, values, what, error):
+    values = "".join(f"    {float(value)!r},\n" for value in values)
+    return cuda_doc(what, error) + f"CONSTANT double {name}[] = {{\n{values}}};\n"
+
+
+def cuda_limits():
+    out = "// What 1 + z is multiplied with before the square's nearest integer becomes an index.\n"
+    out += f"constexpr float SCALE = {SCALE}f;\n// Where the tables end.\nconstexpr float LAST = {LAST}f;\n"
+    return out + f"constexpr int INTERVALS = {INTERVALS}, ROWS = {DEGREE + 2};\n"
+
+
+def cuda_table(name, what, columns, error):
+    out = cuda_doc(f"The centers of the intervals of z, then {what} around each", error)
+    out += f"CONSTANT float {name}[ROWS][INTERVALS] = {{\n"
+    for column in columns:
+        texts = [str(np.float32(float(value))) + "f" for value in column]
+        rows = [", ".join(texts[i : i + 8]) for i in range(0, INTERVALS, 8)]
+        out += "    {" + ",\n     ".join(rows) + "},\n"
+    return out + "};\n"
+
+
+def doc(what, error):
+    return f"/// {what}, by rising powers.\n/// Off by 2^{exponent_of(error)} of it at most.\n"
+
+
+def cuda_doc(what, error):
+    return doc(what, error).replace("///", "//")
 
 
 def lines(values, kind, indent):

@@ -5,6 +5,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | [`device`] | which device there is |
 //! | [`gelu`] | the two formulas, their derivatives and names; no tensors |
 //! | [`mod@linear`] | matrix products with weights that stay |
 //! | [`mod@geglu`] | the gated activation as one candle operation |
@@ -25,6 +26,7 @@ mod activation;
 pub mod bench;
 pub mod checkpoint;
 pub mod curves;
+pub mod device;
 pub mod drift;
 mod error;
 mod exp;

@@ -4,6 +4,7 @@ mod common;
 
 use common::{Spec, gemma3_config, gemma3_specs, write_checkpoint, write_safetensors};
 use gemma_mlp::Rounding;
+use gemma_mlp::device::{self, IS_POSSIBLE};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -18,7 +19,9 @@ fn run_with_threads(args: &[&str], threads: &str) -> String {
     let output = command.args(args).env("RAYON_NUM_THREADS", threads).output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{args:?}: {stderr}");
-    assert!(stderr.is_empty(), "nothing on stderr where it is no terminal: {stderr}");
+    // But what a build for GPUs says of the device.
+    let mut said = stderr.lines().filter(|line| !(IS_POSSIBLE && line.starts_with("device: ")));
+    assert_eq!(said.next(), None, "nothing on stderr where it is no terminal");
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -693,4 +696,23 @@ fn colours_only_on_a_terminal() {
         assert!(!plain.contains('\u{1b}') && plain.contains("KL mean"), "{environment}: {plain}");
     }
     assert!(!run(&["drift", "--prompt", "words"]).contains('\u{1b}'));
+}
+
+/// A build for GPUs says in one line which device it computes on, and goes on without a GPU as with
+/// `--cpu`, of which it says nothing.
+#[test]
+fn one_line_says_the_device() {
+    let stderr = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gemma-mlp"));
+        let output = command.args(["forward", "--prompt", "a"]).args(args).output().unwrap();
+        assert!(output.status.success() && !output.stdout.is_empty());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert_eq!(stderr(&["--cpu"]), "");
+    let said = match device::gpu() {
+        _ if !IS_POSSIBLE => "".into(),
+        Ok(gpu) => format!("device: {}\n", device::name(&gpu)),
+        Err(why) => format!("device: CPU, as there is no GPU to compute on: {why}\n"),
+    };
+    assert_eq!(stderr(&[]), said);
 }

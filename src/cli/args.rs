@@ -8,7 +8,8 @@ use clap::{Args, ValueEnum};
 use gemma_mlp::checkpoint::Hub;
 use gemma_mlp::drift::{SideSpec, Sides};
 use gemma_mlp::model::parse_ids;
-use gemma_mlp::{Checkpoint, Error};
+use gemma_mlp::{Checkpoint, device};
+use std::io::{self, Write};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -70,7 +71,7 @@ pub struct ComputeArgs {
     /// What to compute in
     #[arg(long, default_value = "f32")]
     dtype: DTypeArg,
-    /// Run on the CPU even if there is a GPU
+    /// Compute on the CPU even if there is a GPU (which takes the feature cuda or metal)
     #[arg(long)]
     cpu: bool,
     /// Print one JSON object instead of a table
@@ -83,12 +84,22 @@ impl ComputeArgs {
         self.dtype.into()
     }
 
-    pub fn device(&self) -> Result<Device> {
-        Ok(if self.cpu {
-            Device::Cpu
-        } else {
-            Device::cuda_if_available(0).map_err(Error::from)?
-        })
+    /// The GPU if there is one, and standard error says which; or the CPU, and it says why.
+    pub fn device(&self) -> Device {
+        if self.cpu || !device::IS_POSSIBLE {
+            return Device::Cpu;
+        }
+        // A library that is missing says so as a panic. One line is enough.
+        let hook = std::panic::take_hook();
+        std::panic::set_hook(Box::new(|_| ()));
+        let gpu = device::gpu();
+        std::panic::set_hook(hook);
+        let (device, why) = match gpu {
+            Ok(gpu) => (gpu, String::new()),
+            Err(reason) => (Device::Cpu, format!(", as there is no GPU to compute on: {reason}")),
+        };
+        let _ = writeln!(io::stderr(), "device: {}{why}", device::name(&device));
+        device
     }
 }
 

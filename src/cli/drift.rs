@@ -73,7 +73,7 @@ pub fn run(args: &Args) -> Result<()> {
         windowing: Windowing { window: args.window, stride: args.stride.unwrap_or(args.window) },
         shard: args.shard.unwrap_or(Shard::WHOLE),
     };
-    let device = compute.device()?;
+    let device = compute.device();
     let stop = Interrupt::listen()?;
     let progress = TokenProgress::new(&stop);
     let mut drift = drift(&checkpoint, &texts, &options, &device, |done| progress.set(done))?;

@@ -48,7 +48,7 @@ pub fn run(args: &Args) -> Result<()> {
         keep: args.out.is_some(),
     };
     let progress = Progress::new(options.layers.len(), "layers");
-    let device = run.compute.device()?;
+    let device = run.compute.device();
     let forward = forward(&checkpoint, &ids, &options, &device, |done| progress.set(done))?;
     drop(progress);
     if let Some(path) = &args.out {

@@ -30,7 +30,7 @@ pub fn run(args: &Args) -> Result<()> {
     let sides = args.sides.sides(compute.dtype());
     let stop = Interrupt::listen()?;
     let progress = Progress::new(args.sample_len, "tokens");
-    let device = compute.device()?;
+    let device = compute.device();
     let generation =
         drift::generate(&checkpoint, &prompt, sides, args.sample_len, &device, |done| {
             progress.set(done);

@@ -55,6 +55,22 @@ pub(super) fn geglu(activation: Activation, gate: Strided, up: Strided) -> Resul
     times("geglu", Pointwise { activation, derivative: false }, gate, up)
 }
 
+/// The product under the exact form, then that under the tanh form, in one storage.
+pub(super) fn geglu_pair(gate: Strided, up: Strided) -> Result<CpuStorage> {
+    let [exact, tanh] = [Activation::EXACT, Activation::TANH]
+        .map(|activation| Pointwise { activation, derivative: false });
+    for_dtype!(gate.0.dtype(), "geglu", T => {
+        let (gate, up) = (Reader::<T>::new(gate)?, Reader::<T>::new(up)?);
+        Ok(produce_two(gate.count(), |at, of_exact, of_tanh| {
+            let n = of_exact.len();
+            gate.read(at, n, |gate| up.read(at, n, |up| {
+                T::gated(exact, gate, up, of_exact);
+                T::gated(tanh, gate, up, of_tanh);
+            }));
+        }))
+    })
+}
+
 /// `function(x) ⊙ by`, rounded once.
 fn times(op: &'static str, function: Pointwise, x: Strided, by: Strided) -> Result<CpuStorage> {
     for_dtype!(x.0.dtype(), op, T => {

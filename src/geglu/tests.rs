@@ -74,6 +74,26 @@ fn composed_equals_fused_forward_and_backward() -> Result<()> {
     Ok(())
 }
 
+/// Both forms at once: the bits and the gradients of each alone.
+#[test]
+fn a_pair_is_both() -> Result<()> {
+    for dtype in DTYPES {
+        let (gate, up, w) = grid(dtype)?;
+        let (gate, up) = (Var::from_tensor(&gate)?, Var::from_tensor(&up)?);
+        let pair = geglu_pair(&gate, &up)?;
+        let weights = Tensor::stack(&[&w, &(&w * 0.5)?], 0)?;
+        let of_pair = (&pair * &weights)?.sum_all()?.backward()?;
+        let [exact, tanh] = Gelu::ALL.map(|gelu| geglu(&gate, &up, gelu));
+        let alone = Tensor::stack(&[exact?, tanh?], 0)?;
+        assert_eq!(to_f64(&pair), to_f64(&alone));
+        let of_alone = (&alone * &weights)?.sum_all()?.backward()?;
+        for x in [&gate, &up] {
+            assert_eq!(to_f64(of_pair.get(x).unwrap()), to_f64(of_alone.get(x).unwrap()));
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn gradients_are_finite_for_every_finite_half() -> Result<()> {
     let halves = |bits: &dyn Fn(u16) -> f64| -> Vec<f64> {

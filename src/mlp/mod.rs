@@ -7,6 +7,7 @@
 mod fused;
 
 use crate::activation::Activation;
+use crate::geglu::geglu_pair;
 use crate::gelu::Gelu;
 use crate::linear::{Linear, Packed, Weight, as_rows, packed_product};
 use crate::rounding::Rounding;
@@ -295,6 +296,11 @@ impl GemmaMlp {
             return Ok(Pair { exact: both.get(0)?, tanh: both.get(1)? });
         }
         let projected = self.project(xs)?;
+        if self.rounding == Rounding::Once {
+            let both = geglu_pair(&projected.gate, &projected.up)?; // [2, ..., intermediate]
+            let both = self.down(&both)?; // [2, ..., hidden]
+            return Ok(Pair { exact: both.get(0)?, tanh: both.get(1)? });
+        }
         let under = |gelu: Gelu| self.with_activation(gelu).finish(&projected);
         Ok(Pair { exact: under(Gelu::Exact)?, tanh: under(Gelu::Tanh)? })
     }

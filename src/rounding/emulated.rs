@@ -1,4 +1,5 @@
-//! A framework's GELU and GEGLU on half types as candle operations, on the CPU.
+//! A framework's GELU and GEGLU on half types as candle operations, on the CPU: tensors on a GPU are
+//! brought there and back.
 //!
 //! GELU of a half type is a function of 16 bits: it is computed once for all of them and looked up.
 
@@ -6,7 +7,7 @@ use super::framework::Framework;
 use super::half_type::Half;
 use crate::geglu::{activate_gradient, geglu_gradients};
 use crate::gelu::Gelu;
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Device, Layout, Result, Shape, Tensor};
 use std::sync::OnceLock;
 
 /// A framework's GELU of a half type.
@@ -24,11 +25,11 @@ impl Emulated {
     }
 
     pub(super) fn activate(self, x: &Tensor) -> Result<Tensor> {
-        x.contiguous()?.apply_op1(Activate(self))
+        on_cpu(x)?.apply_op1(Activate(self))?.to_device(x.device())
     }
 
     pub(super) fn geglu(self, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-        gate.contiguous()?.apply_op2(&up.contiguous()?, Geglu(self))
+        on_cpu(gate)?.apply_op2(&on_cpu(up)?, Geglu(self))?.to_device(gate.device())
     }
 
     /// The activation of every number of the type, by its bits, as it enters the product.
@@ -44,6 +45,10 @@ impl Emulated {
         let value = self.framework.gelu(self.gelu, self.half, self.half.widen(bits));
         if self.framework.rounds_activation() { self.half.round(value) } else { value }
     }
+}
+
+fn on_cpu(x: &Tensor) -> Result<Tensor> {
+    x.to_device(&Device::Cpu)?.contiguous()
 }
 
 struct Activate(Emulated);

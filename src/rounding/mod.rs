@@ -77,7 +77,7 @@ impl Rounding {
     /// `activation(x)` in the dtype of `x`, rounded so.
     ///
     /// # Errors
-    /// An integer dtype; a framework's arithmetic on another device than the CPU.
+    /// An integer dtype.
     pub(crate) fn activate(self, x: &Tensor, activation: Activation) -> Result<Tensor> {
         if let Some(emulated) = self.emulated(activation, x.dtype()) {
             return emulated.activate(x);
