@@ -42,18 +42,25 @@ impl GateHistogram {
         let counts = with_values(gates, |gates| {
             let chunks = (0..gates.len()).into_par_iter().step_by(CHUNK);
             let count = |start: usize| {
-                let (mut counts, mut wide) = ([0u32; BINS + 3], [0.0; BLOCK]);
+                // Neighbours, which are often alike, count in different places.
+                let mut counts = [[0u32; BINS + 3]; 4];
+                let (mut wide, mut bins) = ([0.0; BLOCK], [0; BLOCK]);
                 let end = (start + CHUNK).min(gates.len());
                 for at in (start..end).step_by(BLOCK) {
                     let range = at..(at + BLOCK).min(end);
-                    let wide = &mut wide[..range.len()];
+                    let (wide, bins) = (&mut wide[..range.len()], &mut bins[..range.len()]);
                     vectorized(
                         #[inline(always)]
-                        || gates.widen(range, wide),
+                        || {
+                            gates.widen(range, wide);
+                            bins.iter_mut().zip(&*wide).for_each(|(bin, &x)| *bin = bin_of(x));
+                        },
                     );
-                    wide.iter().for_each(|&x| counts[bin(x)] += 1);
+                    for (i, &bin) in bins.iter().enumerate() {
+                        counts[i % 4][bin as usize] += 1;
+                    }
                 }
-                counts.map(u64::from).to_vec()
+                (0..BINS + 3).map(|bin| counts.iter().map(|c| u64::from(c[bin])).sum()).collect()
             };
             let add = |mut a: Vec<u64>, b: Vec<u64>| {
                 a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
@@ -90,12 +97,12 @@ impl GateHistogram {
 
 /// Where a value counts: 0 is below all bins, `BINS + 1` above, `BINS + 2` is for NaN.
 #[inline(always)]
-fn bin(x: f64) -> usize {
-    if x.is_nan() {
-        BINS + 2
-    } else {
-        ((x - LOW) / STEP + 1.0).clamp(0.0, (BINS + 1) as f64) as usize
-    }
+fn bin_of(x: f64) -> i32 {
+    const LAST: f64 = (BINS + 1) as f64;
+    let at = (x - LOW) * (1.0 / STEP) + 1.0;
+    let at = if at > 0.0 { at } else { 0.0 };
+    let at = if at < LAST { at } else { LAST };
+    if x.is_nan() { BINS as i32 + 2 } else { at as i32 }
 }
 
 #[cfg(test)]
