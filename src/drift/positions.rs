@@ -2,7 +2,6 @@
 
 use super::logits::{LogitSums, nans_from_nulls};
 use super::metrics::nan_from_null;
-use super::sums::WindowSums;
 use super::window::Window;
 use crate::checkpoint::Checkpoint;
 use serde::{Deserialize, Serialize};
@@ -128,10 +127,10 @@ impl Notable {
 }
 
 impl Positions {
-    /// Of all windows, in their order.
-    pub(super) fn of(windows: &[WindowSums]) -> Self {
+    /// Of all windows' sums, in their order.
+    pub(super) fn of<'a>(windows: impl Iterator<Item = &'a [LogitSums; 3]>) -> Self {
         let (mut kl, mut floor_kl) = (vec![], vec![]);
-        for [pair, floor, _] in windows.iter().filter_map(|window| window.logits.as_ref()) {
+        for [pair, floor, _] in windows {
             kl.extend(&pair.kl_nats);
             // The floor's positions are the window's first ones.
             floor_kl.extend(floor.kl_nats.iter().map(|&kl| Some(kl)));

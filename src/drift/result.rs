@@ -236,7 +236,9 @@ impl Drift {
             }
         }
         let complete = windows.len() == header.windows;
-        let positions = logits.is_some().then(|| Positions::of(&windows));
+        let positions = logits
+            .is_some()
+            .then(|| Positions::of(windows.iter().filter_map(|window| window.logits.as_ref())));
         let part = (!complete).then_some(Part { shard, windows });
         let sums = RunSums { layers, logits, tokens, notable, positions };
         Self::from_sums(header, origin, sums, part)

@@ -226,3 +226,15 @@ fn ranking_rows(ranking: &[Ranked], paint: Paint) -> String {
     }
     emphasised(&align(&rows, 1), 1, paint)
 }
+
+/// The name of a verdict's size, as in the JSON.
+pub(super) fn size_name(size: Size) -> &'static str {
+    match size {
+        Size::None => "none",
+        Size::FarBelowFloor => "far-below-floor",
+        Size::BelowFloor => "below-floor",
+        Size::AboveFloor => "above-floor",
+        Size::FarAboveFloor => "far-above-floor",
+        Size::NotFinite => "not-finite",
+    }
+}

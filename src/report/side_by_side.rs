@@ -1,7 +1,7 @@
 //! Several runs in one table.
 
 use super::charts::Run;
-use super::drift::pair;
+use super::drift::{pair, size_name};
 use super::number::{grouped, precise, short};
 use crate::drift::{Drift, LogitMetrics};
 
@@ -60,7 +60,7 @@ pub(super) fn rows(runs: &[Run]) -> Vec<Vec<String>> {
         ("perplexity of b", |d| exactly(&d.logits, |m| m.ppl_b)),
         ("farthest block, rel L2", |d| farthest(d, |l| l.drift.output.rel_l2)),
         ("  of the floor", |d| farthest(d, |l| l.floor.output.rel_l2)),
-        ("verdict", |d| super::page::class(d.verdict.size).replace('-', " ")),
+        ("verdict", |d| size_name(d.verdict.size).replace('-', " ")),
     ];
     let row = |(name, figure): Figure| {
         std::iter::once(name.to_string()).chain(runs.iter().map(|run| figure(run.drift))).collect()

@@ -1,8 +1,8 @@
 //! Several runs side by side.
 
-use super::class;
 use super::html::{capitalised, contents, document, plot, section, table};
 use crate::report::charts::{Run, drift_plots};
+use crate::report::drift::size_name;
 use crate::report::escape::escape;
 use crate::report::side_by_side::rows;
 use std::fmt::Write;
@@ -67,8 +67,8 @@ fn verdicts(runs: &[Run]) -> String {
             html,
             "<dt>{}</dt><dd><span class=\"badge {}\" style=\"margin:0\">{}</span><br>{}</dd>",
             escape(run.name),
-            class(verdict.size),
-            class(verdict.size).replace('-', " "),
+            size_name(verdict.size),
+            size_name(verdict.size).replace('-', " "),
             escape(&capitalised(&verdict.verdict))
         );
     }

@@ -6,7 +6,7 @@ mod sections;
 
 use super::chart::figure;
 use super::charts::{Run, drift_plots};
-use crate::drift::{Drift, Size};
+use crate::drift::Drift;
 
 /// The page of one run, or of several side by side. It asks for nothing from elsewhere; whatever text
 /// is in the runs stays text.
@@ -41,16 +41,4 @@ fn single(drift: &Drift) -> String {
     body += &sections::footer(drift);
     body += "</div>\n";
     html::document(&format!("Drift: {}", sections::headline(drift)), &body)
-}
-
-/// The class of a verdict.
-pub(super) fn class(size: Size) -> &'static str {
-    match size {
-        Size::None => "none",
-        Size::FarBelowFloor => "far-below-floor",
-        Size::BelowFloor => "below-floor",
-        Size::AboveFloor => "above-floor",
-        Size::FarAboveFloor => "far-above-floor",
-        Size::NotFinite => "not-finite",
-    }
 }

@@ -1,11 +1,10 @@
 //! What the page of one run consists of.
 
-use super::class;
 use super::html::{capitalised, facts, figures, plot};
 use crate::drift::{Drift, TokenDrift};
 use crate::model::InputKind;
 use crate::report::charts::{Plot, Run, drift_plots, shown};
-use crate::report::drift::pair;
+use crate::report::drift::{pair, size_name};
 use crate::report::escape::escape;
 use crate::report::number::{grouped, pretty};
 use std::fmt::Write;
@@ -37,8 +36,8 @@ pub(super) fn header(drift: &Drift) -> String {
         grouped(drift.tokens as u64),
         escape(&headline(drift)),
         escape(&capitalised(rest)),
-        class(verdict.size),
-        class(verdict.size).replace('-', " ")
+        size_name(verdict.size),
+        size_name(verdict.size).replace('-', " ")
     );
     html += &figures(&key_figures(drift));
     if !drift.header.warnings.is_empty() || !drift.complete {
