@@ -86,7 +86,8 @@ impl LayerSums {
         self.gates.merge(&other.gates);
     }
 
-    /// Of a layer in a lockstep run, over the scored positions that both sides of a pair have.
+    /// Of some positions of a layer in a lockstep run, those that are scored and that both sides of
+    /// a pair have: `scored` counts from the steps' first position on.
     pub(super) fn of_step(
         lockstep: &Lockstep,
         layer: usize,
@@ -94,40 +95,42 @@ impl LayerSums {
         places: Places,
         scored: &Range<usize>,
     ) -> Result<Self> {
-        let scored = |t: &Tensor, end: usize| {
-            let start = scored.start.min(end);
-            t.narrow(1, start, scored.end.min(end) - start)
-        };
         let length = |lane: usize| lanes[lane].stream.dims()[1];
-        let residual = |(a, b)| {
+        let common = |(a, b): (usize, usize)| {
             let end = length(a).min(length(b));
-            let mut sums = Accumulator::default();
-            sums.add(&scored(&lanes[a].stream, end)?, &scored(&lanes[b].stream, end)?)?;
+            scored.start.min(end)..scored.end.min(end)
+        };
+        let some = |t: &Tensor, at: &Range<usize>| t.narrow(1, at.start, at.len());
+        let residual = |(a, b)| {
+            let (at, mut sums) = (common((a, b)), Accumulator::default());
+            sums.add(&some(&lanes[a].stream, &at)?, &some(&lanes[b].stream, &at)?)?;
             Ok::<_, Error>(sums)
         };
         let block = |(a, b)| -> Result<PointSums> {
+            let (at, mut sums) = (common((a, b)), PointSums::default());
+            if at.is_empty() {
+                return Ok(sums);
+            }
             // The narrower side's input is one that both can represent.
             let (own, other) = if size(b, lanes) < size(a, lanes) { (b, a) } else { (a, b) };
-            let end = length(a).min(length(b));
-            let trace = forced(lockstep, layer, lanes, (own, other), end)?;
+            let trace = forced(lockstep, layer, lanes, (own, other), at.end)?;
             let own = &lanes[own];
             let points =
                 [(&own.activated, &trace[0]), (&own.product, &trace[1]), (&own.output, &trace[2])];
-            let mut sums = PointSums::default();
             for (sums, (x, y)) in sums.iter_mut().zip(points) {
-                let (x, y) = (scored(x, end)?, scored(y, end)?);
+                let (x, y) = (some(x, &at)?, some(y, &at)?);
                 let (x, y) = if size(b, lanes) < size(a, lanes) { (y, x) } else { (x, y) };
                 sums.add(&x, &y)?;
             }
             Ok(sums)
         };
-        let scored_end = length(places.drift.0);
+        let a = places.drift.0;
         Ok(Self {
             drift: block(places.drift)?,
             floor: block(places.floor)?,
             residual: residual(places.drift)?,
             floor_residual: residual(places.floor)?,
-            gates: GateHistogram::of(&scored(&lanes[places.drift.0].projected.gate, scored_end)?)?,
+            gates: GateHistogram::of(&some(&lanes[a].projected.gate, &common((a, a)))?)?,
         })
     }
 

@@ -5,8 +5,12 @@ use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::linear::packs;
 use crate::mlp::{GateUp, GemmaMlp};
-use crate::model::{Cache, Gemma};
+use crate::model::{Cache, Gemma, Layer};
 use candle_core::{DType, Device, Tensor};
+
+/// Positions that go through a block at a time: few enough for what lies between its products to
+/// stay in a large cache, and to be memory that the allocator keeps.
+pub const POSITIONS: usize = 256;
 
 /// Models that differ by their sides alone. Sides of one dtype run as one batch, so that every
 /// weight is read once for all of them; sides whose weights have the same values share these.
@@ -22,9 +26,9 @@ struct Group {
     sides: Vec<Side>,
 }
 
-/// One side in the middle of a layer. Tensors are `[1, seq, …]`.
+/// One side in the middle of a layer, at some positions. Tensors are `[1, positions, …]`.
 pub struct LaneStep {
-    /// The block's input, `[1, seq, hidden]`.
+    /// The block's input, `[1, positions, hidden]`.
     pub input: Tensor,
     /// What gate and up make of it.
     pub projected: GateUp,
@@ -86,8 +90,11 @@ impl Lockstep {
     }
 
     /// Runs all sides on ids `[1, seq]`, each on as many of the first ones as `lengths` says (or
-    /// more: sides of one dtype run as far as the longest of them), and hands `watch` every layer
-    /// with a step per side. Returns each side's normed hidden states, `[1, seq, hidden]`.
+    /// more: sides of one dtype run as far as the longest of them). Returns each side's normed hidden
+    /// states, `[1, seq, hidden]`.
+    ///
+    /// `watch` is handed every layer in pieces of [`POSITIONS`] positions: the layer's index, the
+    /// first position, and a step per side, which has none of the positions behind its end.
     ///
     /// # Errors
     /// An id out of the vocabulary, those of `watch`.
@@ -95,7 +102,7 @@ impl Lockstep {
         &self,
         ids: &Tensor,
         lengths: &[usize],
-        mut watch: impl FnMut(usize, &[LaneStep]) -> Result<()>,
+        mut watch: impl FnMut(usize, usize, &[LaneStep]) -> Result<()>,
     ) -> Result<Vec<Tensor>> {
         let length = |at: usize| {
             let own = lengths.iter().zip(&self.places).filter(|(_, place)| place.0 == at);
@@ -104,14 +111,22 @@ impl Lockstep {
         let embed = |(at, group): (usize, &Group)| group.embed(&ids.narrow(1, 0, length(at))?);
         let mut streams = self.groups.iter().enumerate().map(embed).collect::<Result<Vec<_>>>()?;
         for layer in 0..self.layers() {
-            let mut steps = vec![];
-            for (group, stream) in self.groups.iter().zip(&mut streams) {
-                let (lanes, next) = group.step(layer, stream)?;
-                steps.push(lanes.into_iter().map(Some).collect::<Vec<_>>());
-                *stream = next;
+            let attend = |(group, x): (&Group, &Tensor)| Ok(group.layer(layer).attend(x, None)?);
+            let attended =
+                self.groups.iter().zip(&streams).map(attend).collect::<Result<Vec<_>>>()?;
+            let mut next = vec![vec![]; self.groups.len()];
+            for start in (0..ids.dims()[1]).step_by(POSITIONS) {
+                let mut steps = vec![];
+                for ((group, attended), next) in self.groups.iter().zip(&attended).zip(&mut next) {
+                    let (lanes, stream) = group.step(layer, &piece(attended, start)?)?;
+                    steps.push(lanes.into_iter().map(Some).collect::<Vec<_>>());
+                    next.push(stream);
+                }
+                let steps = self.places.iter().filter_map(|&(group, at)| steps[group][at].take());
+                watch(layer, start, &steps.collect::<Vec<_>>())?;
             }
-            let in_order = self.places.iter().filter_map(|&(group, at)| steps[group][at].take());
-            watch(layer, &in_order.collect::<Vec<_>>())?;
+            let join = |pieces: &Vec<Tensor>| Ok(Tensor::cat(pieces, 1)?);
+            streams = next.iter().map(join).collect::<Result<_>>()?;
         }
         let normed = self.groups.iter().zip(&streams).map(|(group, x)| group.gemma.final_norm(x));
         let normed = normed.collect::<candle_core::Result<Vec<_>>>()?;
@@ -166,16 +181,20 @@ impl Group {
         Ok(x.repeat((self.sides.len(), 1, 1))?)
     }
 
-    fn block(&self, place: usize, layer: usize) -> GemmaMlp {
-        let Side { activation, rounding, .. } = self.sides[place];
-        self.gemma.layers()[layer].mlp().with_activation(activation).with_rounding(rounding)
+    fn layer(&self, layer: usize) -> &Layer {
+        &self.gemma.layers()[layer]
     }
 
-    /// A layer: `[sides, seq, hidden]` to the same, with what happened to each side.
-    fn step(&self, index: usize, x: &Tensor) -> Result<(Vec<LaneStep>, Tensor)> {
-        let layer = &self.gemma.layers()[index];
-        let attended = layer.attend(x, None)?;
-        let input = layer.mlp_input(&attended)?;
+    fn block(&self, place: usize, layer: usize) -> GemmaMlp {
+        let Side { activation, rounding, .. } = self.sides[place];
+        self.layer(layer).mlp().with_activation(activation).with_rounding(rounding)
+    }
+
+    /// The second half of a layer: the residual stream after attention, `[sides, positions, hidden]`,
+    /// to that after the layer, with what happened to each side.
+    fn step(&self, index: usize, attended: &Tensor) -> Result<(Vec<LaneStep>, Tensor)> {
+        let layer = self.layer(index);
+        let input = layer.mlp_input(attended)?;
         let projected = layer.mlp().project(&input)?;
         let mut parts = vec![];
         for place in 0..self.sides.len() {
@@ -185,8 +204,8 @@ impl Group {
             parts.push((projected, activated, product));
         }
         let products: Vec<_> = parts.iter().map(|(_, _, product)| product).collect();
-        let output = layer.mlp().down(&Tensor::cat(&products, 0)?)?; // [sides, seq, hidden]
-        let next = layer.finish(&attended, output.clone())?;
+        let output = layer.mlp().down(&Tensor::cat(&products, 0)?)?; // [sides, positions, hidden]
+        let next = layer.finish(attended, output.clone())?;
         let lane = |(place, (projected, activated, product))| {
             let at = |t: &Tensor| t.narrow(0, place, 1);
             let (input, output, stream) = (at(&input)?, at(&output)?, at(&next)?);
@@ -213,6 +232,13 @@ impl Group {
         let last = x.narrow(1, seq - 1, 1)?;
         Ok(self.gemma.logits(&self.gemma.final_norm(&last)?)?)
     }
+}
+
+/// The positions from `start` on, [`POSITIONS`] or as many as there are: `[sides, seq, hidden]` to
+/// `[sides, positions, hidden]`.
+fn piece(x: &Tensor, start: usize) -> Result<Tensor> {
+    let (start, end) = (start.min(x.dim(1)?), (start + POSITIONS).min(x.dim(1)?));
+    Ok(x.narrow(1, start, end - start)?.contiguous()?)
 }
 
 /// A side's part of projections.

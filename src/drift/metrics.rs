@@ -3,6 +3,7 @@
 use super::values::{Values, with_values};
 use crate::exp::vectorized;
 use candle_core::Tensor;
+use pulp::{Arch, Simd, WithSimd, bytemuck};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -85,9 +86,9 @@ impl Accumulator {
                     || {
                         a.widen(range.clone(), wide_a);
                         b.widen(range, wide_b);
-                        sums.add_slices(wide_a, wide_b);
                     },
                 );
+                sums.add_slices(wide_a, wide_b);
             }
             sums
         };
@@ -95,29 +96,8 @@ impl Accumulator {
     }
 
     /// Adds two slices of one length.
-    #[inline(always)]
     pub(super) fn add_slices(&mut self, a: &[f64], b: &[f64]) {
-        let mut sums = [[0.0; LANES]; 5];
-        let (whole_a, rest_a) = a.as_chunks::<LANES>();
-        let (whole_b, rest_b) = b.as_chunks::<LANES>();
-        for (a, b) in whole_a.iter().zip(whole_b) {
-            for i in 0..LANES {
-                add(&mut sums, i, a[i], b[i]);
-            }
-        }
-        for (&a, &b) in rest_a.iter().zip(rest_b) {
-            add(&mut sums, 0, a, b);
-        }
-        let [max_abs, difference, norm_a, norm_b, dot] = sums;
-        let sum = |lanes: [f64; LANES]| lanes.iter().sum::<f64>();
-        self.merge(&Self {
-            count: a.len(),
-            max_abs: max_abs.into_iter().fold(0.0, max),
-            difference: sum(difference),
-            norm_a: sum(norm_a),
-            norm_b: sum(norm_b),
-            dot: sum(dot),
-        });
+        self.merge(&Arch::new().dispatch(Slices { a, b }));
     }
 
     /// Adds the sums of another part of the tensors.
@@ -148,14 +128,106 @@ impl Accumulator {
     }
 }
 
+/// Two slices to be summed with vectors of any instruction set, and to the same bits.
+struct Slices<'a> {
+    a: &'a [f64],
+    b: &'a [f64],
+}
+
+impl WithSimd for Slices<'_> {
+    type Output = Accumulator;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> Accumulator {
+        match S::F64_LANES {
+            8 => self.sums::<S, 1>(simd),
+            4 => self.sums::<S, 2>(simd),
+            2 => self.sums::<S, 4>(simd),
+            _ => self.sums::<S, 8>(simd),
+        }
+    }
+}
+
+impl Slices<'_> {
+    /// The sums, in [`LANES`] parts that `N` vectors hold.
+    #[inline(always)]
+    fn sums<S: Simd, const N: usize>(self, simd: S) -> Accumulator {
+        let (whole_a, rest_a) = self.a.as_chunks::<LANES>();
+        let (whole_b, rest_b) = self.b.as_chunks::<LANES>();
+        let mut sums = Sums::<S, N>::new(simd);
+        for (a, b) in whole_a.iter().zip(whole_b) {
+            sums.add(simd, vectors::<S, N>(a), vectors::<S, N>(b));
+        }
+        let (mut last_a, mut last_b) = ([0.0; LANES], [0.0; LANES]);
+        last_a[..rest_a.len()].copy_from_slice(rest_a);
+        last_b[..rest_b.len()].copy_from_slice(rest_b);
+        sums.add(simd, vectors::<S, N>(&last_a), vectors::<S, N>(&last_b));
+        let difference = sum::<S, N>(sums.difference);
+        Accumulator {
+            count: self.a.len(),
+            // The instruction that finds the largest loses NaN, which the sum keeps.
+            max_abs: match difference.is_nan() {
+                true => f64::NAN,
+                false => lanes::<S, N>(sums.largest).into_iter().fold(0.0, max),
+            },
+            difference,
+            norm_a: sum::<S, N>(sums.norm_a),
+            norm_b: sum::<S, N>(sums.norm_b),
+            dot: sum::<S, N>(sums.dot),
+        }
+    }
+}
+
+/// What an [`Accumulator`] adds up, in vectors.
+struct Sums<S: Simd, const N: usize> {
+    largest: [S::f64s; N],
+    difference: [S::f64s; N],
+    norm_a: [S::f64s; N],
+    norm_b: [S::f64s; N],
+    dot: [S::f64s; N],
+}
+
+impl<S: Simd, const N: usize> Sums<S, N> {
+    #[inline(always)]
+    fn new(simd: S) -> Self {
+        let zeros = [simd.splat_f64s(0.0); N];
+        Self { largest: zeros, difference: zeros, norm_a: zeros, norm_b: zeros, dot: zeros }
+    }
+
+    #[inline(always)]
+    fn add(&mut self, simd: S, a: [S::f64s; N], b: [S::f64s; N]) {
+        for i in 0..N {
+            let d = simd.sub_f64s(b[i], a[i]);
+            self.largest[i] = simd.max_f64s(self.largest[i], simd.abs_f64s(d));
+            self.difference[i] = simd.mul_add_f64s(d, d, self.difference[i]);
+            self.norm_a[i] = simd.mul_add_f64s(a[i], a[i], self.norm_a[i]);
+            self.norm_b[i] = simd.mul_add_f64s(b[i], b[i], self.norm_b[i]);
+            self.dot[i] = simd.mul_add_f64s(a[i], b[i], self.dot[i]);
+        }
+    }
+}
+
+/// Numbers as vectors.
 #[inline(always)]
-fn add(sums: &mut [[f64; LANES]; 5], lane: usize, a: f64, b: f64) {
-    let d = b - a;
-    sums[0][lane] = max(sums[0][lane], d.abs());
-    sums[1][lane] += d * d;
-    sums[2][lane] += a * a;
-    sums[3][lane] += b * b;
-    sums[4][lane] += a * b;
+fn vectors<S: Simd, const N: usize>(numbers: &[f64; LANES]) -> [S::f64s; N] {
+    let vectors = S::as_simd_f64s(numbers).0;
+    std::array::from_fn(
+        #[inline(always)]
+        |i| vectors[i],
+    )
+}
+
+/// Vectors as numbers.
+#[inline(always)]
+fn lanes<S: Simd, const N: usize>(vectors: [S::f64s; N]) -> [f64; LANES] {
+    let mut lanes = [0.0; LANES];
+    lanes.copy_from_slice(bytemuck::cast_slice(&vectors));
+    lanes
+}
+
+#[inline(always)]
+fn sum<S: Simd, const N: usize>(vectors: [S::f64s; N]) -> f64 {
+    lanes::<S, N>(vectors).iter().sum()
 }
 
 /// The larger one, or NaN if either is: `f64::max` would hide it.

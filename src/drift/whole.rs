@@ -43,16 +43,25 @@ impl<'a> Whole<'a> {
         window: &Window,
         mut progress: impl FnMut(f64),
     ) -> Result<(Vec<LayerSums>, Option<[LogitSums; 3]>)> {
-        let mut layers = vec![];
+        let mut layers: Vec<LayerSums> = vec![];
         let lengths: Vec<_> = (0..self.heads.len()).map(|side| self.length(side, ids)).collect();
-        let hidden = self.lockstep.run(&ids.tensor(self.device)?, &lengths, |layer, lanes| {
-            if self.options.layers.contains(&layer) {
-                let (places, scored) = (self.places, &window.scored);
-                layers.push(LayerSums::of_step(&self.lockstep, layer, lanes, places, scored)?);
-            }
-            progress(0.5 * (layer + 1) as f64 / self.lockstep.layers() as f64);
-            Ok(())
-        })?;
+        let hidden =
+            self.lockstep.run(&ids.tensor(self.device)?, &lengths, |layer, start, lanes| {
+                if self.options.layers.contains(&layer) {
+                    let scored = &window.scored;
+                    let scored =
+                        scored.start.saturating_sub(start)..scored.end.saturating_sub(start);
+                    let sums =
+                        LayerSums::of_step(&self.lockstep, layer, lanes, self.places, &scored)?;
+                    match layers.last_mut().filter(|_| start > 0) {
+                        Some(layer) => layer.merge(&sums),
+                        None => layers.push(sums),
+                    }
+                }
+                let done = layer as f64 + start as f64 / ids.seq_len() as f64;
+                progress(0.5 * done / self.lockstep.layers() as f64);
+                Ok(())
+            })?;
         let mut sides = vec![];
         for (head, hidden) in self.heads.iter().zip(&hidden) {
             let end = window.scored.end.min(hidden.dim(1)?);

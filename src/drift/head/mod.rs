@@ -1,0 +1,274 @@
+//! The head's pass: logits of all sides, a piece of the vocabulary at a time, summed up as they
+//! come. Full logits are never held.
+
+mod packed;
+mod row;
+
+use super::logits::LogitSums;
+use super::values::{Values, with_values};
+use crate::error::Result;
+use crate::exp::vectorized;
+use crate::model::Head;
+use candle_core::Tensor;
+use rayon::prelude::*;
+use row::{Buffers, Row, sums};
+
+/// Bytes of logits, as f32 or narrower, that are held at a time for all sides where heads are
+/// tensors: few enough to stay in a large cache, and to be memory that the allocator keeps from one
+/// piece to the next.
+const WORKSPACE: usize = 8 << 20;
+
+/// Positions that are compared at a time, for all sides: few enough for a good part of the
+/// vocabulary to fit the workspace, many enough for reading the head's weight not to count.
+const POSITIONS: usize = 1024;
+
+/// Compares pairs of sides on their normed hidden states, `[n, hidden]` each, through their heads.
+/// `labels` are the right tokens of all positions; a side may have fewer, namely the first ones.
+/// `progress` is called with the fraction that is done.
+pub(super) fn compare(
+    sides: &[(&Head, Tensor)],
+    pairs: &[(usize, usize)],
+    labels: &[Option<u32>],
+    mut progress: impl FnMut(f64),
+) -> Result<Vec<LogitSums>> {
+    let mut sums = vec![LogitSums::default(); pairs.len()];
+    let step = (POSITIONS / sides.len().max(1)).max(1);
+    for (i, labels_of_some) in labels.chunks(step).enumerate() {
+        let some = |(head, hidden): &(_, Tensor)| -> Result<_> {
+            let count = hidden.dim(0)?;
+            let (start, end) =
+                ((i * step).min(count), (i * step + labels_of_some.len()).min(count));
+            Ok((*head, hidden.narrow(0, start, end - start)?))
+        };
+        let sides = sides.iter().map(some).collect::<Result<Vec<_>>>()?;
+        let done = (i * step) as f64;
+        let more = compare_some(&sides, pairs, labels_of_some, |fraction| {
+            progress((done + fraction * labels_of_some.len() as f64) / labels.len() as f64);
+        })?;
+        sums.iter_mut().zip(&more).for_each(|(sums, more)| sums.merge(more));
+    }
+    Ok(sums)
+}
+
+/// The same for few positions.
+fn compare_some(
+    sides: &[(&Head, Tensor)],
+    pairs: &[(usize, usize)],
+    labels: &[Option<u32>],
+    mut progress: impl FnMut(f64),
+) -> Result<Vec<LogitSums>> {
+    let blank: Vec<Row> =
+        labels.iter().map(|&label| Row::new(sides.len(), pairs.len(), label)).collect();
+    let batches = Batch::all(sides)?;
+    let rows = match packed::rows(&batches, pairs, &blank)? {
+        Some(rows) => rows,
+        None => rows_by_tensors(&batches, pairs, blank, &mut progress)?,
+    };
+    progress(1.0);
+    let count = |side: usize| sides[side].1.dims()[0];
+    let common = |(a, b): (usize, usize)| count(a).min(count(b));
+    let sums = pairs.iter().enumerate().map(|(i, &pair)| sums(&rows[..common(pair)], pair, i));
+    Ok(sums.collect())
+}
+
+/// What all words say of the positions of some rows: out of tensors of logits, on any device.
+fn rows_by_tensors(
+    batches: &[Batch],
+    pairs: &[(usize, usize)],
+    mut rows: Vec<Row>,
+    progress: &mut dyn FnMut(f64),
+) -> Result<Vec<Row>> {
+    let lanes: Vec<Lane> = batches.iter().flat_map(|batch| batch.lanes.iter().copied()).collect();
+    let vocab = batches.first().map_or(0, |batch| batch.head.vocab_size());
+    let tile = tile(lanes.len(), rows.len(), vocab);
+    for start in (0..vocab).step_by(tile) {
+        let len = tile.min(vocab - start);
+        let mut logits = vec![];
+        for batch in batches {
+            logits.extend(batch.logits(start, len)?);
+        }
+        read_all(&logits, vec![], &mut |values: &[Values]| {
+            let rows = rows.par_iter_mut().enumerate();
+            rows.for_each_init(
+                || Buffers::new(lanes.len()),
+                |buffers, (i, row)| {
+                    buffers.clear();
+                    for (lane, values) in
+                        lanes.iter().zip(values).filter(|(lane, _)| i < lane.count)
+                    {
+                        let logits = buffers.logits_of(lane.side, len);
+                        vectorized(
+                            #[inline(always)]
+                            || values.widen(i * len..(i + 1) * len, logits),
+                        );
+                    }
+                    row.add(buffers, pairs, start as u32);
+                },
+            );
+        })?;
+        progress((start + len) as f64 / vocab as f64);
+    }
+    Ok(rows)
+}
+
+/// Words at a time: as many as fit the workspace, whatever the number of threads.
+fn tile(sides: usize, positions: usize, vocab: usize) -> usize {
+    let words = WORKSPACE / 4 / (sides * positions).max(1);
+    (words / 64 * 64).clamp(256, 8192).min(vocab.max(1))
+}
+
+/// Sides whose heads are one weight, and whose hidden states have one dtype: one product serves them
+/// all.
+struct Batch<'a> {
+    head: &'a Head,
+    /// One side's behind another's: `[rows, hidden]`.
+    hidden: Tensor,
+    lanes: Vec<Lane>,
+}
+
+/// A side's rows in a batch.
+#[derive(Clone, Copy)]
+struct Lane {
+    side: usize,
+    first: usize,
+    count: usize,
+}
+
+impl<'a> Batch<'a> {
+    /// All sides in as few batches as there can be.
+    fn all(sides: &[(&'a Head, Tensor)]) -> Result<Vec<Self>> {
+        let mut groups: Vec<Vec<usize>> = vec![];
+        for (i, (head, hidden)) in sides.iter().enumerate() {
+            let alike = |group: &&mut Vec<usize>| {
+                let (other, other_hidden) = &sides[group[0]];
+                other.weight().is(head.weight())
+                    && other.softcap() == head.softcap()
+                    && other_hidden.dtype() == hidden.dtype()
+            };
+            match groups.iter_mut().find(alike) {
+                Some(group) => group.push(i),
+                None => groups.push(vec![i]),
+            }
+        }
+        groups.iter().map(|group| Self::of(sides, group)).collect()
+    }
+
+    fn of(sides: &[(&'a Head, Tensor)], group: &[usize]) -> Result<Self> {
+        let (mut lanes, mut hidden, mut first) = (vec![], vec![], 0);
+        for &side in group {
+            let count = sides[side].1.dim(0)?;
+            lanes.push(Lane { side, first, count });
+            hidden.push(&sides[side].1);
+            first += count;
+        }
+        Ok(Self { head: sides[group[0]].0, hidden: Tensor::cat(&hidden, 0)?, lanes })
+    }
+
+    /// The logits of some words, `[count, len]` for each side.
+    fn logits(&self, start: usize, len: usize) -> Result<Vec<Tensor>> {
+        let all = self.head.rows(&self.hidden, start, len)?; // [rows, len]
+        self.lanes.iter().map(|lane| Ok(all.narrow(0, lane.first, lane.count)?)).collect()
+    }
+}
+
+/// Calls `read` with the elements of all tensors.
+fn read_all<'a>(
+    tensors: &[Tensor],
+    read_before: Vec<Values<'a>>,
+    read: &mut dyn FnMut(&[Values]),
+) -> Result<()> {
+    match tensors {
+        [] => read(&read_before),
+        [first, rest @ ..] => with_values(first, |values| {
+            let values = read_before.iter().copied().chain([values]).collect();
+            read_all(rest, values, read).map_err(candle_core::Error::wrap)
+        })?,
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::linear::Weight;
+    use candle_core::{DType, Device};
+
+    /// KL, likelihoods and tops by the definition, in f64.
+    fn by_definition(a: &[f64], b: &[f64], label: usize) -> (f64, f64) {
+        let log_softmax = |z: &[f64]| {
+            let max = z.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let log_sum = z.iter().map(|z| (z - max).exp()).sum::<f64>().ln() + max;
+            z.iter().map(|z| z - log_sum).collect::<Vec<_>>()
+        };
+        let (a, b) = (log_softmax(a), log_softmax(b));
+        (a.iter().zip(&b).map(|(a, b)| a.exp() * (a - b)).sum(), -b[label])
+    }
+
+    #[test]
+    fn tiles_add_up_to_the_definition() -> Result<()> {
+        let (n, hidden, vocab) = (5, 16, 20_000);
+        let weight = Tensor::randn(0f64, 0.5, (vocab, hidden), &Device::Cpu)?;
+        let weight = Weight::Tensor(weight);
+        let heads = [Head::new(weight.clone(), None)?, Head::new(weight, Some(8.0))?];
+        let a = Tensor::randn(0f64, 1., (n, hidden), &Device::Cpu)?;
+        let b = (&a + Tensor::randn(0f64, 0.05, (n, hidden), &Device::Cpu)?)?;
+        let labels = [Some(3), Some(19_999), None, Some(8_192), Some(8_191)];
+        for head in &heads {
+            let sides = [(head, a.clone()), (head, b.clone())];
+            let sums = compare(&sides, &[(0, 1), (0, 0)], &labels, |_| ())?;
+            let logits = |t: &Tensor| head.forward(t)?.to_dtype(DType::F64)?.to_vec2::<f64>();
+            let (za, zb) = (logits(&a)?, logits(&b)?);
+            let mut right = 0;
+            for i in 0..n {
+                let label = labels[i].unwrap_or(0) as usize;
+                let (kl, nll) = by_definition(&za[i], &zb[i], label);
+                assert!((sums[0].kl_nats[i] - kl).abs() < 1e-13, "{kl}");
+                if labels[i].is_some() {
+                    assert!((sums[0].nll_b[right] - nll).abs() < 1e-12);
+                    right += 1;
+                }
+                let best = |z: &[f64]| (0..vocab).max_by(|&i, &j| z[i].total_cmp(&z[j]));
+                assert_eq!(sums[0].top1[i], best(&za[i]) == best(&zb[i]));
+            }
+            assert_eq!(sums[0].nll_a.len(), 4);
+            let same = sums[1].metrics();
+            assert_eq!((same.kl_max_nats, same.max_abs, same.rms_dp), (0.0, 0.0, 0.0));
+            assert_eq!((same.top1_agreement, same.top5_agreement), (1.0, 1.0));
+        }
+        Ok(())
+    }
+
+    /// In parts of the vocabulary as by tensors, for sides of two dtypes on one packed weight, of
+    /// which one has fewer positions.
+    #[test]
+    fn packed_heads_give_what_tensors_give() -> Result<()> {
+        let (n, hidden, vocab) = (7, 40, 20_003);
+        let weight = Tensor::randn(0f32, 0.5, (vocab, hidden), &Device::Cpu)?;
+        let weight = Weight::Tensor(weight.to_dtype(DType::BF16)?).packed()?;
+        let head = Head::new(weight, None)?;
+        let a = Tensor::randn(0f32, 1., (n, hidden), &Device::Cpu)?;
+        let b = (&a + Tensor::randn(0f32, 0.05, (n, hidden), &Device::Cpu)?)?;
+        let c = a.narrow(0, 0, 4)?.to_dtype(DType::BF16)?;
+        let sides = [(&head, a), (&head, c), (&head, b)];
+        let pairs = [(0, 2), (1, 0), (0, 0)];
+        let labels = [Some(0), Some(20_002), None, Some(255), Some(256), Some(512), Some(7)];
+        let blank: Vec<Row> = labels.iter().map(|&label| Row::new(3, 3, label)).collect();
+        let batches = Batch::all(&sides)?;
+        let packed = packed::rows(&batches, &pairs, &blank)?.expect("the head is packed");
+        let tensors = rows_by_tensors(&batches, &pairs, blank, &mut |_| ())?;
+        for (i, (&pair, count)) in pairs.iter().zip([n, 4, n]).enumerate() {
+            let [one, other] = [&packed, &tensors].map(|rows| sums(&rows[..count], pair, i));
+            assert_eq!((&one.tops, &one.top5), (&other.tops, &other.top5));
+            assert_eq!(one.metrics().max_abs, other.metrics().max_abs);
+            let close = |a: &[f64], b: &[f64]| {
+                assert_eq!(a.len(), b.len());
+                a.iter().zip(b).for_each(|(a, b)| assert!((a - b).abs() < 1e-12, "{a} {b}"));
+            };
+            close(&one.kl_nats, &other.kl_nats);
+            close(&one.nll_a, &other.nll_a);
+            close(&one.nll_b, &other.nll_b);
+        }
+        assert_eq!(sums(&packed, (0, 0), 2).metrics().kl_max_nats, 0.0);
+        Ok(())
+    }
+}
