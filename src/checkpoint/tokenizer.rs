@@ -2,13 +2,15 @@
 
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// The tokenizer of a checkpoint. It is read when a text first is, since ids can be passed without
 /// one.
 pub(super) struct Tokenizer {
     source: Source,
     read: OnceLock<tokenizers::Tokenizer>,
+    /// Held while it is read, so that a second thread waits for it.
+    reading: Mutex<()>,
 }
 
 enum Source {
@@ -17,12 +19,16 @@ enum Source {
 }
 
 impl Tokenizer {
+    fn new(source: Source) -> Self {
+        Self { source, read: OnceLock::new(), reading: Mutex::new(()) }
+    }
+
     pub(super) fn file(path: PathBuf) -> Self {
-        Self { source: Source::File(path), read: OnceLock::new() }
+        Self::new(Source::File(path))
     }
 
     pub(super) fn bytes(bytes: &'static [u8]) -> Self {
-        Self { source: Source::Bytes(bytes), read: OnceLock::new() }
+        Self::new(Source::Bytes(bytes))
     }
 
     /// Token ids with the special tokens that the tokenizer's post-processor adds.
@@ -45,6 +51,7 @@ impl Tokenizer {
     }
 
     fn get(&self) -> Result<&tokenizers::Tokenizer> {
+        let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(tokenizer) = self.read.get() {
             return Ok(tokenizer);
         }

@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::model::TokenIds;
 use candle_core::Device;
 use std::ops::ControlFlow;
+use std::thread;
 
 /// Measures the drift between two sides on texts.
 ///
@@ -50,17 +51,22 @@ pub fn drift(
     let chosen = || windows.iter().enumerate().filter(|(i, _)| options.shard.takes(*i));
     let of = chosen().map(|(_, window)| window.ids.len()).sum();
     let (mut sums, mut done) = (vec![], 0.0);
-    for (index, window) in chosen() {
-        let length = window.ids.len() as f64;
-        let mut stop = false;
-        sums.push(runner.window(checkpoint, index, window, |fraction| {
-            stop |= progress(Progress { tokens: done + fraction * length, of }).is_break();
-        })?);
-        done += length;
-        if stop {
-            break;
+    thread::scope(|scope| {
+        // Reading a tokenizer takes a second, and it is asked for texts only when a window is done.
+        scope.spawn(|| checkpoint.decode(&[]));
+        for (index, window) in chosen() {
+            let length = window.ids.len() as f64;
+            let mut stop = false;
+            sums.push(runner.window(checkpoint, index, window, |fraction| {
+                stop |= progress(Progress { tokens: done + fraction * length, of }).is_break();
+            })?);
+            done += length;
+            if stop {
+                break;
+            }
         }
-    }
+        Ok::<_, Error>(())
+    })?;
     let header = Header::new(checkpoint, options, device, texts, windows.len())?;
     Ok(Drift::new(header, Origin::here(), options.shard, sums))
 }
