@@ -162,19 +162,18 @@ fn sections(drift: &Drift) -> Vec<Section> {
         worst,
     );
     if drift.logits.is_some() {
-        let content = drawn("flips").unwrap_or_else(|| "<p>None does.</p>\n".into());
         let heading = match drift.flip_count {
             0 => "No likeliest token changes".to_string(),
             1 => "One likeliest token changes".into(),
             n => format!("{} likeliest tokens change", grouped(n as u64)),
         };
-        add(
-            "flips",
-            "Flips",
-            heading,
-            "A flip of a small margin is a coin on its edge; one of a large margin is a changed mind. The most decided ones of side a come first.",
-            Some(content),
-        );
+        let how_to_read = match drift.flip_count {
+            0 => "Both sides hold the same token for the likeliest at every position.",
+            _ => {
+                "A flip of a small margin is a coin on its edge; one of a large margin is a changed mind. The most decided ones of side a come first."
+            }
+        };
+        add("flips", "Flips", heading, how_to_read, Some(drawn("flips").unwrap_or_default()));
     }
     add(
         "gradients",
