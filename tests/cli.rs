@@ -615,8 +615,16 @@ fn plots_are_written_in_every_form() {
     let y: f64 = row.rsplit(',').next().unwrap().parse().unwrap();
     assert!((y + 2.0 * 0.022_750_131_948_179_21).abs() < 1e-15, "{row}");
 
-    let text = run(&["plot", "--functions", "gelu_new,swish,gelu-exact"]);
-    for word in ["GELU tanh", "SiLU", "exact − tanh", "error of each preset"] {
+    // Gradients are drawn of ours and of candle's, both measured; no framework's are made up.
+    let gradients: std::collections::BTreeSet<_> = csv
+        .lines()
+        .filter_map(|line| line.strip_prefix("relative-error-tanh-derivative-bf16,"))
+        .map(|rest| rest.split(',').next().unwrap())
+        .collect();
+    assert_eq!(gradients.into_iter().collect::<Vec<_>>(), ["candle", "gemma-mlp"]);
+
+    let text = run(&["plot", "--functions", "gelu_new,swish,gelu-exact,quick-gelu"]);
+    for word in ["GELU tanh", "SiLU", "quick GELU", "exact − tanh", "error of each preset"] {
         assert!(text.contains(word), "{word}: {text}");
     }
     assert!(!text.contains('\u{1b}') && !text.contains("ReLU"), "{text}");

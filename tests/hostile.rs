@@ -253,6 +253,7 @@ fn texts_and_ids() {
         &["report"],
         &["plot", "--range", "4:-4"],
         &["plot", "--functions", "mish"],
+        &["plot", "--functions", "gelu-silu"],
         &["verify", "--range", "0:nan"],
         &["forward", "--layers", "x"],
         &["nonsense"],
@@ -340,6 +341,10 @@ fn outputs_that_cannot_be_written() {
     refused(&["forward", "--out", "/no/such/place/out.safetensors"], &["/no/such/place"]);
     for flag in ["--html", "--csv", "--out"] {
         refused(&["drift", flag, "/no/such/place/out"], &["/no/such/place"]);
+        refused(&["drift", flag, "/"], &["/: is a directory"]);
+        // It is said before a model is even opened.
+        let too_late = ["drift", "--model", "/no/model", flag, "/no/such/place/out"];
+        refused(&too_late, &["/no/such/place"]);
     }
     for flag in ["--svg", "--png", "--csv"] {
         refused(&["plot", flag, "/no/such/place/out"], &["/no/such/place"]);

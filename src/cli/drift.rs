@@ -4,7 +4,7 @@ use super::args::{DTypeArg, RunArgs, SideArgs};
 use super::interrupt::Interrupt;
 use super::output::OutputArgs;
 use super::progress::{Progress, TokenProgress};
-use super::write;
+use super::{check_writable, write};
 use anyhow::Result;
 use candle_core::DType;
 use gemma_mlp::drift::{DriftOptions, Shard, Windowing, drift, floor_sides, gradient_drift, rank};
@@ -59,6 +59,7 @@ fn shard(text: &str) -> Result<Shard, String> {
 }
 
 pub fn run(args: &Args) -> Result<()> {
+    check_writable(args.output.files().chain(&args.out))?;
     let run = &args.run;
     let checkpoint = run.model.open()?;
     let texts = run.texts(&checkpoint)?;

@@ -19,7 +19,7 @@ use clap::{Parser, Subcommand};
 use gemma_mlp::Error;
 use gemma_mlp::report::Paint;
 use std::io::{self, IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Is this Gemma MLP right, and does the difference matter?
@@ -101,15 +101,32 @@ fn read(path: &Path) -> Result<String> {
 /// Writes a file, whole or not at all: beside its place first, then renamed.
 fn write(path: &Path, content: &[u8]) -> Result<()> {
     let failed = |source| Error::Io { path: path.into(), source };
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let mut builder = tempfile::Builder::new();
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less what umask takes
-    let mut file = builder.tempfile_in(directory.unwrap_or(Path::new("."))).map_err(failed)?;
+    let mut file = beside(path).map_err(failed)?;
     file.write_all(content).map_err(failed)?;
     file.as_file().sync_all().map_err(failed)?;
     file.persist(path).map_err(|e| failed(e.error))?;
     Ok(())
+}
+
+/// Finds out whether files can be written before hours go into what they are to hold.
+fn check_writable<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> Result<()> {
+    for path in paths {
+        let failed = |source| Error::Io { path: path.into(), source };
+        if path.is_dir() {
+            return Err(failed(io::ErrorKind::IsADirectory.into()).into());
+        }
+        beside(path).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// A new file in the directory of another, gone when dropped.
+fn beside(path: &Path) -> io::Result<tempfile::NamedTempFile> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less what umask takes
+    builder.tempfile_in(directory.unwrap_or(Path::new(".")))
 }
 
 /// Says in one line what went wrong, and gives the exit code: 2 if the input is to blame.

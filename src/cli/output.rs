@@ -17,6 +17,11 @@ pub struct OutputArgs {
 }
 
 impl OutputArgs {
+    /// The files that were asked for.
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.html.iter().chain(&self.csv)
+    }
+
     /// Writes the files that were asked for, and prints a table, or one run's JSON.
     pub fn drift(&self, runs: &[Run], json: bool) -> Result<()> {
         if let Some(path) = &self.html {

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 pub struct Args {
     #[command(flatten)]
     pub functions: FunctionArgs,
-    /// Also plot derivatives, and the difference of GELU's two
+    /// Also plot derivatives, the difference of GELU's two, and the errors of ours and of candle's
     #[arg(long, visible_alias = "derivatives")]
     derivative: bool,
     /// The half type in which presets are measured
@@ -48,10 +48,11 @@ pub struct FunctionArgs {
 /// `gelu-exact` is how our own `exact` is written where other functions stand beside it.
 fn function(name: &str) -> Result<Activation, UnknownActivation> {
     let own = name.trim().to_lowercase().replace('-', "_");
-    own.strip_prefix("gelu_")
-        .and_then(|form| form.parse().ok())
-        .or_else(|| own.parse().ok())
-        .map_or_else(|| name.parse(), Ok)
+    match own.as_str() {
+        "gelu_exact" => Ok(Activation::EXACT),
+        "gelu_tanh" => Ok(Activation::TANH),
+        _ => own.parse().or_else(|_| name.parse()),
+    }
 }
 
 pub fn run(args: &Args) -> Result<()> {

@@ -2,8 +2,9 @@
 
 use super::interrupt::Interrupt;
 use gemma_mlp::drift;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use std::cell::OnceCell;
+use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::Once;
 use std::time::{Duration, Instant};
@@ -18,14 +19,14 @@ impl Progress {
     pub fn new(total: usize, unit: &str) -> Self {
         Self::styled(
             total as u64,
-            &format!("{{bar:30}} {{pos}}/{{len}} {unit}, {{per_sec}}, {{eta}} left"),
+            &format!("{{bar:30}} {{pos}}/{{len}} {unit}, {{rate}}, {{eta}} left"),
         )
     }
 
     fn styled(total: u64, template: &str) -> Self {
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden());
         if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
+            bar.set_style(style.with_key("rate", rate));
         }
         Self { bar, start: Instant::now() }
     }
@@ -48,6 +49,11 @@ impl Progress {
         }
         self.bar.set_position(done);
     }
+}
+
+/// How many a second; indicatif's own has four digits behind the point.
+fn rate(state: &ProgressState, out: &mut dyn fmt::Write) {
+    let _ = write!(out, "{:.1}/s", state.per_sec());
 }
 
 impl Drop for Progress {

@@ -11,6 +11,7 @@ pub use verify::{Distance, Verification, VerifiedFunction, verify};
 
 use crate::activation::Activation;
 use crate::error::Result;
+use crate::gelu::measure::Function;
 use crate::gelu::{Gelu, truth};
 use candle_core::DType;
 use serde::Serialize;
@@ -33,7 +34,7 @@ pub struct CurveOptions {
     pub functions: Vec<Activation>,
     /// Where.
     pub range: Range,
-    /// Also derivatives, and the difference of GELU's two.
+    /// Also derivatives, the difference of GELU's two, and their errors.
     pub derivatives: bool,
     /// The half type whose rounding presets are measured in: bf16 or f16.
     pub dtype: DType,
@@ -50,7 +51,8 @@ pub struct Curves {
     pub derivatives: Vec<Curve>,
     /// exact − tanh, and if they were asked for exact' − tanh', by the double-double truth.
     pub differences: Vec<Curve>,
-    /// How far presets are from the truth, of the exact form and of the tanh form.
+    /// How far presets are from the truth, of the exact form and of the tanh form; then of their
+    /// derivatives, if they were asked for.
     pub errors: Vec<ErrorCurves>,
 }
 
@@ -74,9 +76,10 @@ impl Curves {
             values: of(false),
             derivatives: if *derivatives { of(true) } else { vec![] },
             differences: orders.iter().map(|&d| difference(d, *range, POINTS)).collect(),
-            errors: Gelu::ALL
-                .iter()
-                .map(|&gelu| relative_errors(gelu, *dtype, *range))
+            errors: Function::ALL
+                .into_iter()
+                .filter(|function| orders.contains(&function.derivative))
+                .map(|function| relative_errors(function, *dtype, *range))
                 .collect::<Result<_>>()?,
         })
     }

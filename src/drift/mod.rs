@@ -40,6 +40,7 @@ pub use options::{DriftOptions, Progress, Shard};
 pub use origin::Origin;
 pub use positions::{Positions, Token, TokenDrift};
 pub use rank::{Ranked, rank};
+pub(crate) use result::EXCERPT;
 pub use result::{CheckpointSummary, Drift, Floor, Header, RRatio, SCHEMA, merge};
 pub use run::drift;
 pub use side::{Side, SideSpec, Sides, floor_sides};

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 pub const SCHEMA: u32 = 3;
 
 /// Tokens of a text that are kept to tell it by.
-const EXCERPT: usize = 64;
+pub(crate) const EXCERPT: usize = 64;
 
 /// The drift between two sides, beside what rounding alone does.
 #[derive(Debug, Clone, Serialize, Deserialize)]

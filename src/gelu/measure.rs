@@ -28,6 +28,12 @@ impl Function {
         Self { gelu: Gelu::Exact, derivative: true },
         Self { gelu: Gelu::Tanh, derivative: true },
     ];
+
+    /// Whether this is a derivative that passes through its zero at x: below [`NEAR_ZERO`] there,
+    /// where relative errors mean nothing.
+    pub fn is_near_zero(self, x: f64, value: f64) -> bool {
+        self.derivative && (-1.0..-0.5).contains(&x) && value.abs() < NEAR_ZERO
+    }
 }
 
 impl fmt::Display for Function {
@@ -153,8 +159,7 @@ fn error<T: Measured>(function: Function, x: f64, y: f64, truth: DoubleDouble<1>
         return Errors { inputs: 1, misrounded: 1, not_finite: 1, ..Errors::default() };
     }
     let (distance, step) = (truth.distance(y), ulp::<T>(truth.hi[0]));
-    let near_zero =
-        function.derivative && (-1.0..-0.5).contains(&x) && truth.hi[0].abs() < NEAR_ZERO;
+    let near_zero = function.is_near_zero(x, truth.hi[0]);
     let (ulp, zero) = if near_zero { (0.0, distance) } else { (distance / step, 0.0) };
     let misrounded = u64::from(distance > 0.49 * step && !is_nearest::<T>(y, truth));
     Errors { inputs: 1, ulp, ulp_at: x, zero, zero_at: x, misrounded, not_finite: 0 }

@@ -42,7 +42,16 @@ fn strings<const N: usize>(names: [&str; N]) -> Vec<String> {
 
 /// What a series of a run is called.
 fn named(runs: &[Run], run: &Run, what: &str) -> String {
-    if runs.len() == 1 { what.to_string() } else { format!("{}: {what}", run.name) }
+    if runs.len() == 1 { what.to_string() } else { format!("{}: {what}", end_of(run.name)) }
+}
+
+/// A name, or the end of a long one: charts have little room.
+fn end_of(name: &str) -> String {
+    const LONGEST: usize = 40;
+    match name.char_indices().rev().nth(LONGEST) {
+        Some((start, c)) => format!("…{}", &name[start + c.len_utf8()..]),
+        None => name.to_string(),
+    }
 }
 
 /// The colours of a run and of its floor.
@@ -220,10 +229,8 @@ fn gates(drift: &Drift) -> Option<Plot> {
         b.activation.values(x, &mut of_b);
         of_a.iter().zip(of_b).map(|(a, b)| (b - a).abs()).collect()
     };
-    let centres: Vec<f64> = shown.iter().map(|&i| centre(i)).collect();
-    let at_centres = difference(&centres);
     let bars: Vec<_> = shown.iter().map(|&i| (centre(i), share(i))).collect();
-    let name = format!("|{} − {}|", b.activation, a.activation);
+    // The stops are the first series', the bars'.
     let mut series = vec![Series {
         name: "share of all gates".into(),
         mark: Mark::Bars(step),
@@ -231,46 +238,43 @@ fn gates(drift: &Drift) -> Option<Plot> {
         on_right: false,
         points: bars,
     }];
+    let mut rows: Vec<_> = shown
+        .iter()
+        .map(|&i| {
+            let left = low + step * i as f64;
+            vec![format!("{left} to {}", left + step), grouped(counts[i]), precise(share(i))]
+        })
+        .collect();
+    let mut columns = strings(["gate(x)", "gates", "share, %"]);
+    let mut title = "Where the gates lie".to_string();
+    let mut description = format!("A histogram of {} gate values.", grouped(total));
     let mut right = None;
     if a.activation != b.activation {
+        let name = format!("|{} − {}|", b.activation, a.activation);
+        title += ", and where the two activations part";
+        description += &format!(" Over it {name}.");
+        let centres: Vec<f64> = shown.iter().map(|&i| centre(i)).collect();
+        rows.iter_mut().zip(difference(&centres)).for_each(|(row, y)| row.push(precise(y)));
         let x: Vec<f64> = (0..=600).map(|i| end * (f64::from(i) / 300.0 - 1.0)).collect();
         let y = difference(&x);
         right = Some(Axis::linear_around(&name, y.iter().copied(), true));
-        series.insert(
-            0,
-            Series {
-                on_right: true,
-                ..Series::line(&name, Colour::Orange, x.into_iter().zip(y).collect())
-            },
-        );
-        // The stops are the bars'.
-        series.rotate_left(1);
+        let line = Series::line(&name, Colour::Orange, x.into_iter().zip(y).collect());
+        series.push(Series { on_right: true, ..line });
+        columns.push(name);
     }
     let shares: Vec<f64> = shown.iter().map(|&i| share(i)).collect();
-    let rows = shown.iter().zip(&at_centres).map(|(&i, d)| {
-        let left = low + step * i as f64;
-        vec![
-            format!("{left} to {}", left + step),
-            grouped(counts[i]),
-            precise(share(i)),
-            precise(*d),
-        ]
-    });
     Some(Plot {
         chart: Chart {
             id: "gates".into(),
-            title: "Where the gates lie, and where the two activations part".into(),
-            description: format!(
-                "A histogram of {} gate values, with {name} over it.",
-                grouped(total)
-            ),
+            title,
+            description,
             x: Axis::linear("gate(x), what the activation is taken of", (-end, end)),
             y: Axis::linear_around("% of gates", shares.into_iter(), true),
             right,
             series,
         },
-        columns: vec!["gate(x)".into(), "gates".into(), "share, %".into(), name],
-        rows: rows.collect(),
+        columns,
+        rows,
     })
 }
 
@@ -484,4 +488,15 @@ fn ranking(drift: &Drift) -> Option<Plot> {
         ]),
         rows: ranking.iter().map(row).collect(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_long_names_the_end_is_shown() {
+        assert_eq!(end_of(&"é".repeat(40)), "é".repeat(40));
+        assert_eq!(end_of(&"é".repeat(41)), format!("…{}", "é".repeat(40)));
+    }
 }

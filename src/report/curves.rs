@@ -82,12 +82,24 @@ fn error_chart(errors: &ErrorCurves, curves: &Curves) -> Chart {
     };
     // Ours comes first in the legend and is drawn last, on top.
     let series: Vec<_> = lines.map(line).collect();
+    let [id, title, remark] = match errors.derivative {
+        false => [
+            format!("error-{}", errors.form),
+            format!("GELU {} in {}: error of each preset", errors.form, errors.dtype),
+            "* read from source, not run".into(),
+        ],
+        true => [
+            format!("error-{}-derivative", errors.form),
+            format!("GELU {}′ in {}: error of the gradient", errors.form, errors.dtype),
+            "no other preset has gradients of its own".into(),
+        ],
+    };
     Chart {
-        id: format!("error-{}", errors.form),
-        title: format!("GELU {} in {}: error of each preset", errors.form, errors.dtype),
+        id,
+        title,
         description: format!("The worst of each: {}.", worst.collect::<Vec<_>>().join(", ")),
         x: Axis::linear("x", (curves.range.low(), curves.range.high())),
-        y: Axis::log_around("largest relative error around x; * read from source, not run", values),
+        y: Axis::log_around(&format!("largest relative error around x; {remark}"), values),
         right: None,
         series,
     }
@@ -143,7 +155,8 @@ pub fn curves_csv(curves: &Curves) -> String {
         add(name, curve);
     }
     for errors in &curves.errors {
-        let name = format!("relative-error-{}-{}", errors.form, errors.dtype);
+        let of = if errors.derivative { "-derivative" } else { "" };
+        let name = format!("relative-error-{}{of}-{}", errors.form, errors.dtype);
         errors.presets.iter().for_each(|curve| add(&name, curve));
     }
     csv.text
@@ -217,7 +230,7 @@ mod tests {
     #[test]
     fn every_chart_has_marks_and_words() {
         let charts = curve_charts(&curves());
-        assert_eq!(charts.len(), 6);
+        assert_eq!(charts.len(), 8);
         for chart in &charts {
             assert!(chart.marks() > 150 && !chart.description.is_empty(), "{}", chart.title);
         }
@@ -229,7 +242,7 @@ mod tests {
     #[test]
     fn csv_has_every_point() {
         let csv = curves_csv(&curves());
-        assert_eq!(csv.lines().count(), 1 + (3 + 3 + 2) * 401 + 2 * 8 * 160);
+        assert_eq!(csv.lines().count(), 1 + (3 + 3 + 2) * 401 + 2 * (8 + 2) * 160);
         assert!(csv.starts_with("plot,curve,x,y\nfunctions,GELU exact,-4,"), "{csv}");
     }
 

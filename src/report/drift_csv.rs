@@ -1,6 +1,6 @@
 //! A drift run as comma-separated values.
 
-use super::charts::Run;
+use super::charts::{Run, shown};
 use super::csv::Csv;
 use crate::drift::{Drift, LogitMetrics, Metrics};
 
@@ -84,6 +84,15 @@ fn add(table: &mut Table, drift: &Drift) {
                     None,
                 );
             }
+        }
+    }
+    for (section, tokens) in [("worst", &drift.worst), ("flips", &drift.flips)] {
+        for token in tokens {
+            let name = token.likeliest.each_ref().map(shown).join(" → ");
+            let place = (section, token.position.to_string(), name.as_str());
+            table.row(&place, "kl_nats", token.kl_nats, None);
+            table.row(&place, "margins.a", token.margins[0], None);
+            table.row(&place, "margins.b", token.margins[1], None);
         }
     }
     for layer in drift.gradients.iter().flat_map(|gradients| &gradients.gradients) {

@@ -30,6 +30,8 @@ struct Frame<'a> {
     top: f64,
     right: f64,
     bottom: f64,
+    /// The right edge of all.
+    edge: f64,
 }
 
 /// Draws a chart.
@@ -112,7 +114,7 @@ fn legend(out: &mut String, chart: &Chart, size: f64) -> f64 {
 }
 
 impl<'a> Frame<'a> {
-    fn new(chart: &'a Chart, (width_of_all, height): (f64, f64), legend: f64) -> Self {
+    fn new(chart: &'a Chart, (edge, height): (f64, f64), legend: f64) -> Self {
         let widest =
             |axis: &Axis| axis.ticks(5).iter().map(|(_, label)| width(label)).fold(14.0, f64::max);
         let label = if chart.y.label.is_empty() && chart.right.is_none() { 6.0 } else { 22.0 };
@@ -120,8 +122,9 @@ impl<'a> Frame<'a> {
             chart,
             left: widest(&chart.y) + 10.0,
             top: legend + label,
-            right: width_of_all - chart.right.as_ref().map_or(12.0, |axis| widest(axis) + 10.0),
+            right: edge - chart.right.as_ref().map_or(12.0, |axis| widest(axis) + 10.0),
             bottom: height - 40.0,
+            edge,
         }
     }
 
@@ -162,10 +165,10 @@ impl<'a> Frame<'a> {
     }
 
     fn labels(&self, out: &mut String) {
-        let Self { left, top, right, bottom, .. } = *self;
+        let Self { left, top, right, bottom, edge, .. } = *self;
         text(out, "label", "start", (0.0, top - 9.0), &self.chart.y.label);
         if let Some(axis) = &self.chart.right {
-            text(out, "label", "end", (right + 46.0, top - 9.0), &axis.label);
+            text(out, "label", "end", (edge, top - 9.0), &axis.label);
         }
         text(out, "label", "middle", (0.5 * (left + right), bottom + 35.0), &self.chart.x.label);
     }

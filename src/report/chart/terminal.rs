@@ -24,6 +24,9 @@ pub fn chart_text(chart: &Chart, paint: Paint) -> String {
     };
     let width = ticks.iter().map(|(_, label)| label.chars().count()).max().unwrap_or(0);
     let mut text = format!("{}\n", paint.paint(Tone::Strong, &chart.title));
+    if !chart.y.label.is_empty() {
+        text += &format!("{}\n", paint.paint(Tone::Faint, &chart.y.label));
+    }
     for row in 0..SIZE.1 {
         let label = label(row);
         let axis = if label.is_empty() { '│' } else { '┤' };

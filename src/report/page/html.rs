@@ -1,7 +1,9 @@
 //! Pieces of a page.
 
+use crate::drift::Size;
 use crate::report::chart::{DARK, LIGHT, SHAPES, Theme, colours, draw};
 use crate::report::charts::Plot;
+use crate::report::drift::size_name;
 use crate::report::escape::escape;
 use std::fmt::Write;
 
@@ -10,15 +12,29 @@ const SCRIPT: &str = include_str!("script.js");
 /// SHA-256 of it, in Base64.
 const SCRIPT_HASH: &str = "GsVUWZwjSIcnpAZNKhMtXS1iAS7Q0Z/lrFb+p7lTqog=";
 
+/// A part of a page.
+pub(super) struct Section {
+    pub(super) id: &'static str,
+    /// In the list of contents.
+    pub(super) name: &'static str,
+    pub(super) heading: String,
+    pub(super) how_to_read: String,
+    pub(super) content: String,
+}
+
 /// A whole page, in one file that asks for nothing else.
-pub(super) fn document(title: &str, body: &str) -> String {
+pub(super) fn document(title: &str, header: &str, sections: &[Section], footer: &str) -> String {
+    let contents = contents(sections);
+    let sections: String = sections.iter().map(section).collect();
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src \
          'unsafe-inline'; script-src 'sha256-{SCRIPT_HASH}'; base-uri 'none'; form-action 'none'\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <title>{}</title>\n<style>{}</style>\n</head>\n<body>\n{body}\
-         <script>{SCRIPT}</script>\n</body>\n</html>\n",
+         <title>{}</title>\n<style>{}</style>\n</head>\n<body>\n\
+         <a class=\"skip\" href=\"#main\">Skip to the report</a>\n<div class=\"wide\">\n\
+         <header>\n{header}</header>\n{contents}<main id=\"main\">\n{sections}</main>\n\
+         <footer>\n{footer}</footer>\n</div>\n<script>{SCRIPT}</script>\n</body>\n</html>\n",
         escape(title),
         style()
     )
@@ -45,6 +61,12 @@ fn style() -> String {
         colours(|i| format!("var(--c{i})")),
         include_str!("style.css")
     )
+}
+
+/// A verdict's size, with its colour.
+pub(super) fn badge(size: Size) -> String {
+    let name = size_name(size);
+    format!("<span class=\"badge {name}\">{}</span>", name.replace('-', " "))
 }
 
 /// A plot with its table: a figure that can be read with eyes, mouse, keyboard or screen reader.
@@ -101,8 +123,8 @@ pub(super) fn table(id: &str, caption: &str, columns: &[String], rows: &[Vec<Str
     html + "</tbody></table>"
 }
 
-/// A section with a heading and a sentence that says how to read it.
-pub(super) fn section(id: &str, heading: &str, how_to_read: &str, content: &str) -> String {
+/// A heading, a sentence that says how to read what follows, and that.
+fn section(Section { id, heading, how_to_read, content, .. }: &Section) -> String {
     format!(
         "<section id=\"{id}\" aria-labelledby=\"heading-{id}\">\n<h2 id=\"heading-{id}\">{}</h2>\n\
          <p>{}</p>\n{content}</section>\n",
@@ -131,9 +153,9 @@ pub(super) fn facts(facts: &[(&str, String)]) -> String {
 }
 
 /// Links to the sections of a page.
-pub(super) fn contents(sections: &[(&str, &str)]) -> String {
+fn contents(sections: &[Section]) -> String {
     let mut html = "<nav aria-label=\"Sections\"><ul>".to_string();
-    for (id, name) in sections {
+    for Section { id, name, .. } in sections {
         let _ = write!(html, "<li><a href=\"#{id}\">{}</a></li>", escape(name));
     }
     html + "</ul></nav>\n"

@@ -1,43 +1,37 @@
 //! What the page of one run consists of.
 
-use super::html::{capitalised, facts, figures, plot};
-use crate::drift::{Drift, TokenDrift};
+use super::html::{Section, badge, capitalised, document, facts, figures, plot};
+use crate::drift::{Drift, EXCERPT, TokenDrift};
 use crate::model::InputKind;
 use crate::report::charts::{Plot, Run, drift_plots, shown};
-use crate::report::drift::{pair, size_name};
+use crate::report::drift::pair;
 use crate::report::escape::escape;
-use crate::report::number::{grouped, pretty};
+use crate::report::number::{grouped, pretty, pretty_words};
 use std::fmt::Write;
 
-/// A part of the page.
-pub(super) struct Section {
-    pub(super) id: &'static str,
-    /// In the list of contents.
-    pub(super) name: &'static str,
-    pub(super) heading: String,
-    pub(super) how_to_read: String,
-    pub(super) content: String,
+pub(super) fn page(drift: &Drift) -> String {
+    let title = format!("Drift: {}", headline(drift));
+    document(&title, &header(drift), &sections(drift), &footer(drift))
 }
 
 /// The verdict's first clause.
-pub(super) fn headline(drift: &Drift) -> String {
+fn headline(drift: &Drift) -> String {
     let verdict = drift.verdict.verdict.trim_end_matches('.');
     capitalised(verdict.split("; ").next().unwrap_or_default())
 }
 
 /// The verdict in a sentence, and the figures that it rests on.
-pub(super) fn header(drift: &Drift) -> String {
+fn header(drift: &Drift) -> String {
     let verdict = &drift.verdict;
     let rest = verdict.verdict.split_once("; ").map_or("", |(_, rest)| rest);
     let mut html = format!(
-        "<header>\n<p class=\"kicker\">gemma-mlp drift · {} · {} tokens</p>\n<h1>{}</h1>\n<p class=\"lead\">{}</p>\n\
-         <p class=\"badge {}\">{}</p>\n",
+        "<p class=\"kicker\">gemma-mlp drift · {} · {} tokens</p>\n<h1>{}</h1>\n<p class=\"lead\">{}</p>\n\
+         <p>{}</p>\n",
         escape(&drift.header.checkpoint.source),
         grouped(drift.tokens as u64),
         escape(&headline(drift)),
-        escape(&capitalised(rest)),
-        size_name(verdict.size),
-        size_name(verdict.size).replace('-', " ")
+        escape(&capitalised(&pretty_words(rest))),
+        badge(verdict.size)
     );
     html += &figures(&key_figures(drift));
     if !drift.header.warnings.is_empty() || !drift.complete {
@@ -50,7 +44,7 @@ pub(super) fn header(drift: &Drift) -> String {
         }
         html += "</ul>\n";
     }
-    html + "</header>\n"
+    html
 }
 
 fn key_figures(drift: &Drift) -> Vec<[String; 3]> {
@@ -91,7 +85,7 @@ fn key_figures(drift: &Drift) -> Vec<[String; 3]> {
 }
 
 /// All sections that there is data for.
-pub(super) fn of(drift: &Drift) -> Vec<Section> {
+fn sections(drift: &Drift) -> Vec<Section> {
     let plots = drift_plots(&[Run { name: "", drift }]);
     let drawn = |id: &str| plots.iter().find(|p| p.chart.id == id).map(plot);
     let mut sections = vec![];
@@ -100,10 +94,8 @@ pub(super) fn of(drift: &Drift) -> Vec<Section> {
         sections.extend(content.map(|content| Section { id, name, heading, how_to_read, content }));
     };
     let title = |id: &str| {
-        plots
-            .iter()
-            .find(|p: &&Plot| p.chart.id == id)
-            .map_or(String::new(), |p| p.chart.title.clone())
+        let of: Option<&Plot> = plots.iter().find(|p| p.chart.id == id);
+        of.map_or(String::new(), |p| p.chart.title.clone())
     };
     add(
         "compared",
@@ -141,13 +133,19 @@ pub(super) fn of(drift: &Drift) -> Vec<Section> {
         "Each side runs on its own stream: what earlier layers changed goes on and adds up, or is averaged out.",
         drawn("residual"),
     );
-    add(
-        "gates",
-        "Gates",
-        "Why this model drifts as it does".into(),
-        "The activation is taken of the gates. Bars show where they lie, the line where the two activations differ: a model drifts as much as its gates lie under the line's humps.",
-        drawn("gates"),
-    );
+    let sides = &drift.header.sides;
+    let (heading, how_to_read) = if sides.a.activation == sides.b.activation {
+        (
+            "Where the gates lie",
+            "The activation is taken of the gates, and is the same on both sides.",
+        )
+    } else {
+        (
+            "Why this model drifts as it does",
+            "The activation is taken of the gates. Bars show where they lie, the line where the two activations differ: a model drifts as much as its gates lie under the line's humps.",
+        )
+    };
+    add("gates", "Gates", heading.into(), how_to_read, drawn("gates"));
     add(
         "positions",
         "Positions",
@@ -164,19 +162,18 @@ pub(super) fn of(drift: &Drift) -> Vec<Section> {
         worst,
     );
     if drift.logits.is_some() {
-        let content = drawn("flips").unwrap_or_else(|| "<p>None does.</p>\n".into());
         let heading = match drift.flip_count {
             0 => "No likeliest token changes".to_string(),
             1 => "One likeliest token changes".into(),
             n => format!("{} likeliest tokens change", grouped(n as u64)),
         };
-        add(
-            "flips",
-            "Flips",
-            heading,
-            "A flip of a small margin is a coin on its edge; one of a large margin is a changed mind. The most decided ones of side a come first.",
-            Some(content),
-        );
+        let how_to_read = match drift.flip_count {
+            0 => "Both sides hold the same token for the likeliest at every position.",
+            _ => {
+                "A flip of a small margin is a coin on its edge; one of a large margin is a changed mind. The most decided ones of side a come first."
+            }
+        };
+        add("flips", "Flips", heading, how_to_read, Some(drawn("flips").unwrap_or_default()));
     }
     add(
         "gradients",
@@ -234,7 +231,9 @@ fn compared(drift: &Drift) -> String {
         ("Text", format!("{texts}, {} tokens{windows}", grouped(drift.tokens as u64))),
     ];
     if let Some(excerpt) = &header.excerpt {
-        all.push(("It begins", format!("“{}…”", excerpt.trim())));
+        let (name, more) =
+            if drift.tokens > EXCERPT { ("It begins", "…") } else { ("It reads", "") };
+        all.push((name, format!("“{}{more}”", excerpt.trim())));
     }
     facts(&all)
 }
@@ -300,7 +299,7 @@ fn token_list(tokens: &[TokenDrift], start: usize) -> String {
         let _ = writeln!(
             html,
             "<li><div class=\"kl\">{}<small>position {}</small></div><div>\
-             <p class=\"context\"><bdi>{}</bdi>{space}<mark><bdi>{}</bdi></mark></p><p>{says}{}.</p></div></li>",
+             <p class=\"context\"><bdi>{}</bdi>{space}<mark dir=\"auto\">{}</mark></p><p>{says}{}.</p></div></li>",
             pretty(token.kl_nats),
             grouped(token.position as u64),
             escape(visible(&context).trim_start()),
@@ -319,12 +318,12 @@ fn visible(text: &str) -> String {
     text.replace('\n', "↵").replace('\t', "⇥")
 }
 
-pub(super) fn footer(drift: &Drift) -> String {
+fn footer(drift: &Drift) -> String {
     format!(
-        "<footer>\n<p>Relative L2 is ‖b − a‖/‖a‖. KL, Δp and perplexity are those of llama.cpp's \
+        "<p>Relative L2 is ‖b − a‖/‖a‖. KL, Δp and perplexity are those of llama.cpp's \
          --kl-divergence, summed in f64. The rule of the verdict is the ratio of drift to noise floor, \
          of the mean KL divergence; docs/drift.md has every definition.</p>\n\
-         <p>Made by gemma-mlp {}. This page asks for nothing from elsewhere.</p>\n</footer>\n",
+         <p>Made by gemma-mlp {}. This page asks for nothing from elsewhere.</p>\n",
         escape(&drift.header.version)
     )
 }
