@@ -13,7 +13,7 @@ import time
 import torch
 import torch.nn.functional as F
 
-ROUNDS, ROUND = 9, 0.02
+ROUNDS, ROUND = 9, 0.1
 ELEMENTS = 4096 * 16384
 BLOCKS = (2048, 16384), (2304, 9216), (3072, 24576), (5376, 21504)
 TOKENS = 1, 16, 512, 4096
@@ -62,7 +62,7 @@ def medians(work):
     repeats = []
     for each in work:
         timed(each, 5)  # compiles, and records graphs
-        repeats.append(min(1000, max(1, round(ROUND / timed(each, 3)))))
+        repeats.append(min(10_000, max(1, round(ROUND / timed(each, 3)))))
     times = [[] for _ in work]
     for _ in range(ROUNDS):
         for each, count, of_each in zip(work, repeats, times):

@@ -2,7 +2,7 @@
 //! and their PTX, where there is a compiler for it.
 //!
 //! The arithmetic is IEEE operations, fused where written so, on either processor; so what is proven here of results
-//! holds on a GPU. What is not: launches, memory and conversions there, of which `src/geglu/tests.rs` has the
+//! holds on a GPU. What is not: launches, memory and conversions there, of which `tests/devices.rs` has the
 //! tests that need one.
 
 use candle_core::{Device, Result, Tensor, Var, WithDType};

@@ -4,6 +4,8 @@
 //! argument of the saturating function is limited first, so that the gradient stays finite for
 //! large |x|, where candle's own `gelu` and `gelu_erf` give NaN. candle has no `erfc`: below
 //! x ≈ -5 the exact form has the absolute error of f32, not the relative one of the CPU kernel.
+//! Tensors without elements are returned as they are: CUDA refuses to start no threads, which
+//! candle's comparisons and conversions ask of it.
 
 use crate::activation::{Activation, QUICK};
 use crate::gelu::Gelu;
@@ -15,11 +17,17 @@ use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_PI};
 const SATURATED: f32 = 800.0;
 
 pub(super) fn geglu(gate: &Tensor, up: &Tensor, activation: Activation) -> Result<Tensor> {
+    if gate.elem_count() == 0 {
+        return Ok(gate.clone());
+    }
     let product = (wide_activate(gate, activation)? * widen(up)?)?;
     product.to_dtype(gate.dtype())
 }
 
 pub(super) fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
+    if x.elem_count() == 0 {
+        return Ok(x.clone());
+    }
     wide_activate(x, activation)?.to_dtype(x.dtype())
 }
 

@@ -8,8 +8,8 @@
 // Threads of a block; src/geglu/cuda.rs starts as many.
 constexpr int THREADS = 256;
 
-template <typename T> struct alignas(16) Pack {
-    static constexpr int LANES = 16 / sizeof(T);
+// What a thread reads of a tensor at once.
+template <typename T, int LANES> struct alignas(LANES * sizeof(T)) Pack {
     T lane[LANES];
 };
 
@@ -29,49 +29,60 @@ template <typename T, int N> __device__ __forceinline__ bool aligned(T *const (&
     return low % 16 == 0;
 }
 
-// Calls f(inputs of one element, its outputs) for n elements, those of this thread.
-template <typename T, int IN, int OUT, typename F>
-__device__ __forceinline__ void for_each(size_t n, const T *const (&in)[IN], T *const (&out)[OUT], F f) {
-    const size_t thread = size_t(blockIdx.x) * blockDim.x + threadIdx.x;
-    const size_t threads = size_t(gridDim.x) * blockDim.x;
-    const size_t packs = aligned(in) && aligned(out) ? n / Pack<T>::LANES : 0;
-    for (size_t at = thread; at < packs; at += threads) {
-        Pack<T> x[IN], y[OUT];
+// Calls f for the elements of the at-th packs. All go through the tables, without a branch; what is outside of them is then
+// computed again.
+template <int LANES, typename T, int IN, int OUT, typename Outside, typename F>
+__device__ __forceinline__ void pack(size_t at, const T *const (&in)[IN], T *const (&out)[OUT], Outside outside, F f) {
+    Pack<T, LANES> x[IN], y[OUT];
 #pragma unroll
-        for (int i = 0; i < IN; i++) {
-            x[i] = reinterpret_cast<const Pack<T> *>(in[i])[at];
-        }
-#pragma unroll
-        for (int lane = 0; lane < Pack<T>::LANES; lane++) {
-            float of_x[IN];
-            Wide of_y[OUT];
-#pragma unroll
-            for (int i = 0; i < IN; i++) {
-                of_x[i] = widen(x[i].lane[lane]);
-            }
-            f(of_x, of_y);
-#pragma unroll
-            for (int i = 0; i < OUT; i++) {
-                narrow(of_y[i], y[i].lane[lane]);
-            }
-        }
-#pragma unroll
-        for (int i = 0; i < OUT; i++) {
-            reinterpret_cast<Pack<T> *>(out[i])[at] = y[i];
-        }
+    for (int i = 0; i < IN; i++) {
+        x[i] = reinterpret_cast<const Pack<T, LANES> *>(in[i])[at];
     }
-    for (size_t at = packs * Pack<T>::LANES + thread; at < n; at += threads) {
+    const auto compute = [&](auto how, int lane) {
         float of_x[IN];
         Wide of_y[OUT];
 #pragma unroll
         for (int i = 0; i < IN; i++) {
-            of_x[i] = widen(in[i][at]);
+            of_x[i] = widen(x[i].lane[lane]);
         }
-        f(of_x, of_y);
+        f(how, of_x, of_y);
 #pragma unroll
         for (int i = 0; i < OUT; i++) {
-            narrow(of_y[i], out[i][at]);
+            narrow(of_y[i], y[i].lane[lane]);
         }
+    };
+    bool any = false;
+#pragma unroll
+    for (int lane = 0; lane < LANES; lane++) {
+        compute(Inside(), lane);
+        any |= outside(widen(x[0].lane[lane]));
+    }
+    if (any) {
+#pragma unroll
+        for (int lane = 0; lane < LANES; lane++) {
+            if (outside(widen(x[0].lane[lane]))) {
+                compute(Anywhere(), lane);
+            }
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < OUT; i++) {
+        reinterpret_cast<Pack<T, LANES> *>(out[i])[at] = y[i];
+    }
+}
+
+// Calls f(how, inputs of one element, its outputs) for n elements, those of this thread.
+template <typename T, int IN, int OUT, typename Outside, typename F>
+__device__ __forceinline__ void for_each(size_t n, const T *const (&in)[IN], T *const (&out)[OUT], Outside outside, F f) {
+    constexpr int LANES = 16 / sizeof(T);
+    const size_t thread = size_t(blockIdx.x) * blockDim.x + threadIdx.x;
+    const size_t threads = size_t(gridDim.x) * blockDim.x;
+    const size_t packs = aligned(in) && aligned(out) ? n / LANES : 0;
+    for (size_t at = thread; at < packs; at += threads) {
+        pack<LANES>(at, in, out, outside, f);
+    }
+    for (size_t at = packs * LANES + thread; at < n; at += threads) {
+        pack<1>(at, in, out, outside, f);
     }
 }
 
@@ -79,7 +90,9 @@ template <typename Gelu, typename T> __device__ __forceinline__ void activate(si
     __shared__ Table table;
     load(table, Gelu::value());
     __syncthreads();
-    for_each<T, 1, 1>(n, {x}, {y}, [](const float (&x)[1], Wide (&y)[1]) { y[0] = value<Gelu>(table, x[0]); });
+    for_each<T, 1, 1>(n, {x}, {y}, LeftOfTable(), [](auto how, const float (&x)[1], Wide (&y)[1]) {
+        y[0] = how.template value<Gelu>(table, x[0]);
+    });
 }
 
 template <typename Gelu, typename T>
@@ -87,8 +100,8 @@ __device__ __forceinline__ void activate_backward(size_t n, const T *x, const T 
     __shared__ Table table;
     load(table, Gelu::slope());
     __syncthreads();
-    for_each<T, 2, 1>(n, {x, grad}, {dx}, [](const float (&x)[2], Wide (&dx)[1]) {
-        dx[0] = times(derivative<Gelu>(table, x[0]), x[1]);
+    for_each<T, 2, 1>(n, {x, grad}, {dx}, OffTable(), [](auto how, const float (&x)[2], Wide (&dx)[1]) {
+        dx[0] = times(how.template derivative<Gelu>(table, x[0]), x[1]);
     });
 }
 
@@ -97,8 +110,8 @@ __device__ __forceinline__ void geglu(size_t n, const T *gate, const T *up, T *p
     __shared__ Table table;
     load(table, Gelu::value());
     __syncthreads();
-    for_each<T, 2, 1>(n, {gate, up}, {product}, [](const float (&x)[2], Wide (&y)[1]) {
-        y[0] = times(value<Gelu>(table, x[0]), x[1]);
+    for_each<T, 2, 1>(n, {gate, up}, {product}, LeftOfTable(), [](auto how, const float (&x)[2], Wide (&y)[1]) {
+        y[0] = times(how.template value<Gelu>(table, x[0]), x[1]);
     });
 }
 
@@ -108,9 +121,9 @@ template <typename T> __device__ __forceinline__ void geglu_pair(size_t n, const
     load(exact, Exact::value());
     load(tanh, Tanh::value());
     __syncthreads();
-    for_each<T, 2, 2>(n, {gate, up}, {products, products + n}, [](const float (&x)[2], Wide (&y)[2]) {
-        y[0] = times(value<Exact>(exact, x[0]), x[1]);
-        y[1] = times(value<Tanh>(tanh, x[0]), x[1]);
+    for_each<T, 2, 2>(n, {gate, up}, {products, products + n}, LeftOfTable(), [](auto how, const float (&x)[2], Wide (&y)[2]) {
+        y[0] = times(how.template value<Exact>(exact, x[0]), x[1]);
+        y[1] = times(how.template value<Tanh>(tanh, x[0]), x[1]);
     });
 }
 
@@ -122,9 +135,9 @@ __device__ __forceinline__ void geglu_backward(size_t n, const T *gate, const T 
     load(of_value, Gelu::value());
     load(of_slope, Gelu::slope());
     __syncthreads();
-    for_each<T, 3, 2>(n, {gate, up, grad}, {gradients, gradients + n}, [](const float (&x)[3], Wide (&dx)[2]) {
-        dx[0] = times(times(derivative<Gelu>(of_slope, x[0]), x[2]), x[1]);
-        dx[1] = times(value<Gelu>(of_value, x[0]), x[2]);
+    for_each<T, 3, 2>(n, {gate, up, grad}, {gradients, gradients + n}, OffTable(), [](auto how, const float (&x)[3], Wide (&dx)[2]) {
+        dx[0] = times(times(how.template derivative<Gelu>(of_slope, x[0]), x[2]), x[1]);
+        dx[1] = times(how.template value<Gelu>(of_value, x[0]), x[2]);
     });
 }
 

@@ -67,9 +67,9 @@ struct Exact {
         return polynomial(MILLS_ABOVE_SINGLE, z) / polynomial(MILLS_BELOW_SINGLE, z);
     }
 
-    static __device__ __noinline__ double far_value(double z) { return z * (exponential(-0.5 * z * z) * mills(z)); }
+    static __device__ __forceinline__ double far_value(double z) { return z * (exponential(-0.5 * z * z) * mills(z)); }
 
-    static __device__ __noinline__ double far_slope(double z) {
+    static __device__ __forceinline__ double far_slope(double z) {
         constexpr double DENSITY_AT_0 = 0.3989422804014327; // 1/√(2π)
         return exponential(-0.5 * z * z) * __fma_rn(z, -DENSITY_AT_0, mills(z));
     }
@@ -84,43 +84,66 @@ struct Tanh {
 
     static __device__ __forceinline__ double power(double z) { return exponential(-(z * (LINEAR + CUBIC * (z * z)))); }
 
-    static __device__ __noinline__ double far_value(double z) {
+    static __device__ __forceinline__ double far_value(double z) {
         const double e = power(z);
         return z * (e / (1.0 + e));
     }
 
-    static __device__ __noinline__ double far_slope(double z) {
+    static __device__ __forceinline__ double far_slope(double z) {
         const double e = power(z);
         const double sum = __fma_rn(z, -(LINEAR + 3.0 * (CUBIC * (z * z))), 1.0) + e;
         return e * (1.0 / ((1.0 + e) * (1.0 + e))) * sum;
     }
 };
 
-// f(x). hi is within an ULP of it, hi + lo within 2^-25.
-template <typename Gelu> __device__ __forceinline__ Wide value(const Table &table, float x) {
-    if (x < -LAST) {
-        return split(-Gelu::far_value(limited(-x)));
-    }
-    constexpr float TINY = 0x1p-25f, LEAST = 0x1p-149f;
-    const float size = fabsf(x), z = size > LAST ? LAST : size; // NaN stays
-    const Wide tail = look_up(table, z);
-    const float left = __fmaf_rn(z, tail.hi, z * tail.lo);
-    const float left_low = __fmaf_rn(z, tail.lo, __fmaf_rn(z, tail.hi, -left));
-    // On the left 0 minus that, on the right x minus that. A sum that is 0 would lose its sign.
-    const float right = x < 0.0f ? 0.0f : x;
-    const float difference = right - left;
-    // x/2 + x²/√(2π): the square is lost, but where x/2 lies between two numbers, it decides.
-    const float low = z < TINY ? LEAST : ((right - difference) - left) - left_low;
-    return {copysignf(difference, x), low};
-}
+// Whether f(x) comes from a formula, and f'(x).
+struct LeftOfTable {
+    __device__ __forceinline__ bool operator()(float x) const { return x < -LAST; }
+};
+struct OffTable {
+    __device__ __forceinline__ bool operator()(float x) const { return fabsf(x) > LAST; }
+};
 
-// f'(x).
-template <typename Gelu> __device__ __forceinline__ Wide derivative(const Table &table, float x) {
-    const float z = fabsf(x);
-    const Wide left = z > LAST ? split(Gelu::far_slope(limited(z))) : look_up(table, z);
-    if (x < 0.0f) {
-        return left;
+// By the tables. What is outside of them becomes some number.
+struct Inside {
+    // f(x). hi is within an ULP of it, hi + lo within 2^-25.
+    template <typename Gelu> static __device__ __forceinline__ Wide value(const Table &table, float x) {
+        constexpr float TINY = 0x1p-25f, LEAST = 0x1p-149f;
+        const float size = fabsf(x), z = size > LAST ? LAST : size; // NaN stays
+        const Wide tail = look_up(table, z);
+        const float left = __fmaf_rn(z, tail.hi, z * tail.lo);
+        const float left_low = __fmaf_rn(z, tail.lo, __fmaf_rn(z, tail.hi, -left));
+        // On the left 0 minus that, on the right x minus that. A sum that is 0 would lose its sign.
+        const float right = x < 0.0f ? 0.0f : x;
+        const float difference = right - left;
+        // x/2 + x²/√(2π): the square is lost, but where x/2 lies between two numbers, it decides.
+        const float low = z < TINY ? LEAST : ((right - difference) - left) - left_low;
+        return {copysignf(difference, x), low};
     }
-    const float hi = 1.0f - left.hi;
-    return {hi, ((1.0f - hi) - left.hi) - left.lo};
-}
+
+    // f'(x).
+    template <typename Gelu> static __device__ __forceinline__ Wide derivative(const Table &table, float x) {
+        return from_left(x, look_up(table, fabsf(x)));
+    }
+
+    // f'(x) from f'(-|x|): f'(x) + f'(-x) = 1.
+    static __device__ __forceinline__ Wide from_left(float x, Wide left) {
+        if (x < 0.0f) {
+            return left;
+        }
+        const float hi = 1.0f - left.hi;
+        return {hi, ((1.0f - hi) - left.hi) - left.lo};
+    }
+};
+
+// Outside of them by the formulas. Rare, and kept out of the way.
+struct Anywhere {
+    template <typename Gelu> static __device__ __noinline__ Wide value(const Table &table, float x) {
+        return LeftOfTable()(x) ? split(-Gelu::far_value(limited(-x))) : Inside::value<Gelu>(table, x);
+    }
+
+    template <typename Gelu> static __device__ __noinline__ Wide derivative(const Table &table, float x) {
+        return OffTable()(x) ? Inside::from_left(x, split(Gelu::far_slope(limited(fabsf(x)))))
+                             : Inside::derivative<Gelu>(table, x);
+    }
+};
