@@ -61,7 +61,10 @@ pub(super) fn rows(
 /// Calls `run` with all batches as the weights take them.
 fn with_inputs(batches: &[Batch], before: Vec<Input>, run: &mut dyn FnMut(&[Input])) -> Result<()> {
     match batches {
-        [] => Ok(run(&before)),
+        [] => {
+            run(&before);
+            Ok(())
+        }
         [batch, ..] => match batch.hidden.dtype() {
             DType::BF16 => with_input::<bf16>(batches, before, run),
             DType::F16 => with_input::<f16>(batches, before, run),
