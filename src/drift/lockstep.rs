@@ -10,7 +10,7 @@ use candle_core::{DType, Device, Tensor};
 
 /// Positions that go through a block at a time: few enough for what lies between its products to
 /// stay in a large cache, and to be memory that the allocator keeps.
-pub const POSITIONS: usize = 256;
+const POSITIONS: usize = 256;
 
 /// Models that differ by their sides alone. Sides of one dtype run as one batch, so that every
 /// weight is read once for all of them; sides whose weights have the same values share these.
@@ -93,7 +93,7 @@ impl Lockstep {
     /// more: sides of one dtype run as far as the longest of them). Returns each side's normed hidden
     /// states, `[1, seq, hidden]`.
     ///
-    /// `watch` is handed every layer in pieces of [`POSITIONS`] positions: the layer's index, the
+    /// `watch` is handed every layer in pieces of 256 positions: the layer's index, the
     /// first position, and a step per side, which has none of the positions behind its end.
     ///
     /// # Errors
