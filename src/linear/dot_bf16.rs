@@ -43,8 +43,8 @@ const VECTORS: usize = PANEL / 16;
 fn multiply<const R: usize>(sliver: Sliver<bf16, bf16, R>) {
     let Sliver { x, panel, ahead, sums: out, width, pass: _ } = sliver;
     let mut sums = [[cast::<_, f32x16>([0f32; 16]); VECTORS]; R];
-    let pairs = panel.len().min(BLOCK / 2);
-    for (i, columns) in panel[..pairs].iter().enumerate() {
+    let steps = panel.len().min(BLOCK / 2);
+    for (i, columns) in panel[..steps].iter().enumerate() {
         prefetch(ahead.0.wrapping_byte_add(i * ahead.1));
         let w: [u32x16; VECTORS] = cast(columns.pairs());
         for (sums, x) in sums.iter_mut().zip(x) {

@@ -5,7 +5,7 @@
 //! blocks' sums, one after the other. Hence the same bits for any number of threads and for a row
 //! alone or among others.
 
-use super::stored::{PANEL, Stored};
+use super::stored::{Columns, PANEL, Stored};
 use pulp::{Arch, Simd, WithSimd};
 use std::sync::atomic::{Ordering, compiler_fence};
 
@@ -42,10 +42,10 @@ pub trait Kernel<W: Stored>: Copy {
 /// `R` rows of a block of x and a block of a panel.
 pub struct Sliver<'a, W: Stored, X, const R: usize> {
     pub x: &'a [[X; BLOCK]; R],
-    /// The panel's columns, two by two.
-    pub panel: &'a [W::Columns],
-    /// What to fetch on the way: from where, and how many bytes further with every pair of columns.
-    pub ahead: (*const W::Columns, usize),
+    /// The panel's columns, step by step.
+    pub panel: &'a [Columns<W>],
+    /// What to fetch on the way: from where, and how many bytes further with every step.
+    pub ahead: (*const Columns<W>, usize),
     /// Where the sums begin, `[R, PANEL]` inside rows of some width.
     pub sums: &'a mut [f32],
     pub width: usize,
@@ -59,10 +59,10 @@ pub struct Product<'a, W: Stored, X> {
     pub x: &'a [[X; BLOCK]],
     /// How many rows x has.
     pub rows: usize,
-    /// The panels' columns, two by two: `[panels, pairs]`.
-    pub panels: &'a [W::Columns],
-    /// How many pairs of columns a panel has.
-    pub pairs: usize,
+    /// The panels' columns: `[panels, steps]`.
+    pub panels: &'a [Columns<W>],
+    /// How many steps of [`Stored::WIDTH`] columns a panel has.
+    pub steps: usize,
     /// To which the products are added: `[rows, panels · PANEL]` inside rows of some width.
     pub sums: &'a mut [f32],
     pub width: usize,
@@ -78,15 +78,15 @@ impl<W: Stored> Product<'_, W, f32> {
 impl<W: Stored, X: Copy> Product<'_, W, X> {
     /// Does the work with a kernel.
     pub fn add_with(self, kernel: impl Kernel<W, X = X>) {
-        let Self { x, rows, panels, pairs, sums, width } = self;
-        let blocks = pairs.div_ceil(BLOCK / 2);
+        let Self { x, rows, panels, steps, sums, width } = self;
+        let blocks = steps.div_ceil(BLOCK / W::WIDTH);
         let step = (BLOCKS_OF_X / rows.max(1)).max(1);
         for first in (0..blocks).step_by(step) {
             for start in (0..rows).step_by(GROUP) {
                 let group = GROUP.min(rows - start);
-                for (at, panel) in panels.chunks_exact(pairs).enumerate() {
+                for (at, panel) in panels.chunks_exact(steps).enumerate() {
                     let sums = &mut sums[start * width + at * PANEL..];
-                    let some = panel.chunks(BLOCK / 2).enumerate().skip(first).take(step);
+                    let some = panel.chunks(BLOCK / W::WIDTH).enumerate().skip(first).take(step);
                     for (b, block) in some {
                         let x = &x[b * rows + start..][..group];
                         multiply_block(kernel, x, block, sums, width);
@@ -101,7 +101,7 @@ impl<W: Stored, X: Copy> Product<'_, W, X> {
 fn multiply_block<W: Stored, K: Kernel<W>>(
     kernel: K,
     x: &[[K::X; BLOCK]],
-    panel: &[W::Columns],
+    panel: &[Columns<W>],
     sums: &mut [f32],
     width: usize,
 ) {
@@ -118,7 +118,7 @@ fn multiply_block<W: Stored, K: Kernel<W>>(
 fn multiply_slivers<W: Stored, K: Kernel<W>>(
     kernel: K,
     x: &[[K::X; BLOCK]],
-    panel: &[W::Columns],
+    panel: &[Columns<W>],
     sums: &mut [f32],
     width: usize,
     pass: Option<usize>,
@@ -131,7 +131,7 @@ fn multiply_slivers<W: Stored, K: Kernel<W>>(
         let sums = &mut sums[start * width..];
         // What is behind this block is wanted next. One sliver reads on as it goes; several share
         // the next block out between them.
-        let size = size_of::<W::Columns>();
+        let size = size_of::<Columns<W>>();
         let ahead = match slivers {
             1 => (panel.as_ptr().wrapping_byte_add(AHEAD_BYTES), size),
             _ => {
@@ -228,16 +228,16 @@ impl<W: Stored, const R: usize> Sliver<'_, W, f32, R> {
     #[inline(always)]
     fn vectors<S: Simd, const V: usize>(&mut self, simd: S, at: usize) {
         let mut sums = [[simd.splat_f32s(0.0); V]; R];
-        let pairs = self.panel.len().min(BLOCK / 2);
-        for (i, columns) in self.panel[..pairs].iter().enumerate() {
+        let steps = self.panel.len().min(BLOCK / W::WIDTH);
+        for (i, columns) in self.panel[..steps].iter().enumerate() {
             prefetch(self.ahead.0.wrapping_byte_add(i * self.ahead.1));
-            for column in 0..2 {
+            for column in 0..W::WIDTH {
                 let mut w = [simd.splat_f32s(0.0); V];
                 for v in 0..V {
-                    w[v] = W::load(simd, columns, at + v, column == 1);
+                    w[v] = W::load(simd, columns, at + v, column);
                 }
                 for r in 0..R {
-                    let x = simd.splat_f32s(self.x[r][2 * i + column]);
+                    let x = simd.splat_f32s(self.x[r][W::WIDTH * i + column]);
                     for v in 0..V {
                         sums[r][v] = simd.mul_add_e_f32s(w[v], x, sums[r][v]);
                     }

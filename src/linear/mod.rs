@@ -19,7 +19,7 @@ pub(crate) use kernel::{BLOCK, Product};
 pub use packed::Packed;
 pub(crate) use product::packed_product;
 pub(crate) use rows::{Block, Rows, with_memory};
-pub(crate) use stored::{PANEL, Stored};
+pub(crate) use stored::{Columns, PANEL, Stored};
 pub(crate) use strips::{Strip, strips};
 
 use candle_core::{D, DType, Device, Module, Result, Tensor};

@@ -5,7 +5,7 @@ use super::convert::Number;
 use super::dot_bf16::DotBf16;
 use super::kernel::{BLOCK, Product};
 use super::rows::{Blocks, Rows, with_memory};
-use super::stored::{PANEL, Stored};
+use super::stored::{Columns, PANEL, Stored};
 use super::strips::strips;
 use crate::operands::slice;
 use candle_core::{DType, Device, Error, Result, Storage, Tensor, WithDType};
@@ -32,9 +32,9 @@ pub struct Packed {
 
 #[derive(Debug)]
 enum Data {
-    F32(Vec<<f32 as Stored>::Columns>),
-    BF16(Vec<<bf16 as Stored>::Columns>),
-    F16(Vec<<f16 as Stored>::Columns>),
+    F32(Vec<Columns<f32>>),
+    BF16(Vec<Columns<bf16>>),
+    F16(Vec<Columns<f16>>),
 }
 
 /// Evaluates an expression with the columns of a packed matrix and their dtype.
@@ -150,24 +150,24 @@ impl Packed {
     }
 
     fn gather(&self, part: usize, rows: &[usize]) -> Result<Tensor> {
-        let (pairs, shape) = (self.pairs(), (rows.len(), self.columns));
+        let (steps, shape) = (self.steps(), (rows.len(), self.columns));
         with_columns!(&*self.data, W, data => {
             let mut gathered = vec![<W as WithDType>::from_f64(0.0); rows.len() * self.columns];
             let out = gathered.par_chunks_mut(self.columns.max(1)).zip(rows);
             out.for_each(|(out, &row)| {
                 let panel = (self.first + row / PANEL) * self.parts + part;
                 for (column, out) in out.iter_mut().enumerate() {
-                    let columns = &data[panel * pairs + column / 2];
-                    *out = <W as Stored>::get(columns, row % PANEL, column % 2 == 1);
+                    let columns = &data[panel * steps + column / W::WIDTH];
+                    *out = <W as Stored>::get(columns, row % PANEL, column % W::WIDTH);
                 }
             });
             Tensor::from_vec(gathered, shape, &Device::Cpu)
         })
     }
 
-    /// Pairs of columns in a panel.
-    fn pairs(&self) -> usize {
-        self.columns.next_multiple_of(2 * TILE) / 2
+    /// Steps in a panel.
+    fn steps(&self) -> usize {
+        with_columns!(&*self.data, W, _data => self.columns.div_ceil(W::WIDTH * TILE) * TILE)
     }
 
     /// Panels of each matrix that one thread takes at a time: enough pieces for all threads to end
@@ -190,16 +190,16 @@ impl Packed {
     ) -> R {
         thread_local!(static SUMS: Cell<Vec<f32>> = const { Cell::new(vec![]) });
         let panels = rows.start / PANEL..rows.end.div_ceil(PANEL);
-        let pairs = self.pairs();
-        let range = (self.first + panels.start) * self.parts * pairs
-            ..(self.first + panels.end) * self.parts * pairs;
+        let steps = self.steps();
+        let range = (self.first + panels.start) * self.parts * steps
+            ..(self.first + panels.end) * self.parts * steps;
         with_memory(&SUMS, 0.0, x.count() * panels.len() * self.parts * PANEL, |sums| {
             sums.fill(0.0);
             let (rows, width, memory) = (x.count(), panels.len() * self.parts * PANEL, &mut *sums);
             match x.blocks {
                 Blocks::F32(x) => with_columns!(&*self.data, W, data => {
                     let panels = &data[range];
-                    Product::<W, f32> { x, rows, panels, pairs, sums: memory, width }.add();
+                    Product::<W, f32> { x, rows, panels, steps, sums: memory, width }.add();
                 }),
                 Blocks::BF16(x) => self.dots(x, range, memory),
             }
@@ -230,10 +230,10 @@ impl Packed {
     fn dots(&self, x: &[[bf16; BLOCK]], range: Range<usize>, sums: &mut [f32]) {
         #[cfg(target_arch = "x86_64")]
         if let (Some(kernel), Data::BF16(data)) = (DotBf16::new(), &*self.data) {
-            let (rows, pairs, panels) =
-                (x.len() / self.columns.div_ceil(BLOCK), self.pairs(), &data[range]);
-            let width = panels.len() / pairs * PANEL;
-            return Product::<bf16, bf16> { x, rows, panels, pairs, sums, width }.add_with(kernel);
+            let (rows, steps, panels) =
+                (x.len() / self.columns.div_ceil(BLOCK), self.steps(), &data[range]);
+            let width = panels.len() / steps * PANEL;
+            return Product::<bf16, bf16> { x, rows, panels, steps, sums, width }.add_with(kernel);
         }
         unreachable!("`takes_bf16` said that x comes in f32");
     }
@@ -268,12 +268,12 @@ impl Packed {
     }
 }
 
-/// Pairs of columns that are packed at a time: as many numbers of a row as make up a good part of a
-/// cache line. Panels are padded to a multiple of them.
+/// Steps that are packed at a time: as many numbers of a row as make up a good part of a cache line.
+/// Panels are padded to a multiple of them.
 const TILE: usize = 8;
 
-/// The panels of matrices in turns: `[panels, parts, pairs]`.
-fn pack<W: Stored>(weights: &[&Tensor], rows: usize, columns: usize) -> Result<Vec<W::Columns>> {
+/// The panels of matrices in turns: `[panels, parts, steps]`.
+fn pack<W: Stored>(weights: &[&Tensor], rows: usize, columns: usize) -> Result<Vec<Columns<W>>> {
     let weights = weights.iter().map(|weight| weight.contiguous()).collect::<Result<Vec<_>>>()?;
     let storages: Vec<_> = weights.iter().map(|weight| weight.storage_and_layout()).collect();
     let mut parts = vec![];
@@ -283,19 +283,20 @@ fn pack<W: Stored>(weights: &[&Tensor], rows: usize, columns: usize) -> Result<V
             _ => candle_core::bail!("weights are packed in the CPU's memory"),
         }
     }
-    let tiles = columns.div_ceil(2 * TILE);
+    let width = W::WIDTH * TILE;
+    let tiles = columns.div_ceil(width);
     let count = rows.div_ceil(PANEL) * parts.len() * tiles;
     let pack = |i: usize| {
-        let (panel, column) = (i / tiles, i % tiles * 2 * TILE);
+        let (panel, column) = (i / tiles, i % tiles * width);
         let (panel, part) = (panel / parts.len(), parts[panel % parts.len()]);
-        let mut tile = [W::ZEROS; TILE];
+        let mut tile = [Columns::ZEROS; TILE];
         for lane in 0..PANEL.min(rows - panel * PANEL) {
             let row = &part[(panel * PANEL + lane) * columns..][..columns];
-            let mut numbers = [[<W as WithDType>::from_f64(0.0); 2]; TILE];
-            let len = (2 * TILE).min(columns - column);
-            numbers.as_flattened_mut()[..len].copy_from_slice(&row[column..][..len]);
-            for (pair, both) in tile.iter_mut().zip(numbers) {
-                W::set(pair, lane, both);
+            let mut numbers = [<W as WithDType>::from_f64(0.0); 2 * TILE];
+            let len = width.min(columns - column);
+            numbers[..len].copy_from_slice(&row[column..][..len]);
+            for (step, numbers) in tile.iter_mut().zip(numbers.chunks_exact(W::WIDTH)) {
+                W::set(step, lane, numbers);
             }
         }
         tile

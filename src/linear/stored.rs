@@ -3,18 +3,24 @@
 use candle_core::WithDType;
 use half::{bf16, f16};
 use pulp::{Simd, bytemuck};
+use std::marker::PhantomData;
 
 /// Rows of the weight, which are columns of the product, that are packed together.
 pub const PANEL: usize = 32;
 
-/// What two neighbouring columns of a panel hold, on a cache line's boundary: f32 as 32 numbers of
-/// the one and 32 of the other; half types as 32 pairs, the first column's number in the low bits,
-/// so that one load gives both.
+/// What a step along a panel holds, on a cache line's boundary: of f32 the 32 numbers of a column; of
+/// half types those of two neighbouring columns in 32 pairs, the first column's number in the low
+/// bits, so that one load gives both.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
-pub struct Columns<const N: usize>([u32; N]);
+pub struct Columns<W>([u32; PANEL], PhantomData<W>);
 
-impl Columns<PANEL> {
+impl<W> Columns<W> {
+    /// Zeros.
+    pub const ZEROS: Self = Self([0; PANEL], PhantomData);
+}
+
+impl Columns<bf16> {
     /// The pairs of all rows.
     #[cfg(target_arch = "x86_64")]
     pub fn pairs(&self) -> [u32; PANEL] {
@@ -22,72 +28,65 @@ impl Columns<PANEL> {
     }
 }
 
-impl Columns<{ 2 * PANEL }> {
-    /// The first or the second column's numbers.
-    pub fn column_mut(&mut self, second: bool) -> &mut [f32] {
-        bytemuck::cast_slice_mut(&mut self.0[if second { PANEL } else { 0 }..][..PANEL])
+impl Columns<f32> {
+    /// The numbers of all rows.
+    pub fn numbers_mut(&mut self) -> &mut [f32] {
+        bytemuck::cast_slice_mut(&mut self.0)
     }
 }
 
 /// A dtype of packed weights.
 pub trait Stored: WithDType {
-    /// Two columns of a panel.
-    type Columns: Copy + Send + Sync + std::fmt::Debug;
+    /// How many columns a step along a panel takes.
+    const WIDTH: usize;
 
-    /// Two columns of zeros.
-    const ZEROS: Self::Columns;
+    /// Sets a row's numbers, one for each column.
+    fn set(columns: &mut Columns<Self>, row: usize, numbers: &[Self]);
 
-    /// Sets the numbers of a row in both columns.
-    fn set(columns: &mut Self::Columns, row: usize, both: [Self; 2]);
-
-    /// The number of a row in the first or the second column.
-    fn get(columns: &Self::Columns, row: usize, second: bool) -> Self;
+    /// A row's number in the first or the second column.
+    fn get(columns: &Columns<Self>, row: usize, column: usize) -> Self;
 
     /// The `at`-th vector of the first or the second column, as f32, which is exact.
-    fn load<S: Simd>(simd: S, columns: &Self::Columns, at: usize, second: bool) -> S::f32s;
+    fn load<S: Simd>(simd: S, columns: &Columns<Self>, at: usize, column: usize) -> S::f32s;
 }
 
+/// One column a step: with two, a compiler for 16 registers moves the sums to memory, which costs a
+/// third of the speed.
 impl Stored for f32 {
-    type Columns = Columns<{ 2 * PANEL }>;
-
-    const ZEROS: Self::Columns = Columns([0; 2 * PANEL]);
+    const WIDTH: usize = 1;
 
     #[inline(always)]
-    fn set(columns: &mut Self::Columns, row: usize, [first, second]: [f32; 2]) {
-        columns.0[row] = first.to_bits();
-        columns.0[row + PANEL] = second.to_bits();
+    fn set(columns: &mut Columns<f32>, row: usize, numbers: &[f32]) {
+        columns.0[row] = numbers[0].to_bits();
     }
 
-    fn get(columns: &Self::Columns, row: usize, second: bool) -> f32 {
-        f32::from_bits(columns.0[row + if second { PANEL } else { 0 }])
+    fn get(columns: &Columns<f32>, row: usize, _column: usize) -> f32 {
+        f32::from_bits(columns.0[row])
     }
 
     #[inline(always)]
-    fn load<S: Simd>(simd: S, columns: &Self::Columns, at: usize, second: bool) -> S::f32s {
-        let start = if second { PANEL / S::F32_LANES } else { 0 };
-        simd.transmute_f32s_u32s(S::as_simd_u32s(&columns.0).0[start + at])
+    fn load<S: Simd>(simd: S, columns: &Columns<f32>, at: usize, _column: usize) -> S::f32s {
+        simd.transmute_f32s_u32s(S::as_simd_u32s(&columns.0).0[at])
     }
 }
 
 impl Stored for bf16 {
-    type Columns = Columns<PANEL>;
-
-    const ZEROS: Self::Columns = Columns([0; PANEL]);
+    const WIDTH: usize = 2;
 
     #[inline(always)]
-    fn set(columns: &mut Self::Columns, row: usize, [first, second]: [bf16; 2]) {
-        columns.0[row] = pair(first.to_bits(), second.to_bits());
+    fn set(columns: &mut Columns<bf16>, row: usize, numbers: &[bf16]) {
+        columns.0[row] = pair(numbers[0].to_bits(), numbers[1].to_bits());
     }
 
-    fn get(columns: &Self::Columns, row: usize, second: bool) -> bf16 {
-        bf16::from_bits(half_of(columns.0[row], second))
+    fn get(columns: &Columns<bf16>, row: usize, column: usize) -> bf16 {
+        bf16::from_bits(half_of(columns.0[row], column))
     }
 
     /// A bf16 is the upper half of the f32.
     #[inline(always)]
-    fn load<S: Simd>(simd: S, columns: &Self::Columns, at: usize, second: bool) -> S::f32s {
+    fn load<S: Simd>(simd: S, columns: &Columns<bf16>, at: usize, column: usize) -> S::f32s {
         let pairs = S::as_simd_u32s(&columns.0).0[at];
-        simd.transmute_f32s_u32s(match second {
+        simd.transmute_f32s_u32s(match column == 1 {
             true => simd.and_u32s(pairs, simd.splat_u32s(0xffff_0000)),
             false => simd.wrapping_dyn_shl_u32s(pairs, simd.splat_u32s(16)),
         })
@@ -95,25 +94,23 @@ impl Stored for bf16 {
 }
 
 impl Stored for f16 {
-    type Columns = Columns<PANEL>;
-
-    const ZEROS: Self::Columns = Columns([0; PANEL]);
+    const WIDTH: usize = 2;
 
     #[inline(always)]
-    fn set(columns: &mut Self::Columns, row: usize, [first, second]: [f16; 2]) {
-        columns.0[row] = pair(first.to_bits(), second.to_bits());
+    fn set(columns: &mut Columns<f16>, row: usize, numbers: &[f16]) {
+        columns.0[row] = pair(numbers[0].to_bits(), numbers[1].to_bits());
     }
 
-    fn get(columns: &Self::Columns, row: usize, second: bool) -> f16 {
-        f16::from_bits(half_of(columns.0[row], second))
+    fn get(columns: &Columns<f16>, row: usize, column: usize) -> f16 {
+        f16::from_bits(half_of(columns.0[row], column))
     }
 
     #[inline(always)]
-    fn load<S: Simd>(simd: S, columns: &Self::Columns, at: usize, second: bool) -> S::f32s {
+    fn load<S: Simd>(simd: S, columns: &Columns<f16>, at: usize, column: usize) -> S::f32s {
         let pairs = S::as_simd_u32s(&columns.0).0[at];
         widen_f16(
             simd,
-            match second {
+            match column == 1 {
                 true => pairs,
                 false => simd.wrapping_dyn_shl_u32s(pairs, simd.splat_u32s(16)),
             },
@@ -125,8 +122,8 @@ fn pair(first: u16, second: u16) -> u32 {
     u32::from(first) | u32::from(second) << 16
 }
 
-fn half_of(pair: u32, second: bool) -> u16 {
-    (pair >> if second { 16 } else { 0 }) as u16
+fn half_of(pair: u32, column: usize) -> u16 {
+    (pair >> (16 * column)) as u16
 }
 
 /// The f16 in the upper bits of every lane: its exponent and mantissa, moved to where f32 has

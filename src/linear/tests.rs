@@ -1,5 +1,5 @@
 use super::kernel::Product;
-use super::stored::Stored;
+use super::stored::{Columns, Stored};
 use super::*;
 use candle_core::{Device, Var};
 use half::{bf16, f16};
@@ -100,43 +100,43 @@ proptest! {
     /// A product has the same sums on every instruction set that this machine has; without fused
     /// multiplication they are near.
     #[test]
-    fn instruction_sets_agree(rows in 1usize..40, pairs in 1usize..300, seed in any::<u32>()) {
-        fn check<W: Stored>(rows: usize, pairs: usize, seed: u32, of: impl Fn(f32) -> W) {
+    fn instruction_sets_agree(rows in 1usize..40, steps in 1usize..600, seed in any::<u32>()) {
+        fn check<W: Stored>(rows: usize, steps: usize, seed: u32, of: impl Fn(f32) -> W) {
             let number = |i: usize| {
                 let hash = (i as u32).wrapping_add(seed).wrapping_mul(0x9e37_79b9);
                 (hash >> 8) as f32 / (1 << 24) as f32 - 0.5
             };
             let columns = |i: usize| {
-                let mut columns = W::ZEROS;
+                let mut columns = Columns::ZEROS;
                 for row in 0..PANEL {
                     let at = |k: usize| of(number((2 * i + k) * PANEL + row));
-                    W::set(&mut columns, row, [at(0), at(1)]);
+                    W::set(&mut columns, row, &[at(0), at(1)]);
                 }
                 columns
             };
-            let panels: Vec<_> = (0..2 * pairs).map(columns).collect();
-            let blocks = pairs.div_ceil(BLOCK / 2) * rows;
+            let panels: Vec<_> = (0..2 * steps).map(columns).collect();
+            let blocks = steps.div_ceil(BLOCK / W::WIDTH) * rows;
             let x: Vec<[f32; BLOCK]> =
                 (0..blocks).map(|b| std::array::from_fn(|i| number(b * BLOCK + i + 7))).collect();
             let sums = |run: &dyn Fn(Product<W, f32>)| {
                 let width = 2 * PANEL;
                 let mut sums = vec![0.0; rows * width];
-                run(Product { x: &x, rows, panels: &panels, pairs, sums: &mut sums, width });
+                run(Product { x: &x, rows, panels: &panels, steps, sums: &mut sums, width });
                 sums
             };
             let best = sums(&|product| product.add());
             let portable = sums(&|product| pulp::WithSimd::with_simd(product, Scalar));
             for (best, portable) in best.iter().zip(&portable) {
-                assert!((best - portable).abs() < 1e-5 * (pairs as f32), "{best} {portable}");
+                assert!((best - portable).abs() < 1e-5 * (steps as f32), "{best} {portable}");
             }
             #[cfg(target_arch = "x86_64")]
             if let Some(simd) = pulp::x86::V3::try_new() {
                 assert_eq!(sums(&|product| pulp::Simd::vectorize(simd, product)), best);
             }
         }
-        check::<f32>(rows, pairs, seed, |x| x);
-        check::<bf16>(rows, pairs, seed, bf16::from_f32);
-        check::<f16>(rows, pairs, seed, f16::from_f32);
+        check::<f32>(rows, steps, seed, |x| x);
+        check::<bf16>(rows, steps, seed, bf16::from_f32);
+        check::<f16>(rows, steps, seed, f16::from_f32);
     }
 }
 

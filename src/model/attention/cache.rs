@@ -1,6 +1,6 @@
 //! Keys and values of the tokens so far.
 
-use crate::linear::{BLOCK, PANEL, Stored};
+use crate::linear::{BLOCK, Columns, PANEL, Stored};
 use candle_nn::kv_cache::KvCache;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -19,9 +19,6 @@ pub(super) enum Kept {
     Panels(Panels),
 }
 
-/// Two neighbouring columns of 32 rows in f32.
-type Columns = <f32 as Stored>::Columns;
-
 /// Keys and values of some heads as the right sides of products: the keys' is multiplied by queries,
 /// the values' by weights.
 #[derive(Debug, Clone)]
@@ -34,11 +31,11 @@ pub(super) struct Panels {
 /// Keys and values of one head of one text.
 #[derive(Debug, Clone, Default)]
 struct Head {
-    /// A key is a row: `[len / 32, head_dim / 2]` pairs of columns.
-    keys: Vec<Columns>,
+    /// A key is a row: `[len / 32, head_dim]` columns.
+    keys: Vec<Columns<f32>>,
     /// A key's position is a column, and blocks of positions follow one another:
-    /// `[len / BLOCK, head_dim / 32, BLOCK / 2]` pairs of columns.
-    values: Vec<Columns>,
+    /// `[len / BLOCK, head_dim / 32, BLOCK]` columns.
+    values: Vec<Columns<f32>>,
 }
 
 impl Panels {
@@ -62,9 +59,9 @@ impl Panels {
         self.head_dim.div_ceil(PANEL)
     }
 
-    /// Pairs of columns of a panel of keys.
-    pub fn pairs_of_keys(&self) -> usize {
-        self.head_dim.div_ceil(2)
+    /// Columns of a panel of keys.
+    pub fn columns_of_keys(&self) -> usize {
+        self.head_dim
     }
 
     /// Adds some positions. `key` and `value` write those of a head and a position, counted from
@@ -76,33 +73,32 @@ impl Panels {
         value: impl Fn(usize, usize, Range<usize>, &mut [f32]) + Sync,
     ) {
         let (start, len) = (self.len, self.len + count);
-        let (pairs, panels, head_dim) =
-            (self.pairs_of_keys(), self.panels_of_values(), self.head_dim);
+        let (panels, head_dim) = (self.panels_of_values(), self.head_dim);
         // The positions, counted as above, that a piece of some positions gets.
         let added = move |first: usize, size: usize| {
             first.max(start) - start..(first + size).min(len).max(start) - start
         };
         self.heads.par_iter_mut().enumerate().for_each(|(head, kept)| {
-            kept.keys.resize(len.div_ceil(PANEL) * pairs, f32::ZEROS);
-            kept.values.resize(len.div_ceil(BLOCK) * panels * (BLOCK / 2), f32::ZEROS);
+            kept.keys.resize(len.div_ceil(PANEL) * head_dim, Columns::ZEROS);
+            kept.values.resize(len.div_ceil(BLOCK) * panels * BLOCK, Columns::ZEROS);
             let first = start / PANEL;
-            kept.keys[first * pairs..].par_chunks_mut(pairs).enumerate().for_each(|(i, panel)| {
-                let mut row = vec![0.0; 2 * pairs];
+            let columns = kept.keys[first * head_dim..].par_chunks_mut(head_dim);
+            columns.enumerate().for_each(|(i, panel)| {
+                let mut row = vec![0.0; head_dim];
                 for at in added((first + i) * PANEL, PANEL) {
-                    key(head, at, &mut row[..head_dim]);
-                    for (columns, &both) in panel.iter_mut().zip(row.as_chunks().0) {
-                        f32::set(columns, (start + at) % PANEL, both);
+                    key(head, at, &mut row);
+                    for (column, number) in panel.iter_mut().zip(row.chunks_exact(1)) {
+                        f32::set(column, (start + at) % PANEL, number);
                     }
                 }
             });
             let first = start / BLOCK * panels;
-            let columns = kept.values[first * (BLOCK / 2)..].par_chunks_mut(BLOCK / 2);
+            let columns = kept.values[first * BLOCK..].par_chunks_mut(BLOCK);
             columns.enumerate().for_each(|(i, columns)| {
                 let (block, panel) = ((first + i) / panels, (first + i) % panels);
                 let rows = panel * PANEL..head_dim.min((panel + 1) * PANEL);
                 for at in added(block * BLOCK, BLOCK) {
-                    let column = (start + at) % BLOCK;
-                    let place = columns[column / 2].column_mut(column % 2 == 1);
+                    let place = columns[(start + at) % BLOCK].numbers_mut();
                     value(head, at, rows.clone(), &mut place[..rows.len()]);
                 }
             });
@@ -111,16 +107,15 @@ impl Panels {
     }
 
     /// The panels of some keys of a head, which start at a multiple of 32.
-    pub fn keys(&self, head: usize, keys: &Range<usize>) -> &[Columns] {
-        let pairs = self.pairs_of_keys();
-        &self.heads[head].keys[keys.start / PANEL * pairs..keys.end.div_ceil(PANEL) * pairs]
+    pub fn keys(&self, head: usize, keys: &Range<usize>) -> &[Columns<f32>] {
+        let (first, end) = (keys.start / PANEL, keys.end.div_ceil(PANEL));
+        &self.heads[head].keys[first * self.head_dim..end * self.head_dim]
     }
 
-    /// The pairs of columns in a panel of values that belong to some keys of one block, which start
-    /// at an even one.
-    pub fn values(&self, head: usize, panel: usize, keys: &Range<usize>) -> &[Columns] {
-        let first = (keys.start / BLOCK * self.panels_of_values() + panel) * (BLOCK / 2)
-            + keys.start % BLOCK / 2;
-        &self.heads[head].values[first..first + keys.len().div_ceil(2)]
+    /// The columns in a panel of values that belong to some keys of one block.
+    pub fn values(&self, head: usize, panel: usize, keys: &Range<usize>) -> &[Columns<f32>] {
+        let block = keys.start / BLOCK * self.panels_of_values() + panel;
+        let first = block * BLOCK + keys.start % BLOCK;
+        &self.heads[head].values[first..first + keys.len()]
     }
 }

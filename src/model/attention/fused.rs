@@ -187,7 +187,7 @@ impl Tile<'_> {
                 x: queries,
                 rows: self.rows(),
                 panels: self.kept.keys(self.head(), keys),
-                pairs: self.kept.pairs_of_keys(),
+                steps: self.kept.columns_of_keys(),
                 sums: scores.as_flattened_mut(),
                 width: BLOCK,
             }
@@ -210,8 +210,7 @@ impl Tile<'_> {
             for (keys, scores) in pieces.iter().zip(scores.chunks_mut(rows)) {
                 let index = |key: usize| key.clamp(keys.start, keys.end) - keys.start;
                 let (first, end) = (index(seen.start), index(seen.end));
-                // Values come in pairs.
-                let all = &mut scores[row][..keys.len().next_multiple_of(2)];
+                let all = &mut scores[row][..keys.len()];
                 all[..first].fill(0.0);
                 all[end..].fill(0.0);
                 parts.push(&mut all[first..end]);
@@ -228,8 +227,8 @@ impl Tile<'_> {
             for panel in 0..self.kept.panels_of_values() {
                 let panels = self.kept.values(self.head(), panel, keys);
                 let sums = &mut sums[panel * PANEL..];
-                let (rows, pairs) = (self.rows(), panels.len());
-                Product::<f32, f32> { x: weights, rows, panels, pairs, sums, width }.add();
+                let (rows, steps) = (self.rows(), panels.len());
+                Product::<f32, f32> { x: weights, rows, panels, steps, sums, width }.add();
             }
         }
     }
