@@ -1,22 +1,17 @@
 //! The head's pass: logits of all sides, a piece of the vocabulary at a time, summed up as they
 //! come. Full logits are never held.
 
+mod batch;
 mod packed;
 mod row;
+mod tensors;
 
 use super::logits::LogitSums;
-use super::values::{Values, with_values};
 use crate::error::Result;
-use crate::exp::vectorized;
 use crate::model::Head;
+use batch::Batch;
 use candle_core::Tensor;
-use rayon::prelude::*;
-use row::{Buffers, Row, sums};
-
-/// Bytes of logits, as f32 or narrower, that are held at a time for all sides where heads are
-/// tensors: few enough to stay in a large cache, and to be memory that the allocator keeps from one
-/// piece to the next.
-const WORKSPACE: usize = 8 << 20;
+use row::{Row, sums};
 
 /// Positions that are compared at a time, for all sides: few enough for a good part of the
 /// vocabulary to fit the workspace, many enough for reading the head's weight not to count.
@@ -62,129 +57,13 @@ fn compare_some(
     let batches = Batch::all(sides)?;
     let rows = match packed::rows(&batches, pairs, &blank)? {
         Some(rows) => rows,
-        None => rows_by_tensors(&batches, pairs, blank, &mut progress)?,
+        None => tensors::rows(&batches, pairs, blank, &mut progress)?,
     };
     progress(1.0);
     let count = |side: usize| sides[side].1.dims()[0];
     let common = |(a, b): (usize, usize)| count(a).min(count(b));
     let sums = pairs.iter().enumerate().map(|(i, &pair)| sums(&rows[..common(pair)], pair, i));
     Ok(sums.collect())
-}
-
-/// What all words say of the positions of some rows: out of tensors of logits, on any device.
-fn rows_by_tensors(
-    batches: &[Batch],
-    pairs: &[(usize, usize)],
-    mut rows: Vec<Row>,
-    progress: &mut dyn FnMut(f64),
-) -> Result<Vec<Row>> {
-    let lanes: Vec<Lane> = batches.iter().flat_map(|batch| batch.lanes.iter().copied()).collect();
-    let vocab = batches.first().map_or(0, |batch| batch.head.vocab_size());
-    let tile = tile(lanes.len(), rows.len(), vocab);
-    for start in (0..vocab).step_by(tile) {
-        let len = tile.min(vocab - start);
-        let mut logits = vec![];
-        for batch in batches {
-            logits.extend(batch.logits(start, len)?);
-        }
-        read_all(&logits, vec![], &mut |values: &[Values]| {
-            let rows = rows.par_iter_mut().enumerate();
-            rows.for_each_init(
-                || Buffers::new(lanes.len()),
-                |buffers, (i, row)| {
-                    buffers.clear();
-                    for (lane, values) in
-                        lanes.iter().zip(values).filter(|(lane, _)| i < lane.count)
-                    {
-                        let logits = buffers.logits_of(lane.side, len);
-                        vectorized(
-                            #[inline(always)]
-                            || values.widen(i * len..(i + 1) * len, logits),
-                        );
-                    }
-                    row.add(buffers, pairs, start as u32);
-                },
-            );
-        })?;
-        progress((start + len) as f64 / vocab as f64);
-    }
-    Ok(rows)
-}
-
-/// Words at a time: as many as fit the workspace, whatever the number of threads.
-fn tile(sides: usize, positions: usize, vocab: usize) -> usize {
-    let words = WORKSPACE / 4 / (sides * positions).max(1);
-    (words / 64 * 64).clamp(256, 8192).min(vocab.max(1))
-}
-
-/// Sides whose heads are one weight, and whose hidden states have one dtype: one product serves them
-/// all.
-struct Batch<'a> {
-    head: &'a Head,
-    /// One side's behind another's: `[rows, hidden]`.
-    hidden: Tensor,
-    lanes: Vec<Lane>,
-}
-
-/// A side's rows in a batch.
-#[derive(Clone, Copy)]
-struct Lane {
-    side: usize,
-    first: usize,
-    count: usize,
-}
-
-impl<'a> Batch<'a> {
-    /// All sides in as few batches as there can be.
-    fn all(sides: &[(&'a Head, Tensor)]) -> Result<Vec<Self>> {
-        let mut groups: Vec<Vec<usize>> = vec![];
-        for (i, (head, hidden)) in sides.iter().enumerate() {
-            let alike = |group: &&mut Vec<usize>| {
-                let (other, other_hidden) = &sides[group[0]];
-                other.weight().is(head.weight())
-                    && other.softcap() == head.softcap()
-                    && other_hidden.dtype() == hidden.dtype()
-            };
-            match groups.iter_mut().find(alike) {
-                Some(group) => group.push(i),
-                None => groups.push(vec![i]),
-            }
-        }
-        groups.iter().map(|group| Self::of(sides, group)).collect()
-    }
-
-    fn of(sides: &[(&'a Head, Tensor)], group: &[usize]) -> Result<Self> {
-        let (mut lanes, mut hidden, mut first) = (vec![], vec![], 0);
-        for &side in group {
-            let count = sides[side].1.dim(0)?;
-            lanes.push(Lane { side, first, count });
-            hidden.push(&sides[side].1);
-            first += count;
-        }
-        Ok(Self { head: sides[group[0]].0, hidden: Tensor::cat(&hidden, 0)?, lanes })
-    }
-
-    /// The logits of some words, `[count, len]` for each side.
-    fn logits(&self, start: usize, len: usize) -> Result<Vec<Tensor>> {
-        let all = self.head.rows(&self.hidden, start, len)?; // [rows, len]
-        self.lanes.iter().map(|lane| Ok(all.narrow(0, lane.first, lane.count)?)).collect()
-    }
-}
-
-/// Calls `read` with the elements of all tensors.
-fn read_all<'a>(
-    tensors: &[Tensor],
-    read_before: Vec<Values<'a>>,
-    read: &mut dyn FnMut(&[Values]),
-) -> Result<()> {
-    match tensors {
-        [] => read(&read_before),
-        [first, rest @ ..] => with_values(first, |values| {
-            let values = read_before.iter().copied().chain([values]).collect();
-            read_all(rest, values, read).map_err(candle_core::Error::wrap)
-        })?,
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -254,10 +133,10 @@ mod tests {
         let labels = [Some(0), Some(20_002), None, Some(255), Some(256), Some(512), Some(7)];
         let blank: Vec<Row> = labels.iter().map(|&label| Row::new(3, 3, label)).collect();
         let batches = Batch::all(&sides)?;
-        let packed = packed::rows(&batches, &pairs, &blank)?.expect("the head is packed");
-        let tensors = rows_by_tensors(&batches, &pairs, blank, &mut |_| ())?;
+        let by_parts = packed::rows(&batches, &pairs, &blank)?.expect("the head is packed");
+        let by_tensors = tensors::rows(&batches, &pairs, blank, &mut |_| ())?;
         for (i, (&pair, count)) in pairs.iter().zip([n, 4, n]).enumerate() {
-            let [one, other] = [&packed, &tensors].map(|rows| sums(&rows[..count], pair, i));
+            let [one, other] = [&by_parts, &by_tensors].map(|rows| sums(&rows[..count], pair, i));
             assert_eq!((&one.tops, &one.top5), (&other.tops, &other.top5));
             assert_eq!(one.metrics().max_abs, other.metrics().max_abs);
             let close = |a: &[f64], b: &[f64]| {
@@ -268,7 +147,7 @@ mod tests {
             close(&one.nll_a, &other.nll_a);
             close(&one.nll_b, &other.nll_b);
         }
-        assert_eq!(sums(&packed, (0, 0), 2).metrics().kl_max_nats, 0.0);
+        assert_eq!(sums(&by_parts, (0, 0), 2).metrics().kl_max_nats, 0.0);
         Ok(())
     }
 }

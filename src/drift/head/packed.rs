@@ -1,8 +1,8 @@
 //! The pass through packed heads: threads share the vocabulary out, and logits stay in the cache
 //! that they were computed in.
 
+use super::batch::{Batch, Lane};
 use super::row::{Buffers, Row};
-use super::{Batch, Lane};
 use crate::exp::vectorized;
 use crate::linear::{Number, Packed, Rows, Weight, nearest_bf16};
 use crate::operands::with_slice;
