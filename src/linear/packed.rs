@@ -156,9 +156,11 @@ impl Packed {
             let out = gathered.par_chunks_mut(self.columns.max(1)).zip(rows);
             out.for_each(|(out, &row)| {
                 let panel = (self.first + row / PANEL) * self.parts + part;
-                for (column, out) in out.iter_mut().enumerate() {
-                    let columns = &data[panel * steps + column / W::WIDTH];
-                    *out = <W as Stored>::get(columns, row % PANEL, column % W::WIDTH);
+                let columns = &data[panel * steps..];
+                for (out, columns) in out.chunks_mut(W::WIDTH).zip(columns) {
+                    for (column, out) in out.iter_mut().enumerate() {
+                        *out = <W as Stored>::get(columns, row % PANEL, column);
+                    }
                 }
             });
             Tensor::from_vec(gathered, shape, &Device::Cpu)
