@@ -201,8 +201,9 @@ pub(crate) fn buffer<T: Default + Copy>() -> [T; BLOCK] {
     [T::default(); BLOCK]
 }
 
+/// Exact, and made for vectors, which `half`'s is not.
 #[inline(always)]
-fn widen_bf16(x: bf16) -> f64 {
+pub(crate) fn widen_bf16(x: bf16) -> f64 {
     f64::from(f32::from_bits(u32::from(x.to_bits()) << 16))
 }
 

@@ -53,7 +53,9 @@ pub fn drift(
     let (mut sums, mut done) = (vec![], 0.0);
     thread::scope(|scope| {
         // Reading a tokenizer takes a second, and it is asked for texts only when a window is done.
-        scope.spawn(|| checkpoint.decode(&[]));
+        if matches!(&runner, Runner::Whole(whole) if whole.has_logits()) {
+            scope.spawn(|| checkpoint.decode(&[]));
+        }
         for (index, window) in chosen() {
             let length = window.ids.len() as f64;
             let mut stop = false;

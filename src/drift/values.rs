@@ -1,5 +1,6 @@
 //! A tensor's elements on the CPU, of any floating-point dtype, to be read as f64.
 
+use crate::float::widen_bf16;
 use crate::operands::slice;
 use candle_core::{CpuStorage, Device, Layout, Result, Storage, Tensor};
 use half::{bf16, f16};
@@ -53,9 +54,7 @@ impl<'a> Values<'a> {
         match self {
             Self::F32(values) => map(&values[range], to, f64::from),
             Self::F64(values) => to.copy_from_slice(&values[range]),
-            Self::BF16(values) => map(&values[range], to, |x: bf16| {
-                f64::from(f32::from_bits(u32::from(x.to_bits()) << 16))
-            }),
+            Self::BF16(values) => map(&values[range], to, widen_bf16),
             Self::F16(values) => map(&values[range], to, f16::to_f64),
         }
     }

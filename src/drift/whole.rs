@@ -35,6 +35,11 @@ impl<'a> Whole<'a> {
         Ok(Self { lockstep, places, heads, options, device })
     }
 
+    /// Whether it predicts tokens, which encoders do not.
+    pub(super) fn has_logits(&self) -> bool {
+        self.heads.iter().any(Option::is_some)
+    }
+
     /// The sums of the layers that are reported, and, unless it is an encoder, of the logits: of
     /// the pair, of the floor, and of the pair's b against the floor's a.
     pub(super) fn window(

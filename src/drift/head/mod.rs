@@ -13,8 +13,8 @@ use batch::Batch;
 use candle_core::Tensor;
 use row::{Row, sums};
 
-/// Positions that are compared at a time, for all sides: few enough for a good part of the
-/// vocabulary to fit the workspace, many enough for reading the head's weight not to count.
+/// Positions that are compared at a time, for all sides: few enough for the logits of many words to
+/// stay in a cache, many enough for reading the head's weight not to count.
 const POSITIONS: usize = 1024;
 
 /// Compares pairs of sides on their normed hidden states, `[n, hidden]` each, through their heads.

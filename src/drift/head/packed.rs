@@ -4,6 +4,7 @@
 use super::batch::{Batch, Lane};
 use super::row::{Buffers, Row};
 use crate::exp::vectorized;
+use crate::float::widen_bf16;
 use crate::linear::{Number, Packed, Rows, Weight, nearest_bf16};
 use crate::operands::with_slice;
 use candle_core::{DType, Result};
@@ -11,8 +12,8 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Words at a time: few enough for their logits at all positions to stay in the second-level cache,
-/// many enough for what is done once a piece not to count.
+/// Words at a time: few enough for their logits at all positions, up to a MiB, to stay in the caches
+/// of one core or close to them, many enough for what is done once a piece not to count.
 const PIECE: usize = 256;
 
 /// Into how many parts the vocabulary is shared out, whatever the number of threads: enough for
@@ -149,9 +150,7 @@ impl Input<'_> {
 fn round(sums: &[f32], dtype: DType, logits: &mut [f64]) {
     let logits = logits.iter_mut().zip(sums);
     match dtype {
-        DType::BF16 => logits.for_each(|(logit, &x)| {
-            *logit = f64::from(f32::from_bits(u32::from(nearest_bf16(x).to_bits()) << 16));
-        }),
+        DType::BF16 => logits.for_each(|(logit, &x)| *logit = widen_bf16(nearest_bf16(x))),
         DType::F16 => logits.for_each(|(logit, &x)| *logit = f16::from_f32(x).to_f64()),
         _ => logits.for_each(|(logit, &x)| *logit = f64::from(x)),
     }
