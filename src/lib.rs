@@ -34,6 +34,7 @@ mod float;
 pub mod geglu;
 pub mod gelu;
 pub mod linear;
+mod memory;
 pub mod mlp;
 pub mod model;
 mod operands;

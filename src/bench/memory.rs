@@ -1,5 +1,6 @@
 //! The machine's memory: how much is free, and how fast it is read.
 
+use crate::memory::on_large_pages;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 use std::hint::black_box;
@@ -36,7 +37,10 @@ impl Buffer {
         let bytes = (available / 8).clamp(1 << 20, LARGEST) as usize;
         // Written by all threads, so that on machines of several nodes each holds a part; zeros
         // would be one page of the system's, mapped everywhere.
-        Self((0..bytes / size_of::<f32>()).into_par_iter().map(|_| 1.0).collect())
+        let len = bytes / size_of::<f32>();
+        let mut numbers = on_large_pages(len);
+        (0..len).into_par_iter().map(|_| 1.0).collect_into_vec(&mut numbers);
+        Self(numbers)
     }
 
     /// Its size in bytes.

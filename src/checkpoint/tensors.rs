@@ -3,6 +3,7 @@
 
 use super::json::{parse_json, read_text};
 use crate::error::{Error, Result};
+use crate::memory::on_large_pages;
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
 use half::{bf16, f16};
@@ -215,11 +216,19 @@ impl Tensors {
         let stored = self.check(name, shape)?;
         let (file, info) = self.info(name)?;
         let bytes = file.bytes(info);
-        if (stored, dtype) == (DType::BF16, DType::F32) {
-            return Ok(Tensor::from_vec(widened(bytes), shape, device)?);
-        }
-        let tensor = Tensor::from_raw_buffer(bytes, stored, shape, device)?;
-        Ok(tensor.to_dtype(dtype)?)
+        let tensor = match (stored, dtype) {
+            (DType::BF16, DType::F32) => {
+                let wide = elements(bytes, |b| bf16::from_le_bytes(b).to_f32());
+                Tensor::from_vec(wide, shape, device)
+            }
+            (DType::BF16, _) => {
+                Tensor::from_vec(elements(bytes, bf16::from_le_bytes), shape, device)
+            }
+            (DType::F16, _) => Tensor::from_vec(elements(bytes, f16::from_le_bytes), shape, device),
+            (DType::F32, _) => Tensor::from_vec(elements(bytes, f32::from_le_bytes), shape, device),
+            _ => Tensor::from_raw_buffer(bytes, stored, shape, device),
+        };
+        Ok(tensor?.to_dtype(dtype)?)
     }
 
     /// Whether every weight is stored in a dtype that another one holds exactly.
@@ -305,18 +314,23 @@ fn shard_path(dir: &Path, shard: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// bf16 to f32, which is exact: the upper half of the bits.
-fn widened(bytes: &[u8]) -> Vec<f32> {
-    /// Elements that a thread takes at a time.
-    const CHUNK: usize = 1 << 16;
-    let (stored, _) = bytes.as_chunks::<2>();
-    let mut wide = vec![0f32; stored.len()];
-    wide.par_chunks_mut(CHUNK).zip(stored.par_chunks(CHUNK)).for_each(|(wide, stored)| {
-        for (wide, &stored) in wide.iter_mut().zip(stored) {
-            *wide = bf16::from_le_bytes(stored).to_f32();
-        }
-    });
-    wide
+/// The elements of a tensor, each made of its `N` bytes by a function: copied by all threads.
+fn elements<const N: usize, T: Copy + Send>(
+    bytes: &[u8],
+    element: impl Fn([u8; N]) -> T + Sync,
+) -> Vec<T> {
+    /// Elements that are written at a time, and how many times that a thread does it at least.
+    const CHUNK: usize = 512;
+    const CHUNKS: usize = 128;
+    let (stored, _) = bytes.as_chunks::<N>();
+    let (chunks, rest) = stored.as_chunks::<CHUNK>();
+    let mut all = on_large_pages(chunks.len() + 1);
+    let chunk =
+        |stored: &[[u8; N]; CHUNK]| std::array::from_fn::<T, CHUNK, _>(|i| element(stored[i]));
+    chunks.par_iter().with_min_len(CHUNKS).map(chunk).collect_into_vec(&mut all);
+    let mut all = all.into_flattened();
+    all.extend(rest.iter().map(|&stored| element(stored)));
+    all
 }
 
 /// Tensors for a `VarBuilder`.

@@ -6,6 +6,7 @@ use crate::error::Result;
 use crate::linear::packs;
 use crate::mlp::{GateUp, GemmaMlp};
 use crate::model::{Cache, Gemma, Layer};
+use crate::threads::awake;
 use candle_core::{DType, Device, Tensor};
 
 /// Positions that go through a block at a time: few enough for what lies between its products to
@@ -111,26 +112,35 @@ impl Lockstep {
         let embed = |(at, group): (usize, &Group)| group.embed(&ids.narrow(1, 0, length(at))?);
         let mut streams = self.groups.iter().enumerate().map(embed).collect::<Result<Vec<_>>>()?;
         for layer in 0..self.layers() {
-            let attend = |(group, x): (&Group, &Tensor)| Ok(group.layer(layer).attend(x, None)?);
-            let attended =
-                self.groups.iter().zip(&streams).map(attend).collect::<Result<Vec<_>>>()?;
-            let mut next = vec![vec![]; self.groups.len()];
-            for start in (0..ids.dims()[1]).step_by(POSITIONS) {
-                let mut steps = vec![];
-                for ((group, attended), next) in self.groups.iter().zip(&attended).zip(&mut next) {
-                    let (lanes, stream) = group.step(layer, &piece(attended, start)?)?;
-                    steps.push(lanes.into_iter().map(Some).collect::<Vec<_>>());
-                    next.push(stream);
-                }
-                let steps = self.places.iter().filter_map(|&(group, at)| steps[group][at].take());
-                watch(layer, start, &steps.collect::<Vec<_>>())?;
-            }
-            let join = |pieces: &Vec<Tensor>| Ok(Tensor::cat(pieces, 1)?);
-            streams = next.iter().map(join).collect::<Result<_>>()?;
+            streams = awake(|| self.run_layer(layer, &streams, ids.dims()[1], &mut watch))?;
         }
         let normed = self.groups.iter().zip(&streams).map(|(group, x)| group.gemma.final_norm(x));
         let normed = normed.collect::<candle_core::Result<Vec<_>>>()?;
         self.places.iter().map(|&(group, at)| Ok(normed[group].narrow(0, at, 1)?)).collect()
+    }
+
+    /// One layer of all groups, from stream to stream.
+    fn run_layer(
+        &self,
+        layer: usize,
+        streams: &[Tensor],
+        seq: usize,
+        watch: &mut impl FnMut(usize, usize, &[LaneStep]) -> Result<()>,
+    ) -> Result<Vec<Tensor>> {
+        let attend = |(group, x): (&Group, &Tensor)| Ok(group.layer(layer).attend(x, None)?);
+        let attended = self.groups.iter().zip(streams).map(attend).collect::<Result<Vec<_>>>()?;
+        let mut next = vec![vec![]; self.groups.len()];
+        for start in (0..seq).step_by(POSITIONS) {
+            let mut steps = vec![];
+            for ((group, attended), next) in self.groups.iter().zip(&attended).zip(&mut next) {
+                let (lanes, stream) = group.step(layer, &piece(attended, start)?)?;
+                steps.push(lanes.into_iter().map(Some).collect::<Vec<_>>());
+                next.push(stream);
+            }
+            let steps = self.places.iter().filter_map(|&(group, at)| steps[group][at].take());
+            watch(layer, start, &steps.collect::<Vec<_>>())?;
+        }
+        next.iter().map(|pieces| Ok(Tensor::cat(pieces, 1)?)).collect()
     }
 
     /// The logits that follow each side's ids, `[vocab]` each; every side has ids of its own, as
@@ -144,7 +154,7 @@ impl Lockstep {
         for (at, (group, cache)) in self.groups.iter().zip(&mut caches.0).enumerate() {
             let own = ids.iter().zip(&self.places).filter(|(_, place)| place.0 == at);
             let own: Vec<_> = own.map(|(ids, _)| ids.clone()).collect();
-            logits.push(group.next(&own, cache)?);
+            logits.push(awake(|| group.next(&own, cache))?);
         }
         self.places.iter().map(|&(group, at)| Ok(logits[group].get(at)?.get(0)?)).collect()
     }

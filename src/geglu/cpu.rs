@@ -71,6 +71,27 @@ pub(super) fn geglu_pair(gate: Strided, up: Strided) -> Result<CpuStorage> {
     })
 }
 
+/// `activation(gate)`, then its product with up before it is rounded, in one storage.
+pub(super) fn activated_and_product(
+    activation: Activation,
+    gate: Strided,
+    up: Strided,
+) -> Result<CpuStorage> {
+    let function = Pointwise { activation, derivative: false };
+    for_dtype!(gate.0.dtype(), "geglu", T => {
+        let (gate, up) = (Reader::<T>::new(gate)?, Reader::<T>::new(up)?);
+        Ok(produce_two(gate.count(), |at, activated, product| {
+            let n = activated.len();
+            let mut wide = buffer();
+            let wide = &mut wide[..n];
+            gate.read(at, n, |gate| T::evaluate_wide(function, gate, wide));
+            T::narrow(wide, activated);
+            up.read(at, n, |up| multiply::<T>(wide, up));
+            T::narrow(wide, product);
+        }))
+    })
+}
+
 /// `function(x) ⊙ by`, rounded once.
 fn times(op: &'static str, function: Pointwise, x: Strided, by: Strided) -> Result<CpuStorage> {
     for_dtype!(x.0.dtype(), op, T => {

@@ -51,6 +51,21 @@ pub(crate) fn geglu_pair(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     }
 }
 
+/// `activation(gate)`, with the bits of [`activate`], and [`geglu`], with its bits, from one evaluation
+/// where there is a pass for both.
+pub(crate) fn activated_and_product(
+    gate: &Tensor,
+    up: &Tensor,
+    activation: Activation,
+) -> Result<(Tensor, Tensor)> {
+    if !gate.device().is_cpu() {
+        return Ok((activate(gate, activation)?, geglu(gate, up, activation)?));
+    }
+    check_pair(gate, up, "geglu")?;
+    let both = gate.apply_op2(up, ActivatedAndProduct(activation))?; // [2, ...]
+    Ok((both.get(0)?, both.get(1)?))
+}
+
 /// Whether there is a fused pass for a tensor where it is.
 fn is_fused(x: &Tensor, activation: Activation) -> bool {
     match (x.device(), activation) {
@@ -192,6 +207,38 @@ impl CustomOp2 for Geglu {
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let (gate, up) = geglu_gradients(gate, up, grad, self.0)?;
         Ok((Some(gate), Some(up)))
+    }
+}
+
+/// (gate, up) to the activation and the product, stacked along a new first dimension.
+struct ActivatedAndProduct(Activation);
+
+impl CustomOp2 for ActivatedAndProduct {
+    fn name(&self) -> &'static str {
+        "activated-and-product"
+    }
+
+    fn cpu_fwd(
+        &self,
+        gate: &CpuStorage,
+        gate_layout: &Layout,
+        up: &CpuStorage,
+        up_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let both = cpu::activated_and_product(self.0, (gate, gate_layout), (up, up_layout))?;
+        Ok((both, stacked(gate_layout)))
+    }
+
+    fn bwd(
+        &self,
+        gate: &Tensor,
+        up: &Tensor,
+        _both: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let of_activated = activate_gradient(gate, &grad.get(0)?, self.0)?;
+        let (dgate, dup) = geglu_gradients(gate, up, &grad.get(1)?, self.0)?;
+        Ok((Some((dgate + of_activated)?), Some(dup)))
     }
 }
 

@@ -7,6 +7,7 @@ use super::kernel::{BLOCK, Product};
 use super::rows::{Blocks, Rows, with_memory};
 use super::stored::{Columns, PANEL, Stored};
 use super::strips::strips;
+use crate::memory::on_large_pages;
 use crate::operands::slice;
 use candle_core::{DType, Device, Error, Result, Storage, Tensor, WithDType};
 use half::{bf16, f16};
@@ -303,6 +304,7 @@ fn pack<W: Stored>(weights: &[&Tensor], rows: usize, columns: usize) -> Result<V
         }
         tile
     };
-    let tiles = (0..count).into_par_iter().with_min_len(tiles.max(1)).map(pack);
-    Ok(tiles.collect::<Vec<_>>().into_flattened())
+    let mut packed = on_large_pages(count);
+    (0..count).into_par_iter().with_min_len(tiles.max(1)).map(pack).collect_into_vec(&mut packed);
+    Ok(packed.into_flattened())
 }

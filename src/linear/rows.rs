@@ -2,6 +2,7 @@
 
 use super::convert::Number;
 use super::kernel::BLOCK;
+use crate::memory::on_large_pages;
 use half::bf16;
 use rayon::prelude::*;
 use std::cell::Cell;
@@ -97,8 +98,8 @@ impl Rows<'_> {
     }
 }
 
-/// Calls `f` with `len` elements that this thread keeps from one call to the next, with what the
-/// last one left in them. They are taken out meanwhile, so that a call inside `f`, which a thread
+/// Calls `f` with `len` elements that this thread keeps from one call to the next, with what was left in
+/// them. They are taken out meanwhile, so that a call inside `f`, which a thread
 /// that waits for others may well make, has its own.
 pub fn with_memory<T: Copy, R>(
     kept: &'static LocalKey<Cell<Vec<T>>>,
@@ -108,6 +109,7 @@ pub fn with_memory<T: Copy, R>(
 ) -> R {
     let mut memory = kept.take();
     if memory.len() < len {
+        memory = on_large_pages(len);
         memory.resize(len, zero);
     }
     let result = f(&mut memory[..len]);

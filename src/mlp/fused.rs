@@ -8,7 +8,7 @@ use crate::linear::{
 };
 use crate::operands::slice;
 use crate::pointwise::Pointwise;
-use crate::threads::on_a_worker;
+use crate::threads::{awake, on_a_worker};
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, DType, Error, Layout, Result, Shape, Tensor};
 use half::{bf16, f16};
@@ -73,9 +73,11 @@ impl CustomOp1 for Op<'_> {
 
 impl Op<'_> {
     fn forward<T: Number + Float>(&self, x: &[T]) -> CpuStorage {
-        on_a_worker(|| match self.block.down.0.takes_bf16::<T>() {
-            true => self.forward_in::<T, bf16>(x),
-            false => self.forward_in::<T, f32>(x),
+        on_a_worker(|| {
+            awake(|| match self.block.down.0.takes_bf16::<T>() {
+                true => self.forward_in::<T, bf16>(x),
+                false => self.forward_in::<T, f32>(x),
+            })
         })
     }
 

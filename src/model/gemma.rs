@@ -11,6 +11,7 @@ use crate::activation::Activation;
 use crate::checkpoint::Config;
 use crate::linear::Weight;
 use crate::rounding::Rounding;
+use crate::threads::awake;
 use candle_core::{DType, Device, Module, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
@@ -226,12 +227,14 @@ impl Gemma {
         if self.head.is_none() {
             candle_core::bail!("{HEADLESS}")
         }
-        let mut x = self.embed(ids)?;
-        for (index, layer) in self.layers.iter().enumerate() {
-            x = layer.forward(&x, Some(cache.layer(index)))?;
-        }
-        let last = x.narrow(1, x.dim(1)? - 1, 1)?;
-        self.logits(&self.final_norm(&last)?)
+        awake(|| {
+            let mut x = self.embed(ids)?;
+            for (index, layer) in self.layers.iter().enumerate() {
+                x = layer.forward(&x, Some(cache.layer(index)))?;
+            }
+            let last = x.narrow(1, x.dim(1)? - 1, 1)?;
+            self.logits(&self.final_norm(&last)?)
+        })
     }
 
     /// Normed hidden states `[..., hidden]` to logits `[..., vocab]`.

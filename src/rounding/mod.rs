@@ -16,7 +16,7 @@ mod sleef;
 pub use framework::Framework;
 
 use crate::activation::Activation;
-use crate::geglu::{activate, geglu};
+use crate::geglu::{activate, activated_and_product, geglu};
 use crate::gelu::Gelu;
 use crate::operands::check_pair;
 use candle_core::{DType, Result, Tensor};
@@ -121,15 +121,14 @@ impl Rounding {
         up: &Tensor,
         activation: Activation,
     ) -> Result<(Tensor, Tensor)> {
-        let activated = self.activate(gate, activation)?;
         let emulated = self.emulated(activation, gate.dtype()).is_some();
-        let half = matches!(gate.dtype(), DType::BF16 | DType::F16);
-        // Where nothing is rounded in between, the product of the rounded activation is the
-        // fused one, bit for bit.
-        let product = if emulated || (half && self.is_once()) {
-            self.geglu(gate, up, activation)?
-        } else {
-            (&activated * up)?
+        if !emulated && self.is_once() {
+            return activated_and_product(gate, up, activation);
+        }
+        let activated = self.activate(gate, activation)?;
+        let product = match emulated {
+            true => self.geglu(gate, up, activation)?,
+            false => (&activated * up)?,
         };
         Ok((activated, product))
     }
