@@ -5,7 +5,7 @@
 //! Instruction Set Extensions Reference, `VDPBF16PS`), so that the error has the bound of the other
 //! kernels; but subnormal numbers, below 2^-126, count as 0.
 
-use super::kernel::{BLOCK, Kernel, Sliver, prefetch};
+use super::kernel::{BLOCK, Kernel, Line, Sliver, prefetch};
 use super::stored::PANEL;
 use half::bf16;
 use pulp::{cast, f32x16, u32x16};
@@ -41,7 +41,7 @@ const VECTORS: usize = PANEL / 16;
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bf16")]
 fn multiply<const R: usize>(sliver: Sliver<bf16, bf16, R>) {
-    let Sliver { x, panel, ahead, sums: out, width, pass: _ } = sliver;
+    let Sliver { x, panel, ahead, ahead_of_x, sums: out, width, pass: _ } = sliver;
     let mut sums = [[cast::<_, f32x16>([0f32; 16]); VECTORS]; R];
     let steps = panel.len().min(BLOCK / 2);
     for (i, columns) in panel[..steps].iter().enumerate() {
@@ -56,6 +56,7 @@ fn multiply<const R: usize>(sliver: Sliver<bf16, bf16, R>) {
             // As in the other kernels.
             compiler_fence(Ordering::SeqCst);
         }
+        prefetch(ahead_of_x.0.wrapping_byte_add(2 * i * ahead_of_x.1).cast::<Line>());
     }
     for (r, sums) in sums.into_iter().enumerate() {
         let row = &mut out[r * width..][..PANEL];

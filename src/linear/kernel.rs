@@ -44,8 +44,10 @@ pub struct Sliver<'a, W: Stored, X, const R: usize> {
     pub x: &'a [[X; BLOCK]; R],
     /// The panel's columns, step by step.
     pub panel: &'a [Columns<W>],
-    /// What to fetch on the way: from where, and how many bytes further with every step.
+    /// What to fetch of the weight on the way: from where, and how many bytes further with every step.
     pub ahead: (*const Columns<W>, usize),
+    /// The same of x, with every column.
+    pub ahead_of_x: (*const [X; BLOCK], usize),
     /// Where the sums begin, `[R, PANEL]` inside rows of some width.
     pub sums: &'a mut [f32],
     pub width: usize,
@@ -88,8 +90,11 @@ impl<W: Stored, X: Copy> Product<'_, W, X> {
                     let sums = &mut sums[start * width + at * PANEL..];
                     let some = panel.chunks(BLOCK / W::WIDTH).enumerate().skip(first).take(step);
                     for (b, block) in some {
+                        // The first panel brings x into the second-level cache.
+                        let next =
+                            (at == 0).then(|| x.as_ptr().wrapping_add((b + 1) * rows + start));
                         let x = &x[b * rows + start..][..group];
-                        multiply_block(kernel, x, block, sums, width);
+                        multiply_block(kernel, x, next, block, sums, width);
                     }
                 }
             }
@@ -97,20 +102,22 @@ impl<W: Stored, X: Copy> Product<'_, W, X> {
     }
 }
 
-/// One block of a panel times a group of rows.
+/// One block of a panel times a group of rows; `next` is the group's next block, if it is to be fetched.
 fn multiply_block<W: Stored, K: Kernel<W>>(
     kernel: K,
     x: &[[K::X; BLOCK]],
+    next: Option<*const [K::X; BLOCK]>,
     panel: &[Columns<W>],
     sums: &mut [f32],
     width: usize,
 ) {
     if x.len() <= K::ROWS {
-        return multiply_slivers(kernel, x, panel, sums, width, None);
+        return multiply_slivers(kernel, x, next, panel, sums, width, None);
     }
     // What a pass reads of the block stays in the first-level cache from sliver to sliver.
     for pass in 0..K::PASSES {
-        multiply_slivers(kernel, x, panel, sums, width, Some(pass));
+        let next = next.filter(|_| pass == 0);
+        multiply_slivers(kernel, x, next, panel, sums, width, Some(pass));
     }
 }
 
@@ -118,6 +125,7 @@ fn multiply_block<W: Stored, K: Kernel<W>>(
 fn multiply_slivers<W: Stored, K: Kernel<W>>(
     kernel: K,
     x: &[[K::X; BLOCK]],
+    next: Option<*const [K::X; BLOCK]>,
     panel: &[Columns<W>],
     sums: &mut [f32],
     width: usize,
@@ -127,6 +135,13 @@ fn multiply_slivers<W: Stored, K: Kernel<W>>(
     let mut start = 0;
     for sliver in 0..slivers {
         let rows = (x.len() - start).div_ceil(slivers - sliver);
+        // A sliver fetches x for the next one.
+        let bytes = rows * size_of::<[K::X; BLOCK]>() / (W::WIDTH * panel.len());
+        let ahead_of_x = match next {
+            Some(_) if sliver + 1 < slivers => (x[start + rows..].as_ptr(), bytes),
+            Some(next) => (next, bytes),
+            None => (x.as_ptr(), 0),
+        };
         let x = &x[start..start + rows];
         let sums = &mut sums[start * width..];
         // What is behind this block is wanted next. One sliver reads on as it goes; several share
@@ -144,7 +159,7 @@ fn multiply_slivers<W: Stored, K: Kernel<W>>(
                 match x.len() {
                     $($rows if $rows <= K::ROWS => {
                         if let Some(x) = x.first_chunk::<$rows>() {
-                            kernel.multiply(Sliver { x, panel, ahead, sums, width, pass });
+                            kernel.multiply(Sliver { x, panel, ahead, ahead_of_x, sums, width, pass });
                         }
                     })*
                     _ => unreachable!("more rows than a kernel takes"),
@@ -245,6 +260,8 @@ impl<W: Stored, const R: usize> Sliver<'_, W, f32, R> {
                     // costs more than half the speed.
                     compiler_fence(Ordering::SeqCst);
                 }
+                let at = (W::WIDTH * i + column) * self.ahead_of_x.1;
+                prefetch(self.ahead_of_x.0.wrapping_byte_add(at).cast::<Line>());
             }
         }
         for r in 0..R {
@@ -255,6 +272,9 @@ impl<W: Stored, const R: usize> Sliver<'_, W, f32, R> {
         }
     }
 }
+
+/// A cache line.
+pub type Line = [u8; 64];
 
 /// Asks for memory that will be read soon. Any address will do: one that is not ours is ignored.
 #[inline(always)]
