@@ -134,14 +134,21 @@ macro_rules! looked_up {
             }
 
             fn gated(function: Pointwise, x: &[$t], by: &[$t], y: &mut [$t]) {
-                let [mut product, mut wide_by] = [buffer::<f64>(), buffer()];
-                let blocks = x.chunks(BLOCK).zip(by.chunks(BLOCK)).zip(y.chunks_mut(BLOCK));
-                for ((x, by), y) in blocks {
-                    let (product, wide_by) = (&mut product[..x.len()], &mut wide_by[..x.len()]);
-                    Self::evaluate_wide(function, x, product);
-                    Self::widen(by, wide_by);
-                    multiply(product, wide_by);
-                    Self::narrow(product, y);
+                /// Fewer than elsewhere: buffers are zeroed first, and at every call.
+                const AT_ONCE: usize = 256;
+                let table = &<$t>::table(function).wide;
+                let narrow: fn(&[f32], &mut [$t]) = $narrow;
+                let [mut product, mut factor] = [[0f64; AT_ONCE]; 2];
+                let mut single = [0f32; AT_ONCE];
+                let pieces = x.chunks(AT_ONCE).zip(by.chunks(AT_ONCE)).zip(y.chunks_mut(AT_ONCE));
+                for ((x, by), y) in pieces {
+                    let (product, factor) = (&mut product[..x.len()], &mut factor[..x.len()]);
+                    let single = &mut single[..x.len()];
+                    look_up(table, x, product, |x| x.to_bits());
+                    Self::widen(by, factor);
+                    multiply(product, factor);
+                    map(product, single, to_odd);
+                    narrow(single, y);
                 }
             }
 

@@ -10,6 +10,17 @@ pub trait Number: WithDType {
     fn to_f32s(from: &[Self], to: &mut [f32]);
     /// Writes every number rounded to nearest, ties to even.
     fn from_f32s(from: &[f32], to: &mut [Self]);
+
+    /// Writes every number as bf16, rounded to nearest, ties to even.
+    fn to_bf16s(from: &[Self], to: &mut [bf16]) {
+        const AT_ONCE: usize = 64;
+        let mut wide = [0f32; AT_ONCE];
+        for (from, to) in from.chunks(AT_ONCE).zip(to.chunks_mut(AT_ONCE)) {
+            let wide = &mut wide[..from.len()];
+            Self::to_f32s(from, wide);
+            bf16::from_f32s(wide, to);
+        }
+    }
 }
 
 impl Number for f32 {
@@ -45,6 +56,10 @@ impl Number for bf16 {
                 }
             },
         );
+    }
+
+    fn to_bf16s(from: &[bf16], to: &mut [bf16]) {
+        to.copy_from_slice(from);
     }
 }
 

@@ -61,14 +61,7 @@ macro_rules! block {
 }
 
 block!(f32, F32, T::to_f32s);
-block!(bf16, BF16, |from, to| {
-    let mut wide = [0f32; BLOCK];
-    for (from, to) in from.chunks(BLOCK).zip(to.chunks_mut(BLOCK)) {
-        let wide = &mut wide[..from.len()];
-        T::to_f32s(from, wide);
-        bf16::from_f32s(wide, to);
-    }
-});
+block!(bf16, BF16, T::to_bf16s);
 
 impl Rows<'_> {
     /// How many rows there are.
