@@ -11,6 +11,9 @@ use std::sync::OnceLock;
 /// the first-level cache.
 pub(crate) const BLOCK: usize = 1024;
 
+/// Of half types fewer, since what they are widened into is zeroed first, at every call.
+const HALVES: usize = 256;
+
 /// A floating-point type that activations are taken of: `f32`, `f64`, `bf16` or `f16`.
 ///
 /// GELU in both forms is correctly rounded in bf16 and f16, within 1 ULP in f32 and within 4 in f64;
@@ -134,21 +137,14 @@ macro_rules! looked_up {
             }
 
             fn gated(function: Pointwise, x: &[$t], by: &[$t], y: &mut [$t]) {
-                /// Fewer than elsewhere: buffers are zeroed first, and at every call.
-                const AT_ONCE: usize = 256;
-                let table = &<$t>::table(function).wide;
-                let narrow: fn(&[f32], &mut [$t]) = $narrow;
-                let [mut product, mut factor] = [[0f64; AT_ONCE]; 2];
-                let mut single = [0f32; AT_ONCE];
-                let pieces = x.chunks(AT_ONCE).zip(by.chunks(AT_ONCE)).zip(y.chunks_mut(AT_ONCE));
+                let [mut product, mut factor] = [[0f64; HALVES]; 2];
+                let pieces = x.chunks(HALVES).zip(by.chunks(HALVES)).zip(y.chunks_mut(HALVES));
                 for ((x, by), y) in pieces {
                     let (product, factor) = (&mut product[..x.len()], &mut factor[..x.len()]);
-                    let single = &mut single[..x.len()];
-                    look_up(table, x, product, |x| x.to_bits());
+                    Self::evaluate_wide(function, x, product);
                     Self::widen(by, factor);
                     multiply(product, factor);
-                    map(product, single, to_odd);
-                    narrow(single, y);
+                    Self::narrow(product, y);
                 }
             }
 
@@ -159,8 +155,8 @@ macro_rules! looked_up {
 
             fn narrow(from: &[f64], to: &mut [$t]) {
                 let narrow: fn(&[f32], &mut [$t]) = $narrow;
-                for (from, to) in from.chunks(BLOCK).zip(to.chunks_mut(BLOCK)) {
-                    let mut single = buffer::<f32>();
+                let mut single = [0f32; HALVES];
+                for (from, to) in from.chunks(HALVES).zip(to.chunks_mut(HALVES)) {
                     let single = &mut single[..from.len()];
                     map(from, single, to_odd);
                     narrow(single, to);

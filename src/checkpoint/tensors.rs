@@ -221,6 +221,8 @@ impl Tensors {
                 let wide = elements(bytes, |b| bf16::from_le_bytes(b).to_f32());
                 Tensor::from_vec(wide, shape, device)
             }
+            // Another device copies from the file's memory itself.
+            _ if !device.is_cpu() => Tensor::from_raw_buffer(bytes, stored, shape, device),
             (DType::BF16, _) => {
                 Tensor::from_vec(elements(bytes, bf16::from_le_bytes), shape, device)
             }
