@@ -96,7 +96,7 @@ fn blocks(device: &Device, dtype: DType, hidden: usize, intermediate: usize) -> 
     let (gate, up) = (weight(intermediate, hidden)?, weight(intermediate, hidden)?);
     let down = weight(hidden, intermediate)?;
     let layer = |weight: &Tensor| Linear::new(weight.clone(), None);
-    let tanh = GemmaMlp::new(layer(&gate), layer(&up), layer(&down), Gelu::Tanh);
+    let tanh = GemmaMlp::new(layer(&gate), layer(&up), layer(&down), Gelu::Tanh)?;
     let exact = tanh.with_activation(Gelu::Exact);
     for tokens in TOKENS {
         let x = Tensor::randn(0f32, 1.0, (tokens, hidden), device)?.to_dtype(dtype)?;

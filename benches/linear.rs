@@ -57,7 +57,7 @@ impl Case {
     /// Our block.
     fn packed(&self, gelu: Gelu) -> Result<GemmaMlp> {
         let [gate, up, down] = self.block()?;
-        GemmaMlp::new(gate, up, down, gelu).packed()
+        GemmaMlp::new(gate, up, down, gelu)?.packed()
     }
 
     /// Gate, up and down.

@@ -35,7 +35,7 @@ fn times(hidden: usize, intermediate: usize, dtype: DType) -> Result<[f64; 3]> {
         Ok(Linear::new(random(rows, columns, (columns as f32).powf(-0.5))?, None))
     };
     let (gate, up) = (layer(intermediate, hidden)?, layer(intermediate, hidden)?);
-    let tanh = GemmaMlp::new(gate, up, layer(hidden, intermediate)?, Gelu::Tanh).packed()?;
+    let tanh = GemmaMlp::new(gate, up, layer(hidden, intermediate)?, Gelu::Tanh)?.packed()?;
     let exact = tanh.with_activation(Gelu::Exact);
     let x = random(TOKENS, hidden, 1.0)?;
     tanh.forward_pair(&x)?; // memory and tables

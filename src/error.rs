@@ -1,5 +1,7 @@
 //! What can be wrong with the input, as types. Every message is one line that names the culprit.
 
+use candle_core::DType;
+use std::convert::Infallible;
 use std::path::PathBuf;
 
 /// A [`std::result::Result`] with this crate's [`Error`].
@@ -21,6 +23,74 @@ impl UnknownActivation {
     pub(crate) fn also_accepted(mut self, names: impl IntoIterator<Item = &'static str>) -> Self {
         self.accepted.extend(names);
         self
+    }
+}
+
+/// Weights and biases that do not make up a layer or a block.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidLayer {
+    /// A weight that is no matrix, or one without elements.
+    #[error("the weight of {layer} has shape {weight:?}; it must be a matrix, [out, in]")]
+    Weight {
+        /// Which layer: `gate`, `up`, `gate_up` or `down`, or just `linear`.
+        layer: &'static str,
+        /// The weight's shape.
+        weight: Vec<usize>,
+    },
+    /// Weights or biases of integers, or in a type that nothing is computed in.
+    #[error(
+        "{layer} is stored as {dtype:?}; it must be f64, f32, bf16 or f16: dequantise it first"
+    )]
+    DType {
+        /// Which layer.
+        layer: &'static str,
+        /// What its weight or bias is stored in.
+        dtype: DType,
+    },
+    /// A bias that is not one number for each row of the weight.
+    #[error("the bias of {layer} has shape {bias:?}; for a weight of {weight:?} it must be [{}]", weight[0])]
+    Bias {
+        /// Which layer.
+        layer: &'static str,
+        /// The weight's shape, `[out, in]`.
+        weight: Vec<usize>,
+        /// The bias's shape.
+        bias: Vec<usize>,
+    },
+    /// Gate and up of different shapes.
+    #[error("gate has shape {gate:?} and up {up:?}; both must be [intermediate, hidden]")]
+    GateUp {
+        /// The shape of gate's weight.
+        gate: Vec<usize>,
+        /// The shape of up's weight.
+        up: Vec<usize>,
+    },
+    /// Gate and up in one weight whose rows cannot be halved.
+    #[error("gate_up has {rows} rows; it must have twice the intermediate size, gate's rows first")]
+    OddGateUp {
+        /// The weight's rows.
+        rows: usize,
+    },
+    /// A last layer that does not lead from the intermediate size back to the hidden size.
+    #[error("down has shape {down:?}; it must be {expected:?}, [hidden, intermediate]")]
+    Down {
+        /// The shape of down's weight.
+        down: Vec<usize>,
+        /// What gate and up ask for.
+        expected: [usize; 2],
+    },
+}
+
+impl From<InvalidLayer> for candle_core::Error {
+    fn from(error: InvalidLayer) -> Self {
+        Self::wrap(error)
+    }
+}
+
+impl From<Infallible> for InvalidLayer {
+    fn from(never: Infallible) -> Self {
+        match never {}
     }
 }
 
@@ -286,6 +356,9 @@ pub enum Error {
     /// A block to be measured cannot have such sizes.
     #[error(transparent)]
     InvalidShape(#[from] InvalidShape),
+    /// Weights and biases do not make up a layer or a block.
+    #[error(transparent)]
+    InvalidLayer(#[from] InvalidLayer),
     /// The text has no tokens, ids are out of the vocabulary, a layer does not exist.
     #[error("{0}")]
     Input(String),

@@ -45,7 +45,7 @@ mod threads;
 
 pub use activation::Activation;
 pub use checkpoint::Checkpoint;
-pub use error::{Error, HubError, InvalidShape, Result, UnknownActivation};
+pub use error::{Error, HubError, InvalidLayer, InvalidShape, Result, UnknownActivation};
 pub use float::Float;
 pub use geglu::{activate, geglu};
 pub use gelu::Gelu;

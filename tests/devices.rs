@@ -136,8 +136,8 @@ fn block() -> Result<()> {
             let [gate, up, down] = variables;
             let (gate, up, down) = (gate?, up?, down?);
             let layer = |weight: &Var| Linear::new(weight.as_tensor().clone(), None);
-            let mlp =
-                GemmaMlp::new(layer(&gate), layer(&up), layer(&down), gelu).with_rounding(rounding);
+            let mlp = GemmaMlp::new(layer(&gate), layer(&up), layer(&down), gelu)?
+                .with_rounding(rounding);
             let x = Var::from_tensor(&x.to_device(device)?.to_dtype(dtype)?)?;
             let y = mlp.forward(&x)?;
             let pair = mlp.forward_pair(&x)?;
@@ -180,7 +180,7 @@ fn frameworks() -> Result<()> {
         let results = |device: &Device| -> Result<[Vec<f64>; 2]> {
             let gate = Var::from_tensor(&gate.to_device(device)?)?;
             let none = || Linear::new(Tensor::zeros((1, 1), dtype, device).unwrap(), None);
-            let block = GemmaMlp::new(none(), none(), none(), Gelu::Tanh).with_rounding(like);
+            let block = GemmaMlp::new(none(), none(), none(), Gelu::Tanh)?.with_rounding(like);
             let projected = GateUp { gate: gate.as_tensor().clone(), up: up.to_device(device)? };
             let product = block.gated(&projected)?;
             let gradients = product.sum_all()?.backward()?;

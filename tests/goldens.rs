@@ -91,7 +91,7 @@ fn block(
     let gate = linear("gate_proj.weight", "gate_proj.bias");
     let up = linear("up_proj.weight", "up_proj.bias");
     let down = linear("down_proj.weight", "down_proj.bias");
-    (GemmaMlp::new(gate, up, down, gelu), vars)
+    (GemmaMlp::new(gate, up, down, gelu).unwrap(), vars)
 }
 
 /// GemmaMLP, Gemma2MLP, Gemma3MLP, RecurrentGemmaMlp and DeepMind's FeedForward, with the

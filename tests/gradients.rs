@@ -48,7 +48,7 @@ fn of_input_weights_and_biases() {
             let linear = |i: usize| {
                 Linear::new(weights[i].as_tensor().clone(), Some(biases[i].as_tensor().clone()))
             };
-            let mlp = GemmaMlp::new(linear(0), linear(1), linear(2), activation);
+            let mlp = GemmaMlp::new(linear(0), linear(1), linear(2), activation).unwrap();
             (mlp.forward(&x).unwrap() * factors.as_tensor()).unwrap().sum_all().unwrap()
         };
         check(&format!("{activation} x"), &x, loss);

@@ -60,7 +60,8 @@ fn activated_and_product(
     up: &Tensor,
 ) -> [Tensor; 2] {
     let linear = || Linear::new(Tensor::zeros((1, 1), gate.dtype(), &Device::Cpu).unwrap(), None);
-    let block = GemmaMlp::new(linear(), linear(), linear(), activation).with_rounding(rounding);
+    let block =
+        GemmaMlp::new(linear(), linear(), linear(), activation).unwrap().with_rounding(rounding);
     let projected = GateUp { gate: gate.clone(), up: up.clone() };
     let (activated, product) = block.activated_and_product(&projected).unwrap();
     assert_eq!(differing(&block.gated(&projected).unwrap(), &product), 0);

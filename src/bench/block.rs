@@ -117,7 +117,7 @@ impl Sides {
         let gate = layer(shape.intermediate(), shape.hidden(), 1)?;
         let up = layer(shape.intermediate(), shape.hidden(), 2)?;
         let down = layer(shape.hidden(), shape.intermediate(), 3)?;
-        let ours = GemmaMlp::new(gate.clone(), up.clone(), down.clone(), Gelu::Tanh).packed()?;
+        let ours = GemmaMlp::new(gate.clone(), up.clone(), down.clone(), Gelu::Tanh)?.packed()?;
         Ok(Self { ours, gate, up, down })
     }
 

@@ -3,8 +3,8 @@
 use super::values::with_values;
 use crate::error::Result;
 use crate::exp::vectorized;
+use crate::threads;
 use candle_core::Tensor;
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 /// How often gates have which value. Bins are half open: the i-th holds `low + i·step ≤ x <
@@ -40,7 +40,7 @@ impl GateHistogram {
     /// An integer dtype, a device that fails.
     pub(super) fn of(gates: &Tensor) -> Result<Self> {
         let counts = with_values(gates, |gates| {
-            let chunks = (0..gates.len()).into_par_iter().step_by(CHUNK);
+            let chunks = (0..gates.len()).step_by(CHUNK);
             let count = |start: usize| {
                 // Neighbours, which are often alike, count in different places.
                 let mut counts = [[0u32; BINS + 3]; 4];
@@ -60,13 +60,14 @@ impl GateHistogram {
                         counts[i % 4][bin as usize] += 1;
                     }
                 }
-                (0..BINS + 3).map(|bin| counts.iter().map(|c| u64::from(c[bin])).sum()).collect()
+                let total = |bin: usize| counts.iter().map(|c| u64::from(c[bin])).sum();
+                (0..BINS + 3).map(total).collect::<Vec<u64>>()
             };
-            let add = |mut a: Vec<u64>, b: Vec<u64>| {
-                a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
-                a
-            };
-            Ok(chunks.map(count).reduce(|| vec![0; BINS + 3], add))
+            let mut sums = vec![0; BINS + 3];
+            for counts in threads::map(gates.len(), chunks, count) {
+                sums.iter_mut().zip(counts).for_each(|(sum, n): (&mut u64, u64)| *sum += n);
+            }
+            Ok(sums)
         })?;
         Ok(Self {
             low: LOW,

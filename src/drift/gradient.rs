@@ -11,8 +11,8 @@ use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::exp::{exp, vectorized};
 use crate::model::{Gemma, Head, TokenIds, wide_dtype};
+use crate::threads;
 use candle_core::{Device, Tensor, Var};
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 /// The gradients of two sides' losses: the mean negative log-likelihood of the next token over the
@@ -146,6 +146,7 @@ impl Pass {
         let mut layer = self.gemma.layers()[index].clone();
         let (mlp, variables) = layer.mlp.with_variables()?;
         layer.mlp = mlp;
+        layer.attention = layer.attention.frozen();
         let x = Var::from_tensor(&self.streams[index])?;
         let y = layer.forward(&x, None)?;
         let pulled = (y * &self.gradient)?.sum_all()?.backward()?;
@@ -225,7 +226,9 @@ fn for_each_row<R: Send>(
 ) -> Result<()> {
     let len = logits.dim(1)?;
     Ok(with_values(logits, |values| {
-        rows.par_iter_mut().enumerate().for_each_init(
+        threads::for_each_with(
+            rows.len() * len,
+            rows.iter_mut().enumerate(),
             || vec![0.0; len],
             |wide, (i, row)| {
                 vectorized(

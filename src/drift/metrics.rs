@@ -2,9 +2,9 @@
 
 use super::values::{Values, with_values};
 use crate::exp::vectorized;
+use crate::threads;
 use candle_core::Tensor;
 use pulp::{Arch, Simd, WithSimd, bytemuck};
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 /// How far `b` is from `a`. JSON shows a figure that is not finite as `null`.
@@ -73,7 +73,7 @@ impl Accumulator {
     }
 
     fn parts(a: Values, b: Values) -> Vec<Self> {
-        let chunks = (0..a.len()).into_par_iter().step_by(CHUNK);
+        let chunks = (0..a.len()).step_by(CHUNK);
         let chunk = |at: usize| {
             let mut sums = Self::default();
             let (mut wide_a, mut wide_b) = ([0.0; BLOCK], [0.0; BLOCK]);
@@ -92,7 +92,7 @@ impl Accumulator {
             }
             sums
         };
-        chunks.map(chunk).collect()
+        threads::map(a.len(), chunks, chunk)
     }
 
     /// Adds two slices of one length.

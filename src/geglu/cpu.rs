@@ -3,10 +3,10 @@
 use crate::activation::Activation;
 use crate::float::{BLOCK, Float, buffer};
 use crate::pointwise::{self, Pointwise};
+use crate::threads;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, DType, Error, Layout, Result, WithDType};
 use half::{bf16, f16};
-use rayon::prelude::*;
 
 /// A tensor as an operation receives it.
 type Strided<'a> = (&'a CpuStorage, &'a Layout);
@@ -173,17 +173,13 @@ fn produce_two<T: Element>(
     out
 }
 
-/// Runs `work(index of the first element, chunk)` on rayon's threads, or here if there is one only.
+/// Runs `work(index of the first element, chunk)` for all chunks.
 fn for_each_chunk<C: Send>(
-    chunks: impl ExactSizeIterator<Item = C>,
+    chunks: impl ExactSizeIterator<Item = C> + Send,
     work: impl Fn(usize, C) + Sync,
 ) {
-    let chunks: Vec<_> = chunks.enumerate().map(|(i, chunk)| (i * CHUNK, chunk)).collect();
-    if chunks.len() == 1 {
-        chunks.into_iter().for_each(|(at, chunk)| work(at, chunk));
-    } else {
-        chunks.into_par_iter().for_each(|(at, chunk)| work(at, chunk));
-    }
+    let nanoseconds = chunks.len() * CHUNK; // one an element
+    threads::for_each(nanoseconds, chunks.enumerate(), |(i, chunk)| work(i * CHUNK, chunk));
 }
 
 /// Reads a strided tensor in logical order.

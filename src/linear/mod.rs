@@ -17,19 +17,22 @@ mod strips;
 pub(crate) use convert::{Number, nearest_bf16};
 pub(crate) use kernel::{BLOCK, Product};
 pub use packed::Packed;
+pub(crate) use packed::rows_at_a_time;
 pub(crate) use product::packed_product;
-pub(crate) use rows::{Block, Rows, with_memory};
+pub(crate) use rows::{Block, Rows};
 pub(crate) use stored::{Columns, PANEL, Stored};
 pub(crate) use strips::{Strip, strips};
 
-use candle_core::{D, DType, Device, Module, Result, Tensor};
+use crate::error::InvalidLayer;
+use candle_core::{D, DType, Device, Error, Module, Result, Tensor};
 
 /// A matrix `[out, in]` that inputs are multiplied by.
 #[derive(Debug, Clone)]
 pub enum Weight {
     /// On any device, in any dtype; a backward pass gives it a gradient.
     Tensor(Tensor),
-    /// For inference on the CPU. A constant to a backward pass, which goes through to the input.
+    /// For inference on the CPU. A backward pass through it is an error, unless it is
+    /// [frozen](Packed::frozen).
     Packed(Packed),
 }
 
@@ -42,6 +45,14 @@ impl Weight {
         match self {
             Self::Tensor(weight) => Packed::new(weight).map(Self::Packed),
             Self::Packed(_) => Ok(self.clone()),
+        }
+    }
+
+    /// The same weight; if it is packed, as a constant to a backward pass.
+    pub fn frozen(&self) -> Self {
+        match self {
+            Self::Tensor(_) => self.clone(),
+            Self::Packed(packed) => Self::Packed(packed.frozen()),
         }
     }
 
@@ -110,35 +121,69 @@ impl Weight {
         }
     }
 
-    /// `xs·weightᵀ + bias` over the last dimension of a tensor of any rank: `[..., in]` to
-    /// `[..., out]`, in the dtype of `xs`.
+    /// `xs·weightᵀ + bias` over the last dimension of a tensor of any rank but 0: `[..., in]` to
+    /// `[..., out]`, in the dtype of `xs`. `bias` is `[out]`.
     ///
-    /// A packed product is summed in f32, in blocks of 512 columns, and rounded once; a tensor's is
-    /// taken in the weight's dtype.
+    /// A packed product is summed in f32, in blocks of 512 columns, and rounded once. A tensor's is
+    /// candle's: in the common dtype of all three, or, where they differ, in f32 (f64 if one is f64),
+    /// to which the weight is then widened on every call. An f64 input of a packed weight is
+    /// multiplied in f64, by the weight unpacked on every call.
     ///
     /// # Errors
-    /// A last dimension that is not the weight's; for a packed weight an input that is not f32, bf16
-    /// or f16 on the CPU.
+    /// A last dimension that is not the weight's; a bias of another shape; an input that is not f64,
+    /// f32, bf16 or f16; for a packed weight one that is not on the CPU.
     pub fn product(&self, xs: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-        let (out, _) = self.dims()?;
-        let dims = [&xs.dims()[..xs.rank() - 1], &[out]].concat();
         let x = as_rows(xs)?; // [rows, in]
-        match self {
-            Self::Packed(packed) => packed_product(packed, &x, bias)?.reshape(dims),
-            Self::Tensor(weight) => {
-                let product = x.to_dtype(weight.dtype())?.matmul(&weight.t()?)?; // [rows, out]
-                let biased = match bias {
-                    Some(bias) => product.broadcast_add(bias)?,
-                    None => product,
-                };
-                biased.to_dtype(xs.dtype())?.reshape(dims)
-            }
+        let (out, width) = self.dims()?;
+        if x.dim(1)? != width {
+            candle_core::bail!("an input {:?} for a weight [{out}, {width}]", xs.dims())
         }
+        let dims = [&xs.dims()[..xs.rank() - 1], &[out]].concat();
+        let weight = match self {
+            Self::Packed(packed) if xs.dtype() != DType::F64 => {
+                return packed_product(packed, &x, bias)?.reshape(dims);
+            }
+            Self::Packed(_) => self.to_tensor(DType::F64)?,
+            Self::Tensor(weight) => weight.clone(),
+        };
+        let dtype = common_dtype([Some(xs), Some(&weight), bias].into_iter().flatten())?;
+        let product = x.to_dtype(dtype)?.matmul(&weight.to_dtype(dtype)?.t()?)?; // [rows, out]
+        let biased = match bias {
+            Some(bias) => product.broadcast_add(&bias.to_dtype(dtype)?.reshape(out)?)?,
+            None => product,
+        };
+        biased.to_dtype(xs.dtype())?.reshape(dims)
     }
 }
 
-/// A tensor of any rank as a matrix: `[..., width]` to `[rows, width]`.
+/// What some tensors are multiplied in: their dtype if they have one in common, or else f32, or f64 if
+/// one is.
+pub(crate) fn common_dtype<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> Result<DType> {
+    let mut common = None;
+    for dtype in tensors.map(Tensor::dtype) {
+        if !is_float(dtype) {
+            return Err(Error::UnsupportedDTypeForOp(dtype, "linear"));
+        }
+        common = match common {
+            None => Some(dtype),
+            Some(other) if other == dtype => common,
+            Some(DType::F64) => common,
+            Some(_) if dtype == DType::F64 => Some(dtype),
+            Some(_) => Some(DType::F32),
+        };
+    }
+    Ok(common.unwrap_or(DType::F32))
+}
+
+fn is_float(dtype: DType) -> bool {
+    matches!(dtype, DType::F64 | DType::F32 | DType::BF16 | DType::F16)
+}
+
+/// A tensor of any rank but 0 as a matrix: `[..., width]` to `[rows, width]`.
 pub(crate) fn as_rows(xs: &Tensor) -> Result<Tensor> {
+    if xs.rank() == 0 {
+        candle_core::bail!("a scalar is no input of a layer; it takes [..., in]")
+    }
     let width = xs.dim(D::Minus1)?;
     let rows = xs.elem_count().checked_div(width).unwrap_or(0);
     xs.reshape((rows, width))
@@ -148,20 +193,59 @@ pub(crate) fn as_rows(xs: &Tensor) -> Result<Tensor> {
 #[derive(Debug, Clone)]
 pub struct Linear {
     weight: Weight,
-    /// `[out]`, or `[parts, out]`.
+    /// `[out]`.
     bias: Option<Tensor>,
 }
 
-impl From<candle_nn::Linear> for Linear {
-    fn from(layer: candle_nn::Linear) -> Self {
-        Self { weight: Weight::Tensor(layer.weight().clone()), bias: layer.bias().cloned() }
+impl TryFrom<candle_nn::Linear> for Linear {
+    type Error = InvalidLayer;
+
+    fn try_from(layer: candle_nn::Linear) -> std::result::Result<Self, InvalidLayer> {
+        Self::new(Weight::Tensor(layer.weight().clone()), layer.bias().cloned())
     }
 }
 
 impl Linear {
     /// A layer of a weight `[out, in]` and a bias `[out]`.
-    pub fn new(weight: Weight, bias: Option<Tensor>) -> Self {
-        Self { weight, bias }
+    ///
+    /// # Errors
+    /// Other shapes, sizes of 0, dtypes other than f64, f32, bf16 and f16.
+    pub fn new(weight: Weight, bias: Option<Tensor>) -> std::result::Result<Self, InvalidLayer> {
+        let layer = Self { weight, bias };
+        layer.check("linear")?;
+        Ok(layer)
+    }
+
+    /// Checks shapes and dtypes, and returns those of the weight, `[out, in]`. Messages call it `layer`.
+    pub(crate) fn check(
+        &self,
+        layer: &'static str,
+    ) -> std::result::Result<[usize; 2], InvalidLayer> {
+        let (weight, dtype) = match &self.weight {
+            Weight::Tensor(weight) => (weight.dims().to_vec(), weight.dtype()),
+            Weight::Packed(packed) => {
+                // Several matrices are one input's, and no weight of a layer.
+                let parts = Some(packed.parts()).filter(|&parts| parts != 1);
+                let dims = parts.into_iter().chain([packed.rows(), packed.columns()]);
+                (dims.collect(), packed.dtype())
+            }
+        };
+        let &[rows, columns] = weight.as_slice() else {
+            return Err(InvalidLayer::Weight { layer, weight });
+        };
+        if rows == 0 || columns == 0 {
+            return Err(InvalidLayer::Weight { layer, weight });
+        }
+        let dtypes = [Some(dtype), self.bias.as_ref().map(Tensor::dtype)];
+        if let Some(dtype) = dtypes.into_iter().flatten().find(|&dtype| !is_float(dtype)) {
+            return Err(InvalidLayer::DType { layer, dtype });
+        }
+        match &self.bias {
+            Some(bias) if bias.dims() != [rows] => {
+                Err(InvalidLayer::Bias { layer, weight, bias: bias.dims().to_vec() })
+            }
+            _ => Ok([rows, columns]),
+        }
     }
 
     /// One layer that returns what several return, one behind the other.
@@ -180,7 +264,7 @@ impl Linear {
             n if n == layers.len() => Some(Tensor::cat(&biases, 0)?),
             _ => candle_core::bail!("either all stacked layers have a bias or none"),
         };
-        Ok(Self { weight: Weight::Tensor(weight), bias })
+        Ok(Self::new(Weight::Tensor(weight), bias)?)
     }
 
     /// Its weight.
@@ -193,7 +277,14 @@ impl Linear {
         self.bias.as_ref()
     }
 
-    /// The same layer, packed for inference on the CPU.
+    /// The same weight and bias under a backward pass that takes a packed weight for a constant:
+    /// [`Packed::frozen`].
+    pub fn frozen(&self) -> Self {
+        Self { weight: self.weight.frozen(), bias: self.bias.clone() }
+    }
+
+    /// The same layer, packed for inference on the CPU. Pack after training: a backward pass through a
+    /// packed layer is an error.
     ///
     /// # Errors
     /// As [`Packed::new`].

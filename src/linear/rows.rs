@@ -2,10 +2,10 @@
 
 use super::convert::Number;
 use super::kernel::BLOCK;
-use crate::memory::on_large_pages;
+use crate::memory::{Kept, kept, with_scratch};
+use crate::threads;
 use half::bf16;
-use rayon::prelude::*;
-use std::cell::Cell;
+use pulp::bytemuck::Pod;
 use std::thread::LocalKey;
 
 /// Rows of x, in blocks of columns: `[columns / BLOCK, count, BLOCK]`. A block of some rows is one
@@ -25,7 +25,7 @@ pub(super) enum Blocks<'a> {
 }
 
 /// A type that blocks come in.
-pub trait Block: Number {
+pub trait Block: Number + Pod {
     /// Blocks that are filled, `[columns / BLOCK, count]`, as rows. What is behind the last column
     /// must be 0.
     fn rows(blocks: &[[Self; BLOCK]], count: usize) -> Rows<'_>;
@@ -34,7 +34,7 @@ pub trait Block: Number {
     fn convert<T: Number>(from: &[T], to: &mut [Self]);
 
     /// Memory for x, and for what lies between two products.
-    fn kept() -> [&'static LocalKey<Cell<Vec<[Self; BLOCK]>>>; 2];
+    fn kept() -> [&'static LocalKey<Kept>; 2];
 }
 
 macro_rules! block {
@@ -49,11 +49,8 @@ macro_rules! block {
                 convert(from, to);
             }
 
-            fn kept() -> [&'static LocalKey<Cell<Vec<[$t; BLOCK]>>>; 2] {
-                thread_local! {
-                    static X: Cell<Vec<[$t; BLOCK]>> = const { Cell::new(vec![]) };
-                    static BETWEEN: Cell<Vec<[$t; BLOCK]>> = const { Cell::new(vec![]) };
-                }
+            fn kept() -> [&'static LocalKey<Kept>; 2] {
+                kept!(X, BETWEEN);
                 [&X, &BETWEEN]
             }
         }
@@ -71,41 +68,23 @@ impl Rows<'_> {
 
     /// Calls `f` with the rows of x, `[count, columns]`, as blocks of a type.
     pub fn with<T: Number, B: Block, R>(x: &[T], columns: usize, f: impl FnOnce(Rows) -> R) -> R {
-        /// Elements that are worth another thread.
-        const CHUNK: usize = 1 << 16;
+        /// Blocks that a thread fills at a time.
+        const CHUNK: usize = 64;
         let count = x.len() / columns.max(1);
         let [kept, _] = B::kept();
-        with_memory(kept, [B::zero(); BLOCK], columns.div_ceil(BLOCK) * count, |blocks| {
-            let fill = |(i, block): (usize, &mut [B; BLOCK])| {
-                let (first, row) = (i / count * BLOCK, i % count);
-                let len = BLOCK.min(columns - first);
-                B::convert(&x[row * columns + first..][..len], &mut block[..len]);
-                block[len..].fill(B::zero());
-            };
-            match x.len() {
-                ..CHUNK => blocks.iter_mut().enumerate().for_each(fill),
-                _ => blocks.par_iter_mut().enumerate().with_min_len(CHUNK / BLOCK).for_each(fill),
-            }
+        let len = columns.div_ceil(BLOCK) * count;
+        with_scratch(kept, len, |blocks: &mut [[B; BLOCK]]| {
+            let chunks = blocks.chunks_mut(CHUNK).enumerate();
+            threads::for_each(len * BLOCK / 4, chunks, |(chunk, blocks)| {
+                for (i, block) in blocks.iter_mut().enumerate() {
+                    let i = chunk * CHUNK + i;
+                    let (first, row) = (i / count * BLOCK, i % count);
+                    let len = BLOCK.min(columns - first);
+                    B::convert(&x[row * columns + first..][..len], &mut block[..len]);
+                    block[len..].fill(B::zero());
+                }
+            });
             f(B::rows(blocks, count))
         })
     }
-}
-
-/// Calls `f` with `len` elements that this thread keeps from one call to the next, with what was left in
-/// them. They are taken out meanwhile, so that a call inside `f`, which a thread
-/// that waits for others may well make, has its own.
-pub fn with_memory<T: Copy, R>(
-    kept: &'static LocalKey<Cell<Vec<T>>>,
-    zero: T,
-    len: usize,
-    f: impl FnOnce(&mut [T]) -> R,
-) -> R {
-    let mut memory = kept.take();
-    if memory.len() < len {
-        memory = on_large_pages(len);
-        memory.resize(len, zero);
-    }
-    let result = f(&mut memory[..len]);
-    kept.set(memory);
-    result
 }

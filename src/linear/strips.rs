@@ -1,6 +1,5 @@
 //! A matrix that several threads fill at once, each its own columns.
 
-use rayon::prelude::*;
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -43,10 +42,10 @@ pub fn strips<T: Send>(
     matrix: &mut [T],
     width: usize,
     step: usize,
-) -> impl IndexedParallelIterator<Item = Strip<'_, T>> {
+) -> impl ExactSizeIterator<Item = Strip<'_, T>> + Send {
     let rows = matrix.len().checked_div(width).unwrap_or(0);
     let data = Shared(matrix.as_mut_ptr());
-    (0..width.div_ceil(step)).into_par_iter().map(move |i| {
+    (0..width.div_ceil(step)).map(move |i| {
         let Shared(data) = { data };
         let columns = i * step..width.min((i + 1) * step);
         Strip { data, rows, width, columns, matrix: PhantomData }
@@ -72,6 +71,7 @@ unsafe impl<T: Send> Sync for Shared<T> {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::threads;
 
     #[test]
     fn strips_cover_the_matrix_once() {
@@ -79,7 +79,7 @@ mod tests {
             [(1, 1, 1), (3, 10, 4), (5, 8, 8), (2, 3, 5), (0, 4, 2), (4, 0, 2)]
         {
             let mut matrix = vec![0; rows * width];
-            strips(&mut matrix, width, step).for_each(|mut strip| {
+            threads::for_each(usize::MAX, strips(&mut matrix, width, step), |mut strip| {
                 for row in 0..strip.rows() {
                     for (at, x) in strip.columns().zip(strip.row(row)) {
                         *x += row * width + at + 1;

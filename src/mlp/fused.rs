@@ -4,15 +4,15 @@
 use crate::activation::Activation;
 use crate::float::{BLOCK as ELEMENTS, Float};
 use crate::linear::{
-    BLOCK, Block, Number, PANEL, Packed, Rows, Strip, as_rows, strips, with_memory,
+    BLOCK, Block, Number, PANEL, Packed, Rows, Strip, as_rows, rows_at_a_time, strips,
 };
+use crate::memory::with_scratch;
 use crate::operands::slice;
 use crate::pointwise::Pointwise;
-use crate::threads::{awake, on_a_worker};
+use crate::threads;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, DType, Error, Layout, Result, Shape, Tensor};
 use half::{bf16, f16};
-use rayon::prelude::*;
 use std::ops::Range;
 
 /// A block under some activations: `[rows, hidden]` to `[activations, rows, hidden]`.
@@ -73,26 +73,31 @@ impl CustomOp1 for Op<'_> {
 
 impl Op<'_> {
     fn forward<T: Number + Float>(&self, x: &[T]) -> CpuStorage {
-        on_a_worker(|| {
-            awake(|| match self.block.down.0.takes_bf16::<T>() {
-                true => self.forward_in::<T, bf16>(x),
-                false => self.forward_in::<T, f32>(x),
-            })
+        threads::operation(|| match self.block.down.0.takes_bf16::<T>() {
+            true => self.forward_in::<T, bf16>(x),
+            false => self.forward_in::<T, f32>(x),
         })
     }
 
-    /// The same with the products in a type that down takes.
+    /// The same with the products in a type that down takes: some rows at a time.
     fn forward_in<T: Number + Float, B: Block>(&self, x: &[T]) -> CpuStorage {
         let (gate_up, down) = (&self.block.gate_up.0, &self.block.down.0);
-        let rows = x.len().checked_div(gate_up.columns()).unwrap_or(0);
-        let rows_of_product = self.block.activations.len() * rows;
-        let blocks = gate_up.rows().div_ceil(BLOCK) * rows_of_product;
-        let mut y = vec![T::zero(); rows_of_product * down.rows()];
-        let [_, kept] = B::kept();
-        with_memory(kept, [B::zero(); BLOCK], blocks, |product| {
-            gate_up.with_rows(x, |x| self.product::<T, B>(x, product));
-            down.product(B::rows(product, rows_of_product), self.biases.down.as_deref(), &mut y);
-        });
+        let (width, activations) = (gate_up.columns(), self.block.activations.len());
+        let rows = x.len().checked_div(width).unwrap_or(0);
+        let mut y = vec![T::zero(); activations * rows * down.rows()];
+        let at_a_time = rows_at_a_time(activations * gate_up.rows());
+        for (i, some) in x.chunks((at_a_time * width).max(1)).enumerate() {
+            let count = some.len() / width;
+            // Rows of the product are counted through all activations.
+            let row_of = |_, row: usize| row / count * rows + i * at_a_time + row % count;
+            let [_, kept] = B::kept();
+            let blocks = gate_up.rows().div_ceil(BLOCK) * activations * count;
+            with_scratch(kept, blocks, |product: &mut [[B; BLOCK]]| {
+                gate_up.with_rows(some, |x| self.product::<T, B>(x, product));
+                let product = B::rows(product, activations * count);
+                down.product(product, self.biases.down.as_deref(), &mut y, row_of);
+            });
+        }
         T::to_cpu_storage_owned(y)
     }
 
@@ -104,11 +109,11 @@ impl Op<'_> {
         if rows == 0 {
             return;
         }
-        let blocks = product.par_chunks_mut(rows).enumerate();
+        let blocks = product.chunks_mut(rows).enumerate();
         let strips = blocks.flat_map(|(i, block)| {
             strips(block.as_flattened_mut(), BLOCK, step).map(move |strip| (i * BLOCK, strip))
         });
-        strips.for_each(|(first, mut strip)| {
+        threads::for_each(gate_up.nanoseconds(x.count()), strips, |(first, mut strip)| {
             let columns = first + strip.columns().start..first + strip.columns().end;
             let real = columns.start.min(gate_up.rows())..columns.end.min(gate_up.rows());
             if !real.is_empty() {

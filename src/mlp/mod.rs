@@ -7,13 +7,16 @@
 mod fused;
 
 use crate::activation::Activation;
+use crate::error::InvalidLayer;
 use crate::geglu::geglu_pair;
 use crate::gelu::Gelu;
-use crate::linear::{Linear, Packed, Weight, as_rows, packed_product};
+use crate::linear::{Linear, Packed, Weight, as_rows, common_dtype, packed_product};
 use crate::rounding::Rounding;
-use candle_core::{D, DType, Module, Result, Tensor, Var};
+use candle_core::{D, DType, Module, Tensor, Var};
 use candle_nn::{VarBuilder, linear_b};
 use fused::Fused;
+
+type Result<T, E = candle_core::Error> = std::result::Result<T, E>;
 
 /// The gated block, with the activation as a switch.
 ///
@@ -123,45 +126,89 @@ pub fn gemma_mlp_b(
     let down = linear_b(intermediate_size, hidden_size, bias, vb.pp("down_proj"))?;
     if vb.contains_tensor("gate_up_proj.weight") {
         let gate_up = into(2 * intermediate_size, "gate_up_proj")?;
-        Ok(GemmaMlp::from_fused(gate_up, down, activation))
+        Ok(GemmaMlp::from_fused(gate_up, down, activation)?)
     } else {
         let (gate, up) =
             (into(intermediate_size, "gate_proj")?, into(intermediate_size, "up_proj")?);
-        Ok(GemmaMlp::new(gate, up, down, activation))
+        Ok(GemmaMlp::new(gate, up, down, activation)?)
     }
 }
 
 impl GemmaMlp {
-    /// A block of three layers: `gate` and `up` from hidden to intermediate, `down` back.
-    pub fn new(
-        gate: impl Into<Linear>,
-        up: impl Into<Linear>,
-        down: impl Into<Linear>,
+    /// A block of three layers, candle-nn's or ours: `gate` and `up` from hidden to intermediate,
+    /// `down` back.
+    ///
+    /// # Errors
+    /// Shapes that do not make up a block, by layer; dtypes other than f64, f32, bf16 and f16. The
+    /// error becomes candle's by `?`.
+    pub fn new<G, U, D>(
+        gate: G,
+        up: U,
+        down: D,
         activation: impl Into<Activation>,
-    ) -> Self {
-        let gate_up = Projection::Separate { gate: gate.into(), up: up.into() };
-        Self::of(gate_up, down.into(), activation.into())
+    ) -> Result<Self, InvalidLayer>
+    where
+        G: TryInto<Linear, Error: Into<InvalidLayer>>,
+        U: TryInto<Linear, Error: Into<InvalidLayer>>,
+        D: TryInto<Linear, Error: Into<InvalidLayer>>,
+    {
+        let (gate, up) = (layer(gate)?, layer(up)?);
+        let shapes = [gate.check("gate")?, up.check("up")?];
+        if shapes[0] != shapes[1] {
+            let [gate, up] = shapes.map(Vec::from);
+            return Err(InvalidLayer::GateUp { gate, up });
+        }
+        Self::of(Projection::Separate { gate, up }, shapes[0], layer(down)?, activation.into())
     }
 
     /// A block whose `gate_up` weight is `[2 * intermediate, hidden]`, gate's rows first.
-    pub fn from_fused(
-        gate_up: impl Into<Linear>,
-        down: impl Into<Linear>,
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn from_fused<G, D>(
+        gate_up: G,
+        down: D,
         activation: impl Into<Activation>,
-    ) -> Self {
-        Self::of(Projection::Fused(gate_up.into()), down.into(), activation.into())
+    ) -> Result<Self, InvalidLayer>
+    where
+        G: TryInto<Linear, Error: Into<InvalidLayer>>,
+        D: TryInto<Linear, Error: Into<InvalidLayer>>,
+    {
+        let gate_up = layer(gate_up)?;
+        let [rows, hidden] = gate_up.check("gate_up")?;
+        if !rows.is_multiple_of(2) {
+            return Err(InvalidLayer::OddGateUp { rows });
+        }
+        let shape = [rows / 2, hidden];
+        Self::of(Projection::Fused(gate_up), shape, layer(down)?, activation.into())
     }
 
-    fn of(gate_up: Projection, down: Linear, activation: Activation) -> Self {
-        Self { gate_up, down, activation, rounding: Rounding::Once }
+    /// `shape` is that of gate and of up, `[intermediate, hidden]`.
+    fn of(
+        gate_up: Projection,
+        shape: [usize; 2],
+        down: Linear,
+        activation: Activation,
+    ) -> Result<Self, InvalidLayer> {
+        let ([intermediate, hidden], found) = (shape, down.check("down")?);
+        if found != [hidden, intermediate] {
+            let expected = [hidden, intermediate];
+            return Err(InvalidLayer::Down { down: found.into(), expected });
+        }
+        Ok(Self { gate_up, down, activation, rounding: Rounding::Once })
     }
 
     /// The same block for inference on the CPU, its weights packed in the dtype they have: for any
-    /// number of tokens it runs at what the machine's memory or arithmetic allows. Its weights are
-    /// constants to a backward pass, which goes through to the input.
+    /// number of tokens it runs at what the machine's memory or arithmetic allows. Pack after
+    /// training: a backward pass through a packed block is an error, unless it is
+    /// [frozen](Self::frozen).
     ///
-    /// Inputs may be f32, bf16 or f16. Sums are f32; a token has the same bits alone and in a batch,
-    /// and for any number of threads.
+    /// Inputs may be f32, bf16 or f16, whatever the weights are. Sums are f32; a token has the same bits
+    /// alone and in a batch, and for any number of threads. (An f64 input takes another way, in f64, by
+    /// weights that are unpacked on every call.)
+    ///
+    /// Work is shared by as many threads as rayon's pool has: the caller's, and helpers that sleep
+    /// between calls. With as many callers as that, each computes alone.
     ///
     /// # Errors
     /// Weights that are not in the CPU's memory, or of another dtype than f32, bf16 and f16.
@@ -175,14 +222,31 @@ impl GemmaMlp {
             Weight::Tensor(weight) => Ok(weight.clone()),
             Weight::Packed(packed) => packed.unpacked().map(|mut weights| weights.swap_remove(0)),
         };
-        let weight = Packed::interleaved(&[&tensor(&gate)?, &tensor(&up)?])?;
+        let (of_gate, of_up) = (tensor(&gate)?, tensor(&up)?);
+        let dtype = common_dtype([&of_gate, &of_up].into_iter())?;
+        let weights = [of_gate.to_dtype(dtype)?, of_up.to_dtype(dtype)?];
+        let weight = Packed::interleaved(&[&weights[0], &weights[1]])?;
         let bias = match (gate.bias(), up.bias()) {
-            (Some(gate), Some(up)) => Some(Tensor::stack(&[gate, up], 0)?),
             (None, None) => None,
-            _ => candle_core::bail!("gate and up have a bias, or neither has one"),
+            (Some(gate), None) => Some(Tensor::stack(&[gate, &gate.zeros_like()?], 0)?),
+            (None, Some(up)) => Some(Tensor::stack(&[&up.zeros_like()?, up], 0)?),
+            (Some(gate), Some(up)) => {
+                let wide = common_dtype([gate, up].into_iter())?;
+                Some(Tensor::stack(&[gate.to_dtype(wide)?, up.to_dtype(wide)?], 0)?)
+            }
         };
         let gate_up = Projection::Packed(weight, bias);
         Ok(Self { gate_up, down: self.down.packed()?, ..self.clone() })
+    }
+
+    /// The same block, if it is packed with weights that a backward pass takes for constants: it goes
+    /// through to the input, as adapters beside frozen weights need it. Nothing is copied.
+    pub fn frozen(&self) -> Self {
+        let gate_up = match &self.gate_up {
+            Projection::Packed(weight, bias) => Projection::Packed(weight.frozen(), bias.clone()),
+            tensors => tensors.clone(),
+        };
+        Self { gate_up, down: self.down.frozen(), ..self.clone() }
     }
 
     /// The activation in use.
@@ -202,7 +266,7 @@ impl GemmaMlp {
             let weight = Var::from_tensor(weight)?;
             variables.push(weight.clone());
             let weight = Weight::Tensor(weight.into_inner());
-            Ok::<_, candle_core::Error>(Linear::new(weight, bias.cloned()))
+            Ok::<_, candle_core::Error>(Linear::new(weight, bias.cloned())?)
         };
         let tensor = |layer: &Linear| match layer.weight() {
             Weight::Tensor(weight) => Ok(weight.clone()),
@@ -232,26 +296,26 @@ impl GemmaMlp {
     /// The first half of the block: what gate and up make of `xs`, `[..., hidden]`.
     ///
     /// # Errors
-    /// An input whose last dimension is not the hidden size, whose dtype is not the weights'.
+    /// An input whose last dimension is not the hidden size, or that is not f64, f32, bf16 or f16. One
+    /// whose dtype is not the weights' is multiplied as [`Weight::product`] says, and never rounded.
     pub fn project(&self, xs: &Tensor) -> Result<GateUp> {
         match &self.gate_up {
+            Projection::Packed(weight, bias) if xs.dtype() == DType::F64 => {
+                let both = Weight::Packed(weight.clone()).to_tensor(DType::F64)?;
+                let bias = bias.as_ref().map(Tensor::flatten_all).transpose()?;
+                split(Linear::new(Weight::Tensor(both), bias)?.forward(xs)?)
+            }
             Projection::Separate { gate, up } => {
                 Ok(GateUp { gate: gate.forward(xs)?, up: up.forward(xs)? })
             }
             Projection::Packed(weight, bias) => {
-                let both = packed_product(weight, &as_rows(xs)?, bias.as_ref())?;
+                let x = as_rows(xs)?;
+                let both = packed_product(weight, &x, bias.as_ref())?; // [2, rows, intermediate]
                 let dims = [&xs.dims()[..xs.rank() - 1], &[weight.rows()]].concat();
                 let part = |i: usize| both.get(i)?.reshape(dims.as_slice()); // [..., intermediate]
                 Ok(GateUp { gate: part(0)?, up: part(1)? })
             }
-            Projection::Fused(gate_up) => {
-                let both = gate_up.forward(xs)?; // [..., 2 * intermediate]
-                let intermediate = both.dim(D::Minus1)? / 2;
-                Ok(GateUp {
-                    gate: both.narrow(D::Minus1, 0, intermediate)?,
-                    up: both.narrow(D::Minus1, intermediate, intermediate)?,
-                })
-            }
+            Projection::Fused(gate_up) => split(gate_up.forward(xs)?),
         }
     }
 
@@ -310,7 +374,9 @@ impl GemmaMlp {
     fn fused(&self, xs: &Tensor, activations: &[Activation]) -> Option<Fused> {
         match (&self.gate_up, self.down.weight()) {
             (Projection::Packed(gate_up, bias), Weight::Packed(down))
-                if self.rounding == Rounding::Once && !xs.track_op() =>
+                if self.rounding == Rounding::Once
+                    && !xs.track_op()
+                    && xs.dtype() != DType::F64 =>
             {
                 Some(Fused {
                     gate_up: (gate_up.clone(), bias.clone()),
@@ -362,13 +428,25 @@ impl Module for GemmaMlp {
     }
 }
 
+/// A layer of ours out of one of candle-nn's, or of ours.
+fn layer<L: TryInto<Linear, Error: Into<InvalidLayer>>>(layer: L) -> Result<Linear, InvalidLayer> {
+    layer.try_into().map_err(Into::into)
+}
+
+/// What gate and up make of an input, out of both in one: `[..., 2 * intermediate]`, gate first.
+fn split(both: Tensor) -> Result<GateUp> {
+    let intermediate = both.dim(D::Minus1)? / 2;
+    let part = |at: usize| both.narrow(D::Minus1, at, intermediate);
+    Ok(GateUp { gate: part(0)?, up: part(intermediate)? })
+}
+
 /// A layer whose weight is `[2n, in]` as two.
 fn halves(both: &Linear) -> Result<(Linear, Linear)> {
     let n = both.weight().dims()?.0 / 2;
     let half = |at: usize| {
         let weight = both.weight().narrow(at, n)?;
         let bias = both.bias().map(|bias| bias.narrow(0, at, n)).transpose()?;
-        Ok::<_, candle_core::Error>(Linear::new(weight, bias))
+        Ok::<_, candle_core::Error>(Linear::new(weight, bias)?)
     };
     Ok((half(0)?, half(n)?))
 }
@@ -482,9 +560,9 @@ mod tests {
                     };
                     let [gate, up, down] = [gate, up, &mlp.down].map(|layer| -> Result<Linear> {
                         let weight = layer.weight().to_tensor(of_weights)?;
-                        Ok(Linear::new(Weight::Tensor(weight), layer.bias().cloned()))
+                        Ok(Linear::new(Weight::Tensor(weight), layer.bias().cloned())?)
                     });
-                    Ok(GemmaMlp::new(gate?, up?, down?, Gelu::Tanh))
+                    Ok(GemmaMlp::new(gate?, up?, down?, Gelu::Tanh)?)
                 };
                 let packed = layers(&mlp)?.packed()?;
                 let x = Tensor::randn(0f32, 1., (rows, hidden), &Device::Cpu)?.to_dtype(of_x)?;

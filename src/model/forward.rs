@@ -169,13 +169,14 @@ impl<P: FnMut(usize)> Recorder<'_, P> {
 }
 
 impl<P: FnMut(usize)> Observer for Recorder<'_, P> {
+    fn watches(&self, layer: usize) -> bool {
+        self.options.layers.contains(&layer)
+    }
+
     fn block(&mut self, block: Block) -> candle_core::Result<()> {
         let Block { index, mlp, input, projected } = block;
-        if self.options.layers.contains(&index) {
-            self.record(index, InputKind::Model, mlp, input, projected)
-                .map_err(candle_core::Error::wrap)?;
-        }
-        Ok(())
+        self.record(index, InputKind::Model, mlp, input, projected)
+            .map_err(candle_core::Error::wrap)
     }
 
     fn residual(&mut self, layer: usize, stream: &Tensor) -> candle_core::Result<()> {

@@ -3,6 +3,7 @@
 use super::attention::KeyValues;
 use super::embedding::Embedding;
 use super::head::Head;
+use super::identity::Identity;
 use super::layer::Layer;
 use super::norm::RmsNorm;
 use super::observer::{Block, Observer};
@@ -12,7 +13,7 @@ use crate::checkpoint::Config;
 use crate::linear::Weight;
 use crate::rounding::Rounding;
 use crate::threads::awake;
-use candle_core::{DType, Device, Module, Result, Tensor};
+use candle_core::{D, DType, Device, Module, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
 /// A Gemma: embeddings, layers around [`crate::GemmaMlp`], final norm, head.
@@ -38,19 +39,25 @@ pub struct Gemma {
     pub(crate) norm: RmsNorm,
     head: Option<Head>,
     dtype: DType,
+    identity: Identity,
 }
 
-/// Keys and values of the tokens so far, for [`Gemma::forward_cached`].
+/// Keys and values of the tokens so far, for [`Gemma::forward_cached`]. They belong to the model that began
+/// them, and to its clones; the same weights under another activation, rounding or dtype are another
+/// model.
 #[derive(Debug, Clone, Default)]
-pub struct Cache(Vec<KeyValues>);
+pub struct Cache {
+    owner: Option<Identity>,
+    layers: Vec<KeyValues>,
+}
 
 impl Cache {
     /// The cache of a layer, made when it is first asked for.
     pub(crate) fn layer(&mut self, index: usize) -> &mut KeyValues {
-        if self.0.len() <= index {
-            self.0.resize(index + 1, KeyValues::default());
+        if self.layers.len() <= index {
+            self.layers.resize(index + 1, KeyValues::default());
         }
-        &mut self.0[index]
+        &mut self.layers[index]
     }
 }
 
@@ -108,6 +115,7 @@ impl Gemma {
             norm: RmsNorm::new(norm, stack.rms_norm_eps),
             head: head.map(|weight| Head::new(weight, stack.final_softcap)).transpose()?,
             dtype,
+            identity: Identity::new(),
         };
         // Norms are computed in f32: their weights are widened here and not on every call.
         if pack { gemma.map_norms(|norm| norm.map_weight(Ok)) } else { Ok(gemma) }
@@ -147,18 +155,18 @@ impl Gemma {
     /// The same weights under a residual stream of another dtype. Weights that are stored wider
     /// than that are not rounded; [`Self::load`] does it.
     pub fn with_dtype(&self, dtype: DType) -> Self {
-        Self { dtype, ..self.clone() }
+        Self { dtype, ..self.another() }
     }
 
     pub(crate) fn map_layers(&self, mut change: impl FnMut(&mut Layer)) -> Self {
-        let mut gemma = self.clone();
+        let mut gemma = self.another();
         gemma.layers.iter_mut().for_each(&mut change);
         gemma
     }
 
     /// The same model with every norm changed, those of queries and keys included.
     pub(crate) fn map_norms(&self, change: impl Fn(&RmsNorm) -> Result<RmsNorm>) -> Result<Self> {
-        let mut gemma = self.clone();
+        let mut gemma = self.another();
         let change = |norm: &mut RmsNorm| -> Result<()> {
             *norm = change(norm)?;
             Ok(())
@@ -171,7 +179,12 @@ impl Gemma {
     /// The same model without the soft-cap on its logits.
     pub(crate) fn without_final_softcap(&self) -> Self {
         let head = self.head.as_ref().map(Head::without_softcap);
-        Self { head, ..self.clone() }
+        Self { head, ..self.another() }
+    }
+
+    /// The same weights as a model of its own, to be changed.
+    fn another(&self) -> Self {
+        Self { identity: Identity::new(), ..self.clone() }
     }
 
     /// Scaled embeddings of ids, `[batch, seq]` to `[batch, seq, hidden]`: what enters the first
@@ -197,17 +210,24 @@ impl Gemma {
     /// # Errors
     /// An id out of the vocabulary, the observer's.
     pub fn hidden(&self, ids: &Tensor, observer: &mut impl Observer) -> Result<Tensor> {
-        let mut x = self.embed(ids)?;
-        for (index, layer) in self.layers.iter().enumerate() {
-            let attended = layer.attend(&x, None)?;
-            let input = layer.mlp_input(&attended)?;
-            let projected = layer.mlp.project(&input)?;
-            let (mlp, input) = (&layer.mlp, &input);
-            observer.block(Block { index, mlp, input, projected: &projected })?;
-            x = layer.finish(&attended, layer.mlp.finish(&projected)?)?;
-            observer.residual(index, &x)?;
-        }
-        self.final_norm(&x)
+        awake(|| {
+            let mut x = self.embed(ids)?;
+            for (index, layer) in self.layers.iter().enumerate() {
+                x = match observer.watches(index) {
+                    false => layer.forward(&x, None)?,
+                    true => {
+                        let attended = layer.attend(&x, None)?;
+                        let input = layer.mlp_input(&attended)?;
+                        let projected = layer.mlp.project(&input)?;
+                        let (mlp, input) = (&layer.mlp, &input);
+                        observer.block(Block { index, mlp, input, projected: &projected })?;
+                        layer.finish(&attended, layer.mlp.finish(&projected)?)?
+                    }
+                };
+                observer.residual(index, &x)?;
+            }
+            self.final_norm(&x)
+        })
     }
 
     /// Ids `[batch, seq]` to logits `[batch, seq, vocab]`, in the model's dtype.
@@ -215,17 +235,24 @@ impl Gemma {
     /// # Errors
     /// An id out of the vocabulary, a model without a head.
     pub fn forward(&self, ids: &Tensor) -> Result<Tensor> {
-        self.logits(&self.hidden(ids, &mut ())?)
+        awake(|| self.logits(&self.hidden(ids, &mut ())?))
     }
 
     /// As [`Self::forward`] for ids that follow those in the cache, to which they are added. Only
     /// the last position's logits are computed: `[batch, 1, vocab]`.
     ///
     /// # Errors
-    /// An id out of the vocabulary, a model without a head, another batch size than the cache's.
+    /// An id out of the vocabulary, no ids, a model without a head, another model's cache or one of
+    /// another batch size.
     pub fn forward_cached(&self, ids: &Tensor, cache: &mut Cache) -> Result<Tensor> {
         if self.head.is_none() {
             candle_core::bail!("{HEADLESS}")
+        }
+        if *cache.owner.get_or_insert(self.identity) != self.identity {
+            candle_core::bail!("the cache holds another model's keys and values: begin a new one")
+        }
+        if ids.dim(D::Minus1)? == 0 {
+            candle_core::bail!("no ids to follow those in the cache")
         }
         awake(|| {
             let mut x = self.embed(ids)?;

@@ -6,6 +6,7 @@ mod embedding;
 mod forward;
 mod gemma;
 mod head;
+mod identity;
 mod ids;
 mod input;
 mod layer;

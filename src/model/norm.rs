@@ -3,11 +3,11 @@
 use crate::exp::vectorized;
 use crate::linear::Number;
 use crate::operands::{check_pair, slice};
+use crate::threads;
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, D, DType, Layout, Module, Result, Shape, Tensor,
 };
 use half::{bf16, f16};
-use rayon::prelude::*;
 
 /// `x / sqrt(mean(x²) + eps) · (1 + w)`, over the last dimension.
 ///
@@ -209,7 +209,8 @@ impl Fused {
         }
         let mut y = vec![T::zero(); x.len()];
         let chunk = (CHUNK / width).max(1) * width;
-        y.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).enumerate().for_each(|(i, (y, x))| {
+        let chunks = y.chunks_mut(chunk).zip(x.chunks(chunk)).enumerate();
+        threads::for_each(x.len(), chunks, |(i, (y, x))| {
             let to = to.map(|to| &to[i * chunk..][..x.len()]);
             let mut wide = vec![0f32; 2 * width];
             let (row, other) = wide.split_at_mut(width);

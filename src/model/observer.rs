@@ -3,9 +3,17 @@
 use crate::mlp::{GateUp, GemmaMlp};
 use candle_core::{Result, Tensor};
 
-/// Watches a forward pass. Every method does nothing unless it is written, and costs nothing then.
+/// Watches a forward pass. Every method does nothing unless it is written.
+///
+/// A layer that is not watched runs as it does without an observer, its block in one operation. In one
+/// that is, the block is taken apart: an eighth to a half slower, with the same bits.
 pub trait Observer {
-    /// A block is about to run.
+    /// Whether [`Self::block`] wants to see the block of the layer with an index.
+    fn watches(&self, _layer: usize) -> bool {
+        true
+    }
+
+    /// A block that is watched is about to run.
     ///
     /// # Errors
     /// Whatever ends the pass.
@@ -36,4 +44,8 @@ pub struct Block<'a> {
 }
 
 /// Watches nothing.
-impl Observer for () {}
+impl Observer for () {
+    fn watches(&self, _layer: usize) -> bool {
+        false
+    }
+}

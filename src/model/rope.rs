@@ -4,7 +4,7 @@ use super::norm::wide_dtype;
 use crate::checkpoint::LayerAttention;
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::rotary_emb::{rope, rope_slow};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Rotates pairs `(x[i], x[i + d/2])` of each head by `position · theta^(-2i/d) / factor`
 /// (Su et al. 2021, <https://arxiv.org/abs/2104.09864>; transformers' "rotate half" layout).
@@ -80,15 +80,22 @@ impl RotaryEmbedding {
 
     /// Cosines and sines of at least the positions `0..len`, each `[≥ len, head_dim / 2]`.
     fn tables(&self, len: usize, device: &Device) -> Result<Tables> {
-        // A thread that panicked while it held the lock left whole tables or none.
-        let mut tables = self.tables.lock().unwrap_or_else(|e| e.into_inner());
-        match &*tables {
-            Some((cos, sin)) if cos.dim(0)? >= len => Ok((cos.clone(), sin.clone())),
-            _ => {
-                let made = self.make_tables(len.next_power_of_two(), device)?;
-                Ok(tables.insert(made).clone())
-            }
+        let long_enough = |(cos, _): &Tables| cos.dims()[0] >= len;
+        if let Some(tables) = self.lock().clone().filter(long_enough) {
+            return Ok(tables);
         }
+        // Made without the lock: two threads at once make them twice, and neither waits.
+        let made = self.make_tables(len.next_power_of_two(), device)?;
+        let mut tables = self.lock();
+        if !tables.as_ref().is_some_and(long_enough) {
+            *tables = Some(made.clone());
+        }
+        Ok(made)
+    }
+
+    /// Held for a copy of two handles, or a move: whole tables or none, also after a panic.
+    fn lock(&self) -> MutexGuard<'_, Option<Tables>> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn make_tables(&self, len: usize, device: &Device) -> Result<Tables> {

@@ -7,9 +7,9 @@ use crate::exp::vectorized;
 use crate::float::widen_bf16;
 use crate::linear::{Number, Packed, Rows, Weight, nearest_bf16};
 use crate::operands::with_slice;
+use crate::threads;
 use candle_core::{DType, Result};
 use half::{bf16, f16};
-use rayon::prelude::*;
 use std::ops::Range;
 
 /// Words at a time: few enough for their logits at all positions, up to a MiB, to stay in the caches
@@ -48,11 +48,11 @@ pub(super) fn rows(
     with_inputs(batches, vec![], &mut |inputs| {
         let vocab = inputs.first().map_or(0, |input| input.weight.rows());
         let part = vocab.div_ceil(PARTS).next_multiple_of(PIECE);
-        let parts = (0..vocab)
-            .into_par_iter()
-            .step_by(part.max(1))
-            .map(|start| add_words(inputs, pairs, start..vocab.min(start + part), blank.to_vec()));
-        for part in parts.collect::<Vec<_>>() {
+        let starts = (0..vocab).step_by(part.max(1));
+        let parts = threads::map(vocab * blank.len(), starts, |start| {
+            add_words(inputs, pairs, start..vocab.min(start + part), blank.to_vec())
+        });
+        for part in parts {
             rows.iter_mut().zip(&part).for_each(|(row, more)| row.merge(more, pairs));
         }
     })?;

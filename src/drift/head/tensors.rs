@@ -6,8 +6,8 @@ use super::row::{Buffers, Row};
 use crate::drift::values::{Values, with_values};
 use crate::error::Result;
 use crate::exp::vectorized;
+use crate::threads;
 use candle_core::Tensor;
-use rayon::prelude::*;
 
 /// Bytes of logits, as f32 or narrower, that are held at a time for all sides: few enough to stay in a
 /// large cache, and to be memory that the allocator keeps from one piece to the next.
@@ -30,8 +30,10 @@ pub(super) fn rows(
             logits.extend(batch.logits(start, len)?);
         }
         read_all(&logits, vec![], &mut |values: &[Values]| {
-            let rows = rows.par_iter_mut().enumerate();
-            rows.for_each_init(
+            let nanoseconds = rows.len() * len;
+            threads::for_each_with(
+                nanoseconds,
+                rows.iter_mut().enumerate(),
                 || Buffers::new(lanes.len()),
                 |buffers, (i, row)| {
                     buffers.clear();

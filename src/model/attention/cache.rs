@@ -1,14 +1,32 @@
 //! Keys and values of the tokens so far.
 
 use crate::linear::{BLOCK, Columns, PANEL, Stored};
+use crate::model::identity::Identity;
+use crate::threads;
+use candle_core::Result;
 use candle_nn::kv_cache::KvCache;
-use rayon::prelude::*;
 use std::ops::Range;
 
-/// Keys and values of a layer's tokens so far; none at first. They are kept as the layer's attention
-/// computes with them, so that a cache belongs to one model.
+/// Keys and values of a layer's tokens so far; none at first. They belong to the layer whose attention
+/// began them.
 #[derive(Debug, Clone, Default)]
-pub struct KeyValues(pub(super) Option<Kept>);
+pub struct KeyValues {
+    owner: Option<Identity>,
+    kept: Option<Kept>,
+}
+
+impl KeyValues {
+    /// What is kept for a layer's attention, which owns it from now on.
+    pub(super) fn of(&mut self, attention: Identity) -> Result<&mut Option<Kept>> {
+        match *self.owner.get_or_insert(attention) == attention {
+            true => Ok(&mut self.kept),
+            false => candle_core::bail!("{FOREIGN}"),
+        }
+    }
+}
+
+pub(super) const FOREIGN: &str =
+    "keys and values are kept for another model, layer or batch size: begin a new cache";
 
 /// How they are kept.
 #[derive(Debug, Clone)]
@@ -78,30 +96,37 @@ impl Panels {
         let added = move |first: usize, size: usize| {
             first.max(start) - start..(first + size).min(len).max(start) - start
         };
-        self.heads.par_iter_mut().enumerate().for_each(|(head, kept)| {
+        let nanoseconds = 4 * count * self.heads.len() * head_dim;
+        for kept in &mut self.heads {
             kept.keys.resize(len.div_ceil(PANEL) * head_dim, Columns::ZEROS);
             kept.values.resize(len.div_ceil(BLOCK) * panels * BLOCK, Columns::ZEROS);
-            let first = start / PANEL;
-            let columns = kept.keys[first * head_dim..].par_chunks_mut(head_dim);
-            columns.enumerate().for_each(|(i, panel)| {
-                let mut row = vec![0.0; head_dim];
-                for at in added((first + i) * PANEL, PANEL) {
-                    key(head, at, &mut row);
-                    for (column, number) in panel.iter_mut().zip(row.chunks_exact(1)) {
-                        f32::set(column, (start + at) % PANEL, number);
-                    }
+        }
+        let first = start / PANEL;
+        let of_keys = self.heads.iter_mut().enumerate().flat_map(|(head, kept)| {
+            let columns = kept.keys[first * head_dim..].chunks_mut(head_dim).enumerate();
+            columns.map(move |(i, panel)| (head, first + i, panel))
+        });
+        threads::for_each(nanoseconds, of_keys, |(head, i, panel)| {
+            let mut row = vec![0.0; head_dim];
+            for at in added(i * PANEL, PANEL) {
+                key(head, at, &mut row);
+                for (column, number) in panel.iter_mut().zip(row.chunks_exact(1)) {
+                    f32::set(column, (start + at) % PANEL, number);
                 }
-            });
-            let first = start / BLOCK * panels;
-            let columns = kept.values[first * BLOCK..].par_chunks_mut(BLOCK);
-            columns.enumerate().for_each(|(i, columns)| {
-                let (block, panel) = ((first + i) / panels, (first + i) % panels);
-                let rows = panel * PANEL..head_dim.min((panel + 1) * PANEL);
-                for at in added(block * BLOCK, BLOCK) {
-                    let place = columns[(start + at) % BLOCK].numbers_mut();
-                    value(head, at, rows.clone(), &mut place[..rows.len()]);
-                }
-            });
+            }
+        });
+        let first = start / BLOCK * panels;
+        let of_values = self.heads.iter_mut().enumerate().flat_map(|(head, kept)| {
+            let columns = kept.values[first * BLOCK..].chunks_mut(BLOCK).enumerate();
+            columns.map(move |(i, columns)| (head, first + i, columns))
+        });
+        threads::for_each(nanoseconds / 4, of_values, |(head, i, columns)| {
+            let (block, panel) = (i / panels, i % panels);
+            let rows = panel * PANEL..head_dim.min((panel + 1) * PANEL);
+            for at in added(block * BLOCK, BLOCK) {
+                let place = columns[(start + at) % BLOCK].numbers_mut();
+                value(head, at, rows.clone(), &mut place[..rows.len()]);
+            }
         });
         self.len = len;
     }

@@ -7,13 +7,14 @@ mod visible;
 
 pub use cache::KeyValues;
 
+use super::identity::Identity;
 use super::norm::{RmsNorm, wide_dtype};
 use super::rope::RotaryEmbedding;
 use crate::checkpoint::{AttentionConfig, LayerAttention};
 use crate::linear::{Linear, Number};
 use crate::operands::with_slice;
-use crate::threads::on_a_worker;
-use cache::{Kept, Panels};
+use crate::threads;
+use cache::{FOREIGN, Kept, Panels};
 use candle_core::{D, DType, Device, Error, Module, Result, Tensor};
 use candle_nn::kv_cache::KvCache;
 use candle_nn::{VarBuilder, linear_b};
@@ -46,6 +47,7 @@ pub struct Attention {
     head_dim: usize,
     causal: bool,
     scores: Scores,
+    identity: Identity,
 }
 
 /// How the weights of queries, keys and values are held.
@@ -88,7 +90,7 @@ impl Attention {
             config.num_key_value_heads * config.head_dim,
         );
         let linear = |columns, rows, name| {
-            linear_b(columns, rows, config.bias, vb.pp(name)).map(Linear::from)
+            Ok::<_, Error>(Linear::try_from(linear_b(columns, rows, config.bias, vb.pp(name))?)?)
         };
         let norm = |name| -> Result<RmsNorm> {
             Ok(RmsNorm::new(vb.pp(name).get(config.head_dim, "weight")?, eps))
@@ -111,6 +113,7 @@ impl Attention {
             head_dim: config.head_dim,
             causal: config.causal,
             scores: Scores { scaling: config.scaling, softcap: config.softcap },
+            identity: Identity::new(),
         })
     }
 
@@ -133,7 +136,8 @@ impl Attention {
     fn composed(&self, x: &Tensor, cache: Option<&mut KeyValues>) -> Result<Tensor> {
         let seq = x.dim(1)?;
         let cache = match cache {
-            Some(KeyValues(kept)) => {
+            Some(cache) => {
+                let kept = cache.of(self.identity)?;
                 match kept.get_or_insert_with(|| Kept::Tensors(KvCache::new(2, CACHE_STEP))) {
                     Kept::Tensors(cache) => Some(cache),
                     Kept::Panels(_) => candle_core::bail!("{FOREIGN}"),
@@ -176,7 +180,7 @@ impl Attention {
         let shape = (batch, seq, self.num_attention_heads * self.head_dim);
         let heads = batch * self.num_key_value_heads;
         let mut own = KeyValues::default();
-        let kept = &mut cache.unwrap_or(&mut own).0;
+        let kept = cache.unwrap_or(&mut own).of(self.identity)?;
         let kept = match kept.get_or_insert_with(|| Kept::Panels(Panels::new(heads, self.head_dim)))
         {
             Kept::Panels(kept) if kept.heads() == heads => kept,
@@ -200,7 +204,7 @@ impl Attention {
                         sliding_window: self.sliding_window,
                         causal: self.causal,
                     };
-                    on_a_worker(|| fused.attend::<T>(all, seq, kept))
+                    threads::operation(|| fused.attend::<T>(all, seq, kept))
                 })
             })
         })???;
@@ -216,6 +220,15 @@ impl Attention {
             packed => packed.clone(),
         };
         Ok(Self { qkv, o_proj: self.o_proj.packed()?, ..self })
+    }
+
+    /// The same for a backward pass through packed projections, which are constants to it.
+    pub(crate) fn frozen(&self) -> Self {
+        let qkv = match &self.qkv {
+            Projections::Packed(qkv) => Projections::Packed(qkv.frozen()),
+            separate => separate.clone(),
+        };
+        Self { qkv, o_proj: self.o_proj.frozen(), ..self.clone() }
     }
 
     /// The factor on its scores, to be changed.
@@ -283,8 +296,6 @@ impl Attention {
         weights.matmul(&seen(v)?)?.reshape((batch, heads, n, head_dim))
     }
 }
-
-const FOREIGN: &str = "keys and values are kept for another model or batch size: begin a new cache";
 
 #[cfg(test)]
 mod tests {
