@@ -82,6 +82,19 @@ pub enum InvalidLayer {
     },
 }
 
+impl InvalidLayer {
+    /// The same about a layer of a name.
+    pub(crate) fn of(mut self, name: &'static str) -> Self {
+        match &mut self {
+            Self::Weight { layer, .. } | Self::DType { layer, .. } | Self::Bias { layer, .. } => {
+                *layer = name;
+            }
+            Self::GateUp { .. } | Self::OddGateUp { .. } | Self::Down { .. } => {}
+        }
+        self
+    }
+}
+
 impl From<InvalidLayer> for candle_core::Error {
     fn from(error: InvalidLayer) -> Self {
         Self::wrap(error)

@@ -212,15 +212,13 @@ impl Linear {
     /// Other shapes, sizes of 0, dtypes other than f64, f32, bf16 and f16.
     pub fn new(weight: Weight, bias: Option<Tensor>) -> std::result::Result<Self, InvalidLayer> {
         let layer = Self { weight, bias };
-        layer.check("linear")?;
+        layer.check()?;
         Ok(layer)
     }
 
-    /// Checks shapes and dtypes, and returns those of the weight, `[out, in]`. Messages call it `layer`.
-    pub(crate) fn check(
-        &self,
-        layer: &'static str,
-    ) -> std::result::Result<[usize; 2], InvalidLayer> {
+    /// Checks shapes and dtypes, and returns the weight's shape, `[out, in]`.
+    pub(crate) fn check(&self) -> std::result::Result<[usize; 2], InvalidLayer> {
+        let layer = "linear";
         let (weight, dtype) = match &self.weight {
             Weight::Tensor(weight) => (weight.dims().to_vec(), weight.dtype()),
             Weight::Packed(packed) => {

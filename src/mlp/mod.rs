@@ -152,13 +152,12 @@ impl GemmaMlp {
         U: TryInto<Linear, Error: Into<InvalidLayer>>,
         D: TryInto<Linear, Error: Into<InvalidLayer>>,
     {
-        let (gate, up) = (layer(gate)?, layer(up)?);
-        let shapes = [gate.check("gate")?, up.check("up")?];
-        if shapes[0] != shapes[1] {
-            let [gate, up] = shapes.map(Vec::from);
-            return Err(InvalidLayer::GateUp { gate, up });
+        let ((gate, shape), (up, shape_of_up)) = (layer("gate", gate)?, layer("up", up)?);
+        if shape != shape_of_up {
+            return Err(InvalidLayer::GateUp { gate: shape.into(), up: shape_of_up.into() });
         }
-        Self::of(Projection::Separate { gate, up }, shapes[0], layer(down)?, activation.into())
+        let gate_up = Projection::Separate { gate, up };
+        Self::of(gate_up, shape, layer("down", down)?, activation.into())
     }
 
     /// A block whose `gate_up` weight is `[2 * intermediate, hidden]`, gate's rows first.
@@ -174,23 +173,22 @@ impl GemmaMlp {
         G: TryInto<Linear, Error: Into<InvalidLayer>>,
         D: TryInto<Linear, Error: Into<InvalidLayer>>,
     {
-        let gate_up = layer(gate_up)?;
-        let [rows, hidden] = gate_up.check("gate_up")?;
+        let (gate_up, [rows, hidden]) = layer("gate_up", gate_up)?;
         if !rows.is_multiple_of(2) {
             return Err(InvalidLayer::OddGateUp { rows });
         }
-        let shape = [rows / 2, hidden];
-        Self::of(Projection::Fused(gate_up), shape, layer(down)?, activation.into())
+        let (gate_up, shape) = (Projection::Fused(gate_up), [rows / 2, hidden]);
+        Self::of(gate_up, shape, layer("down", down)?, activation.into())
     }
 
     /// `shape` is that of gate and of up, `[intermediate, hidden]`.
     fn of(
         gate_up: Projection,
         shape: [usize; 2],
-        down: Linear,
+        (down, found): (Linear, [usize; 2]),
         activation: Activation,
     ) -> Result<Self, InvalidLayer> {
-        let ([intermediate, hidden], found) = (shape, down.check("down")?);
+        let [intermediate, hidden] = shape;
         if found != [hidden, intermediate] {
             let expected = [hidden, intermediate];
             return Err(InvalidLayer::Down { down: found.into(), expected });
@@ -428,9 +426,14 @@ impl Module for GemmaMlp {
     }
 }
 
-/// A layer of ours out of one of candle-nn's, or of ours.
-fn layer<L: TryInto<Linear, Error: Into<InvalidLayer>>>(layer: L) -> Result<Linear, InvalidLayer> {
-    layer.try_into().map_err(Into::into)
+/// A layer of ours out of one of candle-nn's, or of ours, and its shape, `[out, in]`.
+fn layer<L: TryInto<Linear, Error: Into<InvalidLayer>>>(
+    name: &'static str,
+    layer: L,
+) -> Result<(Linear, [usize; 2]), InvalidLayer> {
+    let layer: Linear = layer.try_into().map_err(|error| error.into().of(name))?;
+    let shape = layer.check().map_err(|error| error.of(name))?;
+    Ok((layer, shape))
 }
 
 /// What gate and up make of an input, out of both in one: `[..., 2 * intermediate]`, gate first.
