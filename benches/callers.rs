@@ -4,7 +4,8 @@
 //! `cargo bench --bench callers [-- SECONDS]` prints, for blocks packed, packed with a rayon pool of one
 //! thread for each worker, and of candle's tensors: calls a second, the median, 99th percentile and
 //! longest call, the longest over the median, and the CPU time of a call. Ways take turns in rounds of a
-//! second, so that a machine that is busy with other things slows all of them.
+//! second, so that a machine that is busy with other things slows all of them. A second table has what
+//! single calls cost that come a millisecond apart, on some numbers of threads.
 
 use anyhow::Result;
 use candle_core::{DType, Device, Module, Tensor};
@@ -46,6 +47,37 @@ fn main() -> Result<()> {
                     println!("| {blocks} | {} | {callers} | {name} | {calls} |", dtype.as_str());
                 }
             }
+        }
+    }
+    spaced()
+}
+
+/// Single calls with pauses between them: whoever stays awake in these pays for it.
+fn spaced() -> Result<()> {
+    const CALLS: u32 = 1000;
+    println!(
+        "\n| block, one token, calls a millisecond apart | threads | median ms | CPU ms/call |"
+    );
+    println!("|---|---|---|---|");
+    for (hidden, intermediate) in [(128, 1024), (640, 2048)] {
+        let block = block(hidden, intermediate, DType::F32)?.packed()?;
+        let x = Tensor::randn(0f32, 1., (1, hidden), &Device::Cpu)?;
+        for threads in [1, 2, 8] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
+            let (mut waits, cpu) = pool.install(|| -> Result<_> {
+                block.forward(&x)?;
+                let (cpu, mut waits) = (ProcessTime::now(), vec![]);
+                for _ in 0..CALLS {
+                    std::thread::sleep(Duration::from_millis(1));
+                    let start = Instant::now();
+                    block.forward(&x)?;
+                    waits.push(start.elapsed().as_secs_f64() * 1e3);
+                }
+                Ok((waits, cpu.elapsed() / CALLS))
+            })?;
+            waits.sort_by(f64::total_cmp);
+            let (median, cpu) = (waits[waits.len() / 2], cpu.as_secs_f64() * 1e3);
+            println!("| {hidden}x{intermediate} | {threads} | {median:.3} | {cpu:.3} |");
         }
     }
     Ok(())

@@ -40,6 +40,7 @@ def main():
         f"PyTorch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}; medians in ms\n"
     )
     header = "block", "weights", "tokens", "limit", "ours", "candle", "eager", "compiled"
+    header += "ours, CPU", "candle, CPU", "eager, CPU"
     ratios = "ours, of limit", "candle / ours", "eager / ours", "compiled / ours"
     print("| " + " | ".join(header + ratios) + " |")
     print("|---" * len(header + ratios) + "|")
@@ -63,9 +64,10 @@ def run(binary, *arguments):
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
 
 
-def line(row, eager, compiled):
+def line(row, eager, compiled, eager_cpu):
     ours = row["median_ms"]
     times = [row["limit_ms"], ours, row["candle_ms"], eager, compiled]
+    times += [row["cpu_ms"], row["candle_cpu_ms"], eager_cpu]
     ratios = [row["ratio_to_candle"], eager / ours, compiled / ours]
     cells = [f"{row['hidden']}x{row['intermediate']}", row["weights"], str(row["tokens"])]
     cells += [f"{ms:#.3g}".rstrip(".") if ms < 999.5 else f"{ms:.0f}" for ms in times]
@@ -92,20 +94,21 @@ class Block(torch.nn.Module):
 
 @torch.inference_mode()
 def medians(block, tokens):
-    """Eager and compiled, in milliseconds."""
+    """Eager, compiled, and eager's CPU time, in milliseconds."""
     x = torch.randn(tokens, block.hidden).to(block.dtype)
-    work, times = (block, torch.compile(block, dynamic=False)), ([], [])
+    work, times, cpu = (block, torch.compile(block, dynamic=False)), ([], []), ([], [])
     for forward in work:
         forward(x)  # compiles
         forward(x)
     while any(map(unfinished, times)):
-        for forward, seconds in zip(work, times):
+        for forward, seconds, computed in zip(work, times, cpu):
             if unfinished(seconds):
                 COLD.sum()
-                start = time.perf_counter()
+                start, start_cpu = time.perf_counter(), time.process_time()
                 forward(x)
                 seconds.append(time.perf_counter() - start)
-    return [statistics.median(seconds) * 1e3 for seconds in times]
+                computed.append(time.process_time() - start_cpu)
+    return [statistics.median(seconds) * 1e3 for seconds in (*times, cpu[0])]
 
 
 def unfinished(seconds):

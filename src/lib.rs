@@ -10,7 +10,7 @@
 //! | [`mod@linear`] | matrix products with weights that stay |
 //! | [`mod@geglu`] | the gated activation as one candle operation |
 //! | [`mlp`] | [`GemmaMlp`], the block itself |
-//! | [`mod@bench`] | how fast the block is, beside candle's operations and the machine's limits |
+//! | `bench` (feature `cli`) | how fast the block is, beside candle's operations and the machine's limits |
 //! | [`curves`] | the functions as curves, with the errors of presets, and against candle's own |
 //! | [`checkpoint`] | config, names and weights of every Gemma family; computes nothing |
 //! | [`model`] | [`Gemma`], the decoder around the block |
@@ -23,6 +23,7 @@
 #![deny(missing_docs)]
 
 mod activation;
+#[cfg(feature = "cli")]
 pub mod bench;
 pub mod checkpoint;
 pub mod curves;

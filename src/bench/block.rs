@@ -2,7 +2,7 @@
 
 use super::limits::Limits;
 use super::shape::Shape;
-use super::timing::medians;
+use super::timing::{Time, medians};
 use super::weights::Weights;
 use crate::error::Result;
 use crate::gelu::Gelu;
@@ -65,8 +65,13 @@ pub struct Row {
     /// Our forward pass, packed: milliseconds, the median of the rounds. Before every round the
     /// caches are filled with other things: in a model the weights of a block come from memory.
     pub median_ms: f64,
-    /// The same in candle: three [`Linear`] layers and `gate.gelu() * up`, in turns with ours.
+    /// What all threads computed in it, in milliseconds of CPU time, a median: ours shares a block out
+    /// among all of them.
+    pub cpu_ms: f64,
+    /// `median_ms` of candle: three [`Linear`] layers and `gate.gelu() * up`, in turns with ours.
     pub candle_ms: f64,
+    /// `cpu_ms` of candle.
+    pub candle_cpu_ms: f64,
     /// What the limits allow: the longer of reading the weights once and of the three products at
     /// the peak of their type, in milliseconds.
     pub limit_ms: f64,
@@ -81,7 +86,8 @@ pub struct Row {
 }
 
 impl Row {
-    pub(super) fn new(case: Case, limits: &Limits, [ours, candle]: [f64; 2]) -> Self {
+    pub(super) fn new(case: Case, limits: &Limits, [our_time, candle_time]: [Time; 2]) -> Self {
+        let (ours, candle) = (our_time.wall_ms, candle_time.wall_ms);
         let limit = limits.milliseconds(case.weights, case.bytes(), case.operations());
         Self {
             hidden: case.shape.hidden(),
@@ -89,7 +95,9 @@ impl Row {
             tokens: case.tokens.get(),
             weights: case.weights,
             median_ms: ours,
+            cpu_ms: our_time.cpu_ms,
             candle_ms: candle,
+            candle_cpu_ms: candle_time.cpu_ms,
             limit_ms: limit,
             of_limit: limit / ours,
             gflops: case.operations() / ours / 1e6,
@@ -127,8 +135,8 @@ impl Sides {
         self.down.forward(&product)
     }
 
-    /// Times both in a case of this block's: the medians in milliseconds, ours first.
-    pub fn times(&self, case: Case, cool: impl Fn()) -> Result<[f64; 2]> {
+    /// Times both in a case of this block's: the medians, ours first.
+    pub fn times(&self, case: Case, cool: impl Fn()) -> Result<[Time; 2]> {
         let x = gaussian(case.tokens.get(), case.shape.hidden(), 1.0, 0)?;
         let x = x.to_dtype(case.weights.dtype())?; // [tokens, hidden]
         let mut ours = || {
@@ -165,6 +173,9 @@ mod tests {
     const LIMITS: Limits =
         Limits { fma_gflops: 200.0, bf16_gflops: 400.0, read_gbps: 40.0, threads: 2 };
 
+    const TIMES: [Time; 2] =
+        [Time { wall_ms: 25.0, cpu_ms: 45.0 }, Time { wall_ms: 50.0, cpu_ms: 55.0 }];
+
     fn case(weights: Weights, tokens: usize) -> Case {
         let shape = Shape::new(2048, 16384).unwrap();
         Case { shape, weights, tokens: NonZeroUsize::new(tokens).unwrap() }
@@ -173,8 +184,7 @@ mod tests {
     #[test]
     fn a_token_is_bound_by_reading_and_a_prompt_by_arithmetic() {
         let weights = 3.0 * 2048.0 * 16384.0;
-        let limit =
-            |weights, tokens| Row::new(case(weights, tokens), &LIMITS, [25.0, 50.0]).limit_ms;
+        let limit = |weights, tokens| Row::new(case(weights, tokens), &LIMITS, TIMES).limit_ms;
         assert_eq!(limit(Weights::F32, 1), 4.0 * weights / 40e9 * 1e3);
         assert_eq!(limit(Weights::Bf16, 1), 2.0 * weights / 40e9 * 1e3);
         assert_eq!(limit(Weights::F32, 512), 2.0 * 512.0 * weights / 200e9 * 1e3);
@@ -183,10 +193,11 @@ mod tests {
 
     #[test]
     fn figures_follow_from_the_times() {
-        let row = Row::new(case(Weights::F32, 1), &LIMITS, [25.0, 50.0]);
+        let row = Row::new(case(Weights::F32, 1), &LIMITS, TIMES);
         let near = |a: f64, b: f64| assert!((a / b - 1.0).abs() < 1e-12, "{a} {b}");
         near(row.of_limit, row.limit_ms / 25.0);
         near(row.ratio_to_candle, 2.0);
+        assert_eq!((row.cpu_ms, row.candle_cpu_ms), (45.0, 55.0));
         near(row.gbps, 4.0 * 3.0 * 2048.0 * 16384.0 / 25e-3 / 1e9);
         near(row.gflops, 6.0 * 2048.0 * 16384.0 / 25e-3 / 1e9);
         near(row.of_limit, row.gbps / 40.0); // as reading is the limit

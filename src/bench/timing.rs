@@ -1,6 +1,7 @@
 //! Two pieces of work timed in turns, so that whatever disturbs the machine disturbs both.
 
 use crate::error::Result;
+use cpu_time::ProcessTime;
 use std::time::{Duration, Instant};
 
 /// How often each is timed at least and at most.
@@ -10,27 +11,39 @@ const MOST: usize = 15;
 /// After this long in one of them, the fewest rounds are enough for it.
 const ENOUGH: Duration = Duration::from_millis(500);
 
-/// The medians of two pieces of work in milliseconds. `before` runs before every one of them and is
-/// not timed.
+/// How long a piece of work takes: medians, in milliseconds.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Time {
+    /// From beginning to end.
+    pub wall_ms: f64,
+    /// What all threads of the process computed meanwhile.
+    pub cpu_ms: f64,
+}
+
+/// How long two pieces of work take. `before` runs before every one of them and is not timed.
 pub(super) fn medians(
     mut work: [&mut dyn FnMut() -> Result<()>; 2],
     before: impl Fn(),
-) -> Result<[f64; 2]> {
+) -> Result<[Time; 2]> {
     let mut times = [vec![], vec![]];
+    let mut cpu = [vec![], vec![]];
     for work in &mut work {
         work()?; // the first call brings allocations and threads up
     }
     while times.iter().any(|times| unfinished(times)) {
-        for (work, times) in work.iter_mut().zip(&mut times) {
+        for ((work, times), cpu) in work.iter_mut().zip(&mut times).zip(&mut cpu) {
             if unfinished(times) {
                 before();
-                let start = Instant::now();
+                let (start, computed) = (Instant::now(), ProcessTime::now());
                 work()?;
                 times.push(start.elapsed());
+                cpu.push(computed.elapsed());
             }
         }
     }
-    Ok(times.map(median))
+    let [ours, other] = times.map(median);
+    let [our_cpu, other_cpu] = cpu.map(median);
+    Ok([(ours, our_cpu), (other, other_cpu)].map(|(wall_ms, cpu_ms)| Time { wall_ms, cpu_ms }))
 }
 
 /// Whether more rounds are wanted: a slow piece of work gets fewer.
@@ -48,6 +61,7 @@ fn median(mut times: Vec<Duration>) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cpu_time::ThreadTime;
 
     #[test]
     fn rounds_adapt() {
@@ -66,9 +80,33 @@ mod tests {
         };
         let (mut a, mut b) = (|| log('a'), || log('b'));
         let times = medians([&mut a, &mut b], || order.borrow_mut().push('-'))?;
-        assert!(times.iter().all(|&ms| ms >= 0.0));
+        assert!(times.iter().all(|time| time.wall_ms >= 0.0 && time.cpu_ms >= 0.0));
         let order: String = order.into_inner().into_iter().collect();
         assert_eq!(order, format!("ab{}", "-a-b".repeat(MOST)));
+        Ok(())
+    }
+
+    #[test]
+    fn cpu_time_is_that_of_all_threads() -> Result<()> {
+        let spin = |ms| {
+            let start = ThreadTime::now();
+            while start.elapsed() < Duration::from_millis(ms) {
+                std::hint::spin_loop();
+            }
+        };
+        let mut two = || {
+            std::thread::scope(|scope| {
+                scope.spawn(|| spin(4));
+                spin(4);
+            });
+            Ok(())
+        };
+        let mut sleep = || {
+            std::thread::sleep(Duration::from_millis(2));
+            Ok(())
+        };
+        let [two, sleep] = medians([&mut two, &mut sleep], || {})?;
+        assert!(two.cpu_ms >= 8.0 && sleep.wall_ms >= 2.0);
         Ok(())
     }
 

@@ -7,7 +7,8 @@ use crate::bench::{Bench, Limits, Row};
 /// The table that `gemma-mlp bench` prints.
 pub fn bench_table(bench: &Bench) -> String {
     let mut text = limits_line(&bench.limits);
-    text += "block:  one forward pass under tanh, its weights not in the caches; medians, ours and candle's in turns\n\n";
+    text += "block:  one forward pass under tanh, its weights not in the caches; medians, ours and candle's in turns\n\
+             CPU:    what all threads computed meanwhile: twice the time where two share the work\n\n";
     text += &rows(&bench.rows);
     text
 }
@@ -26,12 +27,16 @@ pub fn limits_line(limits: &Limits) -> String {
 
 fn rows(rows: &[Row]) -> String {
     let mut table = vec![
-        ["", "", "", "limit", "ours", "", "", "", "candle", "candle"].map(String::from),
-        ["block", "weights", "tokens", "ms", "ms", "of limit", "GFLOP/s", "GB/s", "ms", "/ ours"]
-            .map(String::from),
+        ["", "", "", "limit", "ours", "", "", "", "", "candle", "", "candle"].map(String::from),
+        [
+            "block", "weights", "tokens", "ms", "ms", "CPU ms", "of limit", "GFLOP/s", "GB/s",
+            "ms", "CPU ms", "/ ours",
+        ]
+        .map(String::from),
     ];
     for row in rows {
         let [limit, ours, candle] = [row.limit_ms, row.median_ms, row.candle_ms].map(short);
+        let [cpu, candle_cpu] = [row.cpu_ms, row.candle_cpu_ms].map(short);
         let [gflops, gbps, ratio] = [row.gflops, row.gbps, row.ratio_to_candle].map(short);
         table.push([
             format!("{}x{}", row.hidden, row.intermediate),
@@ -39,10 +44,12 @@ fn rows(rows: &[Row]) -> String {
             row.tokens.to_string(),
             limit,
             ours,
+            cpu,
             format!("{:.0} %", 100.0 * row.of_limit),
             gflops,
             gbps,
             candle,
+            candle_cpu,
             ratio,
         ]);
     }
@@ -63,7 +70,9 @@ mod tests {
             tokens: 1,
             weights: Weights::F32,
             median_ms: 12.58,
+            cpu_ms: 24.0,
             candle_ms: 37.75,
+            candle_cpu_ms: 39.0,
             limit_ms: 10.07,
             of_limit: 0.8,
             gflops: 16.0,
@@ -75,11 +84,12 @@ mod tests {
         let expected = "\
 limits: 229 GFLOP/s of f32 multiply-adds, 459 of bf16, 40.0 GB/s of reading memory, on 2 threads
 block:  one forward pass under tanh, its weights not in the caches; medians, ours and candle's in turns
+CPU:    what all threads computed meanwhile: twice the time where two share the work
 
-                             limit    ours                           candle  candle
-block       weights  tokens     ms      ms  of limit  GFLOP/s  GB/s      ms  / ours
-2048x16384  f32           1   10.1    12.6      80 %     16.0  32.0    37.8    3.00
-2048x16384  bf16        512   10.1  1.23e3      80 %     16.0  32.0    37.8    3.00
+                             limit    ours                                   candle          candle
+block       weights  tokens     ms      ms  CPU ms  of limit  GFLOP/s  GB/s      ms  CPU ms  / ours
+2048x16384  f32           1   10.1    12.6    24.0      80 %     16.0  32.0    37.8    39.0    3.00
+2048x16384  bf16        512   10.1  1.23e3    24.0      80 %     16.0  32.0    37.8    39.0    3.00
 ";
         assert_eq!(table, expected);
     }

@@ -1,6 +1,7 @@
 //! Results as people and programs read them. Views only: nothing is computed here but layout.
 
 mod align;
+#[cfg(feature = "cli")]
 mod bench;
 mod chart;
 mod charts;
@@ -17,6 +18,7 @@ mod side_by_side;
 mod sparkline;
 mod table;
 
+#[cfg(feature = "cli")]
 pub use bench::{bench_table, limits_line};
 pub use chart::{Axis, Chart, Colour, Mark, Scale, Series, chart_text, figure};
 #[cfg(feature = "png")]
