@@ -1,12 +1,11 @@
 //! One caller's loop, and who is in it.
 
+use super::sync::{
+    AtomicBool, AtomicUsize, Mutex, Ordering, PoisonError, Thread, UnsafeCell, current, park,
+    wait_briefly,
+};
 use std::any::Any;
-use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::thread::{self, Thread};
-use std::time::{Duration, Instant};
 
 /// Takes items of a loop while a condition holds; returns whether it took the last one.
 type Work<'a> = dyn Fn(&dyn Fn() -> bool) -> bool + Sync + 'a;
@@ -48,7 +47,7 @@ impl Call {
             state: AtomicUsize::new(0),
             work: UnsafeCell::new(None),
             panic: Mutex::new(None),
-            caller: thread::current(),
+            caller: current(),
             attached: AtomicUsize::new(0),
             threads: AtomicUsize::new(1),
             posted: AtomicBool::new(false),
@@ -66,11 +65,11 @@ impl Call {
         // SAFETY: only the lifetime changes. Nobody calls `work` after it ends: helpers call it
         // while they are inside, and `Close` lets this function end, or unwind, only when nobody is
         // inside and nobody can come in. It is written while the state is 0, which no helper enters.
-        unsafe {
-            *self.work.get() = Some(std::mem::transmute::<*const Work, *const Work<'static>>(
+        self.work.with_mut(|work| unsafe {
+            *work = Some(std::mem::transmute::<*const Work, *const Work<'static>>(
                 work_of_any_lifetime,
             ));
-        }
+        });
         self.state.store(OPEN, Ordering::SeqCst);
         let close = Close(self);
         invite();
@@ -95,7 +94,7 @@ impl Call {
         }
         // SAFETY: this thread is inside, so that the caller is in `run`: `work` was written before
         // the state was opened, is not written meanwhile, and what it points to lives.
-        let work = unsafe { (*self.work.get()).map(|work| &*work) };
+        let work = self.work.with(|work| unsafe { (*work).map(|work| &*work) });
         let result = catch_unwind(AssertUnwindSafe(|| work.is_some_and(|work| work(go_on))));
         match result {
             // Nobody else needs to look for items.
@@ -121,24 +120,13 @@ struct Close<'a>(&'a Call);
 
 impl Drop for Close<'_> {
     fn drop(&mut self) {
-        /// Looks without a pause, and how long to look in between others' turns.
-        const LOOKS: usize = 100;
-        const PATIENCE: Duration = Duration::from_micros(200);
         let state = &self.0.state;
         let left = || state.load(Ordering::Acquire) & INSIDE == 0;
         state.fetch_and(!OPEN, Ordering::AcqRel);
-        let soon = (0..LOOKS).any(|_| {
-            std::hint::spin_loop();
-            left()
-        });
-        if !soon {
-            let start = Instant::now();
-            while !left() && start.elapsed() < PATIENCE {
-                thread::yield_now();
-            }
+        if !wait_briefly(left) {
             state.fetch_or(WAITING, Ordering::AcqRel);
             while !left() {
-                thread::park();
+                park();
             }
         }
         state.store(0, Ordering::Relaxed);

@@ -11,6 +11,7 @@
 //! the pool that the caller is in. As many callers as that have no helpers at all.
 
 mod call;
+mod sync;
 mod team;
 
 use call::Call;
