@@ -118,11 +118,15 @@ pub(crate) fn for_each_with<T: Send, S>(
     operation(|| {
         PLACE.with(|place| {
             let role = place.role.get();
-            let wake = role == Role::Calling { eager: true } || nanoseconds >= WORTH_WAKING;
+            let worth = role == Role::Calling { eager: true } || nanoseconds >= WORTH_WAKING;
             let call = place.call.get_or_init(|| Arc::new(Call::new()));
             let _back = Back { place, role };
             place.role.set(Role::Working);
-            call.run(&work, || Team::get().invite(call, available(), wake));
+            call.run(&work, || {
+                if worth {
+                    Team::get().invite(call, available());
+                }
+            });
         });
     });
 }

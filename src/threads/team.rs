@@ -72,18 +72,17 @@ impl Team {
         }
     }
 
-    /// Lets helpers know of a loop that is open, and, if `wake` is set, wakes one, who wakes the next.
-    pub fn invite(&'static self, call: &Arc<Call>, threads: usize, wake: bool) {
+    /// Lets helpers know of a loop that is open, and wakes one, who wakes the next.
+    pub fn invite(&'static self, call: &Arc<Call>, threads: usize) {
         call.threads.store(threads, Ordering::Relaxed);
         if !call.posted.swap(true, Ordering::Relaxed) {
             let mut inner = self.lock();
             inner.posted.push(call.clone());
             self.posts.store(inner.posted.len(), Ordering::SeqCst);
         }
-        if !wake || !self.has_room(call) {
-            return;
+        if self.has_room(call) {
+            self.fetch(self.lock(), threads);
         }
-        self.fetch(self.lock(), threads);
     }
 
     /// Wakes a helper, or makes one if all are awake and fewer than that many threads would need.
