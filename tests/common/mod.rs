@@ -1,6 +1,8 @@
 //! What several tests share: skips, distances, and small checkpoints on disk.
 #![allow(dead_code)] // each test binary uses a part of it
 
+pub mod halves;
+
 use candle_core::{DType, Tensor};
 use gemma_mlp::drift::Accumulator;
 use safetensors::{Dtype, tensor::TensorView};
