@@ -34,6 +34,9 @@ impl Activation {
     pub const EXACT: Self = Self::Gelu(Gelu::Exact);
     /// [`Gelu::Tanh`], with which Gemma was trained.
     pub const TANH: Self = Self::Gelu(Gelu::Tanh);
+    /// Every activation once.
+    pub const ALL: &'static [Self] =
+        &[Self::EXACT, Self::TANH, Self::Silu, Self::QuickGelu, Self::Relu];
 
     /// The names beyond [`Gelu::NAMES`].
     const OTHER_NAMES: [(&'static str, Self); 4] = [
@@ -59,9 +62,9 @@ impl Activation {
     }
 
     /// How many there are.
-    pub(crate) const COUNT: usize = 5;
+    pub(crate) const COUNT: usize = Self::ALL.len();
 
-    /// A number below [`Self::COUNT`], another one for each.
+    /// Its place in [`Self::ALL`].
     pub(crate) fn index(self) -> usize {
         match self {
             Self::Gelu(gelu) => gelu as usize,
@@ -132,11 +135,32 @@ mod tests {
 
     #[test]
     fn names() {
-        for name in ["exact", "tanh", "silu", "quick_gelu", "relu"] {
+        let names = ["exact", "tanh", "silu", "quick_gelu", "relu"];
+        assert_eq!(Activation::ALL.iter().map(|a| a.name()).collect::<Vec<_>>(), names);
+        for name in names {
             assert_eq!(name.parse::<Activation>().unwrap().to_string(), name);
         }
         let message = "mish".parse::<Activation>().unwrap_err().to_string();
         assert!(message.contains("gelu_pytorch_tanh") && message.contains("silu"), "{message}");
+    }
+
+    /// A list, and a `match` over the same list that does not compile when a variant is missing.
+    macro_rules! every {
+        ($($name:ident $(($gelu:path))?),*) => {{
+            let _complete = |activation: Activation| match activation {
+                $(Activation::$name $(($gelu))? => (),)*
+            };
+            [$(Activation::$name $(($gelu))?),*]
+        }};
+    }
+
+    #[test]
+    fn all_is_complete_and_in_order() {
+        let every = every![Gelu(Gelu::Exact), Gelu(Gelu::Tanh), Silu, QuickGelu, Relu];
+        assert_eq!(Activation::ALL, every);
+        for (i, activation) in every.into_iter().enumerate() {
+            assert_eq!(activation.index(), i, "{activation}");
+        }
     }
 
     #[test]

@@ -697,7 +697,7 @@ fn colours_only_on_a_terminal() {
         script.ok().map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
     };
     let Some(coloured) = on_a_terminal("TERM=xterm NO_COLOR=") else {
-        eprintln!("skipped: there is no `script` to make a terminal with");
+        common::skip("terminal", "there is no `script` to make a terminal with");
         return;
     };
     assert!(coloured.contains("\u{1b}[32m"), "{coloured}");

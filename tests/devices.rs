@@ -5,8 +5,9 @@ mod common;
 
 use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use candle_nn::Linear;
-use common::{rel_l2, to_f64};
+use common::{halves, rel_l2, skip, to_f64};
 use gemma_mlp::drift::{DriftOptions, Shard, Side, Sides, Windowing, drift, floor_sides};
+use gemma_mlp::gelu::{logistic_truth, truth};
 use gemma_mlp::mlp::GateUp;
 use gemma_mlp::{
     Activation, Checkpoint, Framework, Gelu, GemmaMlp, Rounding, activate, device, geglu, report,
@@ -15,28 +16,40 @@ use std::ops::ControlFlow;
 
 /// The CPU, and the GPU if there is one.
 fn devices() -> Vec<Device> {
-    let gpu = device::gpu().inspect_err(|why| eprintln!("skipped on a GPU: {why}"));
+    let gpu = device::gpu().inspect_err(|why| skip("gpu", why));
     [Device::Cpu].into_iter().chain(gpu).collect()
 }
 
-const ACTIVATIONS: [Activation; 5] = [
-    Activation::EXACT,
-    Activation::TANH,
-    Activation::Silu,
-    Activation::QuickGelu,
-    Activation::Relu,
-];
+/// What a result may be off by: relative to it; relative to the factors of a derivative, which is small
+/// on its way through zero; and at all.
+#[derive(Clone, Copy)]
+struct Bound {
+    dtype: DType,
+    relative: f64,
+    factors: f64,
+    absolute: f64,
+}
 
-/// What a result of a dtype may be off by, relative to it and to the product of two factors, which
-/// the derivative, small on its way through zero, is multiplied by: half types are rounded once,
-/// f32 at most three times; candle's own erf and sigmoid, of which the other activations and f64 are
-/// composed on a GPU, have errors of their own.
-const BOUNDS: [(DType, f64, f64); 4] = [
-    (DType::F64, 1e-12, 1e-12),
-    (DType::F32, 4e-7, 1e-7),
-    (DType::BF16, 0.00391, 1e-7),
-    (DType::F16, 0.000_489, 1e-7),
-];
+/// On the CPU f64 is within 4 ULP, f32 within 0.86, derivatives near zero within 2^-54 and 2^-28
+/// (tests/gelu.rs), and products round twice more; half types round once, the least of f16 by 2^-25. On a GPU
+/// candle's own erf and sigmoid, of which f64 and the other activations are composed, have errors of
+/// their own.
+fn bounds(device: &Device) -> [Bound; 4] {
+    let on_cpu = [
+        (DType::F64, 1.2e-15, 6e-17, 0.0),
+        (DType::F32, 2.3e-7, 4e-9, 0.0),
+        (DType::BF16, 0.00391, 4e-9, 0.0),
+        (DType::F16, 0.000_489, 4e-9, 3e-8),
+    ];
+    let on_gpu = [
+        (DType::F64, 1e-12, 0.0, 1e-12 * FACTOR * FACTOR),
+        (DType::F32, 4e-7, 0.0, 1e-7 * FACTOR * FACTOR),
+        (DType::BF16, 0.00391, 0.0, 1e-7 * FACTOR * FACTOR),
+        (DType::F16, 0.000_489, 0.0, 1e-7 * FACTOR * FACTOR),
+    ];
+    let bounds = if device.is_cpu() { on_cpu } else { on_gpu };
+    bounds.map(|(dtype, relative, factors, absolute)| Bound { dtype, relative, factors, absolute })
+}
 
 /// The largest of the numbers.
 const FACTOR: f64 = 8.0;
@@ -48,7 +61,7 @@ fn numbers(shape: &[usize], salt: f64, dtype: DType) -> Result<Tensor> {
     Tensor::from_vec(data, shape, &Device::Cpu)?.to_dtype(dtype)
 }
 
-/// The product, its gradients and the activation alone: all in f64 on the CPU.
+/// The product, its gradients and the activation alone, as f64.
 fn results(
     gate: &Tensor,
     up: &Tensor,
@@ -66,24 +79,67 @@ fn results(
     Ok(all.map(to_f64))
 }
 
+/// An activation and its derivative of a finite number, which share nothing with what is tested.
+fn true_value_and_derivative(activation: Activation, x: f64) -> [f64; 2] {
+    let truth = match activation {
+        Activation::Gelu(gelu) => truth(gelu, [x]),
+        Activation::Silu => logistic_truth(1.0, [x]),
+        Activation::QuickGelu => logistic_truth(1.702, [x]),
+        Activation::Relu => return if x > 0.0 { [x, 1.0] } else { [0.0, 0.0] },
+    };
+    [truth.value, truth.derivative].map(|number| number.hi[0])
+}
+
+/// What [`results`] should be, and the factors of each that is a derivative.
+fn true_results(
+    gate: &Tensor,
+    up: &Tensor,
+    grad: &Tensor,
+    activation: Activation,
+) -> [Vec<(f64, f64)>; 5] {
+    let [gate, up, grad] = [gate, up, grad].map(to_f64);
+    let mut all = [const { vec![] }; 5];
+    for ((&gate, &up), &grad) in gate.iter().zip(&up).zip(&grad) {
+        let [value, derivative] = true_value_and_derivative(activation, gate);
+        all[0].push((value * up, 0.0));
+        all[1].push((derivative * up * grad, (up * grad).abs()));
+        all[2].push((value * grad, 0.0));
+        all[3].push((value, 0.0));
+        all[4].push((derivative * grad, grad.abs()));
+    }
+    all
+}
+
+/// How many of a result's numbers are too far off.
+fn too_far(ours: &[f64], truth: &[(f64, f64)], bound: Bound) -> usize {
+    assert_eq!(ours.len(), truth.len());
+    let is_near = |(ours, (truth, factors)): (&f64, &(f64, f64))| {
+        let bound = bound.relative * truth.abs() + bound.factors * factors + bound.absolute;
+        (ours - truth).abs() <= bound
+    };
+    ours.iter().zip(truth).filter(|&pair| !is_near(pair)).count()
+}
+
+/// All near the truth; and of the other form of GELU hundreds of numbers are not.
 #[test]
 fn operations() -> Result<()> {
     for device in devices() {
-        for (dtype, relative, absolute) in BOUNDS {
+        for bound in bounds(&device) {
+            let dtype = bound.dtype;
             // No multiple of 16 bytes.
             let [gate, up, grad] = [0.1, 0.2, 0.3].map(|salt| numbers(&[3, 1001], salt, dtype));
             let (gate, up, grad) = (gate?, up?, grad?);
-            for activation in ACTIVATIONS {
+            for &activation in Activation::ALL {
                 let on = |x: &Tensor| x.to_device(&device);
                 let ours = results(&on(&gate)?, &on(&up)?, &on(&grad)?, activation)?;
-                let wide = |x: &Tensor| x.to_dtype(DType::F64);
-                let truth = results(&wide(&gate)?, &wide(&up)?, &wide(&grad)?, activation)?;
-                for (what, (ours, truth)) in ours.iter().zip(&truth).enumerate() {
-                    for (i, (ours, truth)) in ours.iter().zip(truth).enumerate() {
-                        let bound = absolute * FACTOR * FACTOR + relative * truth.abs();
-                        let named = format!("{device:?} {dtype:?} {activation} {what} [{i}]");
-                        assert!((ours - truth).abs() <= bound, "{named}: {ours} {truth}");
-                    }
+                let far = |activation| {
+                    let truth = true_results(&gate, &up, &grad, activation);
+                    [0, 1, 2, 3, 4].map(|i| too_far(&ours[i], &truth[i], bound))
+                };
+                assert_eq!(far(activation), [0; 5], "{device:?} {dtype:?} {activation}");
+                if let Activation::Gelu(gelu) = activation {
+                    let far = far(other(gelu).into());
+                    assert!(far.iter().all(|&n| n > 300), "{device:?} {dtype:?} {gelu}: {far:?}");
                 }
             }
         }
@@ -91,11 +147,15 @@ fn operations() -> Result<()> {
     Ok(())
 }
 
+fn other(gelu: Gelu) -> Gelu {
+    if gelu == Gelu::Exact { Gelu::Tanh } else { Gelu::Exact }
+}
+
 /// Views of bigger tensors give the bits of their contiguous copies.
 #[test]
 fn layouts() -> Result<()> {
     for device in devices() {
-        for (dtype, ..) in BOUNDS {
+        for Bound { dtype, .. } in bounds(&device) {
             let base = |salt: f64| numbers(&[6, 5, 7], salt, dtype)?.to_device(&device);
             let views: [fn(&Tensor) -> Result<Tensor>; 5] = [
                 |x| x.narrow(2, 1, 5)?.narrow(0, 1, 3),
@@ -121,48 +181,137 @@ fn layouts() -> Result<()> {
     Ok(())
 }
 
-/// The block under every rounding that is computed everywhere: both forms, both at once, and the
-/// gradients of the input and of gate, up and down.
+/// The block's weights and biases, and an input: numbers that every dtype has.
+struct Parts {
+    x: Tensor,
+    /// Of gate, up and down.
+    layers: [(Tensor, Tensor); 3],
+    /// What the loss is multiplied by.
+    scale: f64,
+}
+
+impl Parts {
+    /// With gates around 0, where most are. The loss is small, so that f16 has finite gradients.
+    fn in_the_middle() -> Result<Self> {
+        Self::new(1.0, 0.0, 2.0, 0.015_625)
+    }
+
+    /// With gates around -3.5, where the forms are so far apart that no rounding hides which it is. The
+    /// loss is large, so that gradients in f16 are not subnormal.
+    fn on_the_left() -> Result<Self> {
+        Self::new(0.125, -3.5, 0.0039, 64.0)
+    }
+
+    fn new(spread: f64, around: f64, down_bias: f64, scale: f64) -> Result<Self> {
+        let scaled = |shape: &[usize], salt, by: f64| numbers(shape, salt, DType::BF16)? * by;
+        let gate_bias = (scaled(&[40], 5.0, 0.0625 * spread)? + around)?;
+        let gate = (scaled(&[40, 24], 1.0, 0.0625 * spread)?, gate_bias);
+        let up = (scaled(&[40, 24], 2.0, 0.0625)?, scaled(&[40], 6.0, 0.5)?);
+        let down = (scaled(&[24, 40], 3.0, 0.0625)?, scaled(&[24], 7.0, down_bias)?);
+        let x = scaled(&[2, 5, 24], 4.0, 0.125)?; // [batch, seq, hidden]
+        Ok(Self { x, layers: [gate, up, down], scale })
+    }
+
+    fn without_bias(mut self, layer: usize) -> Result<Self> {
+        self.layers[layer].1 = self.layers[layer].1.zeros_like()?;
+        Ok(self)
+    }
+
+    /// The output, computed alone and as one of both forms at once; then of either the gradients of the
+    /// input and of each layer's weight and bias: in f64.
+    fn pass(
+        &self,
+        device: &Device,
+        dtype: DType,
+        gelu: Gelu,
+        rounding: Rounding,
+    ) -> Result<Vec<Tensor>> {
+        let variable = |x: &Tensor| Var::from_tensor(&x.to_device(device)?.to_dtype(dtype)?);
+        let mut variables = vec![variable(&self.x)?];
+        let mut layers = vec![];
+        for (weight, bias) in &self.layers {
+            let (weight, bias) = (variable(weight)?, variable(bias)?);
+            layers.push(Linear::new(weight.as_tensor().clone(), Some(bias.as_tensor().clone())));
+            variables.extend([weight, bias]);
+        }
+        let [gate, up, down] = layers.try_into().unwrap();
+        let mlp = GemmaMlp::new(gate, up, down, gelu)?.with_rounding(rounding);
+        let y = mlp.forward(&variables[0])?;
+        let pair = mlp.forward_pair(&variables[0])?;
+        let of_pair = if gelu == Gelu::Exact { pair.exact } else { pair.tanh };
+        let mut all = vec![y.clone(), of_pair.clone()];
+        for y in [y, of_pair] {
+            let gradients = (y.sqr()? * self.scale)?.sum_all()?.backward()?;
+            all.extend(variables.iter().map(|x| gradients.get(x).unwrap().clone()));
+        }
+        all.iter().map(|t| t.to_device(&Device::Cpu)?.to_dtype(DType::F64)).collect()
+    }
+}
+
+/// The error of each result.
+fn errors(ours: &[Tensor], truth: &[Tensor]) -> Vec<f64> {
+    assert_eq!((ours.len(), truth.len()), (16, 16));
+    truth.iter().zip(ours).map(|(truth, ours)| rel_l2(truth, ours)).collect()
+}
+
+const HALF_AND_SINGLE: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
+
+/// The block under every rounding that is computed everywhere. On the CPU the bounds are 1.4 times what was
+/// measured in half types, 4 times in f32; on a GPU nothing was.
 #[test]
 fn block() -> Result<()> {
-    let weights = [([40, 24], 1.0), ([40, 24], 2.0), ([24, 40], 3.0)];
-    let x = (numbers(&[2, 5, 24], 4.0, DType::BF16)? * 0.125)?; // [batch, seq, hidden]
-    let pass =
-        |device: &Device, dtype: DType, gelu: Gelu, rounding: Rounding| -> Result<Vec<Tensor>> {
-            let variables = weights.map(|(shape, salt)| -> Result<Var> {
-                let weight = (numbers(&shape, salt, DType::BF16)? * 0.0625)?;
-                Var::from_tensor(&weight.to_device(device)?.to_dtype(dtype)?)
-            });
-            let [gate, up, down] = variables;
-            let (gate, up, down) = (gate?, up?, down?);
-            let layer = |weight: &Var| Linear::new(weight.as_tensor().clone(), None);
-            let mlp = GemmaMlp::new(layer(&gate), layer(&up), layer(&down), gelu)?
-                .with_rounding(rounding);
-            let x = Var::from_tensor(&x.to_device(device)?.to_dtype(dtype)?)?;
-            let y = mlp.forward(&x)?;
-            let pair = mlp.forward_pair(&x)?;
-            let of_pair = if gelu == Gelu::Exact { pair.exact } else { pair.tanh };
-            let mut all = vec![y.clone(), of_pair.clone()];
-            for y in [y, of_pair] {
-                let gradients = y.sqr()?.sum_all()?.backward()?;
-                let gradient = |variable: &Var| gradients.get(variable).unwrap().clone();
-                all.extend([&x, &gate, &up, &down].map(gradient));
-            }
-            all.iter().map(|t| t.to_device(&Device::Cpu)?.to_dtype(DType::F64)).collect()
-        };
+    let truth = |parts: Parts, gelu| parts.pass(&Device::Cpu, DType::F64, gelu, Rounding::Once);
     for gelu in Gelu::ALL {
-        let truth = pass(&Device::Cpu, DType::F64, gelu, Rounding::Once)?;
+        let right = truth(Parts::in_the_middle()?, gelu)?;
+        let wrong = truth(Parts::in_the_middle()?, other(gelu))?;
         for device in devices() {
-            for (dtype, bound) in [(DType::F32, 2e-6), (DType::BF16, 2e-2), (DType::F16, 2e-3)] {
+            let bounds = if device.is_cpu() { [5e-7, 7e-3, 7e-4] } else { [2e-6, 2e-2, 2e-3] };
+            for (dtype, bound) in HALF_AND_SINGLE.into_iter().zip(bounds) {
                 for rounding in [Rounding::Once, Rounding::AfterActivation, Rounding::EveryOp] {
-                    let ours = pass(&device, dtype, gelu, rounding)?;
-                    for (i, (ours, truth)) in ours.iter().zip(&truth).enumerate() {
-                        let error = rel_l2(ours, truth);
-                        assert!(
-                            error < bound,
-                            "{device:?} {dtype:?} {gelu} {rounding} {i}: {error}"
-                        );
-                    }
+                    let ours = Parts::in_the_middle()?.pass(&device, dtype, gelu, rounding)?;
+                    let named = format!("{device:?} {dtype:?} {gelu} {rounding}");
+                    let errors_of = |truth| errors(&ours, truth);
+                    let is_near = |error: &f64| *error < bound;
+                    assert!(
+                        errors_of(&right).iter().all(is_near),
+                        "{named}: {:?}",
+                        errors_of(&right)
+                    );
+                    // Half types do not tell the forms apart here, f32 does.
+                    let wrong = errors_of(&wrong);
+                    assert!(
+                        dtype != DType::F32 || !wrong.iter().any(is_near),
+                        "{named}: {wrong:?}"
+                    );
+                }
+            }
+        }
+        // Without one of the biases it is far out of all bounds.
+        for layer in 0..3 {
+            let without = truth(Parts::in_the_middle()?.without_bias(layer)?, gelu)?;
+            let moved = rel_l2(&right[0], &without[0]);
+            assert!(moved > 0.04, "{layer}: {moved}");
+        }
+    }
+    Ok(())
+}
+
+/// The block where one form is far from the other: in every dtype the wrong one is three times as far
+/// away as is allowed. (`EveryOp` has no digits left there.)
+#[test]
+fn block_of_either_form() -> Result<()> {
+    let parts = Parts::on_the_left()?;
+    let truth = |gelu| parts.pass(&Device::Cpu, DType::F64, gelu, Rounding::Once);
+    for gelu in Gelu::ALL {
+        let (right, wrong) = (truth(gelu)?, truth(other(gelu))?);
+        for device in devices() {
+            for (dtype, bound) in HALF_AND_SINGLE.into_iter().zip([2e-6, 2e-2, 2e-3]) {
+                for rounding in [Rounding::Once, Rounding::AfterActivation] {
+                    let ours = parts.pass(&device, dtype, gelu, rounding)?;
+                    let [right, wrong] = [&right, &wrong].map(|truth| errors(&ours, truth));
+                    let named = format!("{device:?} {dtype:?} {gelu} {rounding}");
+                    assert!(right.iter().all(|error| *error < bound), "{named}: {right:?}");
+                    assert!(wrong.iter().all(|error| *error > 3.0 * bound), "{named}: {wrong:?}");
                 }
             }
         }
@@ -170,27 +319,51 @@ fn block() -> Result<()> {
     Ok(())
 }
 
-/// PyTorch's own bits, wherever the tensors are, and gradients through them.
+/// PyTorch's own bits of every gate, wherever the tensors are, with the true gradient through them; and
+/// candle's own operations. The other form has other bits and another gradient.
 #[test]
 fn frameworks() -> Result<()> {
-    let like = Rounding::Like(Framework::PyTorch);
-    for dtype in [DType::BF16, DType::F16] {
-        let [gate, up] = [0.1, 0.2].map(|salt| numbers(&[4, 500], salt, dtype));
-        let (gate, up) = (gate?, up?);
-        let results = |device: &Device| -> Result<[Vec<f64>; 2]> {
-            let gate = Var::from_tensor(&gate.to_device(device)?)?;
-            let none = || Linear::new(Tensor::zeros((1, 1), dtype, device).unwrap(), None);
-            let block = GemmaMlp::new(none(), none(), none(), Gelu::Tanh)?.with_rounding(like);
-            let projected = GateUp { gate: gate.as_tensor().clone(), up: up.to_device(device)? };
-            let product = block.gated(&projected)?;
-            let gradients = product.sum_all()?.backward()?;
-            Ok([to_f64(&product), to_f64(gradients.get(&gate).unwrap())])
-        };
-        let [products, gradients] = results(&Device::Cpu)?;
+    let goldens = halves::goldens();
+    for dtype in halves::HALVES {
+        let pytorch = |gelu: Gelu| &goldens[&format!("torch.{gelu}.{}.product", dtype.as_str())];
         for device in devices() {
-            let [ours, of_gate] = results(&device)?;
-            assert!(ours == products, "{device:?} {dtype:?}");
-            assert_eq!(of_gate.len(), gradients.len());
+            let bound = bounds(&device).into_iter().find(|bound| bound.dtype == dtype).unwrap();
+            let gate = Var::from_tensor(&halves::every(dtype).to_device(&device)?)?;
+            let up = halves::ups(dtype).to_device(&device)?;
+            let factors: Vec<_> = to_f64(&gate).into_iter().zip(to_f64(&up)).collect();
+            let product = |gelu: Gelu, rounding: Rounding| {
+                let none = || Linear::new(Tensor::zeros((1, 1), dtype, &device).unwrap(), None);
+                let block = GemmaMlp::new(none(), none(), none(), gelu)?.with_rounding(rounding);
+                block.gated(&GateUp { gate: gate.as_tensor().clone(), up: up.clone() })
+            };
+            let candle = |gelu: Gelu| {
+                let activated = if gelu == Gelu::Exact { gate.gelu_erf() } else { gate.gelu() };
+                activated? * &up
+            };
+            for gelu in Gelu::ALL {
+                let named = format!("{device:?} {dtype:?} {gelu}");
+                let ours = product(gelu, Rounding::EveryOp)?;
+                assert_eq!(halves::differing(&ours, &candle(gelu)?), 0, "{named}");
+                assert!(halves::differing(&ours, &candle(other(gelu))?) > 500, "{named}");
+                let ours = product(gelu, Rounding::Like(Framework::PyTorch))?;
+                assert_eq!(halves::differing(&ours, pytorch(gelu)), 0, "{named}");
+                assert!(halves::differing(&ours, pytorch(other(gelu))) > 500, "{named}");
+
+                let gradients = ours.sum_all()?.backward()?;
+                let of_gate = to_f64(gradients.get(&gate).unwrap());
+                let far = |gelu: Gelu| {
+                    let pairs =
+                        of_gate.iter().zip(&factors).filter(|(_, (gate, _))| gate.is_finite());
+                    let pairs = pairs.map(|(ours, (gate, up))| {
+                        let [_, derivative] = true_value_and_derivative(gelu.into(), *gate);
+                        (*ours, (derivative * up, up.abs()))
+                    });
+                    let (ours, truth): (Vec<_>, Vec<_>) = pairs.unzip();
+                    too_far(&ours, &truth, bound)
+                };
+                assert_eq!(far(gelu), 0, "{named}");
+                assert!(far(other(gelu)) > 300, "{named}: {}", far(other(gelu)));
+            }
         }
     }
     Ok(())
@@ -217,7 +390,8 @@ fn drift_of_the_whole_model() -> gemma_mlp::Result<()> {
         let drift = drift(&checkpoint, std::slice::from_ref(&text), &options, device, go_on)?;
         let json: serde_json::Value = serde_json::from_str(&report::json(&drift).unwrap()).unwrap();
         let number = |value: &serde_json::Value| value.as_f64().unwrap();
-        let mut figures = vec![number(&json["logits"]["rel_l2"]), number(&json["logits"]["ppl_a"])];
+        let logits = &json["logits"];
+        let mut figures = ["ppl_a", "ppl_b", "rel_l2"].map(|name| number(&logits[name])).to_vec();
         for layer in json["layers"].as_array().unwrap() {
             figures.push(number(&layer["output"]["rel_l2"]));
             figures.push(number(&layer["activation"]["max_abs"]));
@@ -225,11 +399,15 @@ fn drift_of_the_whole_model() -> gemma_mlp::Result<()> {
         Ok(figures)
     };
     let truth = figures(&Device::Cpu, DType::F64)?;
+    // f32 on the CPU is 3e-7 off in perplexity, of which the switch makes several times as much as is
+    // allowed, and 4e-4 in the rest.
+    let bound = |figure| if figure < 2 { 5e-6 } else { 2e-3 };
+    assert!((truth[0] / truth[1] - 1.0).abs() > 3.0 * bound(0), "{truth:?}");
     for device in devices() {
         let ours = figures(&device, DType::F32)?;
-        assert_eq!(ours.len(), 2 + 2 * checkpoint.blocks().len());
-        for (ours, truth) in ours.iter().zip(&truth) {
-            assert!((ours / truth - 1.0).abs() < 0.01, "{device:?}: {ours} {truth}");
+        assert_eq!(ours.len(), 3 + 2 * checkpoint.blocks().len());
+        for (i, (ours, truth)) in ours.iter().zip(&truth).enumerate() {
+            assert!((ours / truth - 1.0).abs() < bound(i), "{device:?} {i}: {ours} {truth}");
         }
     }
     Ok(())

@@ -7,14 +7,6 @@ use gemma_mlp::{Activation, Float, Gelu, activate};
 use half::{bf16, f16};
 use proptest::prelude::*;
 
-const ACTIVATIONS: [Activation; 5] = [
-    Activation::EXACT,
-    Activation::TANH,
-    Activation::Silu,
-    Activation::QuickGelu,
-    Activation::Relu,
-];
-
 fn values<T: Float + Default>(activation: impl Into<Activation>, x: &[T]) -> Vec<T> {
     let mut y = vec![T::default(); x.len()];
     activation.into().values(x, &mut y);
@@ -93,7 +85,7 @@ fn the_other_form_does_not_pass() {
 fn limits_signed_zeros_and_nan() {
     fn check<T: Float + Default + Measured>(of: impl Fn(f64) -> T) {
         let x = [f64::NEG_INFINITY, -1e4, -0.0, 0.0, 1e4, f64::INFINITY, f64::NAN].map(of);
-        for activation in ACTIVATIONS {
+        for &activation in Activation::ALL {
             let y: Vec<f64> = values(activation, &x).iter().map(|y| y.wide()).collect();
             let large = x[4].wide();
             assert_eq!(y[..6], [0.0, 0.0, 0.0, 0.0, large, f64::INFINITY], "{activation}");
@@ -159,7 +151,7 @@ fn one_function<T: WithDType + Float + Default + Measured>(
 ) -> Result<(), TestCaseError> {
     let bits = |y: &[T]| -> Vec<u64> { y.iter().map(|y| y.wide().to_bits()).collect() };
     let from = from.min(x.len());
-    for activation in ACTIVATIONS {
+    for &activation in Activation::ALL {
         let alone: Vec<T> = x.iter().map(|&x| values(activation, &[x])[0]).collect();
         let slice = values(activation, &x[from..]);
         prop_assert_eq!(bits(&slice), bits(&alone[from..]), "{}", activation);
@@ -206,7 +198,7 @@ proptest! {
     #[test]
     fn derivatives_are_what_differences_tell(x in -9f64..9.0) {
         let step = 1e-4;
-        for activation in ACTIVATIONS.into_iter().filter(|&a| a != Activation::Relu) {
+        for &activation in Activation::ALL.iter().filter(|&&a| a != Activation::Relu) {
             let y = values(activation, &[x - 2.0 * step, x - step, x + step, x + 2.0 * step]);
             // Five points: off by step⁴ and by the values' rounding over step.
             let difference = (8.0 * (y[2] - y[1]) - (y[3] - y[0])) / (12.0 * step);

@@ -43,7 +43,7 @@ fn of_input_weights_and_biases() {
     let biases = [var(&[5], 4.0), var(&[5], 5.0), var(&[4], 6.0)];
     let x = var(&[2, 3, 4], 7.0);
     let factors = var(&[2, 3, 4], 8.0);
-    for activation in [Activation::EXACT, Activation::TANH, Activation::Silu, Activation::Relu] {
+    for &activation in Activation::ALL {
         let loss = || {
             let linear = |i: usize| {
                 Linear::new(weights[i].as_tensor().clone(), Some(biases[i].as_tensor().clone()))
@@ -65,7 +65,7 @@ fn of_the_activation_alone() {
     let grid: Vec<f64> = (-160..=160).map(|i| f64::from(i) * 0.05 + 0.01).collect();
     let x = Var::from_slice(&grid, grid.len(), &Device::Cpu).unwrap();
     assert_eq!(x.dtype(), DType::F64);
-    for activation in [Activation::EXACT, Activation::TANH, Activation::Silu, Activation::Relu] {
+    for &activation in Activation::ALL {
         check(&activation.to_string(), &x, || activate(&x, activation).unwrap().sum_all().unwrap());
     }
 }

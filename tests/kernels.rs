@@ -5,7 +5,10 @@
 //! holds on a GPU. What is not: launches, memory and conversions there, of which `tests/devices.rs` has the
 //! tests that need one.
 
+mod common;
+
 use candle_core::{Device, Result, Tensor, Var, WithDType};
+use common::skip;
 use gemma_mlp::gelu::measure::{Errors, Function, Measured, measure};
 use gemma_mlp::{Activation, Float, Gelu, geglu};
 use half::{bf16, f16};
@@ -47,17 +50,18 @@ number!(f32, bf16, f16);
 /// The kernels as a program, if this machine has a C++ compiler.
 fn program() -> Option<&'static Path> {
     static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
-    PROGRAM.get_or_init(compile).as_deref()
+    let program = PROGRAM.get_or_init(compile).as_deref();
+    if program.is_none() {
+        skip("cxx", "there is no C++ compiler, or this is not Linux");
+    }
+    program
 }
 
 fn compile() -> Option<PathBuf> {
     let named = std::env::var("CXX").ok();
     let compilers = named.iter().map(String::as_str).chain(["c++", "g++", "clang++"]);
     let mut compilers = compilers.filter(|c| Command::new(c).arg("--version").output().is_ok());
-    let Some(compiler) = compilers.next().filter(|_| cfg!(target_os = "linux")) else {
-        eprintln!("skipped: no C++ compiler, or not on Linux");
-        return None;
-    };
+    let compiler = compilers.next().filter(|_| cfg!(target_os = "linux"))?;
     let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kernels");
     let host = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kernels/host.cpp");
     let mut command = Command::new(compiler);
@@ -367,7 +371,7 @@ fn nvcc() -> Option<PathBuf> {
         Command::new(nvcc).arg("--version").output().is_ok_and(|o| o.status.success())
     });
     if found.is_none() {
-        eprintln!("skipped: no nvcc");
+        skip("ptx", "there is no nvcc");
     }
     found
 }

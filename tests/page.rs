@@ -1,6 +1,9 @@
 //! The page in a real browser: Chromium without a screen. Skipped where there is none; `CHROMIUM`
 //! names one that is not on the path.
 
+mod common;
+
+use common::skip;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,7 +21,7 @@ fn chromium() -> Option<PathBuf> {
         .flat_map(|dir| names.map(|name| dir.join(name)))
         .find(|path| path.is_file());
     if found.is_none() {
-        eprintln!("skipped: there is no Chromium here; install it, or set CHROMIUM to its path");
+        skip("browser", "there is no Chromium; install it, or set CHROMIUM to its path");
     }
     found
 }

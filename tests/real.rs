@@ -2,6 +2,9 @@
 //! the weights or the figures are absent: GEMMA_MODEL names the directory of the one,
 //! GEMMA_REFERENCE that of the other.
 
+mod common;
+
+use common::skip;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,7 +13,7 @@ fn directories() -> Option<(PathBuf, PathBuf)> {
     let directory = |variable: &str| {
         let dir = std::env::var_os(variable).map(PathBuf::from).filter(|dir| dir.is_dir());
         if dir.is_none() {
-            eprintln!("skipped: {variable} does not name a directory");
+            skip("real", format!("{variable} does not name a directory"));
         }
         dir
     };

@@ -1,56 +1,13 @@
 //! Frameworks' arithmetic of GEGLU on half types, bit for bit on all 65,536 numbers of each: against
 //! what `scripts/goldens_rounding.py` recorded of PyTorch and JAX, and against candle in process.
 
-use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
+mod common;
+
+use candle_core::{DType, Device, Tensor};
 use candle_nn::Linear;
+use common::halves::{HALVES, bits, differing, every, goldens, ups};
 use gemma_mlp::mlp::GateUp;
 use gemma_mlp::{Activation, Framework, Gelu, GemmaMlp, Rounding};
-use half::{bf16, f16};
-use std::collections::HashMap;
-
-const HALVES: [DType; 2] = [DType::BF16, DType::F16];
-
-/// A tensor from its bits.
-fn tensor(bits: impl Iterator<Item = u16>, dtype: DType) -> Tensor {
-    match dtype {
-        DType::BF16 => Tensor::from_iter(bits.map(bf16::from_bits), &Device::Cpu),
-        _ => Tensor::from_iter(bits.map(f16::from_bits), &Device::Cpu),
-    }
-    .unwrap()
-}
-
-/// A half type's bits, with one pattern for every NaN.
-fn bits(tensor: &Tensor) -> Vec<u16> {
-    // A part of another tensor becomes one of its own.
-    let tensor = tensor.flatten_all().unwrap().force_contiguous().unwrap();
-    let (storage, _) = tensor.storage_and_layout();
-    let one_nan = |nan: bool, bits: u16| if nan { u16::MAX } else { bits };
-    match &*storage {
-        Storage::Cpu(CpuStorage::BF16(v)) => {
-            v.iter().map(|x| one_nan(x.is_nan(), x.to_bits())).collect()
-        }
-        Storage::Cpu(CpuStorage::F16(v)) => {
-            v.iter().map(|x| one_nan(x.is_nan(), x.to_bits())).collect()
-        }
-        _ => panic!("no half type on the CPU"),
-    }
-}
-
-/// Every number of a half type, in the order of its bits.
-fn every(dtype: DType) -> Tensor {
-    tensor(0..=u16::MAX, dtype)
-}
-
-/// The factor for each, as `ups` in the script computes it.
-fn ups(dtype: DType) -> Tensor {
-    let (mantissa, eighth) = if dtype == DType::BF16 { (7, 124) } else { (10, 12) };
-    let up = |i: u16| {
-        let mixed = i.wrapping_mul(40503);
-        let exponent = eighth + (mixed >> 2 & 7);
-        mixed & 0x8000 | exponent << mantissa | mixed & ((1 << mantissa) - 1)
-    };
-    tensor((0..=u16::MAX).map(up), dtype)
-}
 
 /// The activation and the product of a block that computes so.
 fn activated_and_product(
@@ -66,16 +23,6 @@ fn activated_and_product(
     let (activated, product) = block.activated_and_product(&projected).unwrap();
     assert_eq!(differing(&block.gated(&projected).unwrap(), &product), 0);
     [activated, product]
-}
-
-/// How many numbers have other bits.
-fn differing(a: &Tensor, b: &Tensor) -> usize {
-    bits(a).iter().zip(bits(b)).filter(|(a, b)| **a != *b).count()
-}
-
-fn goldens() -> HashMap<String, Tensor> {
-    let path = format!("{}/tests/goldens/rounding.safetensors", env!("CARGO_MANIFEST_DIR"));
-    candle_core::safetensors::load(path, &Device::Cpu).unwrap()
 }
 
 /// PyTorch's and JAX's activation and product: 2 frameworks, 2 forms, 2 types, 65,536 numbers.

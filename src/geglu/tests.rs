@@ -5,13 +5,6 @@ use candle_core::{DType, Error, Var, WithDType};
 use half::{bf16, f16};
 use proptest::prelude::*;
 
-const ALL: [Activation; 5] = [
-    Activation::EXACT,
-    Activation::TANH,
-    Activation::Silu,
-    Activation::QuickGelu,
-    Activation::Relu,
-];
 const DTYPES: [DType; 4] = [DType::F32, DType::F64, DType::BF16, DType::F16];
 
 fn to_f64(t: &Tensor) -> Vec<f64> {
@@ -52,7 +45,7 @@ fn composed_equals_fused_forward_and_backward() -> Result<()> {
             DType::F32 => (1e-5, 1e-5),
             _ => (1e-9, 1e-9),
         };
-        for act in ALL {
+        for &act in Activation::ALL {
             let fused = forward_backward(|g, u| geglu(g, u, act), &gate, &up, &w)?;
             let other = forward_backward(|g, u| composed::geglu(g, u, act), &gate, &up, &w)?;
             for (fused, other) in fused.iter().zip(&other) {
@@ -102,7 +95,7 @@ fn activation_and_product_at_once_are_those_alone() -> Result<()> {
         let turned = |x: Tensor| x.reshape((3, 1000))?.t();
         let (gate, up, w) = (turned(gate)?, turned(up)?, turned(w)?.contiguous()?);
         let (gate, up) = (Var::from_tensor(&gate)?, Var::from_tensor(&up)?);
-        for act in ALL {
+        for &act in Activation::ALL {
             let (activated, product) = activated_and_product(&gate.t()?, &up.t()?, act)?;
             let at_once = ((&activated + &product)? * w.t()?)?.sum_all()?.backward()?;
             let alone = [activate(&gate.t()?, act)?, geglu(&gate.t()?, &up.t()?, act)?];
@@ -131,7 +124,7 @@ fn gradients_are_finite_for_every_finite_half() -> Result<()> {
     ] {
         let gate = Tensor::from_slice(&xs, xs.len(), &Device::Cpu)?.to_dtype(dtype)?;
         let ones = gate.ones_like()?;
-        for act in ALL {
+        for &act in Activation::ALL {
             for f in [geglu, composed::geglu] as [fn(&Tensor, &Tensor, Activation) -> _; 2] {
                 let [y, dgate, dup] = forward_backward(|g, u| f(g, u, act), &gate, &ones, &ones)?;
                 assert!(
@@ -151,7 +144,7 @@ fn nan_and_infinities_pass_by_their_limits() -> Result<()> {
     let x = Tensor::new(&[f64::NAN, f64::INFINITY, f64::NEG_INFINITY], &Device::Cpu)?;
     for dtype in DTYPES {
         let x = x.to_dtype(dtype)?;
-        for act in ALL {
+        for &act in Activation::ALL {
             for f in [activate, composed::activate] as [fn(&Tensor, Activation) -> _; 2] {
                 let y = to_f64(&f(&x, act)?);
                 assert!(
@@ -185,7 +178,7 @@ fn nearest<T: Float<Wide = f64> + WithDType>(x: &[f64]) -> Vec<f64> {
 fn halves_are_rounded_once() -> Result<()> {
     for dtype in [DType::BF16, DType::F16] {
         let (gate, up, _) = grid(dtype)?;
-        for act in ALL {
+        for &act in Activation::ALL {
             let wide = to_f64(&geglu(&gate.to_dtype(DType::F64)?, &up.to_dtype(DType::F64)?, act)?);
             let once =
                 if dtype == DType::BF16 { nearest::<bf16>(&wide) } else { nearest::<f16>(&wide) };
@@ -266,7 +259,7 @@ proptest! {
         // [3, 4, 5] each; kind 1 is [3, 4, 5] out of [7, 4, 5].
         let (gate, up, w) = (view(&base(0.1)?, kinds.0)?, view(&base(0.2)?, kinds.1)?, view(&base(0.3)?, kinds.2)?);
         let plain = |t: &Tensor| Tensor::from_vec(to_f64(t), t.shape(), &Device::Cpu)?.to_dtype(t.dtype());
-        for act in ALL {
+        for &act in Activation::ALL {
             let strided = geglu(&gate, &up, act)?;
             prop_assert_eq!(to_f64(&strided), to_f64(&geglu(&plain(&gate)?, &plain(&up)?, act)?));
             let both = gate.apply_op3_no_bwd(&up, &w, &GegluBackward(act))?;

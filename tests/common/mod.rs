@@ -1,10 +1,38 @@
-//! What several tests share: distances, and small checkpoints on disk.
+//! What several tests share: skips, distances, and small checkpoints on disk.
 #![allow(dead_code)] // each test binary uses a part of it
+
+pub mod halves;
 
 use candle_core::{DType, Tensor};
 use gemma_mlp::drift::Accumulator;
 use safetensors::{Dtype, tensor::TensorView};
+use std::fmt::Display;
 use std::path::Path;
+
+/// What a machine may lack, as GEMMA_MLP_REQUIRE names it: a browser, a C++ compiler, a GPU, nvcc, the
+/// real weights with their reference, a terminal.
+pub const NEEDS: [&str; 6] = ["browser", "cxx", "gpu", "ptx", "real", "terminal"];
+
+/// The variable that lists what no test may skip for, such as `real,browser`, or `all`.
+pub fn required() -> String {
+    std::env::var("GEMMA_MLP_REQUIRE").unwrap_or_default()
+}
+
+/// Whether such a list names a need.
+pub fn names(list: &str, need: &str) -> bool {
+    let words: Vec<_> = list.split(',').map(str::trim).filter(|word| !word.is_empty()).collect();
+    for &word in [need].iter().chain(&words) {
+        let known = word == "all" || NEEDS.contains(&word);
+        assert!(known, "GEMMA_MLP_REQUIRE: no test needs '{word}'; they need {NEEDS:?}");
+    }
+    words.contains(&need) || words.contains(&"all")
+}
+
+/// Says that a test is skipped for want of something; fails if it is required.
+pub fn skip(need: &str, why: impl Display) {
+    assert!(!names(&required(), need), "GEMMA_MLP_REQUIRE names {need}, and {why}");
+    eprintln!("skipped ({need}): {why}");
+}
 
 /// ‖b − a‖ / ‖a‖.
 pub fn rel_l2(a: &Tensor, b: &Tensor) -> f64 {
