@@ -39,7 +39,7 @@ const TOKENIZER: &str = "tokenizer.json";
 ///
 /// ```
 /// use gemma_mlp::Checkpoint;
-/// let checkpoint = Checkpoint::embedded()?; // or Checkpoint::open("path/to/gemma-3-270m")?
+/// let checkpoint = Checkpoint::open("weights/tiny-gemma3")?; // or any directory from the Hub
 /// println!("{}: {} blocks", checkpoint.config().family, checkpoint.blocks().len());
 /// println!("{}", checkpoint.blocks()[0].activation.reason);
 /// # Ok::<(), gemma_mlp::Error>(())
@@ -64,7 +64,9 @@ pub enum Source {
         /// The commit, which also names the revision in the cache.
         commit: String,
     },
-    /// The one inside the program, trained on generated text by `examples/train_tiny.rs`.
+    /// The one inside the program, trained on generated text by `examples/train_tiny.rs`. With the
+    /// feature `embedded`.
+    #[cfg(feature = "embedded")]
     Embedded,
 }
 
@@ -73,6 +75,7 @@ impl fmt::Display for Source {
         match self {
             Self::Directory(dir) => write!(f, "{}", dir.display()),
             Self::Hub { id, commit } => write!(f, "{id} (revision {commit})"),
+            #[cfg(feature = "embedded")]
             Self::Embedded => f.write_str("embedded tiny-gemma3 (trained on generated text)"),
         }
     }
@@ -106,8 +109,11 @@ impl Checkpoint {
     /// The checkpoint inside the program: a Gemma 3 of four layers, trained under tanh on generated
     /// text, so that everything runs anywhere. `weights/tiny-gemma3/README.md` says what it learnt.
     ///
+    /// It takes the feature `embedded`, which adds its 2.2 MB to the program.
+    ///
     /// # Errors
     /// None, unless the program was built from damaged files.
+    #[cfg(feature = "embedded")]
     pub fn embedded() -> Result<Self> {
         let path = Path::new("weights/tiny-gemma3");
         let file = |name: &str| path.join(name);

@@ -22,6 +22,7 @@ type Read = OnceLock<tokenizers::Result<tokenizers::Tokenizer>>;
 
 enum Source {
     File(PathBuf),
+    #[cfg(any(feature = "embedded", test))]
     Bytes(&'static [u8]),
 }
 
@@ -34,6 +35,7 @@ impl Tokenizer {
         Self::new(Source::File(path))
     }
 
+    #[cfg(any(feature = "embedded", test))]
     pub(super) fn bytes(bytes: &'static [u8]) -> Self {
         Self::new(Source::Bytes(bytes))
     }
@@ -76,6 +78,7 @@ impl Tokenizer {
     ) -> Result<&'a tokenizers::Tokenizer> {
         let json = || match &self.source {
             Source::File(path) => fs::read(path).map(Cow::Owned),
+            #[cfg(any(feature = "embedded", test))]
             Source::Bytes(bytes) => Ok(Cow::Borrowed(*bytes)),
         };
         match &self.source {
@@ -94,6 +97,7 @@ impl Tokenizer {
     fn failed(&self, e: &tokenizers::Error) -> Error {
         let path = match &self.source {
             Source::File(path) => path,
+            #[cfg(any(feature = "embedded", test))]
             Source::Bytes(_) => Path::new("tokenizer.json"),
         };
         Error::Tokenizer { path: path.into(), reason: e.to_string() }
