@@ -7,11 +7,14 @@ mod blocks;
 mod config;
 mod defaults;
 mod family;
+mod file;
+mod header;
 #[cfg(feature = "hub")]
 mod hub;
 mod inspect;
 mod json;
 mod raw;
+mod shard;
 mod tensors;
 mod tokenizer;
 
@@ -85,8 +88,8 @@ impl Checkpoint {
     /// Opens a directory with `config.json`, `model.safetensors` (or shards and their
     /// `model.safetensors.index.json`) and, if text is to be read, `tokenizer.json`.
     ///
-    /// Reads the config and the headers, checks the name, shape and dtype of every MLP weight, and
-    /// maps the weights into memory.
+    /// Reads the config and the headers, and checks the name, shape and dtype of every MLP weight.
+    /// The files stay open; weights are read from them when they are asked for.
     ///
     /// # Errors
     /// Anything missing, malformed or contradictory, by file and tensor; a family whose MLP is
@@ -98,7 +101,7 @@ impl Checkpoint {
 
     fn open_as(source: Source, dir: &Path) -> Result<Self> {
         let path = dir.join(CONFIG);
-        if !path.is_file() {
+        if !path.exists() {
             return Err(missing_config(dir, path));
         }
         let config = Config::parse(&read_text(&path)?, &path)?;
