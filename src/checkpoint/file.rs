@@ -55,8 +55,9 @@ impl File {
         self.len
     }
 
-    /// Refuses a file that was written to since it was opened. One that another took the place of is
-    /// still the same: it lives on while it is open.
+    /// Refuses a file that was written to since it was opened, as far as its length and the time of its
+    /// last write tell. One that another took the place of is still the same: it lives on while it is
+    /// open.
     pub(super) fn check_unchanged(&self) -> Result<()> {
         match &self.content {
             Content::Opened(file, modified) => {
