@@ -1,7 +1,7 @@
 //! Several callers that share blocks, as the workers of a service do: one token a call, each caller on
 //! a thread of its own, as fast as it can.
 //!
-//! `cargo bench --bench callers [-- SECONDS]` prints, for blocks packed, packed with a rayon pool of one
+//! `cargo bench --bench callers [-- SECONDS]` (4; 0 leaves this table out) prints, for blocks packed, packed with a rayon pool of one
 //! thread for each worker, and of candle's tensors: calls a second, the median, 99th percentile and
 //! longest call, the longest over the median, and the CPU time of a call. Ways take turns in rounds of a
 //! second, so that a machine that is busy with other things slows all of them. A second table has what
@@ -20,6 +20,14 @@ const ROUND: Duration = Duration::from_secs(1);
 
 fn main() -> Result<()> {
     let seconds = std::env::args().skip(1).find_map(|arg| arg.parse().ok()).unwrap_or(4);
+    if seconds > 0 {
+        together(seconds)?;
+    }
+    spaced()
+}
+
+/// Callers that call all the time.
+fn together(seconds: usize) -> Result<()> {
     println!(
         "| blocks | weights | callers | way | calls/s | median ms | 99 % | longest | longest/median | CPU ms/call |"
     );
@@ -49,12 +57,13 @@ fn main() -> Result<()> {
             }
         }
     }
-    spaced()
+    println!();
+    Ok(())
 }
 
 /// Single calls with pauses between them: whoever stays awake in these pays for it.
 fn spaced() -> Result<()> {
-    const CALLS: u32 = 1000;
+    const CALLS: u32 = 2000;
     println!(
         "\n| block, one token, calls a millisecond apart | threads | median ms | CPU ms/call |"
     );

@@ -15,7 +15,7 @@ fn main() -> Result<()> {
     let directory = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
     let checkpoint = match directory {
         Some(dir) => Checkpoint::open(dir)?,
-        None => Checkpoint::embedded()?,
+        None => Checkpoint::open("weights/tiny-gemma3")?,
     };
     let side = |activation| Side { activation, rounding: Rounding::Once, dtype: DType::F32 };
     let (tanh, exact) = (side(Activation::TANH), side(Activation::EXACT));

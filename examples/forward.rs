@@ -22,7 +22,7 @@ impl Observer for Gates {
 fn main() -> Result<()> {
     let checkpoint = match std::env::args().nth(1) {
         Some(dir) => Checkpoint::open(dir)?,
-        None => Checkpoint::embedded()?,
+        None => Checkpoint::open("weights/tiny-gemma3")?,
     };
     let gemma = Gemma::load(&checkpoint, &Device::Cpu, DType::F32)?;
     let ids = Tensor::new(vec![checkpoint.encode("The quick brown fox")?], &Device::Cpu)?; // [1, seq]

@@ -286,6 +286,18 @@ pub enum Error {
         /// What it is and where it comes from.
         remedy: String,
     },
+    /// What should be a file is a directory, a pipe or a device.
+    #[error("{}: not a file, but a directory, a pipe or a device; put the file itself there", path.display())]
+    NotAFile {
+        /// What it is called.
+        path: PathBuf,
+    },
+    /// A file of weights was written to, or cut short, after its header had been checked.
+    #[error("{}: changed since it was opened; open the checkpoint again", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
     /// A JSON file (config, index, ids) is malformed or contradicts itself.
     #[error("{}: {reason}", path.display())]
     Json {

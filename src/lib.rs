@@ -19,7 +19,8 @@
 //!
 //! To embed the block in a candle model, [`gemma_mlp`] builds it from a `VarBuilder` as candle-nn's
 //! layers are built. The library prints nothing and, without the default feature `cli`, depends on
-//! nothing that candle does not bring. The feature `hub`, a part of `cli`, fetches checkpoints.
+//! nothing that candle does not bring. The feature `hub`, a part of `cli`, fetches checkpoints;
+//! `embedded`, another part, brings a small one inside the program.
 #![deny(missing_docs)]
 
 mod activation;

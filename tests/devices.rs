@@ -373,7 +373,7 @@ fn frameworks() -> Result<()> {
 /// by layer and on the logits, is what f64 on the CPU says.
 #[test]
 fn drift_of_the_whole_model() -> gemma_mlp::Result<()> {
-    let checkpoint = Checkpoint::embedded()?;
+    let checkpoint = Checkpoint::open("weights/tiny-gemma3")?;
     let text =
         checkpoint.encode("Every Friday, Mia and Leo sing in the garden. The small dog runs.")?;
     let figures = |device: &Device, dtype: DType| -> gemma_mlp::Result<Vec<f64>> {

@@ -7,6 +7,7 @@ use gemma_mlp::Checkpoint;
 use proptest::prelude::*;
 use safetensors::Dtype;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -125,8 +126,28 @@ fn weights_files() {
     with_weights(|_| with_header(outside, 8), &["model.safetensors"]);
     let huge = json!({"a": {"dtype": "F32", "shape": [u64::MAX, 16], "data_offsets": [0, 8]}});
     with_weights(|_| with_header(huge, 8), &["model.safetensors"]);
+    // Eight tensors whose bytes, with the header before them, would end beyond 2^64.
+    let size = (1u64 << 61) - 1;
+    let place = |i: u64| [i * size, (i + 1) * size];
+    let tensor8 = |i| json!({"dtype": "U8", "shape": [size], "data_offsets": place(i)});
+    let endless: BTreeMap<_, _> = (0..8).map(|i| (i.to_string(), tensor8(i))).collect();
+    with_weights(|_| with_header(json!(endless), 8), &["model.safetensors", "beyond any file"]);
     let backwards = json!({"a": tensor([8, 0], [2])});
     with_weights(|_| with_header(backwards, 8), &["model.safetensors"]);
+}
+
+/// A pipe, whose other end nobody opens, does not keep anyone waiting.
+#[cfg(unix)]
+#[test]
+fn pipes() {
+    spoiled(
+        |dir| {
+            let path = dir.join("model.safetensors");
+            std::fs::remove_file(&path).unwrap();
+            assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+        },
+        &["model.safetensors", "not a file", "a pipe"],
+    );
 }
 
 #[test]

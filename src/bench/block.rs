@@ -7,6 +7,7 @@ use super::weights::Weights;
 use crate::error::Result;
 use crate::gelu::Gelu;
 use crate::mlp::GemmaMlp;
+use crate::threads;
 use candle_core::{Device, Module, Tensor};
 use candle_nn::Linear;
 use rand::{SeedableRng, rngs::StdRng};
@@ -135,7 +136,8 @@ impl Sides {
         self.down.forward(&product)
     }
 
-    /// Times both in a case of this block's: the medians, ours first.
+    /// Times both in a case of this block's: the medians, ours first, with helpers that are awake as they
+    /// are in a model, whose operations follow one another.
     pub fn times(&self, case: Case, cool: impl Fn()) -> Result<[Time; 2]> {
         let x = gaussian(case.tokens.get(), case.shape.hidden(), 1.0, 0)?;
         let x = x.to_dtype(case.weights.dtype())?; // [tokens, hidden]
@@ -147,7 +149,12 @@ impl Sides {
             black_box(self.candle(&x)?);
             Ok(())
         };
-        medians([&mut ours, &mut candle], cool)
+        threads::awake(|| {
+            medians([&mut ours, &mut candle], || {
+                cool();
+                threads::rouse();
+            })
+        })
     }
 }
 

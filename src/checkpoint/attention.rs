@@ -1,5 +1,6 @@
 //! The attention part of a config: what a layer does before its MLP.
 
+use super::config::MAX_WIDTH;
 use super::defaults::Defaults;
 use super::family::Family;
 use super::raw::{LayerType, RawConfig, RopeParameters};
@@ -55,6 +56,11 @@ impl AttentionConfig {
         }
         if head_dim == 0 || !head_dim.is_multiple_of(2) {
             return Err(format!("head_dim is {head_dim}; rotary embeddings need an even one"));
+        }
+        if heads.checked_mul(head_dim).is_none_or(|width| width > MAX_WIDTH) {
+            return Err(format!(
+                "{heads} attention heads of {head_dim} are wider than any Gemma; the limit is {MAX_WIDTH}"
+            ));
         }
         // Gemma 1 scales by the head's width; later families name the number.
         let scalar = match family {
@@ -198,6 +204,19 @@ mod tests {
 
     fn attention(json: &str) -> Result<AttentionConfig, String> {
         Config::parse(json, Path::new("config.json")).unwrap().stacks.remove(0).attention
+    }
+
+    /// Also where the product, cut to 64 bits, is one that a checkpoint may have.
+    #[test]
+    fn heads_beyond_any_gemma_are_refused() {
+        let cut = (1 << 63) + 64;
+        for (heads, head_dim) in [(1u64 << 63, 2u64), (cut, 2), (1 << 32, 1 << 32), (2, 1 << 20)] {
+            let reason = attention(&format!(
+                r#"{{"model_type": "gemma3_text", "num_attention_heads": {heads},
+                     "num_key_value_heads": 1, "head_dim": {head_dim}}}"#
+            ));
+            assert!(reason.is_err_and(|reason| reason.contains("wider than any Gemma")));
+        }
     }
 
     #[test]

@@ -101,7 +101,7 @@ fn malformed(path: &Path, reason: impl fmt::Display) -> Error {
 }
 
 /// Sizes beyond these are errors in the file. The largest Gemma (27B) has 5,376, 36,864 and 62.
-const MAX_WIDTH: usize = 1 << 20;
+pub(super) const MAX_WIDTH: usize = 1 << 20;
 const MAX_LAYERS: usize = 1 << 12;
 const MAX_VOCAB: usize = 1 << 24;
 

@@ -71,7 +71,7 @@ pub struct StackInspection {
 /// `progress` is called after each tensor with how many are done.
 ///
 /// # Errors
-/// None once the checkpoint is open.
+/// A file that was written to since it was opened.
 pub fn inspect(checkpoint: &Checkpoint, mut progress: impl FnMut(usize)) -> Result<Inspection> {
     let tensors = checkpoint.tensors();
     let mut dtypes = BTreeMap::new();
@@ -101,7 +101,7 @@ pub fn inspect(checkpoint: &Checkpoint, mut progress: impl FnMut(usize)) -> Resu
             .flat_map(|block| block.tensors(tensors))
             .map(|(_, shape)| count(&shape))
             .sum(),
-        bytes: tensors.size_in_bytes() as u64,
+        bytes: tensors.size_in_bytes(),
         dtypes,
         warnings,
     })
@@ -110,7 +110,7 @@ impl BlockSpec {
     /// A warning for every weight of the block that holds NaN or infinities. Reads them all.
     ///
     /// # Errors
-    /// None for a block of an open checkpoint.
+    /// A file that was written to since it was opened.
     pub fn nonfinite_warnings(&self, tensors: &Tensors) -> Result<Vec<String>> {
         let mut warnings = vec![];
         for (name, _) in self.tensors(tensors) {

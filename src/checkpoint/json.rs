@@ -1,5 +1,6 @@
 //! JSON files, within limits.
 
+use super::file::check_regular;
 use crate::error::{Error, Result};
 use std::path::Path;
 
@@ -7,7 +8,9 @@ use std::path::Path;
 /// below what would hurt.
 pub(super) fn read_text(path: &Path) -> Result<String> {
     const LIMIT: u64 = 64 << 20;
-    let size = std::fs::metadata(path).map_err(Error::io(path))?.len();
+    let metadata = std::fs::metadata(path).map_err(Error::io(path))?;
+    check_regular(path, &metadata)?;
+    let size = metadata.len();
     if size > LIMIT {
         let reason = format!("{size} bytes are too many for a JSON file; the limit is {LIMIT}");
         return Err(Error::Json { path: path.into(), reason });

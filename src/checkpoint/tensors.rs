@@ -1,17 +1,13 @@
-//! Tensors by name, out of memory-mapped safetensors files. Only the headers are read when the
-//! files are opened; a tensor's bytes are touched when it is asked for.
+//! Tensors by name, out of safetensors files. Only the headers are read when the files are opened; a
+//! tensor's bytes are read when it is asked for.
 
 use super::json::{parse_json, read_text};
+use super::shard::Shard;
 use crate::error::{Error, Result};
-use crate::memory::on_large_pages;
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
 use half::{bf16, f16};
-use rayon::prelude::*;
-use safetensors::{
-    Dtype, SafeTensors,
-    tensor::{Metadata, TensorInfo},
-};
+use safetensors::{Dtype, tensor::TensorInfo};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,59 +22,9 @@ pub struct Tensors(Arc<Inner>);
 struct Inner {
     /// The checkpoint, for messages about tensors that no file has.
     path: PathBuf,
-    files: Vec<File>,
+    shards: Vec<Shard>,
     /// Which file has which tensor.
     routing: BTreeMap<String, usize>,
-}
-
-struct File {
-    path: PathBuf,
-    bytes: Bytes,
-    /// Where the tensors' bytes begin, behind the header.
-    data: usize,
-    metadata: Metadata,
-}
-
-enum Bytes {
-    Mapped(memmap2::Mmap),
-    Static(&'static [u8]),
-}
-
-impl File {
-    fn open(path: PathBuf) -> Result<Self> {
-        let file = std::fs::File::open(&path).map_err(Error::io(&path))?;
-        // SAFETY: the map is only ever read. It would change under us if another process wrote
-        // into the file in place, which no tool does to a checkpoint: they write a new file and
-        // rename it. candle's and safetensors' own loaders map under the same assumption.
-        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(&path))?;
-        Self::parse(path, Bytes::Mapped(map))
-    }
-
-    /// Reads and checks the header: the crate verifies its length, the offsets (no gaps, no
-    /// overlaps, the file's end) and that shapes and dtypes fill them exactly.
-    fn parse(path: PathBuf, bytes: Bytes) -> Result<Self> {
-        match SafeTensors::read_metadata(bytes.as_slice()) {
-            Ok((header, metadata)) => {
-                let data = header + std::mem::size_of::<u64>();
-                Ok(Self { path, bytes, data, metadata })
-            }
-            Err(e) => Err(Error::Safetensors { path, reason: e.to_string() }),
-        }
-    }
-
-    fn bytes(&self, info: &TensorInfo) -> &[u8] {
-        let (start, end) = info.data_offsets;
-        &self.bytes.as_slice()[self.data + start..self.data + end]
-    }
-}
-
-impl Bytes {
-    fn as_slice(&self) -> &[u8] {
-        match self {
-            Self::Mapped(map) => map,
-            Self::Static(bytes) => bytes,
-        }
-    }
 }
 
 impl Tensors {
@@ -87,7 +33,7 @@ impl Tensors {
     pub(super) fn open(dir: &Path) -> Result<Self> {
         let (path, index) = (dir.join(WEIGHTS), dir.join(INDEX));
         if path.exists() {
-            Ok(Self::single(dir, File::open(path)?))
+            Ok(Self::single(dir, Shard::open(path)?))
         } else if index.exists() {
             Self::open_sharded(dir, &index)
         } else {
@@ -98,41 +44,42 @@ impl Tensors {
     }
 
     /// One file that is part of the program.
+    #[cfg(feature = "embedded")]
     pub(super) fn from_static(path: &Path, bytes: &'static [u8]) -> Result<Self> {
-        Ok(Self::single(path, File::parse(path.into(), Bytes::Static(bytes))?))
+        Ok(Self::single(path, Shard::from_static(path, bytes)?))
     }
 
-    fn single(path: &Path, file: File) -> Self {
-        let routing = file.metadata.offset_keys().into_iter().map(|name| (name, 0)).collect();
-        Self(Arc::new(Inner { path: path.into(), files: vec![file], routing }))
+    fn single(path: &Path, shard: Shard) -> Self {
+        let routing = shard.names().into_iter().map(|name| (name, 0)).collect();
+        Self(Arc::new(Inner { path: path.into(), shards: vec![shard], routing }))
     }
 
     fn open_sharded(dir: &Path, index: &Path) -> Result<Self> {
         let weight_map = read_weight_map(index)?;
-        let mut files: Vec<File> = vec![];
+        let mut shards: Vec<Shard> = vec![];
         let mut opened: HashMap<&str, usize> = HashMap::new();
         let mut routing = BTreeMap::new();
         for (tensor, shard) in &weight_map {
             let at = match opened.get(shard.as_str()) {
                 Some(&at) => at,
                 None => {
-                    files.push(File::open(shard_path(dir, shard)?)?);
-                    opened.insert(shard, files.len() - 1);
-                    files.len() - 1
+                    shards.push(Shard::open(shard_path(dir, shard)?)?);
+                    opened.insert(shard, shards.len() - 1);
+                    shards.len() - 1
                 }
             };
-            if files[at].metadata.info(tensor).is_none() {
+            if shards[at].info(tensor).is_none() {
                 let remedy =
                     "model.safetensors.index.json says it is here; download the shard again";
                 return Err(Error::MissingTensor {
-                    path: files[at].path.clone(),
+                    path: shards[at].path().into(),
                     tensor: tensor.clone(),
                     remedy: remedy.into(),
                 });
             }
             routing.insert(tensor.clone(), at);
         }
-        Ok(Self(Arc::new(Inner { path: dir.into(), files, routing })))
+        Ok(Self(Arc::new(Inner { path: dir.into(), shards, routing })))
     }
 
     /// The checkpoint's directory, for messages.
@@ -148,14 +95,23 @@ impl Tensors {
     /// All names, sorted, with shape and dtype. No tensor is read.
     pub fn entries(&self) -> impl Iterator<Item = (&str, &[usize], Dtype)> {
         self.0.routing.iter().filter_map(|(name, &at)| {
-            let info = self.0.files[at].metadata.info(name)?;
+            let info = self.0.shards[at].info(name)?;
             Some((name.as_str(), info.shape.as_slice(), info.dtype))
         })
     }
 
     /// Bytes of all files together.
-    pub fn size_in_bytes(&self) -> usize {
-        self.0.files.iter().map(|file| file.bytes.as_slice().len()).sum()
+    pub fn size_in_bytes(&self) -> u64 {
+        self.0.shards.iter().map(|shard| shard.len()).sum()
+    }
+
+    /// Refuses files that were written to since they were opened. Every read does so for its own
+    /// file; through a `VarBuilder` the refusal comes back as candle's error.
+    ///
+    /// # Errors
+    /// The first such file.
+    pub fn check_unchanged(&self) -> Result<()> {
+        self.0.shards.iter().try_for_each(|shard| shard.check_unchanged())
     }
 
     /// The shape of a tensor. It is not read.
@@ -171,10 +127,10 @@ impl Tensors {
     /// # Errors
     /// A tensor that is missing, has another shape, or holds no F64, F32, BF16 or F16.
     pub fn check(&self, name: &str, shape: &[usize]) -> Result<DType> {
-        let (file, info) = self.info(name)?;
+        let (shard, info) = self.info(name)?;
         if info.shape != shape {
             return Err(Error::Shape {
-                path: file.path.clone(),
+                path: shard.path().into(),
                 tensor: name.into(),
                 found: info.shape.clone(),
                 expected: shape.into(),
@@ -188,14 +144,14 @@ impl Tensors {
     /// # Errors
     /// A tensor that is missing or holds no F64, F32, BF16 or F16.
     pub fn dtype(&self, name: &str) -> Result<DType> {
-        let (file, info) = self.info(name)?;
+        let (shard, info) = self.info(name)?;
         match info.dtype {
             Dtype::F64 => Ok(DType::F64),
             Dtype::F32 => Ok(DType::F32),
             Dtype::BF16 => Ok(DType::BF16),
             Dtype::F16 => Ok(DType::F16),
             other => Err(Error::WeightDType {
-                path: file.path.clone(),
+                path: shard.path().into(),
                 tensor: name.into(),
                 dtype: format!("{other:?}"),
             }),
@@ -205,7 +161,7 @@ impl Tensors {
     /// Reads a weight, as `dtype`, onto a device.
     ///
     /// # Errors
-    /// As [`Self::check`].
+    /// As [`Self::check`]; a file that was written to since it was opened.
     pub fn load(
         &self,
         name: &str,
@@ -214,21 +170,22 @@ impl Tensors {
         device: &Device,
     ) -> Result<Tensor> {
         let stored = self.check(name, shape)?;
-        let (file, info) = self.info(name)?;
-        let bytes = file.bytes(info);
+        let (shard, info) = self.info(name)?;
         let tensor = match (stored, dtype) {
             (DType::BF16, DType::F32) => {
-                let wide = elements(bytes, |b| bf16::from_le_bytes(b).to_f32());
+                let wide = shard.elements(info, |b| bf16::from_le_bytes(b).to_f32())?;
                 Tensor::from_vec(wide, shape, device)
             }
-            // Another device copies from the file's memory itself.
-            _ if !device.is_cpu() => Tensor::from_raw_buffer(bytes, stored, shape, device),
             (DType::BF16, _) => {
-                Tensor::from_vec(elements(bytes, bf16::from_le_bytes), shape, device)
+                Tensor::from_vec(shard.elements(info, bf16::from_le_bytes)?, shape, device)
             }
-            (DType::F16, _) => Tensor::from_vec(elements(bytes, f16::from_le_bytes), shape, device),
-            (DType::F32, _) => Tensor::from_vec(elements(bytes, f32::from_le_bytes), shape, device),
-            _ => Tensor::from_raw_buffer(bytes, stored, shape, device),
+            (DType::F16, _) => {
+                Tensor::from_vec(shard.elements(info, f16::from_le_bytes)?, shape, device)
+            }
+            (DType::F32, _) => {
+                Tensor::from_vec(shard.elements(info, f32::from_le_bytes)?, shape, device)
+            }
+            _ => Tensor::from_vec(shard.elements(info, f64::from_le_bytes)?, shape, device),
         };
         Ok(tensor?.to_dtype(dtype)?)
     }
@@ -244,16 +201,15 @@ impl Tensors {
     /// Counts NaN and infinities in a weight. Reads all of it.
     ///
     /// # Errors
-    /// As [`Self::dtype`].
+    /// As [`Self::dtype`]; a file that was written to since it was opened.
     pub fn count_nonfinite(&self, name: &str) -> Result<usize> {
-        let (dtype, (file, info)) = (self.dtype(name)?, self.info(name)?);
-        let bytes = file.bytes(info);
-        Ok(match dtype {
-            DType::F64 => count(bytes, |b| f64::from_le_bytes(b).is_finite()),
-            DType::F32 => count(bytes, |b| f32::from_le_bytes(b).is_finite()),
-            DType::BF16 => count(bytes, |b| bf16::from_le_bytes(b).is_finite()),
-            _ => count(bytes, |b| f16::from_le_bytes(b).is_finite()),
-        })
+        let (dtype, (shard, info)) = (self.dtype(name)?, self.info(name)?);
+        match dtype {
+            DType::F64 => shard.count_nonfinite(info, |b| f64::from_le_bytes(b).is_finite()),
+            DType::F32 => shard.count_nonfinite(info, |b| f32::from_le_bytes(b).is_finite()),
+            DType::BF16 => shard.count_nonfinite(info, |b| bf16::from_le_bytes(b).is_finite()),
+            _ => shard.count_nonfinite(info, |b| f16::from_le_bytes(b).is_finite()),
+        }
     }
 
     /// A `VarBuilder` that reads from these tensors, for candle-nn's own layers: as a dtype, or, if
@@ -269,10 +225,10 @@ impl Tensors {
         VarBuilder::from_backend(Box::new(backend), dtype, device.clone())
     }
 
-    fn info(&self, name: &str) -> Result<(&File, &TensorInfo)> {
+    fn info(&self, name: &str) -> Result<(&Shard, &TensorInfo)> {
         let found = self.0.routing.get(name).and_then(|&at| {
-            let file = &self.0.files[at];
-            Some((file, file.metadata.info(name)?))
+            let shard = &self.0.shards[at];
+            Some((shard, shard.info(name)?))
         });
         found.ok_or_else(|| Error::MissingTensor {
             path: self.0.path.clone(),
@@ -280,15 +236,6 @@ impl Tensors {
             remedy: "check that config.json and the weights belong together".into(),
         })
     }
-}
-
-/// How many elements of `N` bytes fail the test.
-fn count<const N: usize>(bytes: &[u8], is_finite: impl Fn([u8; N]) -> bool + Sync) -> usize {
-    let nonfinite = |chunk: &[u8]| {
-        let (elements, _) = chunk.as_chunks::<N>();
-        elements.iter().filter(|&&element| !is_finite(element)).count()
-    };
-    bytes.par_chunks(1 << 20).map(nonfinite).sum()
 }
 
 /// Which shard has which tensor. An index must not lead out of its directory.
@@ -314,25 +261,6 @@ fn shard_path(dir: &Path, shard: &str) -> Result<PathBuf> {
         return Err(Error::MissingFile { path, remedy: remedy.into() });
     }
     Ok(path)
-}
-
-/// The elements of a tensor, each made of its `N` bytes by a function: copied by all threads.
-fn elements<const N: usize, T: Copy + Send>(
-    bytes: &[u8],
-    element: impl Fn([u8; N]) -> T + Sync,
-) -> Vec<T> {
-    /// Elements that are written at a time, and how many times that a thread does it at least.
-    const CHUNK: usize = 512;
-    const CHUNKS: usize = 128;
-    let (stored, _) = bytes.as_chunks::<N>();
-    let (chunks, rest) = stored.as_chunks::<CHUNK>();
-    let mut all = on_large_pages(chunks.len() + 1);
-    let chunk =
-        |stored: &[[u8; N]; CHUNK]| std::array::from_fn::<T, CHUNK, _>(|i| element(stored[i]));
-    chunks.par_iter().with_min_len(CHUNKS).map(chunk).collect_into_vec(&mut all);
-    let mut all = all.into_flattened();
-    all.extend(rest.iter().map(|&stored| element(stored)));
-    all
 }
 
 /// Tensors for a `VarBuilder`.

@@ -5,13 +5,15 @@ use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
 /// The tokenizer of a checkpoint. It is read when a text first is, since ids can be passed without
 /// one.
 pub(super) struct Tokenizer {
-    source: Source,
+    path: PathBuf,
+    /// What would be in the file, if it is inside the program.
+    inside: Option<&'static [u8]>,
     whole: Read,
     /// The same without its merges, which is all that decoding takes and read in a third of the time.
     words: Read,
@@ -20,22 +22,14 @@ pub(super) struct Tokenizer {
 /// What was read, or why it was not. A second thread waits for the one that reads.
 type Read = OnceLock<tokenizers::Result<tokenizers::Tokenizer>>;
 
-enum Source {
-    File(PathBuf),
-    Bytes(&'static [u8]),
-}
-
 impl Tokenizer {
-    fn new(source: Source) -> Self {
-        Self { source, whole: Read::new(), words: Read::new() }
-    }
-
     pub(super) fn file(path: PathBuf) -> Self {
-        Self::new(Source::File(path))
+        Self { path, inside: None, whole: Read::new(), words: Read::new() }
     }
 
+    #[cfg(any(feature = "embedded", test))]
     pub(super) fn bytes(bytes: &'static [u8]) -> Self {
-        Self::new(Source::Bytes(bytes))
+        Self { inside: Some(bytes), ..Self::file("tokenizer.json".into()) }
     }
 
     /// Token ids with the special tokens that the tokenizer's post-processor adds.
@@ -74,29 +68,22 @@ impl Tokenizer {
         kept: &'a Read,
         read: impl FnOnce(&[u8]) -> tokenizers::Result<tokenizers::Tokenizer>,
     ) -> Result<&'a tokenizers::Tokenizer> {
-        let json = || match &self.source {
-            Source::File(path) => fs::read(path).map(Cow::Owned),
-            Source::Bytes(bytes) => Ok(Cow::Borrowed(*bytes)),
+        let json = || match self.inside {
+            Some(bytes) => Ok(Cow::Borrowed(bytes)),
+            None => fs::read(&self.path).map(Cow::Owned),
         };
-        match &self.source {
-            Source::File(path) if kept.get().is_none() && !path.is_file() => {
-                let remedy =
-                    "it is needed to read text; copy it beside config.json or pass token ids";
-                Err(Error::MissingFile { path: path.clone(), remedy: remedy.into() })
-            }
-            _ => match kept.get_or_init(|| read(&json()?)) {
-                Ok(tokenizer) => Ok(tokenizer),
-                Err(e) => Err(self.failed(e)),
-            },
+        if self.inside.is_none() && kept.get().is_none() && !self.path.is_file() {
+            let remedy = "it is needed to read text; copy it beside config.json or pass token ids";
+            return Err(Error::MissingFile { path: self.path.clone(), remedy: remedy.into() });
+        }
+        match kept.get_or_init(|| read(&json()?)) {
+            Ok(tokenizer) => Ok(tokenizer),
+            Err(e) => Err(self.failed(e)),
         }
     }
 
     fn failed(&self, e: &tokenizers::Error) -> Error {
-        let path = match &self.source {
-            Source::File(path) => path,
-            Source::Bytes(_) => Path::new("tokenizer.json"),
-        };
-        Error::Tokenizer { path: path.into(), reason: e.to_string() }
+        Error::Tokenizer { path: self.path.clone(), reason: e.to_string() }
     }
 }
 

@@ -265,7 +265,7 @@ impl Drift {
         let layers: Vec<_> = named().map(layer).collect();
         let floor_tokens = match &logits {
             Some([_, floor, _]) => floor.kl_nats.len(),
-            None if whole_model => tokens.min(header.floor_tokens * header.windows),
+            None if whole_model => tokens.min(header.floor_tokens.saturating_mul(header.windows)),
             None => tokens,
         };
         let flip_count =

@@ -51,21 +51,23 @@ impl Windowing {
     }
 
     fn cut_one(self, text: &[u32], bos: u32) -> Vec<Window> {
+        let repeats_bos = text.first() == Some(&bos);
+        let overlap = (self.window - usize::from(repeats_bos)).saturating_sub(self.stride);
         let mut windows = vec![];
-        let (mut start, mut done) = (0, 0);
+        let mut done = 0;
         while done < text.len() {
+            // All but the first begin behind 0: the first one is longer than the overlap.
+            let start = done.saturating_sub(overlap);
             let mut ids = vec![];
-            if start > 0 && text[0] == bos {
+            if start > 0 && repeats_bos {
                 ids.push(bos);
             }
-            let (shift, room) = (ids.len(), self.window - ids.len());
-            let end = (start + room).min(text.len());
+            let shift = ids.len();
+            let end = text.len().min(start.saturating_add(self.window - shift));
             ids.extend(&text[start..end]);
             let scored = shift + done - start..shift + end - start;
             windows.push(Window { ids, scored, next: text.get(end).copied() });
             done = end;
-            let room = self.window - usize::from(text[0] == bos);
-            start = end + self.stride.min(room) - room;
         }
         windows
     }
@@ -105,6 +107,26 @@ mod tests {
         }
         let windows = cut(&[2, 5, 6, 7, 8, 9], 4, 2);
         assert_eq!((&windows[1].ids[..], windows[1].scored.clone()), (&[2, 7, 8, 9][..], 2..4));
+    }
+
+    /// Texts that end within their first windows, and windows longer than any text.
+    #[test]
+    fn short_texts() {
+        for len in 0..=9 {
+            let text: Vec<u32> = [2].into_iter().chain(10..).take(len).collect();
+            for (window, stride) in (2..=9).flat_map(|w| (1..=w).map(move |s| (w, s))) {
+                let windows = cut(&text, window, stride);
+                let scored = windows.iter().flat_map(|w| w.ids[w.scored.clone()].to_vec());
+                assert!(scored.eq(text.iter().copied()), "{len} {window} {stride}");
+                if (1..=window).contains(&len) {
+                    let whole = Window { ids: text.clone(), scored: 0..len, next: None };
+                    assert_eq!(windows, [whole], "{window} {stride}");
+                }
+            }
+            for stride in [1, 8, usize::MAX] {
+                assert_eq!(cut(&text, usize::MAX, stride).len(), len.min(1));
+            }
+        }
     }
 
     #[test]

@@ -266,10 +266,10 @@ impl Packed {
     }
 
     /// What a product with some rows of x takes one thread, roughly: the longer of reading the weights
-    /// at 10 GB/s and of 40 multiplications a nanosecond.
+    /// at 25 GB/s and of 40 multiplications a nanosecond.
     pub(crate) fn nanoseconds(&self, count: usize) -> usize {
         let weights = self.rows * self.columns * self.parts;
-        (weights * self.dtype().size_in_bytes() / 10).max(weights * count / 40)
+        (weights * self.dtype().size_in_bytes() / 25).max(weights * count / 40)
     }
 
     /// Writes `x·weightᵀ + bias`, rounded once, for each matrix, into the rows that `row_of` says, of

@@ -24,7 +24,7 @@ use candle_nn::{Init, VarBuilder};
 /// use candle_core::{DType, Device, Tensor};
 /// use gemma_mlp::{Checkpoint, Gelu, Gemma};
 ///
-/// let checkpoint = Checkpoint::embedded()?; // or Checkpoint::open("path/to/gemma-3-270m")?
+/// let checkpoint = Checkpoint::open("weights/tiny-gemma3")?; // or any directory from the Hub
 /// let gemma = Gemma::load(&checkpoint, &Device::Cpu, DType::F32)?;
 /// let ids = Tensor::new(vec![checkpoint.encode("The fox")?], &Device::Cpu)?; // [batch, seq]
 /// let logits = gemma.forward(&ids)?; // [batch, seq, vocab]

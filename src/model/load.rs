@@ -20,7 +20,7 @@ impl Gemma {
     ///
     /// # Errors
     /// A family whose attention is not supported, a tensor that is missing or does not fit the
-    /// config.
+    /// config, a file that was written to since the checkpoint was opened.
     pub fn load(checkpoint: &Checkpoint, device: &Device, dtype: DType) -> Result<Self> {
         let config = checkpoint.config();
         let attention = checkpoint.attention()?;
@@ -30,14 +30,16 @@ impl Gemma {
         let at =
             |prefix: &str| prefix.split_terminator('.').fold(vb.clone(), |vb, part| vb.pp(part));
         let head = checkpoint.head_prefix();
-        Ok(Self::from_parts(config, dtype, at(prefix), at(head), packs(dtype, device))?)
+        let loaded = Self::from_parts(config, dtype, at(prefix), at(head), packs(dtype, device));
+        from_unchanged(checkpoint, loaded)
     }
 }
 
 /// Loads one block of a checkpoint to run in a dtype, under the activation that its config means.
 ///
 /// # Errors
-/// candle's, if the device is out of memory: names, shapes and dtypes were checked on opening.
+/// A file that was written to since the checkpoint was opened, and candle's, if the device is out of
+/// memory: names, shapes and dtypes were checked on opening.
 pub fn load_mlp(
     checkpoint: &Checkpoint,
     block: &BlockSpec,
@@ -46,7 +48,8 @@ pub fn load_mlp(
 ) -> Result<GemmaMlp> {
     let vb = var_builder(checkpoint, dtype, device).pp(&block.name);
     let (hidden, intermediate) = (block.hidden_size, block.intermediate_size);
-    let mlp = gemma_mlp_b(hidden, intermediate, block.bias, block.activation.value, vb)?;
+    let mlp = gemma_mlp_b(hidden, intermediate, block.bias, block.activation.value, vb);
+    let mlp = from_unchanged(checkpoint, mlp)?;
     Ok(if packs(dtype, device) { mlp.packed()? } else { mlp })
 }
 
@@ -59,6 +62,15 @@ pub(super) fn load_norm(
     let weight =
         checkpoint.tensors().load(&block.norm, &[block.hidden_size], DType::F32, device)?;
     Ok(RmsNorm::new(weight, block.eps))
+}
+
+/// What was loaded through a `VarBuilder`. If that failed because a file has changed, the error is
+/// ours again, and not candle's around it.
+fn from_unchanged<T>(checkpoint: &Checkpoint, loaded: candle_core::Result<T>) -> Result<T> {
+    if loaded.is_err() {
+        checkpoint.tensors().check_unchanged()?;
+    }
+    Ok(loaded?)
 }
 
 /// Weights rounded to a dtype, and held in it, or as they are stored where they will be packed.

@@ -22,8 +22,10 @@ pub(super) struct Call {
     caller: Thread,
     /// Helpers that look after it, inside or between loops.
     pub attached: AtomicUsize,
-    /// The most threads that may work on it.
+    /// The most threads that callers and helpers may be.
     pub threads: AtomicUsize,
+    /// The most helpers that the loop is worth.
+    pub helpers: AtomicUsize,
     /// Whether the team knows it.
     pub posted: AtomicBool,
 }
@@ -50,16 +52,17 @@ impl Call {
             caller: current(),
             attached: AtomicUsize::new(0),
             threads: AtomicUsize::new(1),
+            helpers: AtomicUsize::new(0),
             posted: AtomicBool::new(false),
         }
     }
 
-    /// Runs a loop on this thread, and on helpers that come in meanwhile; `invite` is called when
-    /// they can. Returns when all items are done.
+    /// Runs a loop on this thread, and on helpers that come in meanwhile; `invite` is called before
+    /// each item of this thread's, when they can. Returns when all items are done.
     ///
     /// # Panics
     /// If the work does, here or on a helper.
-    pub fn run(&self, work: &Work, invite: impl FnOnce()) {
+    pub fn run(&self, work: &Work, invite: impl Fn()) {
         debug_assert_eq!(self.state.load(Ordering::Relaxed), 0);
         let work_of_any_lifetime: *const Work = work;
         // SAFETY: only the lifetime changes. Nobody calls `work` after it ends: helpers call it
@@ -72,8 +75,10 @@ impl Call {
         });
         self.state.store(OPEN, Ordering::SeqCst);
         let close = Close(self);
-        invite();
-        work(&|| true);
+        work(&|| {
+            invite();
+            true
+        });
         drop(close);
         let panic = self.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(panic) = panic {

@@ -17,14 +17,24 @@ mod team;
 use call::Call;
 use std::cell::{Cell, OnceCell};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use team::Team;
 
-/// How long a loop takes at least that a sleeping helper is woken for, in nanoseconds: waking takes
-/// a tenth of it.
-const WORTH_WAKING: usize = 100_000;
+/// How long a loop takes at least, in nanoseconds, for each helper that is woken for it, if the last call
+/// is long over: to wake a core that has gone to sleep takes a tenth of a millisecond on a virtual machine.
+const WORTH_WAKING: usize = 150_000;
+
+/// The same for a call that follows the last one at once, as its successor is likely to do: after it,
+/// the helper will still be awake.
+const WORTH_WAKING_AGAIN: usize = 25_000;
+
+/// What is at once.
+const AT_ONCE: Duration = Duration::from_micros(50);
 
 thread_local! {
-    static PLACE: Place = const { Place { role: Cell::new(Role::Outside), call: OnceCell::new() } };
+    static PLACE: Place = const {
+        Place { role: Cell::new(Role::Outside), call: OnceCell::new(), last: Cell::new(None) }
+    };
 }
 
 /// What a thread has to do with loops.
@@ -32,14 +42,16 @@ struct Place {
     role: Cell<Role>,
     /// Made when the thread first calls, and used for all its calls.
     call: OnceCell<Arc<Call>>,
+    /// When its last call ended.
+    last: Cell<Option<Instant>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {
     /// Nothing yet.
     Outside,
-    /// It is in a call, between loops. `eager`: helpers are woken for loops of any length.
-    Calling { eager: bool },
+    /// It is in a call, between loops. A helper is woken for every so many nanoseconds of these.
+    Calling { worth_waking: usize },
     /// It runs pieces of a loop, its own or, as a helper, somebody's. Loops in there are its alone.
     Working,
 }
@@ -49,24 +61,37 @@ pub(crate) fn available() -> usize {
     rayon::current_num_threads()
 }
 
-/// Runs one operation of a few loops. Helpers stay for all of them, and not beyond.
+/// Runs one operation of a few loops. Helpers stay for all of them, and look for the caller's next one for
+/// 10 µs: less than it would take to go to sleep and be woken.
 pub(crate) fn operation<R>(f: impl FnOnce() -> R) -> R {
-    call(false, f)
+    let at_once = |last: Instant| last.elapsed() < AT_ONCE;
+    let again = PLACE.with(|place| place.last.get()).is_some_and(at_once);
+    call(if again { WORTH_WAKING_AGAIN } else { WORTH_WAKING }, f)
 }
 
 /// Runs many operations whose loops may take some microseconds only. Helpers stay awake between them,
-/// until there has been nothing to do for 200 µs; when `f` ends, they go to sleep at once.
+/// until there has been nothing to do for 200 µs, and go to sleep when `f` ends.
 pub(crate) fn awake<R>(f: impl FnOnce() -> R) -> R {
-    call(true, f)
+    call(0, f)
 }
 
-fn call<R>(eager: bool, f: impl FnOnce() -> R) -> R {
+/// Has the helpers of an [`awake`] call awake, as they are in the middle of a model: a millisecond of
+/// loops.
+#[cfg(feature = "cli")]
+pub(crate) fn rouse() {
+    let start = Instant::now();
+    let items = std::iter::repeat(()).take_while(|()| start.elapsed() < Duration::from_millis(1));
+    for_each(0, items, |()| std::thread::yield_now());
+}
+
+fn call<R>(worth_waking: usize, f: impl FnOnce() -> R) -> R {
     /// Ends a call, also if it panics.
     struct End;
     impl Drop for End {
         fn drop(&mut self) {
             PLACE.with(|place| {
                 place.role.set(Role::Outside);
+                place.last.set(Some(Instant::now()));
                 Team::get().end(place.call.get());
             });
         }
@@ -75,7 +100,7 @@ fn call<R>(eager: bool, f: impl FnOnce() -> R) -> R {
         return f();
     }
     Team::get().begin();
-    PLACE.with(|place| place.role.set(Role::Calling { eager }));
+    PLACE.with(|place| place.role.set(Role::Calling { worth_waking }));
     let _end = End;
     f()
 }
@@ -118,13 +143,17 @@ pub(crate) fn for_each_with<T: Send, S>(
     operation(|| {
         PLACE.with(|place| {
             let role = place.role.get();
-            let worth = role == Role::Calling { eager: true } || nanoseconds >= WORTH_WAKING;
+            let helpers = match role {
+                Role::Calling { worth_waking: 0 } => usize::MAX,
+                Role::Calling { worth_waking } => nanoseconds / worth_waking,
+                Role::Outside | Role::Working => 0,
+            };
             let call = place.call.get_or_init(|| Arc::new(Call::new()));
             let _back = Back { place, role };
             place.role.set(Role::Working);
             call.run(&work, || {
-                if worth {
-                    Team::get().invite(call, available());
+                if helpers > 0 {
+                    Team::get().invite(call, available(), helpers);
                 }
             });
         });

@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 /// two loops of a model, shorter than anyone would notice.
 const PATIENCE: Duration = Duration::from_micros(200);
 
+/// The same behind the end of a call: less than it takes to fall asleep and be woken.
+const BETWEEN_CALLS: Duration = Duration::from_micros(10);
+
 /// All helpers of the process.
 pub(super) struct Team {
     /// Calls that are in progress.
@@ -19,8 +22,6 @@ pub(super) struct Team {
     busy: AtomicUsize,
     /// Helpers that can be woken.
     asleep: AtomicUsize,
-    /// How many calls are posted.
-    posts: AtomicUsize,
     inner: Mutex<Inner>,
     wake: Condvar,
 }
@@ -42,7 +43,6 @@ impl Team {
             callers: AtomicUsize::new(0),
             busy: AtomicUsize::new(0),
             asleep: AtomicUsize::new(0),
-            posts: AtomicUsize::new(0),
             inner: Mutex::default(),
             wake: Condvar::new(),
         })
@@ -57,28 +57,21 @@ impl Team {
         self.callers.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// A call ends. A core becomes free, which another call may have a use for.
-    pub fn end(&'static self, call: Option<&Arc<Call>>) {
+    /// A call ends.
+    pub fn end(&self, call: Option<&Arc<Call>>) {
         self.callers.fetch_sub(1, Ordering::SeqCst);
-        let posted = call.filter(|call| call.posted.swap(false, Ordering::Relaxed));
-        if posted.is_none() && self.posts.load(Ordering::SeqCst) == 0 {
-            return;
-        }
-        let mut inner = self.lock();
-        inner.posted.retain(|other| !posted.is_some_and(|call| Arc::ptr_eq(other, call)));
-        self.posts.store(inner.posted.len(), Ordering::SeqCst);
-        if let Some(threads) = self.pick(&inner).map(|call| call.threads.load(Ordering::Relaxed)) {
-            self.fetch(inner, threads);
+        if let Some(call) = call.filter(|call| call.posted.swap(false, Ordering::Relaxed)) {
+            self.lock().posted.retain(|posted| !Arc::ptr_eq(posted, call));
         }
     }
 
     /// Lets helpers know of a loop that is open, and wakes one, who wakes the next.
-    pub fn invite(&'static self, call: &Arc<Call>, threads: usize) {
+    pub fn invite(&'static self, call: &Arc<Call>, threads: usize, helpers: usize) {
         call.threads.store(threads, Ordering::Relaxed);
-        if !call.posted.swap(true, Ordering::Relaxed) {
-            let mut inner = self.lock();
-            inner.posted.push(call.clone());
-            self.posts.store(inner.posted.len(), Ordering::SeqCst);
+        call.helpers.store(helpers.min(threads - 1), Ordering::Relaxed);
+        if !call.posted.load(Ordering::Relaxed) {
+            call.posted.store(true, Ordering::Relaxed);
+            self.lock().posted.push(call.clone());
         }
         if self.has_room(call) {
             self.fetch(self.lock(), threads);
@@ -102,7 +95,8 @@ impl Team {
     fn has_room(&self, call: &Call) -> bool {
         let threads = call.threads.load(Ordering::Relaxed);
         let running = self.callers.load(Ordering::SeqCst) + self.busy.load(Ordering::SeqCst);
-        running < threads && call.attached.load(Ordering::Relaxed) + 1 < threads
+        let attached = call.attached.load(Ordering::Relaxed);
+        running < threads && attached < call.helpers.load(Ordering::Relaxed)
     }
 
     /// The call that most needs a helper.
@@ -147,10 +141,12 @@ impl Team {
             running <= call.threads.load(Ordering::Relaxed)
         };
         let mut last = Instant::now();
-        while stays() && call.posted.load(Ordering::Relaxed) {
+        while stays() {
+            let patience =
+                if call.posted.load(Ordering::Relaxed) { PATIENCE } else { BETWEEN_CALLS };
             if call.help(&stays) {
                 last = Instant::now();
-            } else if last.elapsed() > PATIENCE {
+            } else if last.elapsed() > patience {
                 return;
             } else {
                 thread::yield_now();

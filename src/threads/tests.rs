@@ -1,8 +1,8 @@
 use super::*;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Barrier, mpsc};
-use std::thread::{self, ThreadId};
+use std::thread;
 
 /// Runs `f` in a pool of so many threads: that is what a call has then.
 fn with_threads<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) -> R {
@@ -34,12 +34,35 @@ fn every_item_is_taken_once() {
     }
 }
 
-/// A helper takes a part as soon as one is wanted: both items meet.
+thread_local! {
+    /// Whether a thread is the caller in [`with_helper`].
+    static CALLS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs a loop that lasts until a helper comes in, and then what the helper is to do.
+fn with_helper(then: impl Fn() + Sync) {
+    let _alone = WANTS_A_HELPER.lock().unwrap_or_else(PoisonError::into_inner);
+    with_threads(2, || {
+        CALLS.set(true);
+        let come = AtomicBool::new(false);
+        let items = std::iter::repeat(()).take_while(|()| !come.load(Ordering::Relaxed));
+        for_each(LONG, items, |()| {
+            if CALLS.get() {
+                return thread::yield_now();
+            }
+            come.store(true, Ordering::Relaxed);
+            then();
+        });
+    });
+}
+
 #[test]
 fn helpers_come() {
-    let _alone = WANTS_A_HELPER.lock().unwrap_or_else(PoisonError::into_inner);
-    let both = Barrier::new(2);
-    with_threads(2, || for_each(LONG, 0..2, |_| drop(both.wait())));
+    let ran = AtomicUsize::new(0);
+    with_helper(|| {
+        ran.fetch_add(1, Ordering::Relaxed);
+    });
+    assert_eq!(ran.into_inner(), 1);
 }
 
 #[test]
@@ -57,29 +80,20 @@ fn loops_inside_loops_stay_on_their_thread() {
 /// another caller's loop ends, without the first one's thread.
 #[test]
 fn a_waiting_caller_runs_nobody_elses_work() {
-    let _alone = WANTS_A_HELPER.lock().unwrap_or_else(PoisonError::into_inner);
-    let (started, has_started) = mpsc::channel::<ThreadId>();
+    let (started, has_started) = mpsc::channel::<()>();
     let (free, is_free) = mpsc::channel::<()>();
     let (started, is_free) = (Mutex::new(started), Mutex::new(is_free));
     thread::scope(|scope| {
         let first = scope.spawn(|| {
-            with_threads(2, || {
-                let caller = thread::current().id();
-                let both = Barrier::new(2);
-                for_each(LONG, 0..2, |_| {
-                    both.wait();
-                    // The helper's item lasts until the other caller is done.
-                    if thread::current().id() != caller {
-                        started.lock().unwrap().send(caller).unwrap();
-                        is_free.lock().unwrap().recv().unwrap();
-                    }
-                });
+            // The helper's item lasts until the other caller is done.
+            with_helper(|| {
+                started.lock().unwrap().send(()).unwrap();
+                is_free.lock().unwrap().recv().unwrap();
             });
         });
-        let waiting = has_started.recv().unwrap();
+        has_started.recv().unwrap();
         for _ in 0..100 {
-            let ran = with_threads(2, || map(LONG, 0..50, |_| thread::current().id()));
-            assert!(!ran.contains(&waiting));
+            with_threads(2, || for_each(LONG, 0..50, |_| assert!(!CALLS.get())));
         }
         assert!(!first.is_finished());
         free.send(()).unwrap();

@@ -1,0 +1,180 @@
+//! The bytes of a file, read where and when they are asked for. Nothing is mapped: what another
+//! process does to the file is an error here, and not the end of this one.
+
+use crate::error::{Error, Result};
+use rayon::prelude::*;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+/// Bytes that are read at a time: they are still in the core's cache when they are converted.
+pub(super) const PIECE: usize = 64 << 10;
+
+/// Pieces that a thread takes at least, with one buffer for all.
+const PIECES: usize = 32;
+
+/// A file that stays open, or one inside the program.
+pub(super) struct File {
+    path: PathBuf,
+    len: u64,
+    content: Content,
+}
+
+enum Content {
+    /// With the time of the last write before it was opened, where the system knows it.
+    Opened(fs::File, Option<SystemTime>),
+    #[cfg(feature = "embedded")]
+    Static(&'static [u8]),
+}
+
+impl File {
+    /// Opens a regular file. Nothing of it is read.
+    pub(super) fn open(path: PathBuf) -> Result<Self> {
+        // Asked before it is opened, which would wait for the other end of a pipe.
+        check_regular(&path, &fs::metadata(&path).map_err(Error::io(&path))?)?;
+        let file = fs::File::open(&path).map_err(Error::io(&path))?;
+        let metadata = file.metadata().map_err(Error::io(&path))?;
+        check_regular(&path, &metadata)?;
+        let content = Content::Opened(file, metadata.modified().ok());
+        Ok(Self { path, len: metadata.len(), content })
+    }
+
+    /// One inside the program, with a path for messages.
+    #[cfg(feature = "embedded")]
+    pub(super) fn from_static(path: PathBuf, bytes: &'static [u8]) -> Self {
+        Self { path, len: bytes.len() as u64, content: Content::Static(bytes) }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its length when it was opened.
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Refuses a file that was written to since it was opened, as far as its length and the time of its
+    /// last write tell. One that another took the place of is still the same: it lives on while it is
+    /// open.
+    pub(super) fn check_unchanged(&self) -> Result<()> {
+        match &self.content {
+            Content::Opened(file, modified) => {
+                let now = file.metadata().map_err(Error::io(&self.path))?;
+                if now.len() != self.len || now.modified().ok() != *modified {
+                    return Err(self.changed());
+                }
+                Ok(())
+            }
+            #[cfg(feature = "embedded")]
+            Content::Static(_) => Ok(()),
+        }
+    }
+
+    /// Fills a buffer with what lies from a place on.
+    pub(super) fn fill(&self, at: u64, buffer: &mut [u8]) -> Result<()> {
+        match &self.content {
+            Content::Opened(file, _) => read_exact_at(file, at, buffer).map_err(|e| self.failed(e)),
+            #[cfg(feature = "embedded")]
+            Content::Static(bytes) => {
+                let end = |at: usize| at.checked_add(buffer.len());
+                let range = usize::try_from(at).ok().and_then(|at| Some(at..end(at)?));
+                let bytes = range.and_then(|range| bytes.get(range));
+                buffer.copy_from_slice(bytes.ok_or_else(|| self.changed())?);
+                Ok(())
+            }
+        }
+    }
+
+    /// Reads so many bytes from a place on with all threads, in pieces of [`PIECE`], of which the last
+    /// may be shorter. `work` gets each piece with the item that stands in its place.
+    pub(super) fn read<I: Send>(
+        &self,
+        at: u64,
+        len: usize,
+        items: impl IndexedParallelIterator<Item = I>,
+        work: impl Fn(&[u8], I) + Sync + Send,
+    ) -> Result<()> {
+        items.enumerate().with_min_len(PIECES).try_for_each_init(
+            || vec![0; PIECE.min(len)],
+            |buffer, (i, item)| {
+                let done = (i * PIECE).min(len);
+                let piece = &mut buffer[..PIECE.min(len - done)];
+                self.fill(at + done as u64, piece)?;
+                work(piece, item);
+                Ok::<(), Error>(())
+            },
+        )?;
+        // After the last piece: what was written meanwhile has moved the time by now.
+        self.check_unchanged()
+    }
+
+    fn failed(&self, error: io::Error) -> Error {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => self.changed(),
+            _ => Error::io(&self.path)(error),
+        }
+    }
+
+    fn changed(&self) -> Error {
+        Error::Changed { path: self.path.clone() }
+    }
+}
+
+/// Refuses what is no regular file, whose length says nothing or whose bytes may never come.
+pub(super) fn check_regular(path: &Path, metadata: &fs::Metadata) -> Result<()> {
+    if metadata.is_file() { Ok(()) } else { Err(Error::NotAFile { path: path.into() }) }
+}
+
+#[cfg(unix)]
+fn read_exact_at(file: &fs::File, at: u64, buffer: &mut [u8]) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, buffer, at)
+}
+
+#[cfg(windows)]
+fn read_exact_at(file: &fs::File, mut at: u64, mut buffer: &mut [u8]) -> io::Result<()> {
+    while !buffer.is_empty() {
+        match std::os::windows::fs::FileExt::seek_read(file, buffer, at) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(read) => {
+                at += read as u64;
+                buffer = &mut buffer[read..];
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(not(any(unix, windows)))]
+fn read_exact_at(_: &fs::File, _: u64, _: &mut [u8]) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    #[test]
+    fn pieces_come_with_their_items_and_leave_nothing_out() -> Result<()> {
+        let dir = tempfile::tempdir().map_err(Error::io("a temporary directory"))?;
+        let path = dir.path().join("bytes");
+        let bytes: Vec<u8> = (0..5 * PIECE).map(|i| (i % 251) as u8).collect();
+        fs::write(&path, &bytes).map_err(Error::io(&path))?;
+        let file = File::open(path)?;
+        for len in [0, 1, PIECE - 1, PIECE, PIECE + 1, 4 * PIECE + 7] {
+            let seen = Mutex::new(vec![vec![]; len.div_ceil(PIECE)]);
+            let items = (0..len.div_ceil(PIECE)).into_par_iter();
+            let keep = |piece: &[u8], i: usize| seen.lock().unwrap()[i] = piece.to_vec();
+            file.read(3, len, items, keep)?;
+            assert!(seen.into_inner().unwrap().concat() == bytes[3..3 + len], "{len}");
+        }
+        let end = bytes.len() as u64;
+        let beyond = file.read(end - 1, 2, [()].into_par_iter(), |_, ()| {});
+        assert!(matches!(beyond, Err(Error::Changed { .. })));
+        Ok(())
+    }
+}
