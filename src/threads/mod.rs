@@ -11,12 +11,14 @@
 //! the pool that the caller is in. As many callers as that have no helpers at all.
 
 mod call;
+mod lanes;
 mod sync;
 mod team;
 
 use call::Call;
+use lanes::Lanes;
 use std::cell::{Cell, OnceCell};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use team::Team;
 
@@ -75,13 +77,16 @@ pub(crate) fn awake<R>(f: impl FnOnce() -> R) -> R {
     call(0, f)
 }
 
-/// Has the helpers of an [`awake`] call awake, as they are in the middle of a model: a millisecond of
-/// loops.
+/// Has the helpers of an [`awake`] call awake, as they are in the middle of a model: a millisecond for each
+/// thread.
 #[cfg(feature = "cli")]
 pub(crate) fn rouse() {
-    let start = Instant::now();
-    let items = std::iter::repeat(()).take_while(|()| start.elapsed() < Duration::from_millis(1));
-    for_each(0, items, |()| std::thread::yield_now());
+    let end = Instant::now() + Duration::from_millis(1);
+    for_each(0, 0..available(), |_| {
+        while Instant::now() < end {
+            std::thread::yield_now();
+        }
+    });
 }
 
 fn call<R>(worth_waking: usize, f: impl FnOnce() -> R) -> R {
@@ -105,8 +110,7 @@ fn call<R>(worth_waking: usize, f: impl FnOnce() -> R) -> R {
     f()
 }
 
-/// Calls `body` with every item, in pieces that this thread and its helpers take one after the other.
-/// Which thread takes which is left open. `nanoseconds` is what the loop takes one thread, roughly.
+/// Calls `body` with every item, on this thread and its helpers. Which thread takes which is left open. `nanoseconds` is what the loop takes one thread, roughly.
 ///
 /// # Panics
 /// If `body` does, on whichever thread.
@@ -130,12 +134,11 @@ pub(crate) fn for_each_with<T: Send, S>(
         let mut state = None;
         return items.for_each(|item| body(state.get_or_insert_with(&init), item));
     }
-    let items = Mutex::new(items);
+    let lanes = Lanes::new(items, available());
     let work = |go_on: &dyn Fn() -> bool| {
-        let mut state = None;
+        let (mut lane, mut state) = (None, None);
         while go_on() {
-            let item = items.lock().unwrap_or_else(PoisonError::into_inner).next();
-            let Some(item) = item else { return true };
+            let Some(item) = lanes.take(&mut lane) else { return true };
             body(state.get_or_insert_with(&init), item);
         }
         false

@@ -1,7 +1,7 @@
 use super::*;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Barrier, mpsc};
+use std::sync::{Barrier, Mutex, PoisonError, mpsc};
 use std::thread;
 
 /// Runs `f` in a pool of so many threads: that is what a call has then.
@@ -45,14 +45,13 @@ fn with_helper(then: impl Fn() + Sync) {
     with_threads(2, || {
         CALLS.set(true);
         let come = AtomicBool::new(false);
-        let items = std::iter::repeat(()).take_while(|()| !come.load(Ordering::Relaxed));
-        for_each(LONG, items, |()| {
-            if CALLS.get() {
-                return thread::yield_now();
-            }
-            come.store(true, Ordering::Relaxed);
-            then();
+        // A lane for each: the helper gets at least one item, unless it takes minutes to come.
+        for_each(LONG, 0..200_000, |_| match CALLS.get() {
+            true if !come.load(Ordering::Relaxed) => thread::sleep(Duration::from_millis(1)),
+            false if !come.swap(true, Ordering::Relaxed) => then(),
+            _ => {}
         });
+        assert!(come.into_inner());
     });
 }
 
