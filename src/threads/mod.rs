@@ -30,6 +30,10 @@ const WORTH_WAKING: usize = 150_000;
 /// the helper will still be awake.
 const WORTH_WAKING_AGAIN: usize = 25_000;
 
+/// A loop that ends so soon, in nanoseconds, is not shared if no core is free when it begins. In a longer
+/// one a helper can come later.
+const SHORT: usize = 2_000_000;
+
 /// What is at once.
 const AT_ONCE: Duration = Duration::from_micros(50);
 
@@ -110,7 +114,8 @@ fn call<R>(worth_waking: usize, f: impl FnOnce() -> R) -> R {
     f()
 }
 
-/// Calls `body` with every item, on this thread and its helpers. Which thread takes which is left open. `nanoseconds` is what the loop takes one thread, roughly.
+/// Calls `body` with every item, on this thread and its helpers. Which thread takes which is left open.
+/// `nanoseconds` is what the loop takes one thread, roughly.
 ///
 /// # Panics
 /// If `body` does, on whichever thread.
@@ -131,36 +136,44 @@ pub(crate) fn for_each_with<T: Send, S>(
 ) {
     let one = items.size_hint().1.is_some_and(|most| most <= 1);
     if one || PLACE.with(|place| place.role.get()) == Role::Working || available() == 1 {
-        let mut state = None;
-        return items.for_each(|item| body(state.get_or_insert_with(&init), item));
+        return alone(items, init, body);
     }
-    let lanes = Lanes::new(items, available());
-    let work = |go_on: &dyn Fn() -> bool| {
-        let (mut lane, mut state) = (None, None);
-        while go_on() {
-            let Some(item) = lanes.take(&mut lane) else { return true };
-            body(state.get_or_insert_with(&init), item);
-        }
-        false
-    };
     operation(|| {
         PLACE.with(|place| {
-            let role = place.role.get();
+            let (role, threads) = (place.role.get(), available());
+            let _back = Back { place, role };
+            place.role.set(Role::Working);
+            if nanoseconds < SHORT && Team::get().callers() >= threads {
+                return alone(items, init, body);
+            }
+            let lanes = Lanes::new(items, threads);
+            let work = |go_on: &dyn Fn() -> bool| {
+                let (mut lane, mut state) = (None, None);
+                while go_on() {
+                    let Some(item) = lanes.take(&mut lane) else { return true };
+                    body(state.get_or_insert_with(&init), item);
+                }
+                false
+            };
             let helpers = match role {
                 Role::Calling { worth_waking: 0 } => usize::MAX,
                 Role::Calling { worth_waking } => nanoseconds / worth_waking,
                 Role::Outside | Role::Working => 0,
             };
             let call = place.call.get_or_init(|| Arc::new(Call::new()));
-            let _back = Back { place, role };
-            place.role.set(Role::Working);
             call.run(&work, || {
                 if helpers > 0 {
-                    Team::get().invite(call, available(), helpers);
+                    Team::get().invite(call, threads, helpers);
                 }
             });
         });
     });
+}
+
+/// The loop on this thread.
+fn alone<T, S>(items: impl Iterator<Item = T>, init: impl Fn() -> S, body: impl Fn(&mut S, T)) {
+    let mut state = None;
+    items.for_each(|item| body(state.get_or_insert_with(&init), item));
 }
 
 /// Gives a thread its role back, also after a panic.

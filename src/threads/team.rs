@@ -57,6 +57,11 @@ impl Team {
         self.callers.fetch_add(1, Ordering::SeqCst);
     }
 
+    /// Calls that are in progress.
+    pub fn callers(&self) -> usize {
+        self.callers.load(Ordering::SeqCst)
+    }
+
     /// A call ends.
     pub fn end(&self, call: Option<&Arc<Call>>) {
         self.callers.fetch_sub(1, Ordering::SeqCst);

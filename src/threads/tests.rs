@@ -9,7 +9,7 @@ fn with_threads<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) -> R {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(f)
 }
 
-const LONG: usize = WORTH_WAKING;
+const LONG: usize = WORTH_WAKING + SHORT;
 
 /// Held by tests that wait for a helper: two of them would wait for each other's.
 static WANTS_A_HELPER: Mutex<()> = Mutex::new(());
