@@ -201,7 +201,7 @@ impl Packed {
     /// while rows of x are multiplied by one after the other. A power of two.
     pub(crate) fn panels_at_a_time(&self) -> usize {
         const PIECES: usize = 16;
-        let fair = self.rows.div_ceil(PANEL) / (PIECES * threads::available());
+        let fair = self.rows.div_ceil(PANEL) / (PIECES * threads::likely());
         1 << fair.clamp(1, 4).ilog2()
     }
 

@@ -67,6 +67,12 @@ pub(crate) fn available() -> usize {
     rayon::current_num_threads()
 }
 
+/// How many threads are likely to share the call that this thread is in: its own, and cores that no other
+/// caller has.
+pub(crate) fn likely() -> usize {
+    available().saturating_sub(Team::get().callers().max(1)) + 1
+}
+
 /// Runs one operation of a few loops. Helpers stay for all of them, and look for the caller's next one for
 /// 10 µs: less than it would take to go to sleep and be woken.
 pub(crate) fn operation<R>(f: impl FnOnce() -> R) -> R {
