@@ -78,7 +78,8 @@ impl Attention {
         vb: VarBuilder,
     ) -> Result<Self> {
         let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
-        if kv_heads == 0 || !heads.is_multiple_of(kv_heads) || !config.head_dim.is_multiple_of(2) {
+        let no_width = config.head_dim == 0 || !config.head_dim.is_multiple_of(2);
+        if kv_heads == 0 || heads == 0 || !heads.is_multiple_of(kv_heads) || no_width {
             candle_core::bail!(
                 "{heads} heads of width {} on {kv_heads} key heads: key heads are shared equally, \
                  and rotated heads have an even width",
