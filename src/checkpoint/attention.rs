@@ -1,8 +1,8 @@
 //! The attention part of a config: what a layer does before its MLP.
 
-use super::config::MAX_WIDTH;
 use super::defaults::Defaults;
 use super::family::Family;
+use super::limits::MAX_WIDTH;
 use super::raw::{LayerType, RawConfig, RopeParameters};
 
 /// Attention as all layers of a stack have it.

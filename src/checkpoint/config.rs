@@ -5,6 +5,7 @@ use super::attention::AttentionConfig;
 use super::defaults::Defaults;
 use super::family::Family;
 use super::json::parse_json;
+use super::limits::{MAX_LAYERS, MAX_VOCAB, MAX_WIDTH};
 use super::raw::RawConfig;
 use crate::activation::Activation;
 use crate::error::{Error, Result};
@@ -99,11 +100,6 @@ const BOS: u32 = 2;
 fn malformed(path: &Path, reason: impl fmt::Display) -> Error {
     Error::Json { path: path.into(), reason: reason.to_string() }
 }
-
-/// Sizes beyond these are errors in the file. The largest Gemma (27B) has 5,376, 36,864 and 62.
-pub(super) const MAX_WIDTH: usize = 1 << 20;
-const MAX_LAYERS: usize = 1 << 12;
-const MAX_VOCAB: usize = 1 << 24;
 
 fn tied_head(field: Option<bool>) -> Resolved<bool> {
     let reason = match field {

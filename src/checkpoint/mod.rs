@@ -13,6 +13,7 @@ mod header;
 mod hub;
 mod inspect;
 mod json;
+mod limits;
 mod raw;
 mod shard;
 mod tensors;
