@@ -1,4 +1,4 @@
-//! With the feature `cuda`, makes PTX of the kernels, which `src/geglu/cuda.rs` embeds.
+//! With the feature `cuda`, makes PTX of the kernels, which `src/kernels/geglu/cuda.rs` embeds.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::process::Command;
 
 /// The oldest generation that they run on, and by translation all later ones.
 const ARCHITECTURE: &str = "compute_80";
-const SOURCE: &str = "src/geglu/cuda";
+const SOURCE: &str = "src/kernels/geglu/cuda";
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

@@ -4,7 +4,8 @@
 
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
-use gemma_mlp::model::{Block, Observer, Stats, top_tokens};
+use candle_nn::ops::softmax;
+use gemma_mlp::model::{Block, Observer};
 use gemma_mlp::{Checkpoint, Gemma};
 
 /// Prints how large each block's gate pre-activations are: where they are around ±2.7, the two
@@ -13,8 +14,10 @@ struct Gates;
 
 impl Observer for Gates {
     fn block(&mut self, block: Block) -> candle_core::Result<()> {
-        let gate = Stats::of(&block.projected.gate).map_err(candle_core::Error::wrap)?;
-        println!("layer {}: gate RMS {:.3}, max {:.2}", block.index, gate.rms, gate.max_abs);
+        let gate = &block.projected.gate;
+        let rms = gate.sqr()?.mean_all()?.sqrt()?.to_scalar::<f32>()?;
+        let max = gate.abs()?.max_all()?.to_scalar::<f32>()?;
+        println!("layer {}: gate RMS {rms:.3}, max {max:.2}", block.index);
         Ok(())
     }
 }
@@ -29,8 +32,9 @@ fn main() -> Result<()> {
     let hidden = gemma.hidden(&ids, &mut Gates)?; // [1, seq, hidden]
     let last = hidden.narrow(1, hidden.dim(1)? - 1, 1)?;
     let logits = gemma.logits(&last)?.squeeze(1)?; // [1, vocab]
-    for token in &top_tokens(&checkpoint, &logits, 3)?[0] {
-        println!("{:?} with probability {:.3}", token.text, token.probability);
-    }
+    let probabilities = softmax(&logits, 1)?.get(0)?;
+    let likeliest = probabilities.argmax(0)?.to_scalar::<u32>()?;
+    let probability = probabilities.get(likeliest as usize)?.to_scalar::<f32>()?;
+    println!("{:?} with probability {probability:.3}", checkpoint.decode(&[likeliest])?);
     Ok(())
 }

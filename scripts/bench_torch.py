@@ -112,7 +112,7 @@ def medians(block, tokens):
 
 
 def unfinished(seconds):
-    """As in src/bench/timing.rs."""
+    """As in crates/cli/src/bench/timing.rs."""
     return len(seconds) < FEWEST or (len(seconds) < MOST and sum(seconds) < ENOUGH)
 
 

@@ -1,4 +1,4 @@
-"""Writes src/gelu/coefficients.rs and src/geglu/cuda/coefficients.cuh: every polynomial, rational function and table
+"""Writes src/kernels/gelu/coefficients.rs and src/kernels/geglu/cuda/coefficients.cuh: every polynomial, rational function and table
 that the GELU kernels evaluate, on the CPU and on CUDA.
 
     python3 -m venv .venv && .venv/bin/pip install mpmath numpy

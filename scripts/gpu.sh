@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that takes an NVIDIA GPU to show, into a directory:
 #     bash scripts/gpu.sh [--build] DIRECTORY [CHECKPOINT]
-# devices.txt   tests/devices.rs, on the GPU too
+# devices.txt   the tests of devices, on the GPU too
 # ours.md       kernels beside a copy, the block beside its products and candle's operations
 # pytorch.md    the same block by PyTorch, where python3 has it
 # memory.md     drift and forward of a checkpoint [default: the one inside the program]: seconds, and the GPU's memory
@@ -18,7 +18,7 @@ cd "$(dirname "$0")/.."
 [ -n "$only_build" ] || nvidia-smi -L > /dev/null 2>&1 || fail "there is no GPU: nvidia-smi finds none"
 
 if [ ! -d "$out/bin" ]; then
-    built=$(cargo build --release --locked --features cuda --bin gemma-mlp --test devices --bench cuda \
+    built=$(cargo build --release --locked --features cuda --bin gemma-mlp --test devices --test model_on_devices --bench cuda \
         --message-format json | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
     mkdir "$out/bin"
     for file in $built; do
@@ -33,7 +33,7 @@ wheels=$(python3 -c 'import nvidia; print(list(nvidia.__path__)[0])' 2> /dev/nul
 export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$wheels/cu13/lib
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv | tee "$out/gpu.csv"
-GEMMA_MLP_REQUIRE=gpu "$out/bin/devices" --nocapture 2>&1 | tee "$out/devices.txt"
+for tests in devices model_on_devices; do GEMMA_MLP_REQUIRE=gpu "$out/bin/$tests" --nocapture 2>&1; done | tee "$out/devices.txt"
 "$out/bin/cuda" | tee "$out/ours.md"
 if python3 -c 'import torch' 2> /dev/null; then
     python3 scripts/bench_cuda.py | tee "$out/pytorch.md"

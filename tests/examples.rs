@@ -1,13 +1,16 @@
-//! Every example runs. `cargo test` has built them beside the binary.
+//! Every example runs. `cargo test` has built them beside the tests.
 
 use gemma_mlp::Checkpoint;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::Command;
 
+fn path(name: &str) -> PathBuf {
+    let this = std::env::current_exe().unwrap(); // target/release/deps/examples-…
+    this.ancestors().nth(2).unwrap().join("examples").join(name)
+}
+
 fn run(name: &str, args: &[&str]) -> String {
-    let binary = Path::new(env!("CARGO_BIN_EXE_gemma-mlp"));
-    let path = binary.with_file_name("examples").join(name);
-    let output = Command::new(path).args(args).output().unwrap();
+    let output = Command::new(path(name)).args(args).output().unwrap();
     assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
@@ -48,9 +51,8 @@ fn prove_gelu_judges_what_it_reads() {
     let y = Tensor::from_vec(all, 1 << 16, &Device::Cpu).unwrap().gelu().unwrap();
     let bytes: Vec<u8> =
         y.to_vec1::<half::bf16>().unwrap().into_iter().flat_map(|y| y.to_le_bytes()).collect();
-    let path = Path::new(env!("CARGO_BIN_EXE_gemma-mlp")).with_file_name("examples/prove_gelu");
     let judge = |bytes: &[u8]| {
-        let mut child = Command::new(&path)
+        let mut child = Command::new(path("prove_gelu"))
             .args(["--stdin", "candle", "tanh", "bf16"])
             .stdin(std::process::Stdio::piped())
             .stdout(std::process::Stdio::piped())
@@ -90,7 +92,7 @@ fn train_tiny() {
         assert!(first.is_finite() && 0.0 < last && last < 0.9 * first, "{gelu}: {first} {last}");
     }
     let made = Checkpoint::open(dir.path()).unwrap();
-    let committed = Checkpoint::embedded().unwrap();
+    let committed = Checkpoint::open("weights/tiny-gemma3").unwrap();
     assert_eq!(made.tensors().size_in_bytes(), committed.tensors().size_in_bytes());
     for text in ["The quick brown fox", "  naïve 日本\n\tx = 1"] {
         let ids = made.encode(text).unwrap();

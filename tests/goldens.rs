@@ -3,26 +3,13 @@
 mod common;
 
 use candle_core::{DType, Device, Module, Tensor, Var};
-use candle_nn::{Linear, VarBuilder, VarMap};
+use candle_nn::{Linear, VarBuilder};
+use common::goldens::{Goldens, checkpoint, goldens, gradients, ids, weights_of};
 use common::halves::differing;
 use common::{rel_l2, to_f64};
-use gemma_mlp::drift::{
-    BlockGradients, DriftOptions, Shard, Side, Sides, Windowing, floor_sides, gradient_drift,
-};
 use gemma_mlp::mlp::GateUp;
 use gemma_mlp::model::{Block, Cache, Observer};
-use gemma_mlp::{Checkpoint, Framework, Gelu, Gemma, GemmaMlp, Rounding, activate, gemma_mlp_b};
-use std::collections::HashMap;
-
-type Goldens = HashMap<String, Tensor>;
-
-fn path(file: &str) -> String {
-    format!("{}/tests/goldens/{file}.safetensors", env!("CARGO_MANIFEST_DIR"))
-}
-
-fn goldens(file: &str) -> Goldens {
-    candle_core::safetensors::load(path(file), &Device::Cpu).unwrap()
-}
+use gemma_mlp::{Framework, Gelu, Gemma, GemmaMlp, Rounding, activate, gemma_mlp_b};
 
 fn other(gelu: Gelu) -> Gelu {
     if gelu == Gelu::Exact { Gelu::Tanh } else { Gelu::Exact }
@@ -244,26 +231,6 @@ const FAMILIES: [&str; 6] =
     ["gemma", "gemma2", "gemma3", "gemma3_bidirectional", "gemma3_full", "vaultgemma"];
 
 /// A family's model on disk, with its config in either spelling.
-fn checkpoint(goldens: &HashMap<String, Tensor>, family: &str, spelling: &str) -> Checkpoint {
-    let bytes = std::fs::read(path("model")).unwrap();
-    let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
-    let config = header.metadata().clone().unwrap()[&format!("{family}.{spelling}")].clone();
-    let own = format!("{family}.");
-    let weights: HashMap<_, _> = goldens
-        .iter()
-        .filter_map(|(name, t)| Some((name.strip_prefix(&own)?.to_string(), t.clone())))
-        .filter(|(name, _)| name.starts_with("model.") || name.starts_with("lm_head."))
-        .collect();
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("config.json"), config).unwrap();
-    candle_core::safetensors::save(&weights, dir.path().join("model.safetensors")).unwrap();
-    Checkpoint::open(dir.path()).unwrap()
-}
-
-fn ids(goldens: &HashMap<String, Tensor>) -> Tensor {
-    goldens["input_ids"].to_dtype(DType::U32).unwrap()
-}
-
 /// Keeps the residual stream after each layer, and the first block's input.
 #[derive(Default)]
 struct Watch {
@@ -345,41 +312,6 @@ fn cache_and_batch_change_nothing() {
     }
 }
 
-/// The gradient of the mean loss of a batch, through candle's backward pass over variables: a model
-/// that can be trained.
-fn gradients(
-    checkpoint: &Checkpoint,
-    weights: &Goldens,
-    ids: &Tensor,
-    gelu: Gelu,
-) -> (f64, Goldens) {
-    let varmap = VarMap::new();
-    let vb = VarBuilder::from_varmap(&varmap, DType::F32, &Device::Cpu);
-    let gemma = Gemma::new(checkpoint.config(), DType::F32, vb).unwrap().with_activation(gelu);
-    for (name, var) in varmap.data().lock().unwrap().iter() {
-        var.set(&weights[name]).unwrap();
-    }
-    let (batch, seq) = ids.dims2().unwrap();
-    let logits = gemma.forward(ids).unwrap().narrow(1, 0, seq - 1).unwrap();
-    let logits = logits.flatten_to(1).unwrap().to_dtype(DType::F64).unwrap(); // [batch * (seq - 1), vocab]
-    let next = ids.narrow(1, 1, seq - 1).unwrap().flatten_all().unwrap();
-    assert_eq!(logits.dim(0).unwrap(), batch * (seq - 1));
-    let loss = candle_nn::loss::cross_entropy(&logits, &next).unwrap();
-    let store = loss.backward().unwrap();
-    let data = varmap.data().lock().unwrap();
-    let gradients =
-        data.iter().filter_map(|(name, var)| Some((name.clone(), store.get(var)?.clone())));
-    (loss.to_scalar().unwrap(), gradients.collect())
-}
-
-fn weights_of(goldens: &Goldens, family: &str) -> Goldens {
-    let own = format!("{family}.");
-    goldens
-        .iter()
-        .filter_map(|(n, t)| Some((n.strip_prefix(&own)?.to_string(), t.clone())))
-        .collect()
-}
-
 /// The whole model's gradients under both activations.
 #[test]
 fn whole_model_backward() {
@@ -402,43 +334,6 @@ fn whole_model_backward() {
                 let distance = rel_l2(wrong, ours);
                 assert!(distance > 1e-4, "{gelu} {i} {matrix}: {distance:e} for the other form");
             }
-        }
-    }
-}
-
-/// Gradient drift, which goes back layer by layer and through the head in pieces, against plain
-/// automatic differentiation of the whole.
-#[test]
-fn gradient_drift_agrees_with_autograd() {
-    let goldens = goldens("model");
-    for family in ["gemma", "gemma2", "gemma3"] {
-        let checkpoint = checkpoint(&goldens, family, "config");
-        let text = ids(&goldens).narrow(0, 0, 1).unwrap();
-        let weights = weights_of(&goldens, family);
-        let [(_, tanh), (_, exact)] =
-            [Gelu::Tanh, Gelu::Exact].map(|gelu| gradients(&checkpoint, &weights, &text, gelu));
-        let side =
-            |gelu: Gelu, dtype| Side { activation: gelu.into(), rounding: Rounding::Once, dtype };
-        let sides = Sides { a: side(Gelu::Tanh, DType::F32), b: side(Gelu::Exact, DType::F32) };
-        let options = DriftOptions {
-            sides,
-            floor_sides: floor_sides(sides.a, DType::F32).unwrap(),
-            layers: vec![],
-            floor_tokens: 512,
-            windowing: Windowing { window: 2048, stride: 2048 },
-            shard: Shard::WHOLE,
-        };
-        let texts = text.to_vec2().unwrap();
-        let drift = gradient_drift(&checkpoint, &texts, &options, &Device::Cpu, |_| ()).unwrap();
-        assert_eq!(drift.gradients.len(), 3);
-        for layer in &drift.gradients {
-            let BlockGradients { gate_proj, up_proj, down_proj } = layer.drift;
-            for (matrix, ours) in [("gate", gate_proj), ("up", up_proj), ("down", down_proj)] {
-                let name = format!("model.layers.{}.mlp.{matrix}_proj.weight", layer.index);
-                let ratio = ours.rel_l2 / rel_l2(&tanh[&name], &exact[&name]);
-                assert!((ratio - 1.0).abs() < 0.01, "{family} {name}: {ratio}");
-            }
-            assert!(layer.floor.gate_proj.rel_l2 < 1e-5, "f32 against f64");
         }
     }
 }

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
-const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/geglu/cuda");
+const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/kernels/geglu/cuda");
 /// Threads of a block.
 const THREADS: usize = 256;
 

@@ -5,7 +5,7 @@ use loom::cell::UnsafeCell;
 use loom::sync::{Arc, Mutex};
 use loom::thread;
 
-/// What src/threads/sync.rs has of the standard library.
+/// What src/kernels/threads/sync.rs has of the standard library.
 mod sync {
     pub use loom::cell::UnsafeCell;
     pub use loom::sync::Mutex;
@@ -19,7 +19,7 @@ mod sync {
     }
 }
 
-#[path = "../src/threads/call.rs"]
+#[path = "../src/kernels/threads/call.rs"]
 #[allow(dead_code)]
 mod call;
 

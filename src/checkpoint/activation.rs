@@ -1,8 +1,8 @@
 //! Which activation a config means, and why.
 
 use super::family::Family;
-use crate::activation::Activation;
 use crate::error::UnknownActivation;
+use crate::kernels::elementwise::Activation;
 use serde::{Deserialize, Serialize};
 
 /// A choice together with the sentence that explains it.

@@ -4,8 +4,8 @@ use super::activation::Resolved;
 use super::config::{Config, Stack};
 use super::family::Family;
 use super::tensors::Tensors;
-use crate::activation::Activation;
 use crate::error::{Error, Result};
+use crate::kernels::elementwise::Activation;
 use candle_core::DType;
 
 /// One MLP block of a checkpoint: what to load, and the norm in front of it.

@@ -6,8 +6,8 @@ use super::blocks::BlockSpec;
 use super::config::Stack;
 use super::family::Family;
 use super::tensors::Tensors;
-use crate::activation::Activation;
 use crate::error::Result;
+use crate::kernels::elementwise::Activation;
 use serde::Serialize;
 use std::collections::BTreeMap;
 

@@ -3,7 +3,7 @@
 use super::file::{File, PIECE};
 use super::header;
 use crate::error::Result;
-use crate::memory::on_large_pages;
+use crate::kernels::memory::on_large_pages;
 use rayon::prelude::*;
 use safetensors::tensor::{Metadata, TensorInfo};
 use std::path::{Path, PathBuf};

@@ -1,15 +1,15 @@
 //! The packed block in one operation: what is between gate and down stays in the cache, in the
 //! order in which down reads it.
 
-use crate::activation::Activation;
-use crate::float::{BLOCK as ELEMENTS, Float};
-use crate::linear::{
+use crate::kernels::elementwise::Activation;
+use crate::kernels::elementwise::Pointwise;
+use crate::kernels::elementwise::{BLOCK as ELEMENTS, Float};
+use crate::kernels::linear::{
     BLOCK, Block, Number, PANEL, Packed, Rows, Strip, as_rows, rows_at_a_time, strips,
 };
-use crate::memory::with_scratch;
-use crate::operands::slice;
-use crate::pointwise::Pointwise;
-use crate::threads;
+use crate::kernels::memory::with_scratch;
+use crate::kernels::operands::slice;
+use crate::kernels::threads;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, DType, Error, Layout, Result, Shape, Tensor};
 use half::{bf16, f16};

@@ -6,11 +6,11 @@
 
 mod fused;
 
-use crate::activation::Activation;
 use crate::error::InvalidLayer;
-use crate::geglu::geglu_pair;
-use crate::gelu::Gelu;
-use crate::linear::{Linear, Packed, Weight, as_rows, common_dtype, packed_product};
+use crate::kernels::elementwise::Activation;
+use crate::kernels::geglu::geglu_pair;
+use crate::kernels::gelu::Gelu;
+use crate::kernels::linear::{Linear, Packed, Weight, as_rows, common_dtype, packed_product};
 use crate::rounding::Rounding;
 use candle_core::{D, DType, Module, Tensor, Var};
 use candle_nn::{VarBuilder, linear_b};

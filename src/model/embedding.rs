@@ -1,6 +1,6 @@
 //! Token embeddings.
 
-use crate::linear::Weight;
+use crate::kernels::linear::Weight;
 use candle_core::{DType, Result, Tensor};
 
 /// Looks ids up and scales them by `sqrt(hidden)`.
@@ -10,7 +10,7 @@ use candle_core::{DType, Result, Tensor};
 #[derive(Debug, Clone)]
 pub struct Embedding {
     weight: Weight,
-    pub(crate) scale: f64,
+    pub(super) scale: f64,
 }
 
 impl Embedding {
@@ -41,7 +41,7 @@ impl Embedding {
 }
 
 /// A number as a dtype holds it.
-pub(crate) fn rounded(x: f64, dtype: DType) -> f64 {
+pub(super) fn rounded(x: f64, dtype: DType) -> f64 {
     match dtype {
         DType::BF16 => half::bf16::from_f64(x).to_f64(),
         DType::F16 => half::f16::from_f64(x).to_f64(),

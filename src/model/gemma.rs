@@ -8,11 +8,11 @@ use super::layer::Layer;
 use super::norm::RmsNorm;
 use super::observer::{Block, Observer};
 use super::rope::RotaryEmbedding;
-use crate::activation::Activation;
 use crate::checkpoint::Config;
-use crate::linear::Weight;
+use crate::kernels::elementwise::Activation;
+use crate::kernels::linear::Weight;
+use crate::kernels::threads::awake;
 use crate::rounding::Rounding;
-use crate::threads::awake;
 use candle_core::{D, DType, Device, Module, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
@@ -34,9 +34,9 @@ use candle_nn::{Init, VarBuilder};
 /// ```
 #[derive(Debug, Clone)]
 pub struct Gemma {
-    pub(crate) embedding: Embedding,
-    pub(crate) layers: Vec<Layer>,
-    pub(crate) norm: RmsNorm,
+    pub(super) embedding: Embedding,
+    pub(super) layers: Vec<Layer>,
+    pub(super) norm: RmsNorm,
     head: Option<Head>,
     dtype: DType,
     identity: Identity,
@@ -53,7 +53,7 @@ pub struct Cache {
 
 impl Cache {
     /// The cache of a layer, made when it is first asked for.
-    pub(crate) fn layer(&mut self, index: usize) -> &mut KeyValues {
+    pub fn layer(&mut self, index: usize) -> &mut KeyValues {
         if self.layers.len() <= index {
             self.layers.resize(index + 1, KeyValues::default());
         }
@@ -158,14 +158,14 @@ impl Gemma {
         Self { dtype, ..self.another() }
     }
 
-    pub(crate) fn map_layers(&self, mut change: impl FnMut(&mut Layer)) -> Self {
+    pub(super) fn map_layers(&self, mut change: impl FnMut(&mut Layer)) -> Self {
         let mut gemma = self.another();
         gemma.layers.iter_mut().for_each(&mut change);
         gemma
     }
 
     /// The same model with every norm changed, those of queries and keys included.
-    pub(crate) fn map_norms(&self, change: impl Fn(&RmsNorm) -> Result<RmsNorm>) -> Result<Self> {
+    pub(super) fn map_norms(&self, change: impl Fn(&RmsNorm) -> Result<RmsNorm>) -> Result<Self> {
         let mut gemma = self.another();
         let change = |norm: &mut RmsNorm| -> Result<()> {
             *norm = change(norm)?;
@@ -177,9 +177,16 @@ impl Gemma {
     }
 
     /// The same model without the soft-cap on its logits.
-    pub(crate) fn without_final_softcap(&self) -> Self {
+    pub(super) fn without_final_softcap(&self) -> Self {
         let head = self.head.as_ref().map(Head::without_softcap);
         Self { head, ..self.another() }
+    }
+
+    /// The same model with another factor on its embeddings.
+    pub(super) fn with_embedding_scale(&self, scale: f64) -> Self {
+        let mut gemma = self.another();
+        gemma.embedding.scale = scale;
+        gemma
     }
 
     /// The same weights as a model of its own, to be changed.

@@ -1,6 +1,6 @@
 //! Hidden states to logits.
 
-use crate::linear::Weight;
+use crate::kernels::linear::Weight;
 use candle_core::{Result, Tensor};
 
 /// The language-model head: a matrix, often the embedding's, and the family's soft-cap.
@@ -22,7 +22,7 @@ impl Head {
     }
 
     /// The same weight without a soft-cap.
-    pub(crate) fn without_softcap(&self) -> Self {
+    pub(super) fn without_softcap(&self) -> Self {
         Self { softcap: None, ..self.clone() }
     }
 

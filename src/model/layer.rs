@@ -14,12 +14,12 @@ use candle_nn::VarBuilder;
 /// the norm named "post attention" is the one in front of the MLP.
 #[derive(Debug, Clone)]
 pub struct Layer {
-    pub(crate) input_norm: RmsNorm,
-    pub(crate) attention: Attention,
-    pub(crate) post_attention_norm: Option<RmsNorm>,
-    pub(crate) mlp_norm: RmsNorm,
-    pub(crate) mlp: GemmaMlp,
-    pub(crate) post_mlp_norm: Option<RmsNorm>,
+    pub(super) input_norm: RmsNorm,
+    pub(super) attention: Attention,
+    pub(super) post_attention_norm: Option<RmsNorm>,
+    pub(super) mlp_norm: RmsNorm,
+    pub(super) mlp: GemmaMlp,
+    pub(super) post_mlp_norm: Option<RmsNorm>,
 }
 
 /// What a layer calls its norms (transformers, `modeling_*.py`), in the order of use; Gemma 1 and
@@ -79,6 +79,17 @@ impl Layer {
     /// The gated block.
     pub fn mlp(&self) -> &GemmaMlp {
         &self.mlp
+    }
+
+    /// The layer around another block.
+    pub fn with_mlp(&self, mlp: GemmaMlp) -> Self {
+        Self { mlp, ..self.clone() }
+    }
+
+    /// The layer for a backward pass through packed matrices, which are constants to it; the block
+    /// stays as it is.
+    pub fn with_frozen_attention(&self) -> Self {
+        Self { attention: self.attention.frozen(), ..self.clone() }
     }
 
     /// All its norms.

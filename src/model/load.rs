@@ -5,7 +5,7 @@ use super::layer::norm_names;
 use super::norm::RmsNorm;
 use crate::checkpoint::{AttentionConfig, BlockSpec, Checkpoint};
 use crate::error::Result;
-use crate::linear::packs;
+use crate::kernels::linear::packs;
 use crate::mlp::{GemmaMlp, gemma_mlp_b};
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
@@ -13,7 +13,7 @@ use candle_nn::VarBuilder;
 impl Gemma {
     /// Loads a checkpoint's model to run in a dtype, under the activation that its config means.
     ///
-    /// On the CPU, but for f64, its matrices are packed ([`crate::linear::Packed`]) in the dtype they
+    /// On the CPU, but for f64, its matrices are packed ([`crate::kernels::linear::Packed`]) in the dtype they
     /// are stored in, or rounded to if that is wider than `dtype`: a bf16 checkpoint takes 2 bytes a
     /// weight whatever it runs in. Products are summed in f32 and rounded once, and every activation
     /// in between has the model's dtype. Packed weights do not train: see [`Self::new`].
@@ -54,11 +54,7 @@ pub fn load_mlp(
 }
 
 /// The norm in front of a block, in f32.
-pub(super) fn load_norm(
-    checkpoint: &Checkpoint,
-    block: &BlockSpec,
-    device: &Device,
-) -> Result<RmsNorm> {
+pub fn load_norm(checkpoint: &Checkpoint, block: &BlockSpec, device: &Device) -> Result<RmsNorm> {
     let weight =
         checkpoint.tensors().load(&block.norm, &[block.hidden_size], DType::F32, device)?;
     Ok(RmsNorm::new(weight, block.eps))

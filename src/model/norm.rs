@@ -1,9 +1,9 @@
 //! Gemma's RMSNorm.
 
-use crate::exp::vectorized;
-use crate::linear::Number;
-use crate::operands::{check_pair, slice};
-use crate::threads;
+use crate::kernels::exp::vectorized;
+use crate::kernels::linear::Number;
+use crate::kernels::operands::{check_pair, slice};
+use crate::kernels::threads;
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, D, DType, Layout, Module, Result, Shape, Tensor,
 };
@@ -117,7 +117,7 @@ impl RmsNorm {
 }
 
 /// f64 stays, everything else is computed in f32.
-pub(crate) fn wide_dtype(dtype: DType) -> DType {
+pub fn wide_dtype(dtype: DType) -> DType {
     if dtype == DType::F64 { DType::F64 } else { DType::F32 }
 }
 

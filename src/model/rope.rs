@@ -54,6 +54,11 @@ impl RotaryEmbedding {
         (self.theta, self.factor) == (layer.rope_theta, layer.rope_factor)
     }
 
+    /// Whether another rotates by the same angles.
+    pub(super) fn rotates_like(&self, other: &Self) -> bool {
+        (self.theta, self.factor) == (other.theta, other.factor)
+    }
+
     /// The same, rounding on the way.
     pub fn with_rounding(&self, rounding: RopeRounding) -> Self {
         Self { rounding, tables: Arc::default(), ..self.clone() }

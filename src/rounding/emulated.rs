@@ -5,8 +5,8 @@
 
 use super::framework::Framework;
 use super::half_type::Half;
-use crate::geglu::{activate_gradient, geglu_gradients};
-use crate::gelu::Gelu;
+use crate::kernels::geglu::{activate_gradient, geglu_gradients};
+use crate::kernels::gelu::Gelu;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Device, Layout, Result, Shape, Tensor};
 use std::sync::OnceLock;
 

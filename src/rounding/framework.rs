@@ -2,7 +2,7 @@
 
 use super::half_type::Half;
 use super::{candle_cuda, cuda, jax, llama_cpp, pytorch};
-use crate::gelu::Gelu;
+use crate::kernels::gelu::Gelu;
 use std::fmt;
 
 /// How a framework computes `gelu(gate) ⊙ up` on bf16 and f16: where it rounds, and with which

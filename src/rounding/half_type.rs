@@ -1,6 +1,6 @@
 //! A half type as the emulated arithmetics need it: 16 bits in, 16 bits out, f32 in between.
 
-use crate::operands::slice;
+use crate::kernels::operands::slice;
 use candle_core::{CpuStorage, DType, Layout, Result};
 use half::slice::HalfFloatSliceExt;
 use half::vec::HalfBitsVecExt;

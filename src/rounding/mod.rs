@@ -15,10 +15,10 @@ mod sleef;
 
 pub use framework::Framework;
 
-use crate::activation::Activation;
-use crate::geglu::{activate, activated_and_product, geglu};
-use crate::gelu::Gelu;
-use crate::operands::check_pair;
+use crate::kernels::elementwise::Activation;
+use crate::kernels::geglu::{activate, activated_and_product, geglu};
+use crate::kernels::gelu::Gelu;
+use crate::kernels::operands::check_pair;
 use candle_core::{DType, Result, Tensor};
 use emulated::Emulated;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -78,7 +78,7 @@ impl Rounding {
     ///
     /// # Errors
     /// An integer dtype.
-    pub(crate) fn activate(self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+    pub fn activate(self, x: &Tensor, activation: Activation) -> Result<Tensor> {
         if let Some(emulated) = self.emulated(activation, x.dtype()) {
             return emulated.activate(x);
         }
@@ -94,12 +94,7 @@ impl Rounding {
     ///
     /// # Errors
     /// Shapes or dtypes that differ, and as [`Self::activate`].
-    pub(crate) fn geglu(
-        self,
-        gate: &Tensor,
-        up: &Tensor,
-        activation: Activation,
-    ) -> Result<Tensor> {
+    pub fn geglu(self, gate: &Tensor, up: &Tensor, activation: Activation) -> Result<Tensor> {
         if let Some(emulated) = self.emulated(activation, gate.dtype()) {
             check_pair(gate, up, "geglu")?;
             return emulated.geglu(gate, up);

@@ -1,10 +1,11 @@
 //! What several tests share: skips, distances, and small checkpoints on disk.
 #![allow(dead_code)] // each test binary uses a part of it
 
+pub mod goldens;
 pub mod halves;
 
-use candle_core::{DType, Tensor};
-use gemma_mlp::drift::Accumulator;
+use candle_core::{DType, Device, Tensor};
+use gemma_mlp::device;
 use safetensors::{Dtype, tensor::TensorView};
 use std::fmt::Display;
 use std::path::Path;
@@ -34,11 +35,18 @@ pub fn skip(need: &str, why: impl Display) {
     eprintln!("skipped ({need}): {why}");
 }
 
+/// The CPU, and the GPU if there is one.
+pub fn devices() -> Vec<Device> {
+    let gpu = device::gpu().inspect_err(|why| skip("gpu", why));
+    [Device::Cpu].into_iter().chain(gpu).collect()
+}
+
 /// ‖b − a‖ / ‖a‖.
 pub fn rel_l2(a: &Tensor, b: &Tensor) -> f64 {
-    let mut sums = Accumulator::default();
-    sums.add(a, b).unwrap();
-    sums.metrics().rel_l2
+    assert_eq!(a.dims(), b.dims());
+    let (a, b) = (to_f64(a), to_f64(b));
+    let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
+    norm(&mut a.iter().zip(&b).map(|(a, b)| b - a)) / norm(&mut a.iter().copied())
 }
 
 pub fn to_f64(t: &Tensor) -> Vec<f64> {

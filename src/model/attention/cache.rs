@@ -1,8 +1,8 @@
 //! Keys and values of the tokens so far.
 
-use crate::linear::{BLOCK, Columns, PANEL, Stored};
+use crate::kernels::linear::{BLOCK, Columns, PANEL, Stored};
+use crate::kernels::threads;
 use crate::model::identity::Identity;
-use crate::threads;
 use candle_core::Result;
 use candle_nn::kv_cache::KvCache;
 use std::ops::Range;

@@ -7,10 +7,10 @@
 use super::cache::Panels;
 use super::softmax::{Scores, softmax};
 use super::visible::Visible;
-use crate::linear::{BLOCK, Number, PANEL, Product};
-use crate::memory::{kept, with_scratch};
+use crate::kernels::linear::{BLOCK, Number, PANEL, Product};
+use crate::kernels::memory::{kept, with_scratch};
+use crate::kernels::threads;
 use crate::model::norm::Scale;
-use crate::threads;
 use std::ops::Range;
 
 /// Queries, heads counted, that are taken at a time: as many rows as the kernel takes between two

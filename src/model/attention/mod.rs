@@ -11,9 +11,9 @@ use super::identity::Identity;
 use super::norm::{RmsNorm, wide_dtype};
 use super::rope::RotaryEmbedding;
 use crate::checkpoint::{AttentionConfig, LayerAttention};
-use crate::linear::{Linear, Number};
-use crate::operands::with_slice;
-use crate::threads;
+use crate::kernels::linear::{Linear, Number};
+use crate::kernels::operands::with_slice;
+use crate::kernels::threads;
 use cache::{FOREIGN, Kept, Panels};
 use candle_core::{D, DType, Device, Error, Module, Result, Tensor};
 use candle_nn::kv_cache::KvCache;
@@ -39,9 +39,9 @@ const CACHE_STEP: usize = 256;
 pub struct Attention {
     qkv: Projections,
     o_proj: Linear,
-    pub(crate) qk_norm: Option<(RmsNorm, RmsNorm)>,
-    pub(crate) rope: RotaryEmbedding,
-    pub(crate) sliding_window: Option<usize>,
+    pub(in crate::model) qk_norm: Option<(RmsNorm, RmsNorm)>,
+    pub(in crate::model) rope: RotaryEmbedding,
+    pub(in crate::model) sliding_window: Option<usize>,
     num_attention_heads: usize,
     num_key_value_heads: usize,
     head_dim: usize,
@@ -224,7 +224,7 @@ impl Attention {
     }
 
     /// The same for a backward pass through packed projections, which are constants to it.
-    pub(crate) fn frozen(&self) -> Self {
+    pub(super) fn frozen(&self) -> Self {
         let qkv = match &self.qkv {
             Projections::Packed(qkv) => Projections::Packed(qkv.frozen()),
             separate => separate.clone(),
@@ -232,14 +232,28 @@ impl Attention {
         Self { qkv, o_proj: self.o_proj.frozen(), ..self.clone() }
     }
 
-    /// The factor on its scores, to be changed.
-    pub(crate) fn scaling_mut(&mut self) -> &mut f64 {
-        &mut self.scores.scaling
+    /// Whether its scores are scaled by `head_dim^(-1/2)`.
+    pub(super) fn is_scaled_by_head_dim(&self) -> bool {
+        self.scores.scaling == self.by_head_dim()
     }
 
-    /// The soft-cap on its scores, to be changed.
-    pub(crate) fn softcap_mut(&mut self) -> &mut Option<f64> {
-        &mut self.scores.softcap
+    /// Scales its scores so.
+    pub(super) fn scale_by_head_dim(&mut self) {
+        self.scores.scaling = self.by_head_dim();
+    }
+
+    fn by_head_dim(&self) -> f64 {
+        (self.head_dim as f64).powf(-0.5)
+    }
+
+    /// The soft-cap on its scores.
+    pub(super) fn softcap(&self) -> Option<f64> {
+        self.scores.softcap
+    }
+
+    /// Takes it away.
+    pub(super) fn remove_softcap(&mut self) {
+        self.scores.softcap = None;
     }
 
     /// Queries, keys and values of `x` in f32 (f64 in an f64 model), normed and rotated:

@@ -1,7 +1,7 @@
 //! Scores to weights: scaling, soft-capping and softmax.
 
 use super::visible::Visible;
-use crate::exp::{exp, vectorized};
+use crate::kernels::exp::{exp, vectorized};
 use candle_core::{Result, Tensor};
 
 /// What is done to scores before the softmax.

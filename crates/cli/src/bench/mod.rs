@@ -1,0 +1,139 @@
+//! How fast one block is on this machine: ours, candle's own operations on the same weights, and
+//! what memory and arithmetic allow at best.
+
+mod block;
+#[cfg(target_arch = "x86_64")]
+mod dot_bf16;
+mod limits;
+mod memory;
+mod shape;
+mod timing;
+mod weights;
+
+pub use block::{Case, Row};
+pub use limits::{Limits, Sampler};
+pub use shape::Shape;
+pub use weights::Weights;
+
+use block::Sides;
+use gemma_mlp::{Error, Result};
+use memory::Buffer;
+use serde::Serialize;
+use std::num::NonZeroUsize;
+
+/// What to measure of every shape.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BenchOptions {
+    /// How many tokens go through the block at once, each in a row of its own.
+    pub tokens: Vec<NonZeroUsize>,
+    /// The types of weights and input.
+    pub weights: Vec<Weights>,
+}
+
+impl Default for BenchOptions {
+    /// From one token, which reading the weights limits, to a prompt, which arithmetic limits.
+    fn default() -> Self {
+        let tokens = [1, 4, 16, 64, 512].into_iter().filter_map(NonZeroUsize::new).collect();
+        Self { tokens, weights: Weights::ALL.to_vec() }
+    }
+}
+
+/// The result of a benchmark: plain data, of which table and JSON are views.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Bench {
+    /// What this machine can do at most.
+    pub limits: Limits,
+    /// One for each shape, type of weights and number of tokens, in this order.
+    pub rows: Vec<Row>,
+}
+
+/// Measures the block in every shape, and in turns with it this machine's limits; a shape listed
+/// twice is measured once. `progress` gets the rows done and their total.
+///
+/// Blocks run on the CPU, under tanh, without biases, on weights of Gaussian noise that are the same
+/// on every run.
+///
+/// # Errors
+/// Blocks that do not fit the memory, before anything is measured; candle's while computing.
+pub fn run(
+    shapes: &[Shape],
+    options: &BenchOptions,
+    mut progress: impl FnMut(usize, usize),
+) -> Result<Bench> {
+    let cases = cases(shapes, options);
+    let buffer = Buffer::new(memory::available());
+    let free = memory::available(); // beside the buffer
+    for case in &cases {
+        check(case, free)?;
+    }
+    let mut sampler = Sampler::new(buffer);
+    let mut times = Vec::with_capacity(cases.len());
+    for same_weights in cases.chunk_by(|a, b| (a.shape, a.weights) == (b.shape, b.weights)) {
+        let sides = Sides::new(same_weights[0].shape, same_weights[0].weights)?;
+        for &case in same_weights {
+            sampler.sample();
+            times.push(sides.times(case, || sampler.cool())?);
+            progress(times.len(), cases.len());
+        }
+    }
+    let limits = sampler.limits();
+    let rows = cases.iter().zip(times).map(|(&case, times)| Row::new(case, &limits, times));
+    Ok(Bench { limits, rows: rows.collect() })
+}
+
+/// Every shape in every type with every number of tokens.
+fn cases(shapes: &[Shape], options: &BenchOptions) -> Vec<Case> {
+    let mut cases = vec![];
+    for (i, &shape) in shapes.iter().enumerate() {
+        if shapes[..i].contains(&shape) {
+            continue;
+        }
+        for &weights in &options.weights {
+            cases.extend(options.tokens.iter().map(|&tokens| Case { shape, weights, tokens }));
+        }
+    }
+    cases
+}
+
+/// Refuses what would exhaust the memory: the system would end the program without a word.
+fn check(case: &Case, free: u64) -> Result<()> {
+    let needed = case.memory();
+    if needed <= free {
+        return Ok(());
+    }
+    let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
+    Err(Error::Input(format!(
+        "a block of {} with {} tokens needs {:.1} GiB of memory, and {:.1} are free; pass a smaller --shape or fewer --tokens",
+        case.shape,
+        case.tokens,
+        gib(needed),
+        gib(free)
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shape_listed_twice_is_measured_once() -> Result<()> {
+        let [a, b] = [Shape::new(8, 12)?, Shape::new(8, 16)?];
+        let cases = cases(&[a, b, a], &BenchOptions::default());
+        assert_eq!(cases.len(), 2 * 2 * 5);
+        assert_eq!((cases[0].shape, cases[0].tokens.get()), (a, 1));
+        assert_eq!((cases[19].weights, cases[19].tokens.get()), (Weights::Bf16, 512));
+        Ok(())
+    }
+
+    #[test]
+    fn what_does_not_fit_the_memory_is_refused() -> Result<()> {
+        let tokens = NonZeroUsize::MIN;
+        let case = Case { shape: Shape::new(2048, 16384)?, weights: Weights::F32, tokens };
+        assert!(check(&case, 16 << 30).is_ok());
+        let error = check(&case, 1 << 29).unwrap_err();
+        assert!(error.is_input() && error.to_string().contains("2048x16384"), "{error}");
+        let endless = Case { tokens: NonZeroUsize::MAX, ..case };
+        assert!(check(&endless, u64::MAX - 1).is_err());
+        Ok(())
+    }
+}

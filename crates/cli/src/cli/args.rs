@@ -1,0 +1,215 @@
+//! The flags that subcommands share. Names follow candle's examples.
+
+use super::progress::Bytes;
+use super::read;
+use anyhow::{Context, Result};
+use candle_core::{DType, Device};
+use clap::{Args, ValueEnum};
+use gemma_mlp::checkpoint::Hub;
+use gemma_mlp::{Checkpoint, device};
+use gemma_mlp_drift::drift::{SideSpec, Sides};
+use gemma_mlp_drift::input::parse_ids;
+use std::io::{self, Write};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// What `drift` and `forward` share.
+#[derive(Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    text: TextArgs,
+    #[command(flatten)]
+    pub compute: ComputeArgs,
+    /// Layers to report, as in 0,3-5 [default: all]
+    #[arg(long)]
+    layers: Option<Layers>,
+}
+
+impl RunArgs {
+    /// The texts as token ids.
+    pub fn texts(&self, checkpoint: &Checkpoint) -> Result<Vec<Vec<u32>>> {
+        self.text.texts(checkpoint)
+    }
+
+    /// The chosen layers, each once, in order; all if none are chosen.
+    pub fn layers(&self, checkpoint: &Checkpoint) -> Result<Vec<usize>> {
+        let all = 0..checkpoint.blocks().len();
+        let Some(Layers(ranges)) = &self.layers else { return Ok(all.collect()) };
+        for range in ranges {
+            checkpoint.block(*range.end())?;
+        }
+        Ok(all.filter(|i| ranges.iter().any(|range| range.contains(i))).collect())
+    }
+}
+
+/// The two sides.
+#[derive(Args)]
+pub struct SideArgs {
+    /// The reference side: an activation, and optionally where it is rounded (once,
+    /// after-activation, every-op) or as in which framework (pytorch, transformers, jax, candle,
+    /// candle-cuda, pytorch-cuda, vllm, liger, flashinfer, llama.cpp), and a dtype other than
+    /// --dtype, as in tanh:every-op:bf16 or pytorch:exact
+    #[arg(long, value_name = "SIDE", default_value = "tanh")]
+    a: SideSpec,
+    /// The side that is compared with it
+    #[arg(long, value_name = "SIDE", default_value = "exact")]
+    b: SideSpec,
+}
+
+impl SideArgs {
+    pub fn sides(&self, dtype: DType) -> Sides {
+        Sides { a: self.a.side(dtype), b: self.b.side(dtype) }
+    }
+}
+
+/// How to compute, and how to show it.
+#[derive(Args)]
+pub struct ComputeArgs {
+    /// What to compute in
+    #[arg(long, default_value = "f32")]
+    dtype: DTypeArg,
+    /// Compute on the CPU even if there is a GPU (which takes the feature cuda or metal)
+    #[arg(long)]
+    cpu: bool,
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl ComputeArgs {
+    pub fn dtype(&self) -> DType {
+        self.dtype.into()
+    }
+
+    /// The GPU if there is one, and standard error says which; or the CPU, and it says why.
+    pub fn device(&self) -> Device {
+        if self.cpu || !device::IS_POSSIBLE {
+            return Device::Cpu;
+        }
+        // A library that is missing says so as a panic. One line is enough.
+        let hook = std::panic::take_hook();
+        std::panic::set_hook(Box::new(|_| ()));
+        let gpu = device::gpu();
+        std::panic::set_hook(hook);
+        let (device, why) = match gpu {
+            Ok(gpu) => (gpu, String::new()),
+            Err(reason) => (Device::Cpu, format!(", as there is no GPU to compute on: {reason}")),
+        };
+        let _ = writeln!(io::stderr(), "device: {}{why}", device::name(&device));
+        device
+    }
+}
+
+#[derive(Args)]
+pub struct ModelArgs {
+    /// Directory with config.json and safetensors weights, or a repository on the Hugging Face
+    /// Hub, as in google/gemma-3-270m [default: the checkpoint inside the program, small and
+    /// trained on generated text]
+    #[arg(long, value_name = "DIR|ID", visible_alias = "model-id")]
+    model: Option<PathBuf>,
+    /// Branch, tag or commit of the repository [default: main]
+    #[arg(long, requires = "model")]
+    revision: Option<String>,
+}
+
+impl ModelArgs {
+    pub fn open(&self) -> Result<Checkpoint> {
+        let Some(model) = &self.model else { return Ok(Checkpoint::embedded()?) };
+        open(model, self.revision.as_deref())
+    }
+}
+
+/// The checkpoint in a directory or on the Hub.
+pub fn open(model: &Path, revision: Option<&str>) -> Result<Checkpoint> {
+    let progress = Bytes::new();
+    let show = |done, total| progress.set(done, total);
+    Ok(Checkpoint::open_or_fetch(model, revision, &Hub::from_env(), show)?)
+}
+
+/// What is run if no text is given.
+const TEXT: &str = "The quick brown fox jumps over the lazy dog. Every Friday, Mia and Leo sing in \
+the garden. The small dog runs quickly when Mia sings. \"Where is the cup?\" asks Leo. \"It is in the \
+kitchen,\" says Mia. Leo has three apples. Mia gives him two more. Now he has five apples. Mia \
+counts the cups: one, two, three. There are three cups. In the end, she puts the cup in the garden.";
+
+#[derive(Args)]
+#[group(multiple = false)]
+struct TextArgs {
+    /// Text to run [default: a paragraph of simple English]
+    #[arg(long, value_name = "TEXT")]
+    prompt: Option<String>,
+    /// Files with the texts to run; one line break at the end is not part of a text
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    text: Vec<PathBuf>,
+    /// File with a JSON array of token ids, or an array of such arrays
+    #[arg(long, value_name = "FILE")]
+    ids: Option<PathBuf>,
+}
+
+impl TextArgs {
+    fn texts(&self, checkpoint: &Checkpoint) -> Result<Vec<Vec<u32>>> {
+        if let Some(path) = &self.ids {
+            let ids = parse_ids(&read(path)?).with_context(|| path.display().to_string())?;
+            return Ok(ids);
+        }
+        let mut texts = vec![];
+        for path in &self.text {
+            let mut text = read(path)?;
+            if text.ends_with('\n') {
+                text.pop();
+            }
+            let ids = checkpoint.encode(&text).with_context(|| path.display().to_string())?;
+            texts.push(ids);
+        }
+        if texts.is_empty() {
+            texts.push(checkpoint.encode(self.prompt.as_deref().unwrap_or(TEXT))?);
+        }
+        Ok(texts)
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum DTypeArg {
+    F64,
+    F32,
+    Bf16,
+    F16,
+}
+
+impl From<DTypeArg> for DType {
+    fn from(dtype: DTypeArg) -> Self {
+        match dtype {
+            DTypeArg::F64 => DType::F64,
+            DTypeArg::F32 => DType::F32,
+            DTypeArg::Bf16 => DType::BF16,
+            DTypeArg::F16 => DType::F16,
+        }
+    }
+}
+
+/// Layer numbers and ranges, as in `0,3-5`.
+#[derive(Clone)]
+struct Layers(Vec<RangeInclusive<usize>>);
+
+impl FromStr for Layers {
+    type Err = String;
+
+    fn from_str(list: &str) -> Result<Self, String> {
+        let number = |s: &str| {
+            s.trim()
+                .parse::<usize>()
+                .map_err(|_| format!("'{s}' is not a layer number; write 0,3-5"))
+        };
+        let range = |part: &str| match part.split_once('-') {
+            None => number(part).map(|n| n..=n),
+            Some((first, last)) => match (number(first)?, number(last)?) {
+                (first, last) if first <= last => Ok(first..=last),
+                _ => Err(format!("the range {part} is empty")),
+            },
+        };
+        list.split(',').map(range).collect::<Result<_, _>>().map(Self)
+    }
+}

@@ -1,0 +1,61 @@
+//! `gemma-mlp forward`.
+
+use super::args::RunArgs;
+use super::{print, progress::Progress};
+use crate::report;
+use anyhow::Result;
+use gemma_mlp::Activation;
+use gemma_mlp_drift::forward::{ForwardOptions, forward};
+use gemma_mlp_drift::input::TokenIds;
+use std::path::PathBuf;
+
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    run: RunArgs,
+    /// Activation to run: exact, tanh, any framework's name for them, or config for what the
+    /// checkpoint means
+    #[arg(long, default_value = "config", value_parser = activation)]
+    activation: Choice,
+    /// Save input, gate, up, activated, product and output of every layer, the residual stream after
+    /// it (hidden.N) and the logits as safetensors
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy)]
+enum Choice {
+    Config,
+    Fixed(Activation),
+}
+
+fn activation(name: &str) -> Result<Choice, gemma_mlp::UnknownActivation> {
+    match name {
+        "config" => Ok(Choice::Config),
+        name => name.parse().map(Choice::Fixed),
+    }
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    let run = &args.run;
+    let checkpoint = run.model.open()?;
+    let ids = TokenIds::batched(run.texts(&checkpoint)?)?;
+    let options = ForwardOptions {
+        activation: match args.activation {
+            Choice::Config => None,
+            Choice::Fixed(activation) => Some(activation),
+        },
+        dtype: run.compute.dtype(),
+        layers: run.layers(&checkpoint)?,
+        keep: args.out.is_some(),
+    };
+    let progress = Progress::new(options.layers.len(), "layers");
+    let device = run.compute.device();
+    let forward = forward(&checkpoint, &ids, &options, &device, |done| progress.set(done))?;
+    drop(progress);
+    if let Some(path) = &args.out {
+        forward.save(path)?;
+    }
+    let summary = &forward.summary;
+    print(&if run.compute.json { report::json(summary)? } else { report::forward_table(summary) })
+}

@@ -1,0 +1,153 @@
+//! Flags, progress and which report to write. What is computed is the library's business.
+
+mod args;
+mod bench;
+mod drift;
+mod forward;
+mod generate;
+mod inspect;
+mod interrupt;
+mod merge;
+mod output;
+mod plot;
+mod progress;
+mod report;
+mod verify;
+
+use crate::report::Paint;
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use gemma_mlp::Error;
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Is this Gemma MLP right, and does the difference matter?
+///
+/// Without a subcommand it measures the drift of exact against tanh GELU on the checkpoint inside
+/// the program.
+#[derive(Parser)]
+#[command(version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    drift: drift::Args,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Measure how far two ways of computing the model are apart, beside the noise floor
+    Drift(drift::Args),
+    /// Add up the JSON reports of a drift run's parts
+    Merge(merge::Args),
+    /// Show drift runs again from their JSON reports, or several side by side
+    Report(report::Args),
+    /// Continue a prompt greedily under both sides
+    Generate(generate::Args),
+    /// Run the model on a prompt and print or save what happens inside
+    Forward(forward::Args),
+    /// Say what a checkpoint is, which activation it means and why
+    Inspect(inspect::Args),
+    /// Plot GELU in its two forms beside SiLU and ReLU, their difference, and the errors of presets
+    Plot(plot::Args),
+    /// Compare our functions with candle's own and with the truth
+    Verify(verify::Args),
+    /// Measure how fast one block is, beside candle's operations and this machine's limits
+    Bench(bench::Args),
+}
+
+/// Parses the command line and does what it says.
+pub fn run() -> Result<()> {
+    let cli = Cli::parse();
+    let command = cli.command.unwrap_or(Command::Drift(cli.drift));
+    // On one of the threads that compute: any other is put to sleep and woken around every loop
+    // that they share, which costs a tenth of a model's speed.
+    rayon::scope(|_| match command {
+        Command::Drift(args) => drift::run(&args),
+        Command::Merge(args) => merge::run(&args),
+        Command::Report(args) => report::run(&args),
+        Command::Generate(args) => generate::run(&args),
+        Command::Forward(args) => forward::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Plot(args) => plot::run(&args),
+        Command::Verify(args) => verify::run(&args),
+        Command::Bench(args) => bench::run(&args),
+    })
+}
+
+/// Writes a report to standard output.
+fn print(report: &str) -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    let written = stdout.write_all(report.as_bytes()).and_then(|()| stdout.flush());
+    written.map_err(|source| Error::Io { path: "standard output".into(), source }.into())
+}
+
+/// Whether what is printed is coloured: on a terminal that can, unless `NO_COLOR` is set
+/// (<https://no-color.org>).
+fn paint() -> Paint {
+    let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+    let colour = io::stdout().is_terminal() && !set("NO_COLOR") && !dumb;
+    if colour { Paint::Ansi } else { Paint::Plain }
+}
+
+/// Reads a text.
+fn read(path: &Path) -> Result<String> {
+    let failed = |source| Error::Io { path: path.into(), source };
+    Ok(std::fs::read_to_string(path).map_err(failed)?)
+}
+
+/// Writes a file, whole or not at all: beside its place first, then renamed.
+fn write(path: &Path, content: &[u8]) -> Result<()> {
+    let failed = |source| Error::Io { path: path.into(), source };
+    let mut file = beside(path).map_err(failed)?;
+    file.write_all(content).map_err(failed)?;
+    file.as_file().sync_all().map_err(failed)?;
+    file.persist(path).map_err(|e| failed(e.error))?;
+    Ok(())
+}
+
+/// Finds out whether files can be written before hours go into what they are to hold.
+fn check_writable<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> Result<()> {
+    for path in paths {
+        let failed = |source| Error::Io { path: path.into(), source };
+        if path.is_dir() {
+            return Err(failed(io::ErrorKind::IsADirectory.into()).into());
+        }
+        beside(path).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// A new file in the directory of another, gone when dropped.
+fn beside(path: &Path) -> io::Result<tempfile::NamedTempFile> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less what umask takes
+    builder.tempfile_in(directory.unwrap_or(Path::new(".")))
+}
+
+/// Says in one line what went wrong, and gives the exit code: 2 if the input is to blame.
+pub fn fail(error: &anyhow::Error) -> ExitCode {
+    let message = message(error);
+    // Nobody may be there to read it; the exit code still tells.
+    let _ = writeln!(io::stderr(), "error: {message}");
+    match error.downcast_ref::<Error>() {
+        Some(e) if e.is_input() => ExitCode::from(2),
+        _ => ExitCode::from(1),
+    }
+}
+
+/// What was done, and what went wrong, in one line. Our own errors say what lies beneath them.
+fn message(error: &anyhow::Error) -> String {
+    let mut parts = vec![];
+    for cause in error.chain() {
+        parts.push(cause.to_string());
+        if cause.is::<Error>() {
+            break;
+        }
+    }
+    parts.join(": ").replace('\n', " ")
+}

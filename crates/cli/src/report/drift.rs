@@ -1,0 +1,242 @@
+//! A drift run as aligned text for a terminal.
+
+use super::align::{activation_line, align, warnings};
+use super::number::{grouped, short};
+use super::paint::{Paint, Tone};
+use super::sparkline::sparkline;
+use gemma_mlp::Rounding;
+use gemma_mlp_drift::drift::{Drift, GradientDrift, LogitMetrics, Ranked, Sides, Size};
+use gemma_mlp_drift::input::InputKind;
+use std::fmt::Write;
+
+/// The table that `gemma-mlp drift` prints.
+pub fn drift_table(drift: &Drift, paint: Paint) -> String {
+    let header = &drift.header;
+    let checkpoint = &header.checkpoint;
+    let mut text = String::new();
+    let mut line = |s: String| text.extend([&s, "\n"]);
+    line(format!(
+        "{}: {}, {} layers, weights in {}",
+        checkpoint.source, checkpoint.family, checkpoint.blocks, checkpoint.dtype
+    ));
+    line(activation_line(&checkpoint.activation));
+    line(format!("drift:  {}", pair(&header.sides)));
+    let on = match drift.floor.tokens {
+        all if all == drift.tokens => String::new(),
+        some => format!(", on the first {}", grouped(some as u64)),
+    };
+    line(format!("floor:  {}: what rounding alone does{on}", pair(&header.floor_sides)));
+    line(tokens_line(drift));
+    line(String::new());
+    text += &layer_rows(drift, paint);
+    if let (Some(logits), Some(floor)) = (&drift.logits, &drift.floor.logits) {
+        text += "\n";
+        text += &logit_rows(logits, floor, paint);
+    }
+    if let Some(gradients) = &drift.gradients {
+        text += "\n";
+        text += &gradient_rows(gradients, paint);
+    }
+    if let Some(ranking) = &drift.ranking {
+        text += "\n";
+        text += &ranking_rows(ranking, paint);
+    }
+    let tone = match drift.verdict.size {
+        Size::None | Size::FarBelowFloor | Size::BelowFloor => Tone::Good,
+        Size::AboveFloor => Tone::Notable,
+        Size::FarAboveFloor | Size::NotFinite => Tone::Bad,
+    };
+    let _ = writeln!(text, "\n{}", paint.paint(tone, &drift.verdict.verdict));
+    text += &warnings(&header.warnings);
+    text
+}
+
+pub(super) fn pair(Sides { a, b }: &Sides) -> String {
+    let alike = a.dtype == b.dtype && a.rounding == b.rounding;
+    if alike && a.rounding == Rounding::Once {
+        format!("{} against {}, both in {}", b.activation, a.activation, a.dtype.as_str())
+    } else {
+        format!("{b} against {a}")
+    }
+}
+
+fn tokens_line(drift: &Drift) -> String {
+    let header = &drift.header;
+    let mut line = format!("input:  {} tokens", grouped(drift.tokens as u64));
+    if header.texts > 1 {
+        let _ = write!(line, " of {} texts", header.texts);
+    }
+    if header.windows > header.texts {
+        let _ = write!(
+            line,
+            ", in {} windows of at most {}, each ending {} behind the last",
+            header.windows, header.window, header.stride
+        );
+    }
+    if !drift.complete {
+        line += " (a part of the run)";
+    }
+    if drift.layers.iter().any(|layer| layer.input == InputKind::Gaussian) {
+        line += "; each block on noise of RMS 1 through its own norm, as the model around it does not run here";
+    }
+    line
+}
+
+fn layer_rows(drift: &Drift, paint: Paint) -> String {
+    let mut rows = vec![
+        ["", "activation", "block output", "", "", "", "residual stream", "", ""].map(String::from),
+        ["layer", "max abs", "max abs", "rel L2", "floor", "ratio", "rel L2", "floor", "ratio"]
+            .map(String::from),
+    ];
+    for (i, layer) in drift.layers.iter().enumerate() {
+        let (output, floor) = (layer.drift.output, layer.floor.output.rel_l2);
+        let residual = match drift.residual.get(i) {
+            Some(r) => [r.rel_l2, r.floor_rel_l2, r.rel_l2 / r.floor_rel_l2].map(short),
+            None => ["", "", ""].map(String::from),
+        };
+        let [r1, r2, r3] = residual;
+        let [d1, d2, d3, d4, d5] = [
+            layer.drift.activation.max_abs,
+            output.max_abs,
+            output.rel_l2,
+            floor,
+            output.rel_l2 / floor,
+        ]
+        .map(short);
+        rows.push([layer.index.to_string(), d1, d2, d3, d4, d5, r1, r2, r3]);
+    }
+    let mut text = emphasised(&align(&rows, 1), 2, paint);
+    text += &layer_bars(drift, paint);
+    if let Some(layer) = drift.first_above_floor {
+        let _ = writeln!(text, "first above its floor: layer {layer}");
+    }
+    text
+}
+
+/// A table whose first lines are its header.
+fn emphasised(table: &str, header: usize, paint: Paint) -> String {
+    let line = |(i, line): (usize, &str)| {
+        let line = if i < header { paint.paint(Tone::Strong, line) } else { line.to_string() };
+        line + "\n"
+    };
+    table.lines().enumerate().map(line).collect()
+}
+
+/// The shape of the drift over the layers, and of its floor.
+fn layer_bars(drift: &Drift, paint: Paint) -> String {
+    if drift.layers.len() < 3 {
+        return String::new();
+    }
+    let of = |pick: fn(&gemma_mlp_drift::drift::LayerDrift) -> f64| {
+        drift.layers.iter().map(pick).collect()
+    };
+    let mut lines: Vec<(&str, Tone, Vec<f64>)> = vec![
+        ("block output", Tone::Series(0), of(|l| l.drift.output.rel_l2)),
+        ("its floor", Tone::Faint, of(|l| l.floor.output.rel_l2)),
+    ];
+    if !drift.residual.is_empty() {
+        let of = |pick: fn(&gemma_mlp_drift::drift::ResidualDrift) -> f64| {
+            drift.residual.iter().map(pick).collect()
+        };
+        lines.push(("residual", Tone::Series(0), of(|r| r.rel_l2)));
+        lines.push(("its floor", Tone::Faint, of(|r| r.floor_rel_l2)));
+    }
+    let mut text = "\n".to_string();
+    for (name, tone, values) in lines {
+        let ends = values.iter().copied().filter(|v| v.is_finite());
+        let (low, high) =
+            ends.fold((f64::INFINITY, 0.0), |(l, h): (f64, f64), v| (l.min(v), h.max(v)));
+        let bars = paint.paint(tone, sparkline(&values));
+        let _ = writeln!(text, "{name:<12}  {bars}  {} to {}", short(low), short(high));
+    }
+    text
+}
+
+/// The figures of the logits beside the floor's, and how many times those they are.
+fn logit_rows(drift: &LogitMetrics, floor: &LogitMetrics, paint: Paint) -> String {
+    let mut rows = vec![["logits", "drift", "floor", "ratio"].map(String::from)];
+    let mut row = |name: &str, figure: fn(&LogitMetrics) -> f64| {
+        let (d, f) = (figure(drift), figure(floor));
+        rows.push([name.to_string(), short(d), short(f), short(d / f)]);
+    };
+    row("max abs", |m| m.max_abs);
+    row("relative L2", |m| m.rel_l2);
+    row("KL mean, nats", |m| m.kl_mean_nats);
+    row("KL median", |m| m.kl_median_nats);
+    row("KL 90 %", |m| m.kl_p90_nats);
+    row("KL 99 %", |m| m.kl_p99_nats);
+    row("KL 99.9 %", |m| m.kl_p999_nats);
+    row("KL maximum", |m| m.kl_max_nats);
+    row("RMS Δp of the right token", |m| m.rms_dp);
+    for (name, figure) in [
+        (
+            "same top token",
+            (|m| format!("{:.2} %", 100.0 * m.top1_agreement)) as fn(&LogitMetrics) -> String,
+        ),
+        ("common among the top 5", |m| format!("{:.2} %", 100.0 * m.top5_agreement)),
+        ("perplexity of a", |m| format!("{:.4} ± {:.4}", m.ppl_a, m.ppl_a_se)),
+        ("perplexity of b", |m| format!("{:.4} ± {:.4}", m.ppl_b, m.ppl_b_se)),
+        ("ln(ppl b / ppl a)", |m| format!("{:.2e} ± {:.1e}", m.ln_ppl_ratio, m.ln_ppl_ratio_se)),
+    ] {
+        rows.push([name.to_string(), figure(drift), figure(floor), String::new()]);
+    }
+    emphasised(&align(&rows, 1), 1, paint)
+}
+
+fn gradient_rows(gradients: &GradientDrift, paint: Paint) -> String {
+    let mut rows = vec![
+        ["gradients", "gate_proj", "", "up_proj", "", "down_proj", ""].map(String::from),
+        ["layer", "rel L2", "floor", "rel L2", "floor", "rel L2", "floor"].map(String::from),
+    ];
+    for layer in &gradients.gradients {
+        let (drift, floor) = (layer.drift, layer.floor);
+        let [g, gf, u, uf, d, df] = [
+            drift.gate_proj,
+            floor.gate_proj,
+            drift.up_proj,
+            floor.up_proj,
+            drift.down_proj,
+            floor.down_proj,
+        ]
+        .map(|m| short(m.rel_l2));
+        rows.push([layer.index.to_string(), g, gf, u, uf, d, df]);
+    }
+    let [a, b] = gradients.loss;
+    let mut text = emphasised(&align(&rows, 1), 2, paint);
+    let _ = writeln!(
+        text,
+        "of the mean loss over {} tokens: {a:.6} nats under a, {b:.6} under b; input gradient: rel L2 {}",
+        gradients.gradient_tokens,
+        short(gradients.input_gradient.rel_l2)
+    );
+    text
+}
+
+fn ranking_rows(ranking: &[Ranked], paint: Paint) -> String {
+    let header =
+        ["difference, one at a time", "KL mean, nats", "KL max", "same top", "rel L2", "ppl"];
+    let mut rows = vec![header.map(String::from)];
+    for ranked in ranking {
+        rows.push([
+            ranked.difference.to_string(),
+            short(ranked.kl_mean_nats),
+            short(ranked.kl_max_nats),
+            format!("{:.2} %", 100.0 * ranked.top1_agreement),
+            short(ranked.rel_l2),
+            short(ranked.ppl),
+        ]);
+    }
+    emphasised(&align(&rows, 1), 1, paint)
+}
+
+/// The name of a verdict's size, as in the JSON.
+pub(super) fn size_name(size: Size) -> &'static str {
+    match size {
+        Size::None => "none",
+        Size::FarBelowFloor => "far-below-floor",
+        Size::BelowFloor => "below-floor",
+        Size::AboveFloor => "above-floor",
+        Size::FarAboveFloor => "far-above-floor",
+        Size::NotFinite => "not-finite",
+    }
+}

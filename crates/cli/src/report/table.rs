@@ -1,0 +1,148 @@
+//! Forward passes and inspections as aligned text for a terminal.
+
+use super::align::{activation_line, align, warnings};
+use super::number::{grouped, short};
+use gemma_mlp::checkpoint::{Inspection, Resolved, StackInspection};
+use gemma_mlp_drift::forward::{BlockSummary, ForwardSummary, Stats, TopToken};
+use gemma_mlp_drift::input::InputKind;
+use std::fmt::Write;
+
+/// The table that `gemma-mlp forward` prints.
+pub fn forward_table(forward: &ForwardSummary) -> String {
+    let mut text = format!("{}, computed in {}\n", forward.checkpoint, forward.dtype);
+    if let Some(first) = forward.layers.first() {
+        let _ = writeln!(text, "{}", activation_line(&first.activation));
+    }
+    text +=
+        &input_line(forward.tokens, forward.batch, forward.layers.iter().map(|layer| layer.input));
+    text += "\n\n";
+    text += &forward_rows(&forward.layers);
+    text += &top_rows(&forward.top);
+    text += &warnings(&forward.warnings);
+    text
+}
+
+fn forward_rows(layers: &[BlockSummary]) -> String {
+    let mut rows = vec![
+        ["", "", "gate", "", "up", "", "activated", "", "product", "", "output", ""]
+            .map(String::from),
+        ["layer", "input", "RMS", "max", "RMS", "max", "RMS", "max", "RMS", "max", "RMS", "max"]
+            .map(String::from),
+    ];
+    for layer in layers {
+        let parts = [layer.gate, layer.up, layer.activated, layer.product, layer.output];
+        let cells =
+            parts.into_iter().flat_map(|Stats { rms, max_abs, .. }| [short(rms), short(max_abs)]);
+        let head = [layer.index.to_string(), layer.input.name().into()];
+        let row: Vec<String> = head.into_iter().chain(cells).collect();
+        rows.extend(<[String; 12]>::try_from(row));
+    }
+    let mut text = align(&rows, 2);
+    for layer in layers {
+        let parts = [layer.gate, layer.up, layer.activated, layer.product, layer.output];
+        let nonfinite: usize = parts.iter().map(|part| part.nonfinite).sum();
+        if nonfinite > 0 {
+            let _ = writeln!(
+                text,
+                "warning: layer {}: {nonfinite} values are NaN or infinite",
+                layer.index
+            );
+        }
+    }
+    text
+}
+
+fn head_line(stack: &StackInspection) -> String {
+    let Resolved { value: tied, reason } = &stack.tied_head;
+    let which = if *tied { "the embedding" } else { "a matrix of its own" };
+    format!("{which}, {} words: {reason}", grouped(stack.vocab_size as u64))
+}
+
+/// The likeliest tokens to follow each text.
+fn top_rows(top: &[Vec<TopToken>]) -> String {
+    let mut text = String::new();
+    for (i, tokens) in top.iter().enumerate() {
+        let which = if top.len() == 1 { String::new() } else { format!(" text {i}") };
+        let _ = writeln!(text, "\nlikeliest to follow{which}:");
+        let mut rows = vec![["token", "id", "logit", "probability"].map(String::from)];
+        for token in tokens {
+            let shown = token.text.as_ref().map_or(String::new(), |text| format!("{text:?}"));
+            let [logit, probability] = [token.logit, token.probability].map(short);
+            rows.push([shown, token.id.to_string(), logit, probability]);
+        }
+        text += &align(&rows, 1);
+    }
+    text
+}
+
+/// What `gemma-mlp inspect` prints.
+pub fn inspect_table(inspection: &Inspection) -> String {
+    let dtypes =
+        inspection.dtypes.iter().map(|(dtype, n)| format!("{n} in {dtype}")).collect::<Vec<_>>();
+    let mut rows = vec![
+        ["checkpoint".to_string(), inspection.source.clone()],
+        [
+            "family".to_string(),
+            format!("{} (model_type {})", inspection.family, inspection.model_type),
+        ],
+        [
+            "parameters".to_string(),
+            format!(
+                "{}, of them {} in MLPs",
+                grouped(inspection.parameters),
+                grouped(inspection.mlp_parameters)
+            ),
+        ],
+        [
+            "tensors".to_string(),
+            format!("{}; {} bytes", dtypes.join(", "), grouped(inspection.bytes)),
+        ],
+    ];
+    for stack in &inspection.stacks {
+        rows.extend(stack_rows(stack));
+    }
+    let width = rows.iter().map(|[key, _]| key.len()).max().unwrap_or(0);
+    let mut text: String =
+        rows.iter().map(|[key, value]| format!("{key:width$}  {value}\n")).collect();
+    text += &warnings(&inspection.warnings);
+    text
+}
+
+fn stack_rows(stack: &StackInspection) -> Vec<[String; 2]> {
+    let key = |name: &str| {
+        if stack.name.is_empty() { name.to_string() } else { format!("{} {name}", stack.name) }
+    };
+    let gate_up = if stack.fused_gate_up { "fused" } else { "separate" };
+    let bias = if stack.mlp_bias { "with" } else { "without" };
+    let Resolved { value, reason } = &stack.activation;
+    let mut rows = vec![
+        [
+            key("blocks"),
+            format!(
+                "{} of hidden {} x intermediate {}, gate and up {gate_up}, {bias} biases",
+                stack.num_hidden_layers, stack.hidden_size, stack.intermediate_size
+            ),
+        ],
+        [key("first block"), stack.first_block.clone()],
+        [key("activation"), format!("{value}: {reason}")],
+        [key("attention"), stack.attention.clone()],
+        [key("head"), head_line(stack)],
+    ];
+    if !stack.defaults.is_empty() {
+        rows.push([
+            key("defaults"),
+            format!("the config leaves out {}", stack.defaults.join(", ")),
+        ]);
+    }
+    rows
+}
+
+fn input_line(tokens: usize, batch: usize, inputs: impl Iterator<Item = InputKind>) -> String {
+    let texts = if batch == 1 { String::new() } else { format!("{batch} texts of ") };
+    let mut line = format!("input:  {texts}{tokens} tokens");
+    let inputs: Vec<_> = inputs.collect();
+    if inputs.contains(&InputKind::Gaussian) {
+        line += "; \"gaussian\" is noise of RMS 1 through the layer's own norm";
+    }
+    line
+}

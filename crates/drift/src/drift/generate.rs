@@ -1,0 +1,137 @@
+//! Greedy continuations of a prompt under two sides.
+
+use super::lockstep::{Caches, Lockstep};
+use super::result::CheckpointSummary;
+use super::side::Sides;
+use crate::input::TokenIds;
+use candle_core::{DType, Device, Tensor};
+use gemma_mlp::Checkpoint;
+use gemma_mlp::{Error, Result};
+use serde::Serialize;
+use std::ops::ControlFlow;
+
+/// Two continuations, side by side.
+#[derive(Debug, Clone, Serialize)]
+pub struct Generation {
+    /// Version of this layout.
+    pub schema: u32,
+    /// What was run.
+    pub checkpoint: CheckpointSummary,
+    /// The sides.
+    pub sides: Sides,
+    /// The prompt's token ids.
+    pub prompt: Vec<u32>,
+    /// Under side a.
+    pub a: Continuation,
+    /// Under side b.
+    pub b: Continuation,
+    /// Where they part; `None` if they never do.
+    pub parting: Option<Parting>,
+}
+
+/// What a side goes on with.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Continuation {
+    /// Token ids, with the end-of-text token if there is one.
+    pub ids: Vec<u32>,
+    /// Their text; `None` without a tokenizer.
+    pub text: Option<String>,
+    /// Of each token, how far its logit was above the second largest.
+    pub margins: Vec<f64>,
+    /// Whether it came to an end of its own.
+    pub ended: bool,
+}
+
+/// The first token where two continuations differ.
+#[derive(Debug, Clone, Serialize)]
+pub struct Parting {
+    /// Which of the generated tokens, from 0 on.
+    pub index: usize,
+    /// a's token and b's.
+    pub ids: [u32; 2],
+    /// Their texts.
+    pub texts: [Option<String>; 2],
+    /// How far each was above the second largest logit of its side.
+    pub margins: [f64; 2],
+}
+
+/// Continues a prompt by at most `length` tokens, always with the likeliest, under both sides in
+/// lockstep. Of equal logits the lower id wins. A side ends at an end-of-text token.
+///
+/// `progress` is called after each token with how many there are; returning
+/// [`ControlFlow::Break`] ends the run with what there is.
+///
+/// # Errors
+/// A family whose whole model does not run here, an encoder without a head, a prompt with ids out
+/// of the vocabulary.
+pub fn generate(
+    checkpoint: &Checkpoint,
+    prompt: &[u32],
+    sides: Sides,
+    length: usize,
+    device: &Device,
+    mut progress: impl FnMut(usize) -> ControlFlow<()>,
+) -> Result<Generation> {
+    let config = checkpoint.config();
+    TokenIds::single(prompt.to_vec())?.check(config.stacks[0].vocab_size)?;
+    let lockstep = Lockstep::load(checkpoint, &[sides.a, sides.b], device)?;
+    if lockstep.model(0).head().is_none() {
+        return Err(Error::Input("an encoder without a head generates no text".into()));
+    }
+    let mut caches = Caches::default();
+    let mut continuations = [Continuation::default(), Continuation::default()];
+    let mut ids = vec![prompt.to_vec(); 2];
+    for step in 0..length {
+        let logits = lockstep.next(&ids, &mut caches)?;
+        for ((side, logits), ids) in continuations.iter_mut().zip(&logits).zip(&mut ids) {
+            let (id, margin) = likeliest(logits)?;
+            *ids = vec![id];
+            if !side.ended {
+                side.ids.push(id);
+                side.margins.push(margin);
+                side.ended = config.eos_token_ids.contains(&id);
+            }
+        }
+        if progress(step + 1).is_break() || continuations.iter().all(|side| side.ended) {
+            break;
+        }
+    }
+    for side in &mut continuations {
+        side.text = checkpoint.decode(&side.ids).ok();
+    }
+    let [a, b] = continuations;
+    Ok(Generation {
+        schema: 1,
+        checkpoint: CheckpointSummary::new(checkpoint),
+        sides,
+        prompt: prompt.to_vec(),
+        parting: parting(checkpoint, &a, &b),
+        a,
+        b,
+    })
+}
+
+fn parting(checkpoint: &Checkpoint, a: &Continuation, b: &Continuation) -> Option<Parting> {
+    let index = a.ids.iter().zip(&b.ids).position(|(a, b)| a != b)?;
+    let ids = [a.ids[index], b.ids[index]];
+    Some(Parting {
+        index,
+        ids,
+        texts: ids.map(|id| checkpoint.decode(&[id]).ok()),
+        margins: [a.margins[index], b.margins[index]],
+    })
+}
+
+/// The largest logit's id, the lowest of equals, and how far it is above the second largest.
+fn likeliest(logits: &Tensor) -> Result<(u32, f64)> {
+    let logits = logits.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+    let (mut best, mut second) = (0, f64::NEG_INFINITY);
+    for (id, &logit) in logits.iter().enumerate().skip(1) {
+        if logit > logits[best] {
+            (second, best) = (logits[best], id);
+        } else if logit > second {
+            second = logit;
+        }
+    }
+    Ok((best as u32, logits[best] - second))
+}

@@ -1,0 +1,78 @@
+//! The pass through heads that are tensors, on any device: a piece of the vocabulary at a time, whose
+//! logits all threads read.
+
+use super::batch::{Batch, Lane};
+use super::row::{Buffers, Row};
+use crate::drift::values::{Values, with_values};
+use candle_core::Tensor;
+use gemma_mlp::Result;
+use gemma_mlp::internal::threads;
+use gemma_mlp::internal::vectorized;
+
+/// Bytes of logits, as f32 or narrower, that are held at a time for all sides: few enough to stay in a
+/// large cache, and to be memory that the allocator keeps from one piece to the next.
+const WORKSPACE: usize = 8 << 20;
+
+/// What all words say of the positions of some rows.
+pub(super) fn rows(
+    batches: &[Batch],
+    pairs: &[(usize, usize)],
+    mut rows: Vec<Row>,
+    progress: &mut dyn FnMut(f64),
+) -> Result<Vec<Row>> {
+    let lanes: Vec<Lane> = batches.iter().flat_map(|batch| batch.lanes.iter().copied()).collect();
+    let vocab = batches.first().map_or(0, |batch| batch.head.vocab_size());
+    let tile = tile(lanes.len(), rows.len(), vocab);
+    for start in (0..vocab).step_by(tile) {
+        let len = tile.min(vocab - start);
+        let mut logits = vec![];
+        for batch in batches {
+            logits.extend(batch.logits(start, len)?);
+        }
+        read_all(&logits, vec![], &mut |values: &[Values]| {
+            let nanoseconds = rows.len() * len;
+            threads::for_each_with(
+                nanoseconds,
+                rows.iter_mut().enumerate(),
+                || Buffers::new(lanes.len()),
+                |buffers, (i, row)| {
+                    buffers.clear();
+                    for (lane, values) in
+                        lanes.iter().zip(values).filter(|(lane, _)| i < lane.count)
+                    {
+                        let logits = buffers.logits_of(lane.side, len);
+                        vectorized(
+                            #[inline(always)]
+                            || values.widen(i * len..(i + 1) * len, logits),
+                        );
+                    }
+                    row.add(buffers, pairs, start as u32);
+                },
+            );
+        })?;
+        progress((start + len) as f64 / vocab as f64);
+    }
+    Ok(rows)
+}
+
+/// Words at a time: as many as fit the workspace, whatever the number of threads.
+fn tile(sides: usize, positions: usize, vocab: usize) -> usize {
+    let words = WORKSPACE / 4 / (sides * positions).max(1);
+    (words / 64 * 64).clamp(256, 8192).min(vocab.max(1))
+}
+
+/// Calls `read` with the elements of all tensors.
+fn read_all<'a>(
+    tensors: &[Tensor],
+    read_before: Vec<Values<'a>>,
+    read: &mut dyn FnMut(&[Values]),
+) -> Result<()> {
+    match tensors {
+        [] => read(&read_before),
+        [first, rest @ ..] => with_values(first, |values| {
+            let values = read_before.iter().copied().chain([values]).collect();
+            read_all(rest, values, read).map_err(candle_core::Error::wrap)
+        })?,
+    }
+    Ok(())
+}

@@ -1,0 +1,47 @@
+//! How far two ways of computing the same model are apart, beside what rounding alone does.
+//!
+//! Everything here is a pair of [`Side`]s: the switch is `tanh` against `exact` in one dtype, the
+//! noise floor is one activation in two dtypes.
+
+mod blocks;
+mod difference;
+mod gates;
+mod generate;
+mod gradient;
+mod head;
+mod layers;
+mod lockstep;
+mod logits;
+mod metrics;
+mod options;
+mod origin;
+mod positions;
+mod rank;
+mod result;
+mod run;
+mod side;
+mod sums;
+mod values;
+mod verdict;
+mod whole;
+mod window;
+
+pub use difference::{DIFFERENCES, Difference};
+pub use gates::GateHistogram;
+pub use generate::{Continuation, Generation, Parting, generate};
+pub use gradient::{
+    BlockGradients, GradientDrift, GradientMetrics, LayerGradients, gradient_drift,
+};
+pub use layers::{BlockPoints, LayerDrift, ResidualDrift};
+pub use lockstep::{Caches, LaneStep, Lockstep};
+pub use logits::LogitMetrics;
+pub use metrics::{Accumulator, Metrics};
+pub use options::{DriftOptions, Progress, Shard};
+pub use origin::Origin;
+pub use positions::{Positions, Token, TokenDrift};
+pub use rank::{Ranked, rank};
+pub use result::{CheckpointSummary, Drift, EXCERPT, Floor, Header, RRatio, SCHEMA, merge};
+pub use run::drift;
+pub use side::{Side, SideSpec, Sides, floor_sides};
+pub use verdict::{Size, Verdict};
+pub use window::{Window, Windowing};

@@ -1,0 +1,69 @@
+//! What to compare, how, and how far it is.
+
+use super::side::Sides;
+use super::window::{Window, Windowing};
+use crate::input::TokenIds;
+use gemma_mlp::Checkpoint;
+use gemma_mlp::Result;
+use serde::{Deserialize, Serialize};
+
+/// What to compare, and how.
+#[derive(Debug, Clone)]
+pub struct DriftOptions {
+    /// The pair to measure.
+    pub sides: Sides,
+    /// The pair that shows what rounding alone does.
+    pub floor_sides: Sides,
+    /// Which layers to report, by index.
+    pub layers: Vec<usize>,
+    /// How many of a window's first tokens the floor is measured on: its size takes fewer of them
+    /// than a small drift does.
+    pub floor_tokens: usize,
+    /// How texts are cut.
+    pub windowing: Windowing,
+    /// The windows that this run takes: every n-th from the i-th on.
+    pub shard: Shard,
+}
+
+impl DriftOptions {
+    /// The windows of texts whose ids are all words of the checkpoint's vocabulary.
+    pub(super) fn windows(
+        &self,
+        checkpoint: &Checkpoint,
+        texts: &[Vec<u32>],
+    ) -> Result<Vec<Window>> {
+        let config = checkpoint.config();
+        for text in texts.iter().filter(|text| !text.is_empty()) {
+            TokenIds::single(text.clone())?.check(config.stacks[0].vocab_size)?;
+        }
+        self.windowing.cut(texts, config.bos_token_id)
+    }
+}
+
+/// A part of a run, for machines that share the work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shard {
+    /// Which part, from 1 on.
+    pub index: usize,
+    /// How many there are.
+    pub of: usize,
+}
+
+impl Shard {
+    /// All of it.
+    pub const WHOLE: Self = Self { index: 1, of: 1 };
+
+    pub(super) fn takes(self, window: usize) -> bool {
+        window % self.of + 1 == self.index
+    }
+}
+
+/// How far a run is. Returning [`std::ops::ControlFlow::Break`] ends it after the window at hand, with the
+/// figures of all windows so far.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Progress {
+    /// Tokens that are done, layers and head counting as they come.
+    pub tokens: f64,
+    /// Tokens that there are.
+    pub of: usize,
+}

@@ -1,0 +1,232 @@
+//! Porting differences by what they do to the logits of a text.
+
+use super::difference::{Change, DIFFERENCES, Difference};
+use super::head;
+use super::lockstep::load_sharing;
+use super::logits::LogitSums;
+use super::metrics::nan_from_null;
+use super::options::{DriftOptions, Progress};
+use super::side::Side;
+use super::window::Window;
+use crate::input::TokenIds;
+use candle_core::{DType, Device, Tensor};
+use gemma_mlp::Checkpoint;
+use gemma_mlp::checkpoint::{Config, LayerAttention};
+use gemma_mlp::model::{Gemma, Head, Variation};
+use gemma_mlp::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+use std::ops::ControlFlow;
+
+/// What one difference does.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Ranked {
+    /// What is different.
+    pub difference: Cow<'static, str>,
+    /// Where it comes from, or who does it.
+    pub source: Cow<'static, str>,
+    /// Scored positions.
+    pub tokens: usize,
+    /// KL(reference‖difference) of a position in nats, on average.
+    #[serde(deserialize_with = "nan_from_null")]
+    pub kl_mean_nats: f64,
+    /// KL of the worst position.
+    #[serde(deserialize_with = "nan_from_null")]
+    pub kl_max_nats: f64,
+    /// The fraction of positions whose likeliest token is the same.
+    #[serde(deserialize_with = "nan_from_null")]
+    pub top1_agreement: f64,
+    /// ‖b − a‖/‖a‖ over all logits.
+    #[serde(deserialize_with = "nan_from_null")]
+    pub rel_l2: f64,
+    /// Perplexity with the difference.
+    #[serde(deserialize_with = "nan_from_null")]
+    pub ppl: f64,
+}
+
+/// Models of more parameters than this are not run in f64, which takes 8 bytes for each.
+const F64_PARAMETERS: usize = 1 << 31;
+
+/// Measures every difference that applies to a model, one at a time against the options' side a,
+/// and sorts them by mean KL divergence, largest first.
+///
+/// # Errors
+/// A family whose whole model does not run here, an encoder without a head.
+pub fn rank(
+    checkpoint: &Checkpoint,
+    texts: &[Vec<u32>],
+    options: &DriftOptions,
+    device: &Device,
+    mut progress: impl FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Vec<Ranked>> {
+    let side = options.sides.a;
+    let reference = Gemma::load(checkpoint, device, side.dtype)?;
+    let reference = reference.with_activation(side.activation).with_rounding(side.rounding);
+    if reference.head().is_none() {
+        return Err(Error::Input("an encoder without a head has no logits to rank by".into()));
+    }
+    let windows = options.windows(checkpoint, texts)?;
+    let mut rows = rows(checkpoint, side, &reference, &windows, device)?;
+    let of = windows.iter().map(|window| window.ids.len()).sum();
+    let mut done = 0.0;
+    for window in &windows {
+        let mut stop = false;
+        let length = window.ids.len() as f64;
+        compare(&reference, &mut rows, window, |fraction| {
+            stop |= progress(Progress { tokens: done + fraction * length, of }).is_break();
+        })?;
+        done += length;
+        if stop {
+            break;
+        }
+    }
+    let mut ranked: Vec<_> = rows.iter().map(Row::ranked).collect();
+    ranked.sort_by(|a, b| b.kl_mean_nats.total_cmp(&a.kl_mean_nats));
+    Ok(ranked)
+}
+
+/// A difference that applies.
+struct Row {
+    difference: &'static Difference,
+    /// `None` for the reference's model on another text.
+    model: Option<Gemma>,
+    sums: LogitSums,
+}
+
+fn rows(
+    checkpoint: &Checkpoint,
+    side: Side,
+    reference: &Gemma,
+    windows: &[Window],
+    device: &Device,
+) -> Result<Vec<Row>> {
+    let config = checkpoint.config();
+    let longest = windows.iter().map(|window| window.ids.len()).max().unwrap_or(0);
+    let parameters: usize =
+        checkpoint.tensors().entries().map(|(_, shape, _)| shape.iter().product::<usize>()).sum();
+    let mut rows = vec![];
+    for difference in DIFFERENCES {
+        let model = match difference.change {
+            Change::Model(variations) if within_windows(variations, config, longest) => None,
+            Change::Model(variations) => varied(reference, variations)?,
+            Change::NoBos => None,
+            Change::DType(dtype) if dtype == reference.dtype() => None,
+            Change::DType(DType::F64) if parameters > F64_PARAMETERS => None,
+            Change::DType(dtype) => {
+                let other = load_sharing(checkpoint, [reference].into_iter(), dtype, device)?;
+                Some(other.with_activation(side.activation).with_rounding(side.rounding))
+            }
+        };
+        let bos = |window: &Window| window.ids[0] == config.bos_token_id && window.ids.len() > 1;
+        let no_bos = matches!(difference.change, Change::NoBos) && windows.iter().all(bos);
+        if model.is_some() || no_bos {
+            rows.push(Row { difference, model, sums: LogitSums::default() });
+        }
+    }
+    Ok(rows)
+}
+
+/// A model under several variations; `None` if one of them does not apply.
+fn varied(reference: &Gemma, variations: &[Variation]) -> Result<Option<Gemma>> {
+    let mut model = Some(reference.clone());
+    for &variation in variations {
+        model = match model {
+            Some(model) => model.varied(variation)?,
+            None => None,
+        };
+    }
+    Ok(model)
+}
+
+/// Whether variations change sliding windows alone, and no text is long enough to tell.
+fn within_windows(variations: &[Variation], config: &Config, longest: usize) -> bool {
+    let of_windows =
+        |v: &Variation| matches!(v, Variation::WindowLonger(_) | Variation::WindowIgnored);
+    let reaches = |layer: &LayerAttention| layer.sliding_window.is_some_and(|w| w < longest);
+    let reached = match &config.stacks[0].attention {
+        Ok(attention) => attention.layers.iter().any(reaches),
+        Err(_) => false,
+    };
+    !reached && variations.iter().all(of_windows)
+}
+
+/// Adds a window to every row.
+fn compare(
+    reference: &Gemma,
+    rows: &mut [Row],
+    window: &Window,
+    mut progress: impl FnMut(f64),
+) -> Result<()> {
+    let ids = TokenIds::single(window.ids.clone())?.tensor(reference.device())?;
+    let passes = rows.len() as f64 + 1.0;
+    let mut done = 0.0;
+    let mut hidden = |gemma: &Gemma, ids: &Tensor| -> Result<Tensor> {
+        let hidden = gemma.hidden(ids, &mut ())?.get(0)?; // [seq, hidden]
+        done += 0.5;
+        progress(done / passes);
+        Ok(hidden)
+    };
+    let scored = |hidden: &Tensor, from: usize, shift: usize| {
+        hidden.narrow(0, from - shift, window.scored.end - from)
+    };
+    let own = hidden(reference, &ids)?;
+    let (mut at, mut sides) =
+        (vec![], vec![side(reference, scored(&own, window.scored.start, 0)?)]);
+    let mut without_bos = None;
+    for (i, row) in rows.iter().enumerate() {
+        match &row.model {
+            Some(model) => {
+                sides.push(side(model, scored(&hidden(model, &ids)?, window.scored.start, 0)?));
+                at.push(i);
+            }
+            None => {
+                let ids = ids.narrow(1, 1, ids.dim(1)? - 1)?;
+                without_bos = Some((i, hidden(reference, &ids)?));
+            }
+        }
+    }
+    let labels: Vec<_> = window.labels().collect();
+    let pairs: Vec<_> = (1..sides.len()).map(|side| (0, side)).collect();
+    let sums = head::compare(&borrowed(&sides), &pairs, &labels, |f| {
+        progress(0.5 + 0.5 * f);
+    })?;
+    let mut additions: Vec<(usize, LogitSums)> = at.into_iter().zip(sums).collect();
+    if let Some((i, other)) = without_bos {
+        // The first position has no counterpart.
+        let from = window.scored.start.max(1);
+        let sides = [(reference, scored(&own, from, 0)?), (reference, scored(&other, from, 1)?)];
+        let sides = sides.map(|(gemma, hidden)| side(gemma, hidden));
+        let labels = &labels[from - window.scored.start..];
+        let sums = head::compare(&borrowed(&sides), &[(0, 1)], labels, |_| ())?;
+        additions.extend(sums.into_iter().map(|sums| (i, sums)));
+    }
+    for (i, sums) in &mut additions {
+        sums.forget_tokens();
+        rows[*i].sums.merge(sums);
+    }
+    Ok(())
+}
+
+fn side(gemma: &Gemma, hidden: Tensor) -> (Option<Head>, Tensor) {
+    (gemma.head().cloned(), hidden)
+}
+
+fn borrowed(sides: &[(Option<Head>, Tensor)]) -> Vec<(&Head, Tensor)> {
+    sides.iter().filter_map(|(head, hidden)| Some((head.as_ref()?, hidden.clone()))).collect()
+}
+
+impl Row {
+    fn ranked(&self) -> Ranked {
+        let metrics = self.sums.metrics();
+        Ranked {
+            difference: self.difference.name.into(),
+            source: self.difference.source.into(),
+            tokens: self.sums.kl_nats.len(),
+            kl_mean_nats: metrics.kl_mean_nats,
+            kl_max_nats: metrics.kl_max_nats,
+            top1_agreement: metrics.top1_agreement,
+            rel_l2: metrics.rel_l2,
+            ppl: metrics.ppl_b,
+        }
+    }
+}

@@ -1,0 +1,368 @@
+//! The result of a drift run: plain data, of which table and JSON are views.
+
+use super::layers::{LayerDrift, LayerSums, ResidualDrift, points};
+use super::logits::{LogitMetrics, LogitSums};
+use super::metrics::nan_from_null;
+use super::options::{DriftOptions, Shard};
+use super::origin::Origin;
+use super::positions::{Notable, Positions, TokenDrift};
+use super::side::Sides;
+use super::sums::WindowSums;
+use super::verdict::{Verdict, verdict};
+use super::{gradient::GradientDrift, rank::Ranked};
+use crate::input::InputKind;
+use candle_core::Device;
+use gemma_mlp::Activation;
+use gemma_mlp::checkpoint::{Checkpoint, Family, Resolved};
+use gemma_mlp::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// The version of the layout that docs/drift.schema.json describes.
+pub const SCHEMA: u32 = 3;
+
+/// Tokens of a text that are kept to tell it by.
+pub const EXCERPT: usize = 64;
+
+/// The drift between two sides, beside what rounding alone does.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Drift {
+    /// What was compared.
+    #[serde(flatten)]
+    pub header: Header,
+    /// By what it was computed.
+    pub origin: Origin,
+    /// Scored token positions, over all texts and windows.
+    pub tokens: usize,
+    /// Whether all windows of the texts are in.
+    pub complete: bool,
+    /// Per layer, on one input.
+    pub layers: Vec<LayerDrift>,
+    /// Per layer, accumulated; empty where the whole model does not run.
+    pub residual: Vec<ResidualDrift>,
+    /// Of the logits; `None` where the whole model does not run, or has no head.
+    pub logits: Option<LogitMetrics>,
+    /// The pair that differs by rounding alone.
+    pub floor: Floor,
+    /// Of the logits, along the text; `None` where there are none.
+    pub positions: Option<Positions>,
+    /// The positions of the largest KL divergence, the largest first.
+    pub worst: Vec<TokenDrift>,
+    /// At how many positions the likeliest token changes.
+    pub flip_count: usize,
+    /// Those positions, the most decided ones of side a first; at most 32.
+    pub flips: Vec<TokenDrift>,
+    /// b against the floor's a, over the floor's b against it: how much farther than the
+    /// reference's own low precision the candidate is from the high-precision result.
+    pub r_ratio: Option<RRatio>,
+    /// The first layer whose block drifts more than its floor.
+    pub first_above_floor: Option<usize>,
+    /// The first layer where a side is not finite.
+    pub first_nonfinite: Option<usize>,
+    /// What follows from the figures.
+    #[serde(flatten)]
+    pub verdict: Verdict,
+    /// Of the loss's gradients, if they were asked for.
+    #[serde(skip_serializing_if = "Option::is_none", flatten)]
+    pub gradients: Option<GradientDrift>,
+    /// Porting differences by size, if they were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ranking: Option<Vec<Ranked>>,
+    /// The sums of this part, if it is not the whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    part: Option<Part>,
+}
+
+/// Figures of the pair that differs by rounding alone, beyond those of the layers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Floor {
+    /// The scored positions of it.
+    pub tokens: usize,
+    /// Of the logits.
+    pub logits: Option<LogitMetrics>,
+}
+
+/// Ratios of distances to the high-precision result.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct RRatio {
+    /// Of the logits' relative L2.
+    #[serde(deserialize_with = "nan_from_null")]
+    pub rel_l2: f64,
+    /// Of the mean KL divergence.
+    #[serde(deserialize_with = "nan_from_null")]
+    pub kl_mean: f64,
+}
+
+/// What a drift was measured on, and how.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Header {
+    /// Version of this layout.
+    pub schema: u32,
+    /// The version of this crate.
+    pub version: String,
+    /// What was measured on.
+    pub checkpoint: CheckpointSummary,
+    /// The pair, b against a.
+    pub sides: Sides,
+    /// The pair that differs by rounding alone.
+    pub floor_sides: Sides,
+    /// How many texts there were.
+    pub texts: usize,
+    /// Into how many windows they were cut.
+    pub windows: usize,
+    /// The longest window, in tokens.
+    pub window: usize,
+    /// By how many tokens one window ends behind the one before it.
+    pub stride: usize,
+    /// How many of a window's first tokens the floor is measured on.
+    pub floor_tokens: usize,
+    /// How the first text begins; `None` without a tokenizer.
+    pub excerpt: Option<String>,
+    /// Where it was computed.
+    pub device: String,
+    /// The layers that are reported, by name.
+    blocks: Vec<(usize, String)>,
+    /// NaN or infinite weights.
+    pub warnings: Vec<String>,
+}
+
+/// The checkpoint as reports name it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CheckpointSummary {
+    /// Where it comes from.
+    pub source: String,
+    /// Its family.
+    pub family: Family,
+    /// `model_type` of its config.
+    pub model_type: String,
+    /// The dtype of its MLP weights.
+    pub dtype: String,
+    /// How many MLP blocks it has.
+    pub blocks: usize,
+    /// What its config means the activation to be, with the reason.
+    pub activation: Resolved<Activation>,
+}
+
+/// The sums of all windows that are there.
+struct RunSums {
+    layers: Vec<LayerSums>,
+    logits: Option<[LogitSums; 3]>,
+    tokens: usize,
+    notable: Notable,
+    positions: Option<Positions>,
+}
+
+/// What must be added up with the other parts.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Part {
+    shard: Shard,
+    windows: Vec<WindowSums>,
+}
+
+impl CheckpointSummary {
+    /// The summary of an open checkpoint.
+    pub fn new(checkpoint: &Checkpoint) -> Self {
+        let config = checkpoint.config();
+        Self {
+            source: checkpoint.source().to_string(),
+            family: config.family,
+            model_type: config.model_type.clone(),
+            dtype: checkpoint.dtype().as_str().to_string(),
+            blocks: checkpoint.blocks().len(),
+            activation: config.stacks[0].activation.clone(),
+        }
+    }
+}
+
+impl Header {
+    pub(super) fn new(
+        checkpoint: &Checkpoint,
+        options: &DriftOptions,
+        device: &Device,
+        texts: &[Vec<u32>],
+        windows: usize,
+    ) -> Result<Self> {
+        let (mut blocks, mut warnings) = (vec![], vec![]);
+        for &index in &options.layers {
+            let block = checkpoint.block(index)?;
+            blocks.push((index, block.name.clone()));
+            warnings.extend(block.nonfinite_warnings(checkpoint.tensors())?);
+        }
+        let device = match device {
+            Device::Cpu => "cpu",
+            Device::Cuda(_) => "cuda",
+            Device::Metal(_) => "metal",
+        };
+        Ok(Self {
+            schema: SCHEMA,
+            version: env!("CARGO_PKG_VERSION").to_string(),
+            checkpoint: CheckpointSummary::new(checkpoint),
+            sides: options.sides,
+            floor_sides: options.floor_sides,
+            texts: texts.len(),
+            windows,
+            window: options.windowing.window,
+            stride: options.windowing.stride,
+            floor_tokens: options.floor_tokens,
+            excerpt: texts
+                .iter()
+                .find(|text| !text.is_empty())
+                .and_then(|text| checkpoint.decode(&text[..text.len().min(EXCERPT)]).ok()),
+            device: device.to_string(),
+            blocks,
+            warnings,
+        })
+    }
+}
+
+impl Drift {
+    /// The figures of windows, in their order.
+    pub(super) fn new(
+        header: Header,
+        origin: Origin,
+        shard: Shard,
+        mut windows: Vec<WindowSums>,
+    ) -> Self {
+        windows.sort_by_key(|window| window.index);
+        let mut layers = vec![LayerSums::default(); header.blocks.len()];
+        let mut logits: Option<[LogitSums; 3]> = None;
+        let (mut notable, mut tokens) = (Notable::default(), 0);
+        for window in &windows {
+            notable.merge(&window.notable, tokens);
+            tokens += window.positions;
+            layers.iter_mut().zip(&window.layers).for_each(|(sums, other)| sums.merge(other));
+            if let Some(other) = &window.logits {
+                let sums = logits.get_or_insert_default();
+                sums.iter_mut().zip(other).for_each(|(sums, other)| sums.merge(other));
+            }
+        }
+        let complete = windows.len() == header.windows;
+        let positions = logits
+            .is_some()
+            .then(|| Positions::of(windows.iter().filter_map(|window| window.logits.as_ref())));
+        let part = (!complete).then_some(Part { shard, windows });
+        let sums = RunSums { layers, logits, tokens, notable, positions };
+        Self::from_sums(header, origin, sums, part)
+    }
+
+    fn from_sums(header: Header, origin: Origin, sums: RunSums, part: Option<Part>) -> Self {
+        let RunSums { layers: sums, logits, tokens, notable, positions } = sums;
+        let whole_model = sums.iter().any(|sums| sums.residual != Default::default());
+        let input = if whole_model { InputKind::Model } else { InputKind::Gaussian };
+        let named = || header.blocks.iter().zip(&sums);
+        let layer = |((index, name), sums): (&(usize, String), &LayerSums)| LayerDrift {
+            index: *index,
+            name: name.clone(),
+            input,
+            drift: points(&sums.drift),
+            floor: points(&sums.floor),
+            gates: sums.gates.clone(),
+        };
+        let residual = |((index, _), sums): (&(usize, String), &LayerSums)| ResidualDrift {
+            index: *index,
+            rel_l2: sums.residual.metrics().rel_l2,
+            floor_rel_l2: sums.floor_residual.metrics().rel_l2,
+        };
+        let layers: Vec<_> = named().map(layer).collect();
+        let floor_tokens = match &logits {
+            Some([_, floor, _]) => floor.kl_nats.len(),
+            None if whole_model => tokens.min(header.floor_tokens.saturating_mul(header.windows)),
+            None => tokens,
+        };
+        let flip_count =
+            logits.as_ref().map_or(0, |[pair, ..]| pair.top1.iter().filter(|&&same| !same).count());
+        let [logits, floor, golden] = match logits {
+            Some(logits) => logits.map(|sums| Some(sums.metrics())),
+            None => [None; 3],
+        };
+        let above = |l: &&LayerDrift| l.drift.output.rel_l2 > l.floor.output.rel_l2;
+        let first_nonfinite =
+            named().find(|(_, sums)| !sums.is_finite()).map(|((index, _), _)| *index);
+        Self {
+            tokens,
+            complete: part.is_none(),
+            residual: if whole_model { named().map(residual).collect() } else { vec![] },
+            first_above_floor: layers.iter().find(above).map(|layer| layer.index),
+            first_nonfinite,
+            verdict: verdict(header.sides, &layers, logits.zip(floor), first_nonfinite),
+            r_ratio: golden.zip(floor).map(|(golden, floor)| RRatio {
+                rel_l2: golden.rel_l2 / floor.rel_l2,
+                kl_mean: golden.kl_mean_nats / floor.kl_mean_nats,
+            }),
+            layers,
+            logits,
+            floor: Floor { tokens: floor_tokens, logits: floor },
+            positions,
+            worst: notable.worst,
+            flip_count,
+            flips: notable.flips,
+            origin,
+            gradients: None,
+            ranking: None,
+            part,
+            header,
+        }
+    }
+}
+
+impl Drift {
+    /// Reads the JSON of a drift, as serde writes it. `name` is for messages.
+    ///
+    /// # Errors
+    /// A text that is no such report, or of another version's layout.
+    pub fn from_json(name: &str, json: &str) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Version {
+            schema: u32,
+        }
+        let failed = |e| Error::Input(format!("{name}: not a report of a drift run: {e}"));
+        let Version { schema } = serde_json::from_str(json).map_err(failed)?;
+        if schema != SCHEMA {
+            return Err(Error::Input(format!(
+                "{name}: its layout is version {schema}, this program reads version {SCHEMA}; \
+                 run drift again"
+            )));
+        }
+        serde_json::from_str(json).map_err(failed)
+    }
+}
+
+/// Adds up the parts of one run: their names, for messages, and their JSON reports. The figures are
+/// exactly those of one run over all windows.
+///
+/// # Errors
+/// A report that is no part, parts of different runs, a part that is there twice.
+pub fn merge(reports: &[(String, String)]) -> Result<Drift> {
+    let mut merged: Option<(Drift, Part)> = None;
+    for (name, json) in reports {
+        let mut report = Drift::from_json(name, json)?;
+        let Some(part) = report.part.take() else {
+            return Err(Error::Input(format!(
+                "{name}: not a part of a drift run, as --shard writes it"
+            )));
+        };
+        let Some((first, sums)) = &mut merged else {
+            merged = Some((report, part));
+            continue;
+        };
+        if first.header != report.header || sums.shard.of != part.shard.of {
+            let first = &reports[0].0;
+            return Err(Error::Input(format!("{name}: of another run than {first}")));
+        }
+        let least = |part: &Part| part.windows.iter().map(|window| window.index).min();
+        if least(&part) < least(sums) {
+            // Whatever the order of the parts, the first window's machine is named.
+            first.origin = report.origin;
+        }
+        for window in part.windows {
+            if sums.windows.iter().any(|other| other.index == window.index) {
+                let index = window.index;
+                return Err(Error::Input(format!("{name}: window {index} is there twice")));
+            }
+            sums.windows.push(window);
+        }
+    }
+    let Some((Drift { header, origin, .. }, part)) = merged else {
+        return Err(Error::Input("there are no reports to merge".into()));
+    };
+    Ok(Drift::new(header, origin, part.shard, part.windows))
+}

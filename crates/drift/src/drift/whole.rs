@@ -1,0 +1,111 @@
+//! A window's drift in the whole model.
+
+use super::head;
+use super::layers::{LayerSums, Places};
+use super::lockstep::Lockstep;
+use super::logits::LogitSums;
+use super::options::DriftOptions;
+use super::side::distinct;
+use super::window::Window;
+use crate::input::TokenIds;
+use candle_core::{Device, Tensor};
+use gemma_mlp::Checkpoint;
+use gemma_mlp::Result;
+use gemma_mlp::model::Head;
+
+/// The sides of a run, loaded.
+pub(super) struct Whole<'a> {
+    lockstep: Lockstep,
+    places: Places,
+    heads: Vec<Option<Head>>,
+    options: &'a DriftOptions,
+    device: &'a Device,
+}
+
+impl<'a> Whole<'a> {
+    pub(super) fn load(
+        checkpoint: &Checkpoint,
+        options: &'a DriftOptions,
+        device: &'a Device,
+    ) -> Result<Self> {
+        let (pair, floor) = (options.sides, options.floor_sides);
+        let (sides, [a, b, floor_a, floor_b]) = distinct([pair.a, pair.b, floor.a, floor.b]);
+        let places = Places { drift: (a, b), floor: (floor_a, floor_b) };
+        let lockstep = Lockstep::load(checkpoint, &sides, device)?;
+        let heads = (0..sides.len()).map(|side| lockstep.model(side).head().cloned()).collect();
+        Ok(Self { lockstep, places, heads, options, device })
+    }
+
+    /// Whether it predicts tokens, which encoders do not.
+    pub(super) fn has_logits(&self) -> bool {
+        self.heads.iter().any(Option::is_some)
+    }
+
+    /// The sums of the layers that are reported, and, unless it is an encoder, of the logits: of
+    /// the pair, of the floor, and of the pair's b against the floor's a.
+    pub(super) fn window(
+        &self,
+        ids: &TokenIds,
+        window: &Window,
+        mut progress: impl FnMut(f64),
+    ) -> Result<(Vec<LayerSums>, Option<[LogitSums; 3]>)> {
+        let mut layers: Vec<LayerSums> = vec![];
+        let lengths: Vec<_> = (0..self.heads.len()).map(|side| self.length(side, ids)).collect();
+        let hidden =
+            self.lockstep.run(&ids.tensor(self.device)?, &lengths, |layer, start, lanes| {
+                if self.options.layers.contains(&layer) {
+                    let scored = &window.scored;
+                    let scored =
+                        scored.start.saturating_sub(start)..scored.end.saturating_sub(start);
+                    let sums =
+                        LayerSums::of_step(&self.lockstep, layer, lanes, self.places, &scored)?;
+                    match layers.last_mut().filter(|_| start > 0) {
+                        Some(layer) => layer.merge(&sums),
+                        None => layers.push(sums),
+                    }
+                }
+                let done = layer as f64 + start as f64 / ids.seq_len() as f64;
+                progress(0.5 * done / self.lockstep.layers() as f64);
+                Ok(())
+            })?;
+        let mut sides = vec![];
+        for (head, hidden) in self.heads.iter().zip(&hidden) {
+            let end = window.scored.end.min(hidden.dim(1)?);
+            let start = window.scored.start.min(end);
+            let scored = hidden.get(0)?.narrow(0, start, end - start)?; // [scored, hidden]
+            sides.extend(head.as_ref().map(|head| (head, scored)));
+        }
+        if sides.is_empty() {
+            return Ok((layers, None));
+        }
+        let Places { drift, floor } = self.places;
+        let pairs = [drift, floor, (floor.0, drift.1)];
+        let logits = compare_heads(&sides, &pairs, window, |f| progress(0.5 + 0.5 * f))?;
+        Ok((layers, Some(logits)))
+    }
+
+    /// How many of a window's tokens a side runs on.
+    fn length(&self, side: usize, ids: &TokenIds) -> usize {
+        let (a, b) = self.places.drift;
+        if side == a || side == b { ids.seq_len() } else { self.options.floor_tokens }
+    }
+}
+
+/// The three pairs' logits; pairs that are one and the same are compared once.
+fn compare_heads(
+    sides: &[(&Head, Tensor)],
+    pairs: &[(usize, usize); 3],
+    window: &Window,
+    progress: impl FnMut(f64),
+) -> Result<[LogitSums; 3]> {
+    let labels: Vec<_> = window.labels().collect();
+    let mut distinct: Vec<(usize, usize)> = vec![];
+    for &pair in pairs {
+        if !distinct.contains(&pair) {
+            distinct.push(pair);
+        }
+    }
+    let sums = head::compare(sides, &distinct, &labels, progress)?;
+    let of = |pair| distinct.iter().position(|&p| p == pair).map(|at| sums[at].clone());
+    Ok(pairs.map(|pair| of(pair).unwrap_or_default()))
+}

@@ -1,0 +1,50 @@
+//! What a block is fed with.
+
+use super::ids::TokenIds;
+use candle_core::{Device, Module, Tensor};
+use gemma_mlp::checkpoint::BlockSpec;
+use gemma_mlp::model::load_norm;
+use gemma_mlp::{Checkpoint, Result};
+use rand::{SeedableRng, rngs::StdRng};
+use rand_distr::{Distribution, StandardNormal};
+use serde::{Deserialize, Serialize};
+
+/// Where a block's input comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InputKind {
+    /// The model's own, computed from the token ids.
+    Model,
+    /// Seeded Gaussian noise of RMS 1 through the block's own norm, where the model around the
+    /// block does not run here.
+    Gaussian,
+}
+
+impl InputKind {
+    /// The word that reports use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Model => "model",
+            Self::Gaussian => "gaussian",
+        }
+    }
+}
+
+/// Noise of RMS 1 in every position, seeded by the block's index, through the block's norm:
+/// `[batch, seq, hidden]` in f32.
+///
+/// # Errors
+/// candle's, if the device is out of memory.
+pub fn gaussian_input(
+    checkpoint: &Checkpoint,
+    block: &BlockSpec,
+    ids: &TokenIds,
+    device: &Device,
+) -> Result<Tensor> {
+    let shape = (ids.batch(), ids.seq_len(), block.hidden_size);
+    let rng = StdRng::seed_from_u64(block.index as u64);
+    let noise: Vec<f32> =
+        StandardNormal.sample_iter(rng).take(shape.0 * shape.1 * shape.2).collect();
+    let norm = load_norm(checkpoint, block, device)?;
+    Ok(norm.forward(&Tensor::from_vec(noise, shape, device)?)?)
+}

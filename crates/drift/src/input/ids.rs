@@ -1,0 +1,120 @@
+//! What a model reads.
+
+use candle_core::{Device, Tensor};
+use gemma_mlp::{Error, Result};
+
+/// Token ids of one text or of a batch of equally long ones.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenIds {
+    ids: Vec<u32>,
+    batch: usize,
+}
+
+impl TokenIds {
+    /// One text.
+    ///
+    /// # Errors
+    /// No ids.
+    pub fn single(ids: Vec<u32>) -> Result<Self> {
+        Self::batched(vec![ids])
+    }
+
+    /// A batch.
+    ///
+    /// # Errors
+    /// No ids, texts of different lengths.
+    pub fn batched(texts: Vec<Vec<u32>>) -> Result<Self> {
+        let seq_len = texts.first().map_or(0, Vec::len);
+        if seq_len == 0 {
+            return Err(Error::Input("there are no token ids; pass at least one".into()));
+        }
+        if let Some((i, odd)) = texts.iter().enumerate().find(|(_, ids)| ids.len() != seq_len) {
+            return Err(Error::Input(format!(
+                "the texts of a batch must be equally long: number 0 has {seq_len} ids, number {i} has {}",
+                odd.len()
+            )));
+        }
+        Ok(Self { batch: texts.len(), ids: texts.concat() })
+    }
+
+    /// Checks that all ids are words of a vocabulary.
+    ///
+    /// # Errors
+    /// The first one that is not.
+    pub fn check(&self, vocab_size: usize) -> Result<()> {
+        match self.ids.iter().find(|&&id| id as usize >= vocab_size) {
+            Some(id) => Err(Error::Input(format!(
+                "token id {id} is out of the vocabulary: the embedding has {vocab_size} rows"
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// The ids on a device: `[batch, seq]`, as u32.
+    ///
+    /// # Errors
+    /// candle's, if the device is out of memory.
+    pub fn tensor(&self, device: &Device) -> Result<Tensor> {
+        Ok(Tensor::from_slice(&self.ids, (self.batch, self.seq_len()), device)?)
+    }
+
+    /// All ids, one text behind the other.
+    pub fn as_slice(&self) -> &[u32] {
+        &self.ids
+    }
+
+    /// How many texts there are.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// How long each text is.
+    pub fn seq_len(&self) -> usize {
+        self.ids.len() / self.batch
+    }
+}
+
+/// Reads a JSON array of ids, or an array of such arrays: one text or several.
+///
+/// # Errors
+/// Anything else; the sentence says what was expected.
+pub fn parse_ids(json: &str) -> Result<Vec<Vec<u32>>> {
+    #[derive(serde::Deserialize)]
+    #[serde(untagged)]
+    enum Ids {
+        One(Vec<u32>),
+        Many(Vec<Vec<u32>>),
+    }
+    let texts = match serde_json::from_str(json) {
+        Ok(Ids::One(ids)) => vec![ids],
+        Ok(Ids::Many(texts)) => texts,
+        Err(_) => {
+            return Err(Error::Input(
+                "not a JSON array of token ids, nor an array of such arrays, as in [2, 818, 63937]"
+                    .into(),
+            ));
+        }
+    };
+    match texts.iter().all(|ids| !ids.is_empty()) && !texts.is_empty() {
+        true => Ok(texts),
+        false => Err(Error::Input("there are no token ids; pass at least one".into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_one_text_or_several() {
+        assert_eq!(parse_ids("[2, 5, 9]").unwrap(), [[2, 5, 9]]);
+        assert_eq!(parse_ids("[[2, 5], [9]]").unwrap(), [vec![2, 5], vec![9]]);
+        for json in ["", "[]", "[[]]", "[[1], []]", "[-1]", "[1.5]", "{}", "[4294967296]"] {
+            assert!(parse_ids(json).is_err(), "{json}");
+        }
+        let ids = TokenIds::batched(vec![vec![2, 5], vec![9, 1]]).unwrap();
+        assert_eq!((ids.batch(), ids.seq_len(), ids.as_slice()), (2, 2, &[2, 5, 9, 1][..]));
+        assert!(TokenIds::batched(vec![vec![1], vec![1, 2]]).is_err());
+        assert!(ids.check(10).is_ok() && ids.check(9).is_err());
+    }
+}

@@ -1,0 +1,48 @@
+//! Gradient drift against plain automatic differentiation.
+
+mod common;
+
+use candle_core::{DType, Device};
+use common::goldens::{checkpoint, goldens, gradients, ids, weights_of};
+use common::rel_l2;
+use gemma_mlp::{Gelu, Rounding};
+use gemma_mlp_drift::drift::{
+    BlockGradients, DriftOptions, Shard, Side, Sides, Windowing, floor_sides, gradient_drift,
+};
+
+/// Gradient drift, which goes back layer by layer and through the head in pieces, against plain
+/// automatic differentiation of the whole.
+#[test]
+fn gradient_drift_agrees_with_autograd() {
+    let goldens = goldens("model");
+    for family in ["gemma", "gemma2", "gemma3"] {
+        let checkpoint = checkpoint(&goldens, family, "config");
+        let text = ids(&goldens).narrow(0, 0, 1).unwrap();
+        let weights = weights_of(&goldens, family);
+        let [(_, tanh), (_, exact)] =
+            [Gelu::Tanh, Gelu::Exact].map(|gelu| gradients(&checkpoint, &weights, &text, gelu));
+        let side =
+            |gelu: Gelu, dtype| Side { activation: gelu.into(), rounding: Rounding::Once, dtype };
+        let sides = Sides { a: side(Gelu::Tanh, DType::F32), b: side(Gelu::Exact, DType::F32) };
+        let options = DriftOptions {
+            sides,
+            floor_sides: floor_sides(sides.a, DType::F32).unwrap(),
+            layers: vec![],
+            floor_tokens: 512,
+            windowing: Windowing { window: 2048, stride: 2048 },
+            shard: Shard::WHOLE,
+        };
+        let texts = text.to_vec2().unwrap();
+        let drift = gradient_drift(&checkpoint, &texts, &options, &Device::Cpu, |_| ()).unwrap();
+        assert_eq!(drift.gradients.len(), 3);
+        for layer in &drift.gradients {
+            let BlockGradients { gate_proj, up_proj, down_proj } = layer.drift;
+            for (matrix, ours) in [("gate", gate_proj), ("up", up_proj), ("down", down_proj)] {
+                let name = format!("model.layers.{}.mlp.{matrix}_proj.weight", layer.index);
+                let ratio = ours.rel_l2 / rel_l2(&tanh[&name], &exact[&name]);
+                assert!((ratio - 1.0).abs() < 0.01, "{family} {name}: {ratio}");
+            }
+            assert!(layer.floor.gate_proj.rel_l2 < 1e-5, "f32 against f64");
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! Matrix products with weights that stay.
+//!
+//! A weight is candle's tensor, which trains, or [`Packed`], which is fast: packed once, read as it
+//! is stored, multiplied and summed in f32. Every element of a packed product is summed in one
+//! order, so that a row has the same bits alone and in a batch, and for any number of threads.
+
+mod convert;
+#[cfg(target_arch = "x86_64")]
+mod dot_bf16;
+mod kernel;
+mod packed;
+mod product;
+mod rows;
+mod stored;
+mod strips;
+
+pub use convert::{Number, nearest_bf16};
+pub use kernel::{BLOCK, Product};
+pub use packed::Packed;
+pub use packed::rows_at_a_time;
+pub use product::packed_product;
+pub use rows::{Block, Rows};
+pub use stored::{Columns, PANEL, Stored};
+pub use strips::{Strip, strips};
+
+use crate::error::InvalidLayer;
+use candle_core::{D, DType, Device, Error, Module, Result, Tensor};
+
+/// A matrix `[out, in]` that inputs are multiplied by.
+#[derive(Debug, Clone)]
+pub enum Weight {
+    /// On any device, in any dtype; a backward pass gives it a gradient.
+    Tensor(Tensor),
+    /// For inference on the CPU. A backward pass through it is an error, unless it is
+    /// [frozen](Packed::frozen).
+    Packed(Packed),
+}
+
+impl Weight {
+    /// The same, packed. Of a packed weight it is a copy of the handle.
+    ///
+    /// # Errors
+    /// As [`Packed::new`].
+    pub fn packed(&self) -> Result<Self> {
+        match self {
+            Self::Tensor(weight) => Packed::new(weight).map(Self::Packed),
+            Self::Packed(_) => Ok(self.clone()),
+        }
+    }
+
+    /// The same weight; if it is packed, as a constant to a backward pass.
+    pub fn frozen(&self) -> Self {
+        match self {
+            Self::Tensor(_) => self.clone(),
+            Self::Packed(packed) => Self::Packed(packed.frozen()),
+        }
+    }
+
+    /// Rows and columns: `[out, in]`.
+    ///
+    /// # Errors
+    /// A tensor that is no matrix.
+    pub fn dims(&self) -> Result<(usize, usize)> {
+        match self {
+            Self::Tensor(weight) => weight.dims2(),
+            Self::Packed(packed) => Ok((packed.rows(), packed.columns())),
+        }
+    }
+
+    /// Where it is.
+    pub fn device(&self) -> &Device {
+        match self {
+            Self::Tensor(weight) => weight.device(),
+            Self::Packed(_) => &Device::Cpu,
+        }
+    }
+
+    /// Whether two are the same memory.
+    pub fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Tensor(a), Self::Tensor(b)) => a.id() == b.id(),
+            (Self::Packed(a), Self::Packed(b)) => a.is(b),
+            _ => false,
+        }
+    }
+
+    /// Some of its rows. Nothing is copied.
+    ///
+    /// # Errors
+    /// Rows that do not exist; of a packed weight, rows that do not start at a multiple of 32.
+    pub fn narrow(&self, start: usize, len: usize) -> Result<Self> {
+        match self {
+            Self::Tensor(weight) => weight.narrow(0, start, len).map(Self::Tensor),
+            Self::Packed(packed) => packed.narrow(start, len).map(Self::Packed),
+        }
+    }
+
+    /// The rows of some indices, `[ids]` to `[ids, in]`, in the dtype that it is stored in.
+    ///
+    /// # Errors
+    /// An index out of range.
+    pub fn index_select(&self, ids: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Tensor(weight) => weight.index_select(ids, 0),
+            Self::Packed(packed) => {
+                let ids = ids.to_dtype(DType::U32)?.to_vec1::<u32>()?;
+                let ids: Vec<usize> = ids.into_iter().map(|id| id as usize).collect();
+                packed.index_select(&ids)
+            }
+        }
+    }
+
+    /// As a tensor of a dtype: unpacked if it is packed.
+    ///
+    /// # Errors
+    /// candle's, if memory runs out.
+    pub fn to_tensor(&self, dtype: DType) -> Result<Tensor> {
+        match self {
+            Self::Tensor(weight) => weight.to_dtype(dtype),
+            Self::Packed(packed) => Tensor::cat(&packed.unpacked()?, 0)?.to_dtype(dtype),
+        }
+    }
+
+    /// `xs·weightᵀ + bias` over the last dimension of a tensor of any rank but 0: `[..., in]` to
+    /// `[..., out]`, in the dtype of `xs`. `bias` is `[out]`.
+    ///
+    /// A packed product is summed in f32, in blocks of 512 columns, and rounded once. A tensor's is
+    /// candle's: in the common dtype of all three, or, where they differ, in f32 (f64 if one is f64),
+    /// to which the weight is then widened on every call. An f64 input of a packed weight is
+    /// multiplied in f64, by the weight unpacked on every call.
+    ///
+    /// # Errors
+    /// A last dimension that is not the weight's; a bias of another shape; an input that is not f64,
+    /// f32, bf16 or f16; for a packed weight one that is not on the CPU.
+    pub fn product(&self, xs: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+        let x = as_rows(xs)?; // [rows, in]
+        let (out, width) = self.dims()?;
+        if x.dim(1)? != width {
+            candle_core::bail!("an input {:?} for a weight [{out}, {width}]", xs.dims())
+        }
+        let dims = [&xs.dims()[..xs.rank() - 1], &[out]].concat();
+        let weight = match self {
+            Self::Packed(packed) if xs.dtype() != DType::F64 => {
+                return packed_product(packed, &x, bias)?.reshape(dims);
+            }
+            Self::Packed(_) => self.to_tensor(DType::F64)?,
+            Self::Tensor(weight) => weight.clone(),
+        };
+        let dtype = common_dtype([Some(xs), Some(&weight), bias].into_iter().flatten())?;
+        let product = x.to_dtype(dtype)?.matmul(&weight.to_dtype(dtype)?.t()?)?; // [rows, out]
+        let biased = match bias {
+            Some(bias) => product.broadcast_add(&bias.to_dtype(dtype)?.reshape(out)?)?,
+            None => product,
+        };
+        biased.to_dtype(xs.dtype())?.reshape(dims)
+    }
+}
+
+/// What some tensors are multiplied in: their dtype if they have one in common, or else f32, or f64 if
+/// one is.
+pub fn common_dtype<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> Result<DType> {
+    let mut common = None;
+    for dtype in tensors.map(Tensor::dtype) {
+        if !is_float(dtype) {
+            return Err(Error::UnsupportedDTypeForOp(dtype, "linear"));
+        }
+        common = match common {
+            None => Some(dtype),
+            Some(other) if other == dtype => common,
+            Some(DType::F64) => common,
+            Some(_) if dtype == DType::F64 => Some(dtype),
+            Some(_) => Some(DType::F32),
+        };
+    }
+    Ok(common.unwrap_or(DType::F32))
+}
+
+fn is_float(dtype: DType) -> bool {
+    matches!(dtype, DType::F64 | DType::F32 | DType::BF16 | DType::F16)
+}
+
+/// A tensor of any rank but 0 as a matrix: `[..., width]` to `[rows, width]`.
+pub fn as_rows(xs: &Tensor) -> Result<Tensor> {
+    if xs.rank() == 0 {
+        candle_core::bail!("a scalar is no input of a layer; it takes [..., in]")
+    }
+    let width = xs.dim(D::Minus1)?;
+    let rows = xs.elem_count().checked_div(width).unwrap_or(0);
+    xs.reshape((rows, width))
+}
+
+/// A layer: a weight and perhaps a bias.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    weight: Weight,
+    /// `[out]`.
+    bias: Option<Tensor>,
+}
+
+impl TryFrom<candle_nn::Linear> for Linear {
+    type Error = InvalidLayer;
+
+    fn try_from(layer: candle_nn::Linear) -> std::result::Result<Self, InvalidLayer> {
+        Self::new(Weight::Tensor(layer.weight().clone()), layer.bias().cloned())
+    }
+}
+
+impl Linear {
+    /// A layer of a weight `[out, in]` and a bias `[out]`.
+    ///
+    /// # Errors
+    /// Other shapes, sizes of 0, dtypes other than f64, f32, bf16 and f16.
+    pub fn new(weight: Weight, bias: Option<Tensor>) -> std::result::Result<Self, InvalidLayer> {
+        let layer = Self { weight, bias };
+        layer.check()?;
+        Ok(layer)
+    }
+
+    /// Checks shapes and dtypes, and returns the weight's shape, `[out, in]`.
+    pub fn check(&self) -> std::result::Result<[usize; 2], InvalidLayer> {
+        let layer = "linear";
+        let (weight, dtype) = match &self.weight {
+            Weight::Tensor(weight) => (weight.dims().to_vec(), weight.dtype()),
+            Weight::Packed(packed) => {
+                // Several matrices are one input's, and no weight of a layer.
+                let parts = Some(packed.parts()).filter(|&parts| parts != 1);
+                let dims = parts.into_iter().chain([packed.rows(), packed.columns()]);
+                (dims.collect(), packed.dtype())
+            }
+        };
+        let &[rows, columns] = weight.as_slice() else {
+            return Err(InvalidLayer::Weight { layer, weight });
+        };
+        if rows == 0 || columns == 0 {
+            return Err(InvalidLayer::Weight { layer, weight });
+        }
+        let dtypes = [Some(dtype), self.bias.as_ref().map(Tensor::dtype)];
+        if let Some(dtype) = dtypes.into_iter().flatten().find(|&dtype| !is_float(dtype)) {
+            return Err(InvalidLayer::DType { layer, dtype });
+        }
+        match &self.bias {
+            Some(bias) if bias.dims() != [rows] => {
+                Err(InvalidLayer::Bias { layer, weight, bias: bias.dims().to_vec() })
+            }
+            _ => Ok([rows, columns]),
+        }
+    }
+
+    /// One layer that returns what several return, one behind the other.
+    ///
+    /// # Errors
+    /// Layers of different inputs, of which only some have a bias, or none at all.
+    pub fn stacked(layers: &[&Self]) -> Result<Self> {
+        let weights = layers.iter().map(|layer| match layer.weight() {
+            Weight::Tensor(weight) => Ok(weight.clone()),
+            Weight::Packed(packed) => Tensor::cat(&packed.unpacked()?, 0),
+        });
+        let weight = Tensor::cat(&weights.collect::<Result<Vec<_>>>()?, 0)?;
+        let biases: Vec<_> = layers.iter().filter_map(|layer| layer.bias()).collect();
+        let bias = match biases.len() {
+            0 => None,
+            n if n == layers.len() => Some(Tensor::cat(&biases, 0)?),
+            _ => candle_core::bail!("either all stacked layers have a bias or none"),
+        };
+        Ok(Self::new(Weight::Tensor(weight), bias)?)
+    }
+
+    /// Its weight.
+    pub fn weight(&self) -> &Weight {
+        &self.weight
+    }
+
+    /// Its bias, `[out]`.
+    pub fn bias(&self) -> Option<&Tensor> {
+        self.bias.as_ref()
+    }
+
+    /// The same weight and bias under a backward pass that takes a packed weight for a constant:
+    /// [`Packed::frozen`].
+    pub fn frozen(&self) -> Self {
+        Self { weight: self.weight.frozen(), bias: self.bias.clone() }
+    }
+
+    /// The same layer, packed for inference on the CPU. Pack after training: a backward pass through a
+    /// packed layer is an error.
+    ///
+    /// # Errors
+    /// As [`Packed::new`].
+    pub fn packed(&self) -> Result<Self> {
+        Ok(Self { weight: self.weight.packed()?, bias: self.bias.clone() })
+    }
+}
+
+impl Module for Linear {
+    /// `[..., in]` to `[..., out]`: [`Weight::product`].
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        self.weight.product(xs, self.bias.as_ref())
+    }
+}
+
+/// Whether a model that runs in a dtype on a device has its matrices packed when it is loaded.
+pub fn packs(dtype: DType, device: &Device) -> bool {
+    matches!((dtype, device), (DType::F32 | DType::BF16 | DType::F16, Device::Cpu))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,349 @@
+//! Matrices in the order in which the kernels read them.
+
+use super::convert::Number;
+#[cfg(target_arch = "x86_64")]
+use super::dot_bf16::DotBf16;
+use super::kernel::{BLOCK, Product};
+use super::rows::{Blocks, Rows};
+use super::stored::{Columns, PANEL, Stored};
+use super::strips::strips;
+use crate::kernels::memory::{kept, on_large_pages, with_scratch};
+use crate::kernels::operands::slice;
+use crate::kernels::threads;
+use candle_core::{DType, Device, Error, Result, Storage, Tensor, WithDType};
+use half::{bf16, f16};
+use rayon::prelude::*;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// A weight `[out, in]` that stays, packed for products on the CPU: in the dtype it was stored in,
+/// 32 rows side by side, column after column. Cloning shares it.
+///
+/// It may be several matrices of one shape, whose panels alternate, so that what is multiplied by
+/// the same x is read in one stream.
+#[derive(Debug, Clone)]
+pub struct Packed {
+    data: Arc<Data>,
+    /// The first panel, of each part, that belongs to it.
+    first: usize,
+    parts: usize,
+    rows: usize,
+    columns: usize,
+    /// Whether a backward pass may take it for a constant.
+    frozen: bool,
+}
+
+#[derive(Debug)]
+enum Data {
+    F32(Vec<Columns<f32>>),
+    BF16(Vec<Columns<bf16>>),
+    F16(Vec<Columns<f16>>),
+}
+
+/// Evaluates an expression with the columns of a packed matrix and their dtype.
+macro_rules! with_columns {
+    ($data:expr, $W:ident, $columns:ident => $call:expr) => {
+        match $data {
+            Data::F32($columns) => {
+                type $W = f32;
+                $call
+            }
+            Data::BF16($columns) => {
+                type $W = bf16;
+                $call
+            }
+            Data::F16($columns) => {
+                type $W = f16;
+                $call
+            }
+        }
+    };
+}
+
+impl Packed {
+    /// Packs a weight, `[out, in]`, with all threads.
+    ///
+    /// # Errors
+    /// A weight that is no matrix or an empty one, that is not in the CPU's memory, or of another dtype than f32,
+    /// bf16 and f16.
+    pub fn new(weight: &Tensor) -> Result<Self> {
+        Self::interleaved(&[weight])
+    }
+
+    /// Packs weights of one shape, `[out, in]`, into one stream.
+    ///
+    /// # Errors
+    /// As [`Self::new`]; shapes or dtypes that differ.
+    pub fn interleaved(weights: &[&Tensor]) -> Result<Self> {
+        let Some(first) = weights.first() else { candle_core::bail!("no weight to pack") };
+        let (rows, columns) = first.dims2()?;
+        if rows == 0 || columns == 0 {
+            candle_core::bail!("a weight of shape {rows}x{columns} has nothing to pack")
+        }
+        for weight in weights {
+            crate::kernels::operands::check_pair(first, weight, "pack")?;
+        }
+        let data = match first.dtype() {
+            DType::F32 => pack::<f32>(weights, rows, columns).map(Data::F32),
+            DType::BF16 => pack::<bf16>(weights, rows, columns).map(Data::BF16),
+            DType::F16 => pack::<f16>(weights, rows, columns).map(Data::F16),
+            dtype => Err(Error::UnsupportedDTypeForOp(dtype, "pack")),
+        }?;
+        Ok(Self {
+            data: Arc::new(data),
+            first: 0,
+            parts: weights.len(),
+            rows,
+            columns,
+            frozen: false,
+        })
+    }
+
+    /// Rows of each of its matrices, which is how many numbers come out.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Columns, which is how many numbers of x go in.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// How many matrices it holds.
+    pub fn parts(&self) -> usize {
+        self.parts
+    }
+
+    /// What it is stored in.
+    pub fn dtype(&self) -> DType {
+        match &*self.data {
+            Data::F32(_) => DType::F32,
+            Data::BF16(_) => DType::BF16,
+            Data::F16(_) => DType::F16,
+        }
+    }
+
+    /// The same memory, as a constant to a backward pass, which then goes through it to the input.
+    pub fn frozen(&self) -> Self {
+        Self { frozen: true, ..self.clone() }
+    }
+
+    /// Whether a backward pass may take it for a constant.
+    pub fn is_frozen(&self) -> bool {
+        self.frozen
+    }
+
+    /// Whether two are the same memory.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.data, &other.data) && (self.first, self.rows) == (other.first, other.rows)
+    }
+
+    /// Some of its rows, without a copy.
+    ///
+    /// # Errors
+    /// Rows that do not exist, or that do not start at a multiple of 32.
+    pub fn narrow(&self, start: usize, len: usize) -> Result<Self> {
+        if !start.is_multiple_of(PANEL) || start.saturating_add(len) > self.rows {
+            candle_core::bail!("{len} rows from row {start} of a packed weight of {}", self.rows)
+        }
+        Ok(Self { first: self.first + start / PANEL, rows: len, ..self.clone() })
+    }
+
+    /// The matrices as tensors `[rows, columns]`, in the dtype they are stored in.
+    ///
+    /// # Errors
+    /// candle's, if memory runs out.
+    pub fn unpacked(&self) -> Result<Vec<Tensor>> {
+        let all: Vec<usize> = (0..self.rows).collect();
+        (0..self.parts).map(|part| self.gather(part, &all)).collect()
+    }
+
+    /// Some rows of the first matrix as a tensor, `[ids, columns]`, in the dtype it is stored in.
+    ///
+    /// # Errors
+    /// A row that does not exist.
+    pub fn index_select(&self, ids: &[usize]) -> Result<Tensor> {
+        if let Some(id) = ids.iter().find(|&&id| id >= self.rows) {
+            candle_core::bail!("row {id} of {}", self.rows)
+        }
+        self.gather(0, ids)
+    }
+
+    fn gather(&self, part: usize, rows: &[usize]) -> Result<Tensor> {
+        /// Rows that a thread takes at a time.
+        const ROWS: usize = 16;
+        let (steps, shape) = (self.steps(), (rows.len(), self.columns));
+        with_columns!(&*self.data, W, data => {
+            let mut gathered = vec![<W as WithDType>::from_f64(0.0); rows.len() * self.columns];
+            let out = gathered.chunks_mut((ROWS * self.columns).max(1)).zip(rows.chunks(ROWS));
+            threads::for_each(rows.len() * self.columns, out, |(out, rows)| {
+                for (out, &row) in out.chunks_mut(self.columns).zip(rows) {
+                    let panel = (self.first + row / PANEL) * self.parts + part;
+                    let columns = &data[panel * steps..];
+                    for (out, columns) in out.chunks_mut(W::WIDTH).zip(columns) {
+                        for (column, out) in out.iter_mut().enumerate() {
+                            *out = <W as Stored>::get(columns, row % PANEL, column);
+                        }
+                    }
+                }
+            });
+            Tensor::from_vec(gathered, shape, &Device::Cpu)
+        })
+    }
+
+    /// Steps in a panel.
+    fn steps(&self) -> usize {
+        with_columns!(&*self.data, W, _data => self.columns.div_ceil(W::WIDTH * TILE) * TILE)
+    }
+
+    /// Panels of each matrix that one thread takes at a time: enough pieces for all threads to end
+    /// together, and few enough panels for some blocks of them to stay in the second-level cache,
+    /// while rows of x are multiplied by one after the other. A power of two.
+    pub fn panels_at_a_time(&self) -> usize {
+        const PIECES: usize = 16;
+        let fair = self.rows.div_ceil(PANEL) / (PIECES * threads::likely());
+        1 << fair.clamp(1, 4).ilog2()
+    }
+
+    /// Calls `f` with the products of x and some rows, which start at a multiple of 32:
+    /// `[count, panels, parts, 32]`, in f32. The last panel may hold rows behind the last one,
+    /// whose products are without meaning.
+    pub fn sums<R>(&self, x: Rows, rows: Range<usize>, f: impl FnOnce(&mut [f32]) -> R) -> R {
+        kept!(SUMS);
+        let panels = rows.start / PANEL..rows.end.div_ceil(PANEL);
+        let steps = self.steps();
+        let range = (self.first + panels.start) * self.parts * steps
+            ..(self.first + panels.end) * self.parts * steps;
+        let len = x.count() * panels.len() * self.parts * PANEL;
+        with_scratch(&SUMS, len, |sums: &mut [f32]| {
+            sums.fill(0.0);
+            let (rows, width, memory) = (x.count(), panels.len() * self.parts * PANEL, &mut *sums);
+            match x.blocks {
+                Blocks::F32(x) => with_columns!(&*self.data, W, data => {
+                    let panels = &data[range];
+                    Product::<W, f32> { x, rows, panels, steps, sums: memory, width }.add();
+                }),
+                Blocks::BF16(x) => self.dots(x, range, memory),
+            }
+            f(sums)
+        })
+    }
+
+    /// Whether x of a type is multiplied as bf16: where it is, the weights are, and the machine has
+    /// the instruction.
+    pub fn takes_bf16<T: WithDType>(&self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        if let (DType::BF16, Data::BF16(_)) = (T::DTYPE, &*self.data) {
+            return DotBf16::new().is_some();
+        }
+        false
+    }
+
+    /// Calls `f` with the rows of x, `[count, columns]`, for products with this weight.
+    pub fn with_rows<T: Number, R>(&self, x: &[T], f: impl FnOnce(Rows) -> R) -> R {
+        match self.takes_bf16::<T>() {
+            true => Rows::with::<T, bf16, R>(x, self.columns, f),
+            false => Rows::with::<T, f32, R>(x, self.columns, f),
+        }
+    }
+
+    /// The sums of bf16 with bf16.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
+    fn dots(&self, x: &[[bf16; BLOCK]], range: Range<usize>, sums: &mut [f32]) {
+        #[cfg(target_arch = "x86_64")]
+        if let (Some(kernel), Data::BF16(data)) = (DotBf16::new(), &*self.data) {
+            let (rows, steps, panels) =
+                (x.len() / self.columns.div_ceil(BLOCK), self.steps(), &data[range]);
+            let width = panels.len() / steps * PANEL;
+            return Product::<bf16, bf16> { x, rows, panels, steps, sums, width }.add_with(kernel);
+        }
+        unreachable!("`takes_bf16` said that x comes in f32");
+    }
+
+    /// What a product with some rows of x takes one thread, roughly: the longer of reading the weights
+    /// at 25 GB/s and of 40 multiplications a nanosecond.
+    pub fn nanoseconds(&self, count: usize) -> usize {
+        let weights = self.rows * self.columns * self.parts;
+        (weights * self.dtype().size_in_bytes() / 25).max(weights * count / 40)
+    }
+
+    /// Writes `x·weightᵀ + bias`, rounded once, for each matrix, into the rows that `row_of` says, of
+    /// a part and a row of x: out is `[all of these, rows]`. A bias is `[parts, rows]`.
+    pub fn product<T: Number>(
+        &self,
+        x: Rows,
+        bias: Option<&[f32]>,
+        out: &mut [T],
+        row_of: impl Fn(usize, usize) -> usize + Sync,
+    ) {
+        let step = self.panels_at_a_time() * PANEL;
+        if x.count() == 0 {
+            return;
+        }
+        let strips = strips(out, self.rows, step);
+        threads::for_each(self.nanoseconds(x.count()), strips, |mut strip| {
+            let columns = strip.columns();
+            let bias = |part: usize| bias.map(|bias| &bias[part * self.rows + columns.start..]);
+            self.sums(x, columns.clone(), |sums| {
+                // The panels of the parts take turns, unless there is only one part.
+                let run = if self.parts == 1 { columns.len() } else { PANEL };
+                let per_row = sums.len() / x.count();
+                for (row, sums) in sums.chunks_exact_mut(per_row).enumerate() {
+                    for (i, sums) in sums.chunks_mut(run.next_multiple_of(PANEL)).enumerate() {
+                        let (first, part) = (i / self.parts * PANEL, i % self.parts);
+                        let sums = &mut sums[..run.min(columns.len() - first)];
+                        if let Some(bias) = bias(part) {
+                            sums.iter_mut().zip(&bias[first..]).for_each(|(sum, b)| *sum += b);
+                        }
+                        let out = strip.row(row_of(part, row));
+                        T::from_f32s(sums, &mut out[first..][..sums.len()]);
+                    }
+                }
+            });
+        });
+    }
+}
+
+/// Rows of x that are multiplied at a time, where every row takes some elements of scratch: as many as
+/// take 64 MiB, and no more than 2048, but always enough for reading the weights not to count.
+pub fn rows_at_a_time(elements: usize) -> usize {
+    ((16 << 20) / elements.max(1)).clamp(256, 2048)
+}
+
+/// Steps that are packed at a time: as many numbers of a row as make up a good part of a cache line.
+/// Panels are padded to a multiple of them.
+const TILE: usize = 8;
+
+/// The panels of matrices in turns: `[panels, parts, steps]`.
+fn pack<W: Stored>(weights: &[&Tensor], rows: usize, columns: usize) -> Result<Vec<Columns<W>>> {
+    let weights = weights.iter().map(|weight| weight.contiguous()).collect::<Result<Vec<_>>>()?;
+    let storages: Vec<_> = weights.iter().map(|weight| weight.storage_and_layout()).collect();
+    let mut parts = vec![];
+    for (storage, layout) in &storages {
+        match &**storage {
+            Storage::Cpu(storage) => parts.push(slice::<W>(storage, layout)?),
+            _ => candle_core::bail!("weights are packed in the CPU's memory"),
+        }
+    }
+    let width = W::WIDTH * TILE;
+    let tiles = columns.div_ceil(width);
+    let count = rows.div_ceil(PANEL) * parts.len() * tiles;
+    let pack = |i: usize| {
+        let (panel, column) = (i / tiles, i % tiles * width);
+        let (panel, part) = (panel / parts.len(), parts[panel % parts.len()]);
+        let mut tile = [Columns::ZEROS; TILE];
+        for lane in 0..PANEL.min(rows - panel * PANEL) {
+            let row = &part[(panel * PANEL + lane) * columns..][..columns];
+            let mut numbers = [<W as WithDType>::from_f64(0.0); 2 * TILE];
+            let len = width.min(columns - column);
+            numbers[..len].copy_from_slice(&row[column..][..len]);
+            for (step, numbers) in tile.iter_mut().zip(numbers.chunks_exact(W::WIDTH)) {
+                W::set(step, lane, numbers);
+            }
+        }
+        tile
+    };
+    let mut packed = on_large_pages(count);
+    (0..count).into_par_iter().with_min_len(tiles.max(1)).map(pack).collect_into_vec(&mut packed);
+    Ok(packed.into_flattened())
+}

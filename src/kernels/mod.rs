@@ -1,0 +1,11 @@
+//! The mathematics: slices and packed weights, threads and vector instructions. Knows neither configs
+//! nor models.
+
+pub mod elementwise;
+pub mod exp;
+pub mod geglu;
+pub mod gelu;
+pub mod linear;
+pub mod memory;
+pub mod operands;
+pub mod threads;

@@ -1,0 +1,210 @@
+//! Loops that a caller and helpers run together.
+//!
+//! Whoever calls runs its own loop, on its own thread, from the first piece to the last. Helpers,
+//! threads of this crate's own, take pieces too, if the machine has cores left. A caller's thread
+//! never runs another caller's work, and never waits for more than the piece that a helper has in
+//! hand. So callers get on with each other as threads do: the operating system shares the cores out
+//! among them. (rayon's threads, which this was built on once, take up any work while they wait. Of
+//! eight callers one then waited ten seconds for a block that takes a hundredth of that.)
+//!
+//! Callers and helpers are together no more threads than rayon's pool has: `RAYON_NUM_THREADS`, or
+//! the pool that the caller is in. As many callers as that have no helpers at all.
+
+mod call;
+mod lanes;
+mod sync;
+mod team;
+
+use call::Call;
+use lanes::Lanes;
+use std::cell::{Cell, OnceCell};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use team::Team;
+
+/// How long a loop takes at least, in nanoseconds, for each helper that is woken for it, if the last call
+/// is long over: to wake a core that has gone to sleep takes a tenth of a millisecond on a virtual machine.
+const WORTH_WAKING: usize = 150_000;
+
+/// The same for a call that follows the last one at once, as its successor is likely to do: after it,
+/// the helper will still be awake.
+const WORTH_WAKING_AGAIN: usize = 25_000;
+
+/// A loop that ends so soon, in nanoseconds, is not shared if no core is free when it begins. In a longer
+/// one a helper can come later.
+const SHORT: usize = 2_000_000;
+
+/// What is at once.
+const AT_ONCE: Duration = Duration::from_micros(50);
+
+thread_local! {
+    static PLACE: Place = const {
+        Place { role: Cell::new(Role::Outside), call: OnceCell::new(), last: Cell::new(None) }
+    };
+}
+
+/// What a thread has to do with loops.
+struct Place {
+    role: Cell<Role>,
+    /// Made when the thread first calls, and used for all its calls.
+    call: OnceCell<Arc<Call>>,
+    /// When its last call ended.
+    last: Cell<Option<Instant>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// Nothing yet.
+    Outside,
+    /// It is in a call, between loops. A helper is woken for every so many nanoseconds of these.
+    Calling { worth_waking: usize },
+    /// It runs pieces of a loop, its own or, as a helper, somebody's. Loops in there are its alone.
+    Working,
+}
+
+/// How many threads a call may be shared by, the caller's among them: as many as rayon's pool has.
+pub fn available() -> usize {
+    rayon::current_num_threads()
+}
+
+/// How many threads are likely to share the call that this thread is in: its own, and cores that no other
+/// caller has.
+pub fn likely() -> usize {
+    available().saturating_sub(Team::get().callers().max(1)) + 1
+}
+
+/// Runs one operation of a few loops. Helpers stay for all of them, and look for the caller's next one for
+/// 10 µs: less than it would take to go to sleep and be woken.
+pub fn operation<R>(f: impl FnOnce() -> R) -> R {
+    let at_once = |last: Instant| last.elapsed() < AT_ONCE;
+    let again = PLACE.with(|place| place.last.get()).is_some_and(at_once);
+    call(if again { WORTH_WAKING_AGAIN } else { WORTH_WAKING }, f)
+}
+
+/// Runs many operations whose loops may take some microseconds only. Helpers stay awake between them,
+/// until there has been nothing to do for 200 µs, and go to sleep when `f` ends.
+pub fn awake<R>(f: impl FnOnce() -> R) -> R {
+    call(0, f)
+}
+
+/// Has the helpers of an [`awake`] call awake, as they are in the middle of a model: a millisecond for each
+/// thread.
+pub fn rouse() {
+    let end = Instant::now() + Duration::from_millis(1);
+    for_each(0, 0..available(), |_| {
+        while Instant::now() < end {
+            std::thread::yield_now();
+        }
+    });
+}
+
+fn call<R>(worth_waking: usize, f: impl FnOnce() -> R) -> R {
+    /// Ends a call, also if it panics.
+    struct End;
+    impl Drop for End {
+        fn drop(&mut self) {
+            PLACE.with(|place| {
+                place.role.set(Role::Outside);
+                place.last.set(Some(Instant::now()));
+                Team::get().end(place.call.get());
+            });
+        }
+    }
+    if PLACE.with(|place| place.role.get()) != Role::Outside {
+        return f();
+    }
+    Team::get().begin();
+    PLACE.with(|place| place.role.set(Role::Calling { worth_waking }));
+    let _end = End;
+    f()
+}
+
+/// Calls `body` with every item, on this thread and its helpers. Which thread takes which is left open.
+/// `nanoseconds` is what the loop takes one thread, roughly.
+///
+/// # Panics
+/// If `body` does, on whichever thread.
+pub fn for_each<T: Send>(
+    nanoseconds: usize,
+    items: impl Iterator<Item = T> + Send,
+    body: impl Fn(T) + Sync,
+) {
+    for_each_with(nanoseconds, items, || (), |(), item| body(item));
+}
+
+/// As [`for_each`], with something that every thread makes before its first item, and uses again.
+pub fn for_each_with<T: Send, S>(
+    nanoseconds: usize,
+    items: impl Iterator<Item = T> + Send,
+    init: impl Fn() -> S + Sync,
+    body: impl Fn(&mut S, T) + Sync,
+) {
+    let one = items.size_hint().1.is_some_and(|most| most <= 1);
+    if one || PLACE.with(|place| place.role.get()) == Role::Working || available() == 1 {
+        return alone(items, init, body);
+    }
+    operation(|| {
+        PLACE.with(|place| {
+            let (role, threads) = (place.role.get(), available());
+            let _back = Back { place, role };
+            place.role.set(Role::Working);
+            if nanoseconds < SHORT && Team::get().callers() >= threads {
+                return alone(items, init, body);
+            }
+            let lanes = Lanes::new(items, threads);
+            let work = |go_on: &dyn Fn() -> bool| {
+                let (mut lane, mut state) = (None, None);
+                while go_on() {
+                    let Some(item) = lanes.take(&mut lane) else { return true };
+                    body(state.get_or_insert_with(&init), item);
+                }
+                false
+            };
+            let helpers = match role {
+                Role::Calling { worth_waking: 0 } => usize::MAX,
+                Role::Calling { worth_waking } => nanoseconds / worth_waking,
+                Role::Outside | Role::Working => 0,
+            };
+            let call = place.call.get_or_init(|| Arc::new(Call::new()));
+            call.run(&work, || {
+                if helpers > 0 {
+                    Team::get().invite(call, threads, helpers);
+                }
+            });
+        });
+    });
+}
+
+/// The loop on this thread.
+fn alone<T, S>(items: impl Iterator<Item = T>, init: impl Fn() -> S, body: impl Fn(&mut S, T)) {
+    let mut state = None;
+    items.for_each(|item| body(state.get_or_insert_with(&init), item));
+}
+
+/// Gives a thread its role back, also after a panic.
+struct Back<'a> {
+    place: &'a Place,
+    role: Role,
+}
+
+impl Drop for Back<'_> {
+    fn drop(&mut self) {
+        self.place.role.set(self.role);
+    }
+}
+
+/// What `f` makes of every item, in their order.
+pub fn map<T: Send, R: Send>(
+    nanoseconds: usize,
+    items: impl Iterator<Item = T> + Send,
+    f: impl Fn(T) -> R + Sync,
+) -> Vec<R> {
+    let items: Vec<T> = items.collect();
+    let mut results: Vec<Option<R>> = items.iter().map(|_| None).collect();
+    let places = results.iter_mut().zip(items);
+    for_each(nanoseconds, places, |(result, item)| *result = Some(f(item)));
+    results.into_iter().flatten().collect()
+}
+
+#[cfg(test)]
+mod tests;

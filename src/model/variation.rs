@@ -1,0 +1,127 @@
+//! What can be varied of a model that computes right.
+
+use super::embedding::rounded;
+use super::gemma::Gemma;
+use super::layer::Layer;
+use super::norm::NormRounding;
+use super::rope::RopeRounding;
+use crate::kernels::elementwise::Activation;
+use candle_core::{DType, Result, Tensor};
+
+/// One thing that a port may compute differently. Weights stay.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub enum Variation {
+    /// Another function in the gate.
+    Activation(Activation),
+    /// The embedding's factor `sqrt(hidden)` rounded to a dtype.
+    EmbeddingScaleRounded(DType),
+    /// Embeddings as they are stored, as Llama has them.
+    EmbeddingNotScaled,
+    /// Norms that multiply by `w` where Gemma's multiply by `1 + w`.
+    NormWithoutOne,
+    /// `1 + w` of every norm rounded to a dtype.
+    NormWeightRounded(DType),
+    /// Norms that round elsewhere.
+    NormRounding(NormRounding),
+    /// Queries and keys that are not normed.
+    QkNormLeftOut,
+    /// Rotary embeddings that round on the way.
+    RopeRounding(RopeRounding),
+    /// The rotary embedding of the global layers in every layer.
+    RopeGlobal,
+    /// The rotary embedding of the sliding layers in every layer.
+    RopeLocal,
+    /// A sliding window that is longer by so many tokens.
+    WindowLonger(isize),
+    /// Full attention in every layer.
+    WindowIgnored,
+    /// Attention's scores scaled by `head_dim^(-1/2)`, whatever the config says.
+    ScaledByHeadDim,
+    /// No soft-cap on attention's scores, nor on the logits.
+    SoftcapsLeftOut,
+}
+
+impl Gemma {
+    /// The same weights with one thing computed differently, or `None` where the model does not have
+    /// what the variation changes, or computes so already.
+    ///
+    /// # Errors
+    /// candle's, if memory runs out.
+    pub fn varied(&self, variation: Variation) -> Result<Option<Self>> {
+        use Variation as V;
+        Ok(match variation {
+            V::Activation(activation) => {
+                let own = self.layers().first().map(|layer| layer.mlp().activation());
+                (own != Some(activation)).then(|| self.with_activation(activation))
+            }
+            V::EmbeddingScaleRounded(dtype) => {
+                let scale = rounded(self.embedding.scale, dtype);
+                (scale != self.embedding.scale).then(|| self.with_embedding_scale(scale))
+            }
+            V::EmbeddingNotScaled => Some(self.with_embedding_scale(1.0)),
+            V::NormWithoutOne => {
+                Some(self.map_norms(|norm| norm.map_weight(|weight| weight - 1.0))?)
+            }
+            V::NormWeightRounded(dtype) => {
+                let round = |weight| one_plus_weight_rounded(weight, dtype);
+                Some(self.map_norms(|norm| norm.map_weight(round))?)
+            }
+            V::NormRounding(rounding) => {
+                Some(self.map_norms(|norm| Ok(norm.with_rounding(rounding)))?)
+            }
+            V::QkNormLeftOut => {
+                let has = self.layers.iter().any(|layer| layer.attention.qk_norm.is_some());
+                has.then(|| self.map_layers(|layer| layer.attention.qk_norm = None))
+            }
+            V::RopeRounding(rounding) => Some(self.map_layers(|layer| {
+                layer.attention.rope = layer.attention.rope.with_rounding(rounding);
+            })),
+            V::RopeGlobal => self.with_rope_of(|layer| !is_sliding(layer)),
+            V::RopeLocal => self.with_rope_of(is_sliding),
+            V::WindowLonger(by) => self.with_window(|window| window.checked_add_signed(by)),
+            V::WindowIgnored => self.with_window(|_| None),
+            V::ScaledByHeadDim => {
+                let differs = |layer: &Layer| !layer.attention.is_scaled_by_head_dim();
+                let varied = |layer: &mut Layer| layer.attention.scale_by_head_dim();
+                self.layers.iter().any(differs).then(|| self.map_layers(varied))
+            }
+            V::SoftcapsLeftOut => {
+                let capped = self.head().is_some_and(|head| head.softcap().is_some())
+                    || self.layers.iter().any(|layer| layer.attention.softcap().is_some());
+                capped.then(|| {
+                    let varied = |layer: &mut Layer| layer.attention.remove_softcap();
+                    self.without_final_softcap().map_layers(varied)
+                })
+            }
+        })
+    }
+
+    /// The rotary embedding of the first layer of a kind in all of them; `None` without layers of
+    /// either kind, or where all rotate alike.
+    fn with_rope_of(&self, kind: impl Fn(&Layer) -> bool) -> Option<Self> {
+        let first = |is: bool| self.layers.iter().find(|layer| kind(layer) == is);
+        let [wanted, other] = [first(true)?, first(false)?].map(|layer| &layer.attention.rope);
+        let varied = |layer: &mut Layer| layer.attention.rope = wanted.clone();
+        (!wanted.rotates_like(other)).then(|| self.map_layers(varied))
+    }
+
+    /// The same model with other sliding windows, if it has any.
+    fn with_window(&self, change: impl Fn(usize) -> Option<usize>) -> Option<Self> {
+        self.layers.iter().any(is_sliding).then(|| {
+            self.map_layers(|layer| {
+                let window = layer.attention.sliding_window.and_then(&change);
+                layer.attention.sliding_window = window.map(|window| window.max(1));
+            })
+        })
+    }
+}
+
+fn is_sliding(layer: &Layer) -> bool {
+    layer.attention.sliding_window.is_some()
+}
+
+/// The weight whose `1 + w` is that of the given one, rounded.
+fn one_plus_weight_rounded(weight: Tensor, dtype: DType) -> Result<Tensor> {
+    (&weight + 1.0)?.to_dtype(dtype)?.to_dtype(weight.dtype())? - 1.0
+}
