@@ -17,7 +17,7 @@ import mpmath as mp
 import numpy as np
 
 mp.mp.dps = 60
-SOURCE = Path(__file__).resolve().parent.parent / "src"
+SOURCE = Path(__file__).resolve().parent.parent / "src" / "kernels"
 RUST, CUDA = SOURCE / "gelu" / "coefficients.rs", SOURCE / "geglu" / "cuda" / "coefficients.cuh"
 # Where the last f32 and the last f64 underflows: beyond them the left tail of x·Φ(x) is 0.
 F32_TAIL, F64_TAIL = mp.mpf("14.65"), mp.mpf(40)
