@@ -1,6 +1,6 @@
 //! Which activation a config means, and why.
 
-use super::family::Family;
+use super::families::{ActivationRule, Family};
 use crate::error::UnknownActivation;
 use crate::kernels::elementwise::Activation;
 use serde::{Deserialize, Serialize};
@@ -27,18 +27,20 @@ pub struct Resolved<T> {
 ///
 /// # Errors
 /// A name that is not one of transformers' GELUs, SiLU or ReLU.
-pub fn resolve_activation(
+pub(super) fn resolve_activation(
     family: Family,
     hidden_act: Option<&str>,
     hidden_activation: Option<&str>,
 ) -> Result<Resolved<Activation>, UnknownActivation> {
-    let (value, reason) = match (family, hidden_activation, hidden_act) {
-        (Family::Gemma, Some(name), _) => {
+    use ActivationRule::LegacyHiddenAct;
+    let rule = family.profile().activation;
+    let (value, reason) = match (rule, hidden_activation, hidden_act) {
+        (LegacyHiddenAct, Some(name), _) => {
             let value = Activation::from_huggingface(name)?;
             (value, gemma1_explicit(name, value, hidden_act))
         }
-        (Family::Gemma, None, Some("gelu")) => (Activation::TANH, LEGACY.to_string()),
-        (Family::Gemma, None, Some(name)) => {
+        (LegacyHiddenAct, None, Some("gelu")) => (Activation::TANH, LEGACY.to_string()),
+        (LegacyHiddenAct, None, Some(name)) => {
             (Activation::from_huggingface(name)?, format!("hidden_act says \"{name}\""))
         }
         (_, Some(name), _) => {
@@ -93,21 +95,22 @@ mod tests {
     #[test]
     fn what_the_files_say_and_what_they_mean() {
         use Activation as A;
+        let [gemma, gemma2, gemma3] = ["Gemma 1", "Gemma 2", "Gemma 3"].map(Family::named);
         for (family, hidden_act, hidden_activation, value, reason) in [
             // Gemma 1 as released, and as corrected on the Hub.
-            (Family::Gemma, Some("gelu"), None, A::TANH, "legacy"),
-            (Family::Gemma, Some("gelu"), Some("gelu_pytorch_tanh"), A::TANH, "corrects"),
-            (Family::Gemma, Some("gelu_pytorch_tanh"), None, A::TANH, "hidden_act says"),
-            (Family::Gemma, None, None, A::TANH, "default"),
+            (gemma, Some("gelu"), None, A::TANH, "legacy"),
+            (gemma, Some("gelu"), Some("gelu_pytorch_tanh"), A::TANH, "corrects"),
+            (gemma, Some("gelu_pytorch_tanh"), None, A::TANH, "hidden_act says"),
+            (gemma, None, None, A::TANH, "default"),
             // Explicitly exact: honoured, with a word on who would not.
-            (Family::Gemma, Some("gelu"), Some("gelu"), A::EXACT, "transformers 5 ignores it"),
-            (Family::Gemma, Some("gelu_pytorch_tanh"), Some("gelu"), A::EXACT, "computes tanh"),
-            (Family::Gemma, Some("silu"), None, A::Silu, "silu"),
+            (gemma, Some("gelu"), Some("gelu"), A::EXACT, "transformers 5 ignores it"),
+            (gemma, Some("gelu_pytorch_tanh"), Some("gelu"), A::EXACT, "computes tanh"),
+            (gemma, Some("silu"), None, A::Silu, "silu"),
             // Later families read one field.
-            (Family::Gemma2, None, Some("gelu"), A::EXACT, "hidden_activation says \"gelu\""),
-            (Family::Gemma2, Some("gelu"), None, A::TANH, "not read"),
-            (Family::Gemma3, Some("gelu"), Some("gelu_pytorch_tanh"), A::TANH, "alone"),
-            (Family::Gemma3, None, None, A::TANH, "default"),
+            (gemma2, None, Some("gelu"), A::EXACT, "hidden_activation says \"gelu\""),
+            (gemma2, Some("gelu"), None, A::TANH, "not read"),
+            (gemma3, Some("gelu"), Some("gelu_pytorch_tanh"), A::TANH, "alone"),
+            (gemma3, None, None, A::TANH, "default"),
         ] {
             let resolved = resolve_activation(family, hidden_act, hidden_activation).unwrap();
             let case = format!("{family} {hidden_act:?} {hidden_activation:?}: {resolved:?}");
@@ -117,8 +120,9 @@ mod tests {
 
     #[test]
     fn unknown_names_are_refused_where_they_are_read() {
-        assert!(resolve_activation(Family::Gemma, Some("mish"), None).is_err());
-        assert!(resolve_activation(Family::Gemma3, None, Some("tanh")).is_err());
-        assert!(resolve_activation(Family::Gemma3, Some("mish"), None).is_ok());
+        let [gemma, gemma3] = ["Gemma 1", "Gemma 3"].map(Family::named);
+        assert!(resolve_activation(gemma, Some("mish"), None).is_err());
+        assert!(resolve_activation(gemma3, None, Some("tanh")).is_err());
+        assert!(resolve_activation(gemma3, Some("mish"), None).is_ok());
     }
 }

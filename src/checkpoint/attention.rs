@@ -1,9 +1,9 @@
 //! The attention part of a config: what a layer does before its MLP.
 
 use super::defaults::Defaults;
-use super::family::Family;
+use super::families::{AttentionProfile, Family};
 use super::limits::MAX_WIDTH;
-use super::raw::{LayerType, RawConfig, RopeParameters};
+use super::raw::{LayerType, RawConfig, RopeParameters, RopeScaling};
 
 /// Attention as all layers of a stack have it.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,14 +43,15 @@ impl AttentionConfig {
     /// Resolves the fields for a family, or says in a sentence what is not supported.
     pub(super) fn resolve(
         family: Family,
+        profile: &AttentionProfile,
         raw: &RawConfig,
         layers: usize,
         defaults: &mut Defaults,
     ) -> Result<Self, String> {
-        let (heads, kv_heads) = if family == Family::Gemma { (16, 16) } else { (8, 4) };
+        let (heads, kv_heads) = (profile.num_attention_heads, profile.num_key_value_heads);
         let heads = defaults.or("num_attention_heads", raw.num_attention_heads, heads);
         let kv_heads = defaults.or("num_key_value_heads", raw.num_key_value_heads, kv_heads);
-        let head_dim = defaults.or("head_dim", raw.head_dim, 256);
+        let head_dim = defaults.or("head_dim", raw.head_dim, profile.head_dim);
         if heads == 0 || kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
             return Err(format!("{heads} attention heads cannot share {kv_heads} key-value heads"));
         }
@@ -62,16 +63,17 @@ impl AttentionConfig {
                 "{heads} attention heads of {head_dim} are wider than any Gemma; the limit is {MAX_WIDTH}"
             ));
         }
-        // Gemma 1 scales by the head's width; later families name the number.
-        let scalar = match family {
-            Family::Gemma => head_dim as f64,
-            _ => defaults.or("query_pre_attn_scalar", raw.query_pre_attn_scalar, 256.0),
+        let scalar = match profile.query_pre_attn_scalar {
+            Some(default) => {
+                defaults.or("query_pre_attn_scalar", raw.query_pre_attn_scalar, default)
+            }
+            None => head_dim as f64,
         };
         if scalar.is_nan() || scalar <= 0.0 {
             return Err(format!("query_pre_attn_scalar is {scalar}; it must be positive"));
         }
         let causal = !raw.use_bidirectional_attention.unwrap_or(false);
-        if !causal && family != Family::Gemma3 {
+        if !causal && !profile.bidirectional {
             return Err(format!("bidirectional attention in {family} is not supported"));
         }
         Ok(Self {
@@ -79,49 +81,39 @@ impl AttentionConfig {
             num_key_value_heads: kv_heads,
             head_dim,
             bias: raw.attention_bias.unwrap_or(false),
-            qk_norm: family == Family::Gemma3,
+            qk_norm: profile.qk_norm,
             scaling: scalar.powf(-0.5),
-            softcap: softcap(family, raw, defaults)?,
+            softcap: profile.softcap.resolve(
+                "attn_logit_softcapping",
+                raw.attn_logit_softcapping,
+                defaults,
+            )?,
             causal,
-            layers: layer_types(family, raw, layers, defaults)?
+            layers: layer_types(profile, raw, layers, defaults)?
                 .into_iter()
-                .map(|layer_type| layer(family, raw, layer_type, causal, defaults))
+                .map(|layer_type| layer(profile, raw, layer_type, causal, defaults))
                 .collect::<Result<_, _>>()?,
         })
     }
 }
 
-fn softcap(
-    family: Family,
-    raw: &RawConfig,
-    defaults: &mut Defaults,
-) -> Result<Option<f64>, String> {
-    // The attention of Gemma 1 and Gemma 3 in transformers does not apply it.
-    if matches!(family, Family::Gemma | Family::Gemma3) {
-        return Ok(None);
-    }
-    match defaults.or("attn_logit_softcapping", raw.attn_logit_softcapping, Some(50.0)) {
-        Some(cap) if cap.is_nan() || cap <= 0.0 => {
-            Err(format!("attn_logit_softcapping is {cap}; it must be positive"))
-        }
-        cap => Ok(cap),
-    }
-}
-
 /// The type of every layer: listed, or every n-th one full.
 fn layer_types(
-    family: Family,
+    profile: &AttentionProfile,
     raw: &RawConfig,
     layers: usize,
     defaults: &mut Defaults,
 ) -> Result<Vec<LayerType>, String> {
-    if family == Family::Gemma {
+    let Some(sliding) = &profile.sliding else {
         return Ok(vec![LayerType::Full; layers]);
-    }
+    };
     let Some(listed) = &raw.layer_types else {
-        let pattern = match family {
-            Family::Gemma3 => defaults.or("sliding_window_pattern", raw.sliding_window_pattern, 6),
-            _ => 2,
+        let pattern = match sliding.reads_pattern {
+            true => {
+                let listed = raw.sliding_window_pattern;
+                defaults.or("sliding_window_pattern", listed, sliding.full_every)
+            }
+            false => sliding.full_every,
         };
         let full = |i: usize| (i + 1).checked_rem(pattern) == Some(0);
         return Ok((0..layers)
@@ -140,16 +132,17 @@ fn layer_types(
 }
 
 fn layer(
-    family: Family,
+    profile: &AttentionProfile,
     raw: &RawConfig,
     layer_type: LayerType,
     causal: bool,
     defaults: &mut Defaults,
 ) -> Result<LayerAttention, String> {
-    let sliding_window = match layer_type {
-        LayerType::Full => None,
-        LayerType::Sliding => {
-            let window = defaults.or("sliding_window", raw.sliding_window, 4096);
+    let sliding = profile.sliding.as_ref().filter(|_| layer_type == LayerType::Sliding);
+    let sliding_window = match sliding {
+        None => None,
+        Some(sliding) => {
+            let window = defaults.or("sliding_window", raw.sliding_window, sliding.window);
             if window == 0 {
                 return Err("sliding_window is 0; a position must see at least itself".into());
             }
@@ -157,35 +150,39 @@ fn layer(
             Some(if causal { window } else { window / 2 + 1 })
         }
     };
-    let (rope_theta, rope_factor) = rope(family, raw, layer_type, defaults)?;
+    let own_theta = sliding.and_then(|sliding| sliding.rope_theta);
+    let (rope_theta, rope_factor) = match own_theta {
+        Some(theta) => {
+            // The older spelling's scaling does not apply to layers with a base of their own.
+            let older = (raw.rope_local_base_freq, None);
+            rope(("rope_local_base_freq", theta), older, raw, layer_type, defaults)?
+        }
+        None => {
+            let older = (raw.rope_theta, raw.rope_scaling.clone());
+            rope(("rope_theta", profile.rope_theta), older, raw, layer_type, defaults)?
+        }
+    };
     Ok(LayerAttention { sliding_window, rope_theta, rope_factor })
 }
 
-/// Base and factor of the rotary embedding of a layer type, out of either spelling.
+/// Base and factor of the rotary embedding of a layer type: the older spelling's base by its name and
+/// default, what the file has of it, with the scaling that applies to it, and the newer spelling.
 fn rope(
-    family: Family,
+    (name, default): (&str, f64),
+    (older_theta, older_scaling): (Option<f64>, Option<RopeScaling>),
     raw: &RawConfig,
     layer_type: LayerType,
     defaults: &mut Defaults,
 ) -> Result<(f64, f64), String> {
-    let local = family == Family::Gemma3 && layer_type == LayerType::Sliding;
-    let own = match &raw.rope_parameters {
+    let newer = match &raw.rope_parameters {
         Some(RopeParameters::PerLayerType(types)) => types.get(&layer_type).cloned().flatten(),
         Some(RopeParameters::One(parameters)) => Some(parameters.clone()),
         None => None,
     };
-    // In the Hub's spelling, scaling applies to Gemma 3's global layers only.
-    let hub_scaling = raw.rope_scaling.clone().filter(|_| !local);
-    let hub_theta = if local { raw.rope_local_base_freq } else { raw.rope_theta };
-    let (name, default) = match (family, local) {
-        (Family::Gemma3, false) => ("rope_theta", 1_000_000.0),
-        (_, true) => ("rope_local_base_freq", 10_000.0),
-        (_, false) => ("rope_theta", 10_000.0),
-    };
     // Where a file has both, transformers merges the older spelling into the newer one.
-    let own = own.unwrap_or_default();
-    let theta = defaults.or(name, own.rope_theta.or(hub_theta), default);
-    let scaling = hub_scaling.filter(|scaling| scaling.rope_type().is_some()).unwrap_or(own);
+    let newer = newer.unwrap_or_default();
+    let theta = defaults.or(name, newer.rope_theta.or(older_theta), default);
+    let scaling = older_scaling.filter(|scaling| scaling.rope_type().is_some()).unwrap_or(newer);
     if !(theta > 0.0 && theta.is_finite()) {
         return Err(format!("the rotary base is {theta}; it must be positive"));
     }

@@ -2,7 +2,6 @@
 
 use super::activation::Resolved;
 use super::config::{Config, Stack};
-use super::family::Family;
 use super::tensors::Tensors;
 use crate::error::{Error, Result};
 use crate::kernels::elementwise::Activation;
@@ -60,7 +59,7 @@ impl BlockSpec {
 pub(super) fn find(config: &Config, tensors: &Tensors) -> Result<Vec<BlockSpec>> {
     let mut blocks = vec![];
     for stack in &config.stacks {
-        let (mlp, norm) = names(config.family);
+        let mlp = config.family.profile().mlp.name;
         let prefix = prefix(stack, mlp, tensors)?;
         for i in 0..stack.num_hidden_layers {
             let layer = format!("{prefix}layers.{i}");
@@ -68,7 +67,7 @@ pub(super) fn find(config: &Config, tensors: &Tensors) -> Result<Vec<BlockSpec>>
             let down = format!("{name}.down_proj.weight");
             let block = BlockSpec {
                 index: blocks.len(),
-                norm: format!("{layer}.{norm}.weight"),
+                norm: format!("{layer}.{}.weight", stack.norms.pre_mlp),
                 eps: stack.rms_norm_eps,
                 hidden_size: stack.hidden_size,
                 intermediate_size: stack.intermediate_size,
@@ -86,16 +85,6 @@ pub(super) fn find(config: &Config, tensors: &Tensors) -> Result<Vec<BlockSpec>>
         }
     }
     Ok(blocks)
-}
-
-/// What a layer calls its MLP and the norm in front of it (transformers, `modeling_*.py`).
-fn names(family: Family) -> (&'static str, &'static str) {
-    match family {
-        // In Gemma 1 the norm behind attention is the one in front of the MLP.
-        Family::Gemma => ("mlp", "post_attention_layernorm"),
-        Family::RecurrentGemma => ("mlp_block", "channel_pre_norm"),
-        _ => ("mlp", "pre_feedforward_layernorm"),
-    }
 }
 
 /// What stands before `layers.N` in this checkpoint.

@@ -3,7 +3,7 @@
 use super::activation::{Resolved, resolve_activation};
 use super::attention::AttentionConfig;
 use super::defaults::Defaults;
-use super::family::Family;
+use super::families::{Family, Model, NormNames};
 use super::json::parse_json;
 use super::limits::{MAX_LAYERS, MAX_VOCAB, MAX_WIDTH};
 use super::raw::RawConfig;
@@ -40,6 +40,8 @@ pub struct Stack {
     pub num_hidden_layers: usize,
     /// `rms_norm_eps` of all norms.
     pub rms_norm_eps: f64,
+    /// What each of its layers calls its norms.
+    pub norms: NormNames,
     /// The MLP's activation, and why.
     pub activation: Resolved<Activation>,
     /// Whether the MLP's projections have biases.
@@ -72,20 +74,17 @@ impl Config {
         let unsupported = |reason: String| Error::UnsupportedModel { path: path.into(), reason };
         let text = raw.text_config.as_deref().unwrap_or(&raw);
         let text_type = text.model_type.as_deref();
-        let family = Family::detect(&model_type, text_type).map_err(unsupported)?;
-        let parts = match family {
-            Family::T5Gemma => {
-                vec![("encoder", raw.encoder.as_deref()), ("decoder", raw.decoder.as_deref())]
-            }
-            _ => vec![("", Some(text))],
-        };
-        let stacks = parts
-            .into_iter()
-            .map(|(name, part)| {
-                let part = part.ok_or_else(|| malformed(path, format!("no \"{name}\"")))?;
-                stack(family, name, part, &model_type, path)
-            })
-            .collect::<Result<_>>()?;
+        let (family, model) = Family::detect(&model_type, text_type).map_err(unsupported)?;
+        let stacks = family.profile().stacks.iter().map(|&name| {
+            let part = match name {
+                "encoder" => raw.encoder.as_deref(),
+                "decoder" => raw.decoder.as_deref(),
+                _ => Some(text),
+            };
+            let part = part.ok_or_else(|| malformed(path, format!("no \"{name}\"")))?;
+            stack(family, model, name, part, path)
+        });
+        let stacks = stacks.collect::<Result<_>>()?;
         let eos = text.eos_token_id.as_ref().or(raw.eos_token_id.as_ref());
         let eos_token_ids = eos.map_or(vec![EOS], |ids| ids.to_vec());
         let bos_token_id = text.bos_token_id.or(raw.bos_token_id).unwrap_or(BOS);
@@ -111,25 +110,21 @@ fn tied_head(field: Option<bool>) -> Resolved<bool> {
 
 fn stack(
     family: Family,
+    model: &Model,
     name: &'static str,
     raw: &RawConfig,
-    model_type: &str,
     path: &Path,
 ) -> Result<Stack> {
+    let profile = family.profile();
     let mut defaults = Defaults::default();
     let mut or_default =
         |name, value, default, max| size(name, defaults.or(name, value, default), max, path);
-    // Defaults as in transformers' configuration_*.py: what older Hub files leave out.
-    let (hidden, intermediate, layers) = match family {
-        Family::Gemma => (3072, 24576, 28),
-        Family::RecurrentGemma => (2560, 3 * 2560, 26),
-        _ => (2304, 9216, 26),
-    };
-    let hidden_size = or_default("hidden_size", raw.hidden_size, hidden, MAX_WIDTH)?;
-    let intermediate =
-        or_default("intermediate_size", raw.intermediate_size, intermediate, MAX_WIDTH)?;
-    let num_hidden_layers =
-        or_default("num_hidden_layers", raw.num_hidden_layers, layers, MAX_LAYERS)?;
+    let sizes = &profile.sizes;
+    let hidden_size = or_default("hidden_size", raw.hidden_size, sizes.hidden_size, MAX_WIDTH)?;
+    let intermediate = (raw.intermediate_size, sizes.intermediate_size);
+    let intermediate = or_default("intermediate_size", intermediate.0, intermediate.1, MAX_WIDTH)?;
+    let layers = (raw.num_hidden_layers, sizes.num_hidden_layers);
+    let num_hidden_layers = or_default("num_hidden_layers", layers.0, layers.1, MAX_LAYERS)?;
     let rms_norm_eps = defaults.or("rms_norm_eps", raw.rms_norm_eps, 1e-6);
     if !(rms_norm_eps > 0.0 && rms_norm_eps.is_finite()) {
         return Err(malformed(
@@ -137,46 +132,38 @@ fn stack(
             format!("rms_norm_eps is {rms_norm_eps}; it must be positive"),
         ));
     }
-    let recurrent = family == Family::RecurrentGemma;
-    if recurrent && intermediate % 2 == 1 {
-        let reason = format!("intermediate_size is {intermediate}; RecurrentGemma's must be even");
+    let counts_both = profile.mlp.counts_gate_and_up;
+    if counts_both && intermediate % 2 == 1 {
+        let reason = format!("intermediate_size is {intermediate}; {family}'s must be even");
         return Err(malformed(path, reason));
     }
-    // In Gemma 1 it is no field that transformers reads.
-    let softcap = match family {
-        Family::Gemma => None,
-        Family::Gemma3 => raw.final_logit_softcapping.flatten(),
-        _ => defaults.or("final_logit_softcapping", raw.final_logit_softcapping, Some(30.0)),
-    };
-    if softcap.is_some_and(|cap| cap.is_nan() || cap <= 0.0) {
-        let reason = format!("final_logit_softcapping is {softcap:?}; it must be positive");
-        return Err(malformed(path, reason));
-    }
-    let vocab = if family == Family::Gemma3 { 262_208 } else { 256_000 };
-    let vocab = defaults.or("vocab_size", raw.vocab_size, vocab);
+    let cap = raw.final_logit_softcapping;
+    let final_softcap = profile
+        .final_softcap
+        .resolve("final_logit_softcapping", cap, &mut defaults)
+        .map_err(|reason| malformed(path, reason))?;
+    let vocab = defaults.or("vocab_size", raw.vocab_size, sizes.vocab_size);
     let activation =
         resolve_activation(family, raw.hidden_act.as_deref(), raw.hidden_activation.as_deref())
             .map_err(|source| Error::Activation { path: path.into(), source })?;
-    let attention = match (family, model_type) {
-        (Family::RecurrentGemma, _) => Err("RecurrentGemma's first layer is recurrent".to_string()),
-        (Family::T5Gemma, _) => Err("T5Gemma's encoder is not part of the model here".to_string()),
-        (_, "paligemma") => {
-            Err("PaliGemma's text attends to an image, which is not read".to_string())
+    let attention = match (&profile.attention, model.incomplete) {
+        (&Err(reason), _) | (_, Some(reason)) => Err(reason.to_string()),
+        (Ok(attention), None) => {
+            AttentionConfig::resolve(family, attention, raw, num_hidden_layers, &mut defaults)
         }
-        _ => AttentionConfig::resolve(family, raw, num_hidden_layers, &mut defaults),
     };
     Ok(Stack {
         name,
         hidden_size,
-        // RecurrentGemmaMlp: self.intermediate_size = config.intermediate_size // 2.
-        intermediate_size: if recurrent { intermediate / 2 } else { intermediate },
+        intermediate_size: if counts_both { intermediate / 2 } else { intermediate },
         num_hidden_layers,
         rms_norm_eps,
+        norms: profile.norms,
         activation,
-        mlp_bias: recurrent,
+        mlp_bias: profile.mlp.bias,
         vocab_size: size("vocab_size", vocab, MAX_VOCAB, path)?,
         tied_head: tied_head(raw.tie_word_embeddings),
-        final_softcap: softcap,
+        final_softcap,
         attention,
         defaults: defaults.used,
     })
@@ -201,21 +188,18 @@ mod tests {
     #[test]
     fn families_and_their_wrappers() {
         for (json, family) in [
-            (r#"{"model_type": "gemma"}"#, Family::Gemma),
-            (r#"{"model_type": "gemma2"}"#, Family::Gemma2),
-            (r#"{"model_type": "gemma3_text"}"#, Family::Gemma3),
-            (r#"{"model_type": "gemma3", "text_config": {"hidden_size": 8}}"#, Family::Gemma3),
-            (r#"{"model_type": "shieldgemma2", "text_config": {}}"#, Family::Gemma3),
-            (
-                r#"{"model_type": "paligemma", "text_config": {"model_type": "gemma2"}}"#,
-                Family::Gemma2,
-            ),
-            (r#"{"model_type": "paligemma", "text_config": {}}"#, Family::Gemma),
-            (r#"{"model_type": "vaultgemma"}"#, Family::VaultGemma),
-            (r#"{"model_type": "recurrent_gemma"}"#, Family::RecurrentGemma),
-            (r#"{"model_type": "t5gemma", "encoder": {}, "decoder": {}}"#, Family::T5Gemma),
+            (r#"{"model_type": "gemma"}"#, "Gemma 1"),
+            (r#"{"model_type": "gemma2"}"#, "Gemma 2"),
+            (r#"{"model_type": "gemma3_text"}"#, "Gemma 3"),
+            (r#"{"model_type": "gemma3", "text_config": {"hidden_size": 8}}"#, "Gemma 3"),
+            (r#"{"model_type": "shieldgemma2", "text_config": {}}"#, "Gemma 3"),
+            (r#"{"model_type": "paligemma", "text_config": {"model_type": "gemma2"}}"#, "Gemma 2"),
+            (r#"{"model_type": "paligemma", "text_config": {}}"#, "Gemma 1"),
+            (r#"{"model_type": "vaultgemma"}"#, "VaultGemma"),
+            (r#"{"model_type": "recurrent_gemma"}"#, "RecurrentGemma"),
+            (r#"{"model_type": "t5gemma", "encoder": {}, "decoder": {}}"#, "T5Gemma"),
         ] {
-            assert_eq!(parse(json).unwrap().family, family, "{json}");
+            assert_eq!(parse(json).unwrap().family.name(), family, "{json}");
         }
     }
 

@@ -4,7 +4,7 @@ use super::Checkpoint;
 use super::activation::Resolved;
 use super::blocks::BlockSpec;
 use super::config::Stack;
-use super::family::Family;
+use super::families::Family;
 use super::tensors::Tensors;
 use crate::error::Result;
 use crate::kernels::elementwise::Activation;

@@ -6,7 +6,7 @@ mod attention;
 mod blocks;
 mod config;
 mod defaults;
-mod family;
+mod families;
 mod file;
 mod header;
 #[cfg(feature = "hub")]
@@ -19,11 +19,11 @@ mod shard;
 mod tensors;
 mod tokenizer;
 
-pub use activation::{Resolved, resolve_activation};
+pub use activation::Resolved;
 pub use attention::{AttentionConfig, LayerAttention};
 pub use blocks::BlockSpec;
 pub use config::{Config, Stack};
-pub use family::Family;
+pub use families::{Family, NormNames};
 #[cfg(feature = "hub")]
 pub use hub::Hub;
 pub use inspect::{Inspection, StackInspection, inspect};

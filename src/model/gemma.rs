@@ -99,7 +99,7 @@ impl Gemma {
             let rope = known.into_iter().find(|rope| rope.fits(layer)).cloned();
             let rope = rope.unwrap_or_else(|| RotaryEmbedding::new(layer, attention.head_dim));
             let vb = vb.pp("layers").pp(i);
-            let layer = Layer::new(config.family, stack, (attention, layer), rope, vb)?;
+            let layer = Layer::new(stack, attention, layer, rope, vb)?;
             layers.push(if pack { layer.packed()? } else { layer });
         }
         let norm = vb.pp("norm").get(stack.hidden_size, "weight")?;

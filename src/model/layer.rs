@@ -3,15 +3,14 @@
 use super::attention::{Attention, KeyValues};
 use super::norm::RmsNorm;
 use super::rope::RotaryEmbedding;
-use crate::checkpoint::{AttentionConfig, Family, LayerAttention, Stack};
+use crate::checkpoint::{AttentionConfig, LayerAttention, Stack};
 use crate::mlp::{GemmaMlp, gemma_mlp_b};
 use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
 
 /// A decoder layer: norm, attention, norm, residual; norm, MLP, norm, residual.
 ///
-/// Gemma 2 and 3 norm what attention and MLP return; Gemma 1 and VaultGemma do not, and in Gemma 1
-/// the norm named "post attention" is the one in front of the MLP.
+/// Some families also norm what attention and MLP return: [`Stack::norms`].
 #[derive(Debug, Clone)]
 pub struct Layer {
     pub(super) input_norm: RmsNorm,
@@ -22,30 +21,15 @@ pub struct Layer {
     pub(super) post_mlp_norm: Option<RmsNorm>,
 }
 
-/// What a layer calls its norms (transformers, `modeling_*.py`), in the order of use; Gemma 1 and
-/// VaultGemma have no norms behind attention and MLP.
-pub(super) fn norm_names(family: Family) -> [Option<&'static str>; 4] {
-    match family {
-        Family::Gemma => [Some("input_layernorm"), None, Some("post_attention_layernorm"), None],
-        Family::Gemma2 | Family::Gemma3 => [
-            Some("input_layernorm"),
-            Some("post_attention_layernorm"),
-            Some("pre_feedforward_layernorm"),
-            Some("post_feedforward_layernorm"),
-        ],
-        _ => [Some("input_layernorm"), None, Some("pre_feedforward_layernorm"), None],
-    }
-}
-
 impl Layer {
     /// Reads a layer's tensors. `rope` is that of an earlier layer, if one rotates alike.
     ///
     /// # Errors
     /// A tensor that is missing or has another shape.
     pub fn new(
-        family: Family,
         stack: &Stack,
-        attention: (&AttentionConfig, &LayerAttention),
+        attention: &AttentionConfig,
+        layer: &LayerAttention,
         rope: RotaryEmbedding,
         vb: VarBuilder,
     ) -> Result<Self> {
@@ -53,13 +37,12 @@ impl Layer {
         let norm = |name: &str| -> Result<RmsNorm> {
             Ok(RmsNorm::new(vb.pp(name).get(hidden, "weight")?, eps))
         };
-        let [input, post_attention, pre_mlp, post_mlp] = norm_names(family);
-        let (config, layer) = attention;
+        let names = &stack.norms;
         Ok(Self {
-            input_norm: norm(input.unwrap_or_default())?,
-            attention: Attention::new(config, layer, hidden, eps, rope, vb.pp("self_attn"))?,
-            post_attention_norm: post_attention.map(norm).transpose()?,
-            mlp_norm: norm(pre_mlp.unwrap_or_default())?,
+            input_norm: norm(names.input)?,
+            attention: Attention::new(attention, layer, hidden, eps, rope, vb.pp("self_attn"))?,
+            post_attention_norm: names.post_attention.map(norm).transpose()?,
+            mlp_norm: norm(names.pre_mlp)?,
             mlp: gemma_mlp_b(
                 hidden,
                 stack.intermediate_size,
@@ -67,7 +50,7 @@ impl Layer {
                 stack.activation.value,
                 vb.pp("mlp"),
             )?,
-            post_mlp_norm: post_mlp.map(norm).transpose()?,
+            post_mlp_norm: names.post_mlp.map(norm).transpose()?,
         })
     }
 

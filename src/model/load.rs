@@ -1,7 +1,6 @@
 //! Weights of a checkpoint as layers and models.
 
 use super::gemma::Gemma;
-use super::layer::norm_names;
 use super::norm::RmsNorm;
 use crate::checkpoint::{AttentionConfig, BlockSpec, Checkpoint};
 use crate::error::Result;
@@ -87,7 +86,9 @@ fn check(checkpoint: &Checkpoint, attention: &AttentionConfig, prefix: &str) -> 
     if attention.causal && !stack.tied_head.value {
         check(&format!("{}lm_head.weight", checkpoint.head_prefix()), &shape)?;
     }
-    let norms = norm_names(checkpoint.config().family).into_iter().flatten();
+    let names = &stack.norms;
+    let norms = [Some(names.input), names.post_attention, Some(names.pre_mlp), names.post_mlp];
+    let norms = norms.into_iter().flatten();
     for i in 0..stack.num_hidden_layers {
         let layer = format!("{prefix}layers.{i}");
         for norm in norms.clone() {

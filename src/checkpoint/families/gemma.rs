@@ -1,0 +1,36 @@
+//! Gemma 1, CodeGemma, and the text part of PaliGemma 1.
+
+use super::profile::*;
+
+pub const PROFILE: Profile = Profile {
+    name: "Gemma 1",
+    models: &[Model::text("gemma"), paligemma("gemma")],
+    stacks: &[""],
+    activation: ActivationRule::LegacyHiddenAct,
+    sizes: Sizes {
+        hidden_size: 3072,
+        intermediate_size: 24576,
+        num_hidden_layers: 28,
+        vocab_size: 256_000,
+    },
+    mlp: PLAIN_MLP,
+    // The norm behind attention, by its name, is the one in front of the MLP.
+    norms: NormNames {
+        input: "input_layernorm",
+        post_attention: None,
+        pre_mlp: "post_attention_layernorm",
+        post_mlp: None,
+    },
+    final_softcap: Softcap::Unread,
+    attention: Ok(AttentionProfile {
+        num_attention_heads: 16,
+        num_key_value_heads: 16,
+        head_dim: 256,
+        query_pre_attn_scalar: None,
+        softcap: Softcap::Unread,
+        qk_norm: false,
+        bidirectional: false,
+        sliding: None,
+        rope_theta: 10_000.0,
+    }),
+};

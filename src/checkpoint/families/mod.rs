@@ -1,0 +1,122 @@
+//! The families of Gemma as data: one profile each, in a file of its own. Nothing else in this crate
+//! asks for a family's name.
+//!
+//! The source of every profile is transformers' `configuration_*.py` and `modeling_*.py`.
+
+mod gemma;
+mod gemma2;
+mod gemma3;
+mod profile;
+mod recurrent_gemma;
+mod t5gemma;
+mod vaultgemma;
+
+pub use profile::NormNames;
+pub(super) use profile::{ActivationRule, AttentionProfile, Model, Profile};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::fmt;
+
+/// Every family that is covered. Of two that name one `model_type` the first is meant where a file
+/// leaves the text part's own type out.
+const FAMILIES: &[&Profile] = &[
+    &gemma::PROFILE,
+    &gemma2::PROFILE,
+    &gemma3::PROFILE,
+    &vaultgemma::PROFILE,
+    &t5gemma::PROFILE,
+    &recurrent_gemma::PROFILE,
+];
+
+/// Models that are not covered, by the beginning of their `model_type`, and why.
+const NOT_COVERED: &[(&str, &str)] = &[
+    (
+        "gemma3n",
+        "Gemma 3n's MLP zeroes most activations (activation_sparsity_pattern) before the product",
+    ),
+    (
+        "gemma4",
+        "Gemma 4 has mixture-of-experts and double-wide MLPs, which the plain gated block is not",
+    ),
+    ("t5gemma2", UNCHECKED),
+    ("embedding_gemma2", UNCHECKED),
+    ("diffusion_gemma", UNCHECKED),
+    ("", "the MLP of Gemma 1, 2 and 3, PaliGemma, VaultGemma, T5Gemma and RecurrentGemma is"),
+];
+
+const UNCHECKED: &str = "its layers have not been checked against the reference yet";
+
+/// A family whose MLP is the plain gated block.
+#[derive(Clone, Copy)]
+pub struct Family(&'static Profile);
+
+impl Family {
+    /// Its name: `Gemma 3`.
+    pub fn name(self) -> &'static str {
+        self.0.name
+    }
+
+    pub(super) fn profile(self) -> &'static Profile {
+        self.0
+    }
+
+    /// The family of a model by its `model_type` and that of its `text_config`, with what is known of
+    /// the model; or the sentence why it is not covered.
+    pub(super) fn detect(
+        model_type: &str,
+        text_type: Option<&str>,
+    ) -> Result<(Self, &'static Model), String> {
+        let models = FAMILIES.iter().flat_map(|&p| p.models.iter().map(move |m| (Self(p), m)));
+        let mut own = models.filter(|(_, model)| model.model_type == model_type);
+        own.find(|(_, model)| text_type.is_none_or(|text| text == model.text_type)).ok_or_else(
+            || {
+                let why = NOT_COVERED.iter().find(|(start, _)| model_type.starts_with(start));
+                let why = why.map_or("", |(_, why)| why);
+                format!("model_type \"{model_type}\" is not covered: {why}")
+            },
+        )
+    }
+
+    #[cfg(test)]
+    pub(super) fn named(name: &str) -> Self {
+        Self::by_name(name).unwrap()
+    }
+
+    fn by_name(name: &str) -> Option<Self> {
+        FAMILIES.iter().find(|profile| profile.name == name).map(|&profile| Self(profile))
+    }
+}
+
+impl PartialEq for Family {
+    fn eq(&self, other: &Self) -> bool {
+        self.name() == other.name()
+    }
+}
+
+impl Eq for Family {}
+
+impl fmt::Debug for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Serialize for Family {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+impl<'de> Deserialize<'de> for Family {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        Self::by_name(&name)
+            .ok_or_else(|| serde::de::Error::custom(format!("no family is \"{name}\"")))
+    }
+}

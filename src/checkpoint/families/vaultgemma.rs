@@ -1,0 +1,11 @@
+//! VaultGemma: Gemma 2 without the norms behind attention and MLP.
+
+use super::gemma2;
+use super::profile::*;
+
+pub const PROFILE: Profile = Profile {
+    name: "VaultGemma",
+    models: &[Model::text("vaultgemma")],
+    norms: NormNames { post_attention: None, post_mlp: None, ..FOUR_NORMS },
+    ..gemma2::PROFILE
+};
