@@ -1,27 +1,42 @@
-//! The README's shell blocks, run: a line with `$` is a command, what follows is what it prints.
-//! (Its Rust block is a documentation test.)
+//! The shell blocks of the README and of docs/tool.md, run: a line with `$` is a command, what follows
+//! is what it prints, and a line of nothing but `…` stands for any number of lines. (The README's Rust
+//! block is a documentation test.)
 
 use std::path::Path;
 use std::process::Command;
 
+/// The pages whose commands are run, with how many of those each has.
+const PAGES: [(&str, &str, usize); 2] = [
+    ("README.md", include_str!("../README.md"), 1),
+    ("docs/tool.md", include_str!("../docs/tool.md"), 6),
+];
+
 struct Example {
+    page: &'static str,
     command: String,
     output: String,
 }
 
-fn examples() -> Vec<Example> {
-    let readme = include_str!("../README.md");
-    let blocks = readme.split("```console\n").skip(1);
-    blocks
-        .map(|block| {
-            let block = block.split("```").next().unwrap();
-            let (command, output) = block.strip_prefix("$ ").unwrap().split_once('\n').unwrap();
-            Example { command: command.into(), output: output.into() }
-        })
-        .collect()
+impl Example {
+    /// The arguments of the program, if this is a call of it.
+    fn args(&self) -> Option<Vec<String>> {
+        let args = self.command.strip_prefix("cargo run --release")?.trim_start();
+        Some(words(args.strip_prefix("--").unwrap_or(args)))
+    }
 }
 
-/// Splits as a shell does, as far as the README's commands need it.
+fn examples() -> Vec<Example> {
+    let of_page = |(page, text, _): (&'static str, &'static str, usize)| {
+        text.split("```console\n").skip(1).map(move |block| {
+            let block = block.split("```").next().unwrap();
+            let (command, output) = block.strip_prefix("$ ").unwrap().split_once('\n').unwrap();
+            Example { page, command: command.into(), output: output.into() }
+        })
+    };
+    PAGES.into_iter().flat_map(of_page).collect()
+}
+
+/// Splits as a shell does, as far as these commands need it.
 fn words(command: &str) -> Vec<String> {
     let quoted = command.split('"').enumerate();
     quoted
@@ -38,29 +53,53 @@ fn sparklines(a: &str, b: &str) -> bool {
     drawn(a) && drawn(b) && a.chars().count() == b.chars().count()
 }
 
-/// Equal but for numbers, as digits or drawn. Those of a drift in f32 may differ by half: other
-/// processors sum in another order. The table under "logits" has bounds of its own.
-fn same_text(expected: &str, printed: &str) -> bool {
-    let mut in_logits = false;
-    let mut same_line = |(expected, printed): (&str, &str)| {
-        in_logits = (in_logits || expected.starts_with("logits")) && !expected.is_empty();
-        let words = |line: &str| line.split_whitespace().map(String::from).collect::<Vec<_>>();
-        let same = |(a, b): (&String, &String)| match (a.parse::<f64>(), b.parse::<f64>()) {
-            (Ok(a), Ok(b)) => in_logits || (a - b).abs() <= 0.5 * a.abs(),
-            _ => a == b || sparklines(a, b),
-        };
-        let (expected, printed) = (words(expected), words(printed));
-        expected.len() == printed.len() && expected.iter().zip(&printed).all(same)
+/// Whether the words of two lines are the same, where two numbers are compared by `same_number`.
+fn same_words(expected: &str, printed: &str, same_number: impl Fn(f64, f64) -> bool) -> bool {
+    let same = |(a, b): (&str, &str)| match (a.parse(), b.parse()) {
+        (Ok(a), Ok(b)) => same_number(a, b),
+        _ => a == b || sparklines(a, b),
     };
-    expected.lines().count() == printed.lines().count()
-        && expected.lines().zip(printed.lines()).all(&mut same_line)
-        && same_logits(&logits(expected), &logits(printed))
+    expected.split_whitespace().count() == printed.split_whitespace().count()
+        && expected.split_whitespace().zip(printed.split_whitespace()).all(same)
+}
+
+/// The lines that are shown, and those of the printed text that they show: between two cuts the first
+/// lines in a row that have the same words, whatever their numbers. `None` if there are none.
+fn uncut<'a>(expected: &'a str, printed: &'a str) -> Option<(Vec<&'a str>, Vec<&'a str>)> {
+    let [expected, printed] = [expected, printed].map(|text| text.lines().collect::<Vec<_>>());
+    let runs: Vec<&[&str]> = expected.split(|line| ["…", "..."].contains(line)).collect();
+    let (mut at, mut found) = (0, vec![]);
+    for (i, run) in runs.iter().enumerate() {
+        let end = printed.len().checked_sub(run.len())?;
+        // Without a cut before it a run stands at the beginning, without one behind it at the end.
+        let first = if i + 1 == runs.len() { end.max(at) } else { at };
+        let last = if i == 0 { 0 } else { end };
+        let same = |(a, b): (&&str, &&str)| same_words(a, b, |_, _| true);
+        let fits = |&start: &usize| run.iter().zip(&printed[start..]).all(same);
+        let start = (first..=last).find(fits)?;
+        at = start + run.len();
+        found.extend(&printed[start..at]);
+    }
+    Some((runs.concat(), found))
+}
+
+/// Equal but for cuts, and for numbers, as digits or drawn. Those of a drift in f32 may differ by half:
+/// other processors sum in another order. The table under "logits" has bounds of its own.
+fn same_text(expected: &str, printed: &str) -> bool {
+    let Some((expected, printed)) = uncut(expected, printed) else { return false };
+    let mut in_logits = false;
+    let same_line = |(expected, printed): (&&str, &&str)| {
+        in_logits = (in_logits || expected.starts_with("logits")) && !expected.is_empty();
+        same_words(expected, printed, |a, b| in_logits || (a - b).abs() <= 0.5 * a.abs())
+    };
+    expected.iter().zip(&printed).all(same_line)
+        && same_logits(&logits(&expected), &logits(&printed))
 }
 
 /// The rows under "logits": what the figure is called, the drift, the floor and perhaps their ratio.
-fn logits(text: &str) -> Vec<Vec<&str>> {
-    let rows = text.lines().skip_while(|line| !line.starts_with("logits")).skip(1);
-    let cells = |row| str::split(row, "  ").map(str::trim).filter(|cell| !cell.is_empty());
+fn logits<'a>(lines: &[&'a str]) -> Vec<Vec<&'a str>> {
+    let rows = lines.iter().skip_while(|line| !line.starts_with("logits")).skip(1);
+    let cells = |row: &&'a str| row.split("  ").map(str::trim).filter(|cell| !cell.is_empty());
     rows.take_while(|row| !row.is_empty()).map(|row| cells(row).collect()).collect()
 }
 
@@ -124,42 +163,59 @@ fn same_logits(expected: &[Vec<&str>], printed: &[Vec<&str>]) -> bool {
 }
 
 #[test]
-fn commands_print_what_the_readme_shows() {
-    let mut ran = 0;
-    for Example { command, output } in examples() {
-        let Some(args) = command.strip_prefix("cargo run --release") else { continue };
-        let args = words(args.trim_start().strip_prefix("--").unwrap_or(args));
+fn commands_print_what_the_pages_show() {
+    let mut ran = [0; PAGES.len()];
+    for example in examples() {
+        let Some(args) = example.args() else { continue };
+        let Example { page, command, output } = example;
         let result = Command::new(env!("CARGO_BIN_EXE_gemma-mlp")).args(&args).output().unwrap();
         assert!(result.status.success(), "{command}");
         let printed = String::from_utf8(result.stdout).unwrap();
         assert!(
             same_text(&output, &printed),
-            "{command} prints\n{printed}\nand the README says\n{output}"
+            "{command} prints\n{printed}\nand {page} says\n{output}"
         );
-        ran += 1;
+        ran[PAGES.iter().position(|(name, ..)| *name == page).unwrap()] += 1;
     }
-    assert_eq!(ran, 4);
+    assert_eq!(ran, PAGES.map(|(_, _, commands)| commands));
 }
 
-/// Every number of the README's outputs, ten times as large, is noticed.
+/// Every number of the outputs that are shown, ten times as large, is noticed.
 #[test]
 fn a_wrong_figure_is_noticed() {
-    let mut tried = 0;
-    for Example { command, output } in examples() {
-        assert!(same_text(&output, &output), "{command}");
-        let mut at = 0;
-        for word in output.split_inclusive(char::is_whitespace) {
-            if let Ok(number) = word.trim().parse::<f64>() {
-                let end = at + word.trim_end().len();
-                let wrong = format!("{}{}{}", &output[..at], 10.0 * number + 1e-9, &output[end..]);
-                assert!(!same_text(&output, &wrong), "{command}: {number} is {wrong}");
-                assert!(!same_text(&wrong, &output), "{command}: {number} is {wrong}");
-                tried += 1;
+    for (page, _, commands) in PAGES {
+        let mut tried = 0;
+        for Example { command, output, .. } in examples().into_iter().filter(|e| e.page == page) {
+            assert!(same_text(&output, &output), "{command}");
+            let mut at = 0;
+            for word in output.split_inclusive(char::is_whitespace) {
+                if let Ok(number) = word.trim().parse::<f64>() {
+                    let end = at + word.trim_end().len();
+                    let wrong =
+                        format!("{}{}{}", &output[..at], 10.0 * number + 1e-9, &output[end..]);
+                    assert!(!same_text(&output, &wrong), "{command}: {number} is {wrong}");
+                    assert!(!same_text(&wrong, &output), "{command}: {number} is {wrong}");
+                    tried += 1;
+                }
+                at += word.len();
             }
-            at += word.len();
         }
+        assert!(tried >= 10 * commands, "{page}: {tried}");
     }
-    assert!(tried > 100, "{tried}");
+}
+
+/// A cut stands for lines, as many as there are, and for nothing else.
+#[test]
+fn a_cut_hides_whole_lines_only() {
+    let printed = "a 1\n\nb 2\nc 3\nb 4\n";
+    for shown in ["a 1\n…\n", "…\nb 4\n", "a 1\n...\nc 3\nb 4\n", "…\nb 2\n…\n", "…\n"] {
+        assert!(same_text(shown, printed), "{shown}");
+    }
+    assert!(same_text("a 1\n…\n\nb 2\nc 3\nb 4\n", printed), "a cut of no lines");
+    for shown in ["a 1\n", "b 2\n…\n", "…\nc 3\n", "a 1\n…\na 1\n…\n", "…\nb 9\n…\n", "a …\n"]
+    {
+        assert!(!same_text(shown, printed), "{shown}");
+    }
 }
 
 /// The command that passes the tests is the one that CI runs.
