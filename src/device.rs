@@ -1,5 +1,6 @@
 //! The GPU, if there is one.
 
+use crate::error::NoGpu;
 use candle_core::{DType, Device, Result, Tensor, bail};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -18,9 +19,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 /// # Errors
 /// The reason: built for none, no library, no driver, no GPU, or one that this build has no kernels
 /// for.
-pub fn gpu() -> std::result::Result<Device, String> {
+pub fn gpu() -> std::result::Result<Device, NoGpu> {
     if !IS_POSSIBLE {
-        return Err("built without the features cuda and metal".into());
+        return Err(NoGpu("built without the features cuda and metal".into()));
     }
     let device = catch_unwind(AssertUnwindSafe(first)).unwrap_or_else(|cause| {
         let message = cause.downcast_ref::<String>().map(String::as_str);
@@ -30,7 +31,7 @@ pub fn gpu() -> std::result::Result<Device, String> {
         let text = error.to_string();
         let line = text.lines().next().unwrap_or_default();
         // What follows are the names of a library that were tried.
-        line.split(" - searched").next().unwrap_or_default().to_string()
+        NoGpu(line.split(" - searched").next().unwrap_or_default().to_string())
     })
 }
 

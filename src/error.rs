@@ -107,31 +107,15 @@ impl From<Infallible> for InvalidLayer {
     }
 }
 
-/// Sizes that no block to be measured has.
+/// Why there is no GPU to compute on, in one line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidShape {
-    /// Not two numbers.
-    #[error("'{0}' is no shape; write hidden and intermediate size as in 2048x16384")]
-    Malformed(String),
-    /// No weights at all.
-    #[error("a block of {hidden}x{intermediate} has no weights; both sizes must be at least 1")]
-    Empty {
-        /// Width of input and output.
-        hidden: usize,
-        /// Width of gate and up.
-        intermediate: usize,
-    },
-    /// More weights than a machine's memory is likely to hold.
-    #[error(
-        "a block of {hidden}x{intermediate} is too large; gate, up and down may have 2^31 weights in all"
-    )]
-    TooLarge {
-        /// Width of input and output.
-        hidden: usize,
-        /// Width of gate and up.
-        intermediate: usize,
-    },
-}
+#[error("{0}")]
+pub struct NoGpu(pub(crate) String);
+
+/// Why the whole model of a family does not run here, or a part of its config, in one line.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Unsupported(pub(crate) String);
 
 /// What keeps a checkpoint from being fetched from the Hugging Face Hub.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -269,6 +253,7 @@ fn bracketed(message: &str) -> String {
 
 /// Anything that keeps a checkpoint from being read or a block from being run.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// A file or directory could not be read or written.
     #[error("{}: {source}", path.display())]
@@ -378,9 +363,6 @@ pub enum Error {
         /// What went wrong.
         reason: HubError,
     },
-    /// A block to be measured cannot have such sizes.
-    #[error(transparent)]
-    InvalidShape(#[from] InvalidShape),
     /// Weights and biases do not make up a layer or a block.
     #[error(transparent)]
     InvalidLayer(#[from] InvalidLayer),

@@ -29,7 +29,7 @@ pub mod model;
 mod rounding;
 
 pub use checkpoint::Checkpoint;
-pub use error::{Error, HubError, InvalidLayer, InvalidShape, Result, UnknownActivation};
+pub use error::{Error, HubError, InvalidLayer, NoGpu, Result, UnknownActivation, Unsupported};
 pub use kernels::elementwise::{Activation, Float};
 pub use kernels::geglu::{activate, geglu};
 pub use kernels::gelu::Gelu;
@@ -38,7 +38,8 @@ pub use mlp::{GemmaMlp, gemma_mlp, gemma_mlp_b};
 pub use model::Gemma;
 pub use rounding::{Framework, Rounding};
 
-/// The README's Rust block is a test.
+/// The Rust blocks of the README and of the page on embedding are tests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
-struct Readme;
+#[doc = include_str!("../docs/embedding.md")]
+struct Pages;

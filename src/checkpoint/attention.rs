@@ -200,7 +200,8 @@ mod tests {
     use std::path::Path;
 
     fn attention(json: &str) -> Result<AttentionConfig, String> {
-        Config::parse(json, Path::new("config.json")).unwrap().stacks.remove(0).attention
+        let config = Config::parse(json, Path::new("config.json")).unwrap();
+        config.stacks[0].attention.clone().map_err(|why| why.to_string())
     }
 
     /// Also where the product, cut to 64 bits, is one that a checkpoint may have.

@@ -7,7 +7,7 @@ use super::families::{Family, Model, NormNames};
 use super::json::parse_json;
 use super::limits::{MAX_LAYERS, MAX_VOCAB, MAX_WIDTH};
 use super::raw::RawConfig;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Unsupported};
 use crate::kernels::elementwise::Activation;
 use std::{fmt, path::Path};
 
@@ -53,7 +53,7 @@ pub struct Stack {
     /// `cap·tanh(logits/cap)` on the logits (Gemma 2, VaultGemma).
     pub final_softcap: Option<f64>,
     /// The attention of every layer, or the sentence why it is not computed.
-    pub attention: std::result::Result<AttentionConfig, String>,
+    pub attention: std::result::Result<AttentionConfig, Unsupported>,
     /// The fields that the file leaves out, with the family's default that stands in.
     pub defaults: Vec<String>,
 }
@@ -164,7 +164,7 @@ fn stack(
         vocab_size: size("vocab_size", vocab, MAX_VOCAB, path)?,
         tied_head: tied_head(raw.tie_word_embeddings),
         final_softcap,
-        attention,
+        attention: attention.map_err(Unsupported),
         defaults: defaults.used,
     })
 }

@@ -155,7 +155,7 @@ fn stacks(checkpoint: &Checkpoint) -> Vec<StackInspection> {
             tied_head: stack.tied_head.clone(),
             attention: match &stack.attention {
                 Ok(_) => "supported".into(),
-                Err(reason) => reason.clone(),
+                Err(reason) => reason.to_string(),
             },
             defaults: stack.defaults.clone(),
         }

@@ -2,7 +2,6 @@
 //! is what it prints, and a line of nothing but `…` stands for any number of lines. (The README's Rust
 //! block is a documentation test.)
 
-use std::path::Path;
 use std::process::Command;
 
 /// The pages whose commands are run, with how many of those each has.
@@ -216,13 +215,4 @@ fn a_cut_hides_whole_lines_only() {
     {
         assert!(!same_text(shown, printed), "{shown}");
     }
-}
-
-/// The command that passes the tests is the one that CI runs.
-#[test]
-fn ci_runs_the_test_command() {
-    let test = examples().into_iter().find(|e| e.command.starts_with("cargo test")).unwrap();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(".ci/run");
-    let script = std::fs::read_to_string(script).unwrap();
-    assert!(script.lines().any(|line| line == test.command), "{}", test.command);
 }

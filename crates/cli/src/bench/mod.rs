@@ -12,7 +12,7 @@ mod weights;
 
 pub use block::{Case, Row};
 pub use limits::{Limits, Sampler};
-pub use shape::Shape;
+pub use shape::{InvalidShape, Shape};
 pub use weights::Weights;
 
 use block::Sides;

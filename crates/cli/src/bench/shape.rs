@@ -1,17 +1,48 @@
 //! The sizes of a block.
 
-use gemma_mlp::InvalidShape;
 use std::fmt;
 use std::str::FromStr;
+
+/// Sizes that no block to be measured has.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidShape {
+    /// Not two numbers.
+    #[error("'{0}' is no shape; write hidden and intermediate size as in 2048x16384")]
+    Malformed(String),
+    /// No weights at all.
+    #[error("a block of {hidden}x{intermediate} has no weights; both sizes must be at least 1")]
+    Empty {
+        /// Width of input and output.
+        hidden: usize,
+        /// Width of gate and up.
+        intermediate: usize,
+    },
+    /// More weights than a machine's memory is likely to hold.
+    #[error(
+        "a block of {hidden}x{intermediate} is too large; gate, up and down may have 2^31 weights in all"
+    )]
+    TooLarge {
+        /// Width of input and output.
+        hidden: usize,
+        /// Width of gate and up.
+        intermediate: usize,
+    },
+}
+
+impl From<InvalidShape> for gemma_mlp::Error {
+    fn from(error: InvalidShape) -> Self {
+        Self::Input(error.to_string())
+    }
+}
 
 /// The sizes of a block, `2048x16384` in words: hidden, then intermediate.
 ///
 /// ```
-/// use crate::bench::Shape;
+/// use gemma_mlp_cli::bench::Shape;
 ///
 /// let shape: Shape = "2048x16384".parse()?;
 /// assert_eq!((shape.hidden(), shape.intermediate()), (2048, 16384));
-/// # Ok::<(), gemma_mlp::InvalidShape>(())
+/// # Ok::<(), gemma_mlp_cli::bench::InvalidShape>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Shape {
