@@ -83,7 +83,7 @@ pub enum InvalidLayer {
 }
 
 impl InvalidLayer {
-    /// The same about a layer of a name.
+    /// The error about a layer of a name.
     pub(crate) fn of(mut self, name: &'static str) -> Self {
         match &mut self {
             Self::Weight { layer, .. } | Self::DType { layer, .. } | Self::Bias { layer, .. } => {

@@ -190,8 +190,8 @@ impl Tensors {
         Ok(tensor?.to_dtype(dtype)?)
     }
 
-    /// Whether every weight is stored in a dtype that another one holds exactly.
-    pub fn fit(&self, dtype: DType) -> bool {
+    /// Whether a dtype holds every weight as exactly as it is stored.
+    pub fn are_exact_in(&self, dtype: DType) -> bool {
         self.0
             .routing
             .keys()
@@ -212,15 +212,18 @@ impl Tensors {
         }
     }
 
-    /// A `VarBuilder` that reads from these tensors, for candle-nn's own layers: as a dtype, or, if
-    /// `as_stored` is set, rounded to it only where the stored one is not exact in it, and otherwise
-    /// as stored.
-    pub fn var_builder(
-        &self,
-        dtype: DType,
-        as_stored: bool,
-        device: &Device,
-    ) -> VarBuilder<'static> {
+    /// A `VarBuilder` that reads from these tensors, for candle-nn's own layers, as a dtype.
+    pub fn var_builder(&self, dtype: DType, device: &Device) -> VarBuilder<'static> {
+        self.builder(false, dtype, device)
+    }
+
+    /// A `VarBuilder` that reads weights as they are stored, and rounds to `dtype` only those that it
+    /// does not hold exactly: for layers that are packed next, in the dtype that their weights have.
+    pub fn var_builder_as_stored(&self, dtype: DType, device: &Device) -> VarBuilder<'static> {
+        self.builder(true, dtype, device)
+    }
+
+    fn builder(&self, as_stored: bool, dtype: DType, device: &Device) -> VarBuilder<'static> {
         let backend = Backend { tensors: self.clone(), as_stored };
         VarBuilder::from_backend(Box::new(backend), dtype, device.clone())
     }

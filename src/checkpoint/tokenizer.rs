@@ -15,7 +15,7 @@ pub(super) struct Tokenizer {
     /// What would be in the file, if it is inside the program.
     inside: Option<&'static [u8]>,
     whole: Read,
-    /// The same without its merges, which is all that decoding takes and read in a third of the time.
+    /// The tokenizer without its merges, which is all that decoding takes and read in a third of the time.
     words: Read,
 }
 

@@ -71,7 +71,7 @@ impl Gemma {
         Self::from_parts(config, dtype, vb.pp("model"), vb, false)
     }
 
-    /// As [`Self::new`], where the backbone's tensors and the head's have prefixes of their own; if
+    /// A model like [`Self::new`]'s, where the backbone's tensors and the head's have prefixes of their own; if
     /// `pack` is set, every matrix is packed as soon as it is loaded, and what it was made of freed.
     pub(super) fn from_parts(
         config: &Config,
@@ -141,18 +141,18 @@ impl Gemma {
         self.head.as_ref()
     }
 
-    /// The same weights under another activation.
+    /// A model of these weights under another activation. None is copied.
     pub fn with_activation(&self, activation: impl Into<Activation>) -> Self {
         let activation = activation.into();
         self.map_layers(|layer| layer.mlp = layer.mlp.with_activation(activation))
     }
 
-    /// The same weights, rounding elsewhere inside the blocks.
+    /// A model of these weights whose blocks round elsewhere. None is copied.
     pub fn with_rounding(&self, rounding: Rounding) -> Self {
         self.map_layers(|layer| layer.mlp = layer.mlp.with_rounding(rounding))
     }
 
-    /// The same weights under a residual stream of another dtype. Weights that are stored wider
+    /// A model of these weights with a residual stream of another dtype. Weights that are stored wider
     /// than that are not rounded; [`Self::load`] does it.
     pub fn with_dtype(&self, dtype: DType) -> Self {
         Self { dtype, ..self.another() }
@@ -164,7 +164,7 @@ impl Gemma {
         gemma
     }
 
-    /// The same model with every norm changed, those of queries and keys included.
+    /// A model with every norm changed, those of queries and keys included.
     pub(super) fn map_norms(&self, change: impl Fn(&RmsNorm) -> Result<RmsNorm>) -> Result<Self> {
         let mut gemma = self.another();
         let change = |norm: &mut RmsNorm| -> Result<()> {
@@ -176,20 +176,20 @@ impl Gemma {
         Ok(gemma)
     }
 
-    /// The same model without the soft-cap on its logits.
+    /// A model without the soft-cap on its logits.
     pub(super) fn without_final_softcap(&self) -> Self {
         let head = self.head.as_ref().map(Head::without_softcap);
         Self { head, ..self.another() }
     }
 
-    /// The same model with another factor on its embeddings.
+    /// A model with another factor on its embeddings.
     pub(super) fn with_embedding_scale(&self, scale: f64) -> Self {
         let mut gemma = self.another();
         gemma.embedding.scale = scale;
         gemma
     }
 
-    /// The same weights as a model of its own, to be changed.
+    /// These weights as a model of its own, to be changed.
     fn another(&self) -> Self {
         Self { identity: Identity::new(), ..self.clone() }
     }
@@ -228,7 +228,7 @@ impl Gemma {
                         let projected = layer.mlp.project(&input)?;
                         let (mlp, input) = (&layer.mlp, &input);
                         observer.block(Block { index, mlp, input, projected: &projected })?;
-                        layer.finish(&attended, layer.mlp.finish(&projected)?)?
+                        layer.add_output(&attended, layer.mlp.finish(&projected)?)?
                     }
                 };
                 observer.residual(index, &x)?;
@@ -245,7 +245,7 @@ impl Gemma {
         awake(|| self.logits(&self.hidden(ids, &mut ())?))
     }
 
-    /// As [`Self::forward`] for ids that follow those in the cache, to which they are added. Only
+    /// Logits of ids that follow those in the cache, to which they are added. Only
     /// the last position's logits are computed: `[batch, 1, vocab]`.
     ///
     /// # Errors

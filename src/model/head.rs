@@ -21,7 +21,7 @@ impl Head {
         Ok(Self { weight, vocab_size, softcap })
     }
 
-    /// The same weight without a soft-cap.
+    /// A head of this weight without a soft-cap.
     pub(super) fn without_softcap(&self) -> Self {
         Self { softcap: None, ..self.clone() }
     }

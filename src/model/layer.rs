@@ -54,7 +54,7 @@ impl Layer {
         })
     }
 
-    /// The same with its matrices packed.
+    /// The layer with its matrices packed.
     pub(super) fn packed(self) -> Result<Self> {
         Ok(Self { attention: self.attention.packed()?, mlp: self.mlp.packed()?, ..self })
     }
@@ -104,7 +104,7 @@ impl Layer {
     ///
     /// # Errors
     /// candle's, for shapes that do not fit.
-    pub fn finish(&self, attended: &Tensor, output: Tensor) -> Result<Tensor> {
+    pub fn add_output(&self, attended: &Tensor, output: Tensor) -> Result<Tensor> {
         add(attended, output, self.post_mlp_norm.as_ref())
     }
 
@@ -115,7 +115,7 @@ impl Layer {
     pub fn forward(&self, x: &Tensor, cache: Option<&mut KeyValues>) -> Result<Tensor> {
         let attended = self.attend(x, cache)?;
         let output = self.mlp.forward(&self.mlp_input(&attended)?)?;
-        self.finish(&attended, output)
+        self.add_output(&attended, output)
     }
 }
 

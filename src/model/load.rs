@@ -70,7 +70,10 @@ fn from_unchanged<T>(checkpoint: &Checkpoint, loaded: candle_core::Result<T>) ->
 
 /// Weights rounded to a dtype, and held in it, or as they are stored where they will be packed.
 fn var_builder(checkpoint: &Checkpoint, dtype: DType, device: &Device) -> VarBuilder<'static> {
-    checkpoint.tensors().var_builder(dtype, packs(dtype, device), device)
+    match packs(dtype, device) {
+        true => checkpoint.tensors().var_builder_as_stored(dtype, device),
+        false => checkpoint.tensors().var_builder(dtype, device),
+    }
 }
 
 /// Checks everything but the blocks, which were checked on opening, by the headers alone, so that

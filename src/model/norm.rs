@@ -39,7 +39,7 @@ impl RmsNorm {
         Self { weight, eps, rounding: NormRounding::Once }
     }
 
-    /// The same norm with a weight that `change` makes of its own, which it gets in f32 (f64 stays).
+    /// A norm with a weight that `change` makes of its own, which it gets in f32 (f64 stays).
     ///
     /// # Errors
     /// Those of `change`.
@@ -59,7 +59,7 @@ impl RmsNorm {
         Ok(Scale { factors: weight.into_iter().map(|w| 1.0 + w).collect(), eps: self.eps })
     }
 
-    /// The same norm, rounding elsewhere.
+    /// A norm of this weight that rounds elsewhere.
     pub fn with_rounding(&self, rounding: NormRounding) -> Self {
         Self { rounding, ..self.clone() }
     }
@@ -156,7 +156,7 @@ impl Scale {
     }
 }
 
-/// The same in one pass on the CPU, and perhaps a sum with what it is added to.
+/// The norm in one pass on the CPU, and perhaps a sum with what it is added to.
 struct Fused(Scale);
 
 impl CustomOp1 for Fused {

@@ -59,7 +59,7 @@ impl RotaryEmbedding {
         (self.theta, self.factor) == (other.theta, other.factor)
     }
 
-    /// The same, rounding on the way.
+    /// A rotary embedding that rounds on the way.
     pub fn with_rounding(&self, rounding: RopeRounding) -> Self {
         Self { rounding, tables: Arc::default(), ..self.clone() }
     }

@@ -43,7 +43,7 @@ pub enum Variation {
 }
 
 impl Gemma {
-    /// The same weights with one thing computed differently, or `None` where the model does not have
+    /// A model of these weights with one thing computed differently, or `None` where the model does not have
     /// what the variation changes, or computes so already.
     ///
     /// # Errors
@@ -106,7 +106,7 @@ impl Gemma {
         (!wanted.rotates_like(other)).then(|| self.map_layers(varied))
     }
 
-    /// The same model with other sliding windows, if it has any.
+    /// A model with other sliding windows, if it has any.
     fn with_window(&self, change: impl Fn(usize) -> Option<usize>) -> Option<Self> {
         self.layers.iter().any(is_sliding).then(|| {
             self.map_layers(|layer| {

@@ -166,7 +166,7 @@ impl Attention {
         merged.to_dtype(x.dtype())
     }
 
-    /// The same in one pass, out of what the projections return in one.
+    /// Attention in one pass, out of what the projections return in one.
     fn fused(&self, all: &Tensor, cache: Option<&mut KeyValues>) -> Result<Tensor> {
         match all.dtype() {
             DType::F32 => self.fused_in::<f32>(all, cache),
@@ -212,7 +212,7 @@ impl Attention {
         Tensor::from_vec(attended, shape, &Device::Cpu)
     }
 
-    /// The same with its projections packed, those of queries, keys and values into one.
+    /// Attention with its projections packed, those of queries, keys and values into one.
     pub(super) fn packed(self) -> Result<Self> {
         let qkv = match &self.qkv {
             Projections::Separate { q, k, v } => {
@@ -223,7 +223,7 @@ impl Attention {
         Ok(Self { qkv, o_proj: self.o_proj.packed()?, ..self })
     }
 
-    /// The same for a backward pass through packed projections, which are constants to it.
+    /// Attention for a backward pass through packed projections, which are constants to it.
     pub(super) fn frozen(&self) -> Self {
         let qkv = match &self.qkv {
             Projections::Packed(qkv) => Projections::Packed(qkv.frozen()),

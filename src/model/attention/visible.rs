@@ -27,7 +27,7 @@ impl Visible {
         index(first)..index(end)
     }
 
-    /// The same, with only those keys that any of the queries sees.
+    /// These queries, with only those keys that any of the queries sees.
     pub fn trimmed(self) -> Self {
         let first = self.range(self.queries.start).start;
         let end = self.range(self.queries.end - 1).end;

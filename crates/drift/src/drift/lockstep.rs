@@ -171,7 +171,7 @@ pub(super) fn load_sharing<'a>(
     dtype: DType,
     device: &Device,
 ) -> Result<Gemma> {
-    let exact = |dtype| checkpoint.tensors().fit(dtype);
+    let exact = |dtype| checkpoint.tensors().are_exact_in(dtype);
     let packs = |dtype| packs(dtype, device);
     let shares = |other: &&Gemma| {
         let other = other.dtype();
@@ -215,7 +215,7 @@ impl Group {
         }
         let products: Vec<_> = parts.iter().map(|(_, _, product)| product).collect();
         let output = layer.mlp().down(&Tensor::cat(&products, 0)?)?; // [sides, positions, hidden]
-        let next = layer.finish(attended, output.clone())?;
+        let next = layer.add_output(attended, output.clone())?;
         let lane = |(place, (projected, activated, product))| {
             let at = |t: &Tensor| t.narrow(0, place, 1);
             let (input, output, stream) = (at(&input)?, at(&output)?, at(&next)?);
@@ -237,7 +237,7 @@ impl Group {
             let gated = (0..self.sides.len())
                 .map(|place| Ok(self.block(place, index).gated(&part(&projected, place)?)?));
             let product = Tensor::cat(&gated.collect::<Result<Vec<_>>>()?, 0)?;
-            x = layer.finish(&attended, layer.mlp().down(&product)?)?;
+            x = layer.add_output(&attended, layer.mlp().down(&product)?)?;
         }
         let last = x.narrow(1, seq - 1, 1)?;
         Ok(self.gemma.logits(&self.gemma.final_norm(&last)?)?)
