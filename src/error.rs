@@ -218,7 +218,9 @@ pub enum HubError {
         message: String,
     },
     /// The settings make no client.
-    #[error("cannot ask the Hub ({0}); check HF_ENDPOINT and the CA certificates of this system")]
+    #[error(
+        "cannot ask the Hub ({0}); check HF_ENDPOINT, the proxy and the CA certificates of this system"
+    )]
     Settings(String),
     /// An answer that no hub gives.
     #[error("{endpoint} answers as no hub does ({message}); check HF_ENDPOINT")]

@@ -5,11 +5,13 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 pub const ID: &str = "google/gemma-tiny";
+/// What the repository was called once.
+pub const OLD_ID: &str = "google/gemma-old";
 
 /// What the hub holds and how it misbehaves.
 #[derive(Default)]
@@ -21,6 +23,12 @@ pub struct State {
     pub refuse: Option<(u16, &'static str, &'static str)>,
     /// The hub does not say what the SHA-256 of big files is, as mirrors may.
     pub no_sha256: bool,
+    /// So many requests find the hub busy,
+    pub busy: usize,
+    /// or their connection cut.
+    pub hang_up: usize,
+    /// The hub's questions are answered by the server at this address; the empty one leads back.
+    pub redirect: Option<String>,
     /// The CDN's answer to everything.
     pub cdn_refuse: Option<u16>,
     /// The CDN sends so many bytes and then hangs up,
@@ -29,6 +37,10 @@ pub struct State {
     pub stall: bool,
     /// The CDN sends no length, so that the end of the connection is the end of the file.
     pub no_length: bool,
+    /// Nor does it here, but it sends piece by piece.
+    pub chunked: bool,
+    /// The CDN compresses, asked to or not.
+    pub gzip: bool,
     /// The CDN sends the whole file, whatever the range.
     pub ignore_range: bool,
     /// The CDN sends other bytes.
@@ -59,6 +71,8 @@ struct Answer {
 
 pub struct FakeHub {
     pub endpoint: String,
+    /// Where its CDN is.
+    pub cdn: String,
     state: Arc<Mutex<State>>,
 }
 
@@ -66,8 +80,8 @@ impl FakeHub {
     pub fn new(files: BTreeMap<String, Vec<u8>>) -> Self {
         let state = Arc::new(Mutex::new(State { files, ..State::default() }));
         let cdn = serve(state.clone(), true, String::new());
-        let endpoint = serve(state.clone(), false, cdn);
-        Self { endpoint, state }
+        let endpoint = serve(state.clone(), false, cdn.clone());
+        Self { endpoint, cdn, state }
     }
 
     pub fn state(&self) -> MutexGuard<'_, State> {
@@ -130,7 +144,15 @@ fn answer(
     let request = read_request(&stream, cdn)?;
     let mut state = state.lock().unwrap();
     state.log.push(request.clone());
-    let Answer { status, headers, body } = match state.refuse {
+    if state.hang_up > 0 {
+        state.hang_up -= 1;
+        return Ok(());
+    }
+    let Answer { status, mut headers, mut body } = match state.refuse {
+        _ if state.busy > 0 => {
+            state.busy -= 1;
+            refusal(503, "", "")
+        }
         Some((status, code, body)) => refusal(status, code, body),
         None if cdn && state.cdn_refuse.is_some() => {
             refusal(state.cdn_refuse.unwrap_or_default(), "", "<Error>Request has expired</Error>")
@@ -138,8 +160,15 @@ fn answer(
         None if cdn => from_cdn(&state, &request),
         None => from_hub(&state, &request, cdn_address),
     };
+    if cdn && state.gzip {
+        body = gzip(&body);
+        headers.push(("Content-Encoding", "gzip".into()));
+    }
     let mut head = format!("HTTP/1.1 {status} Status\r\nConnection: close\r\n");
-    if !(cdn && state.no_length) {
+    let chunked = cdn && state.chunked;
+    if chunked {
+        head += "Transfer-Encoding: chunked\r\n";
+    } else if !(cdn && state.no_length) {
         head += &format!("Content-Length: {}\r\n", body.len());
     }
     for (name, value) in headers {
@@ -149,7 +178,14 @@ fn answer(
     let stall = state.stall && cdn && request.method == "GET";
     drop(state);
     stream.write_all(format!("{head}\r\n").as_bytes())?;
-    if request.method != "HEAD" {
+    if request.method == "HEAD" {
+    } else if chunked {
+        for piece in body[..sent].chunks(10_000) {
+            stream.write_all(format!("{:x}\r\n", piece.len()).as_bytes())?;
+            stream.write_all(&[piece, b"\r\n"].concat())?;
+        }
+        stream.write_all(if sent == body.len() { b"0\r\n\r\n" } else { b"" })?;
+    } else {
         stream.write_all(&body[..sent])?;
     }
     if stall {
@@ -159,7 +195,8 @@ fn answer(
 }
 
 fn refusal(status: u16, code: &'static str, body: &str) -> Answer {
-    Answer { status, headers: vec![("X-Error-Code", code.into())], body: body.into() }
+    let headers = vec![("X-Error-Code", code.into()), ("Retry-After", "7".into())];
+    Answer { status, headers, body: body.into() }
 }
 
 fn json_answer(value: Value) -> Answer {
@@ -171,6 +208,12 @@ fn from_hub(state: &State, request: &Request, cdn: &str) -> Answer {
     let token = request.header("authorization").and_then(|value| value.strip_prefix("Bearer "));
     if token == Some("hf_unknown") {
         return refusal(401, "", r#"{"error": "Invalid credentials in Authorization header"}"#);
+    }
+    if request.path.contains(OLD_ID) {
+        return redirect(request.path.replace(OLD_ID, ID));
+    }
+    if let Some(address) = &state.redirect {
+        return redirect(format!("{address}{}", request.path));
     }
     let api = format!("/api/models/{ID}/");
     if let Some(rest) = request.path.strip_prefix(&api) {
@@ -201,15 +244,10 @@ fn from_api(state: &State, request: &Request, rest: &str) -> Answer {
         rest if rest == format!("revision/{COMMIT}") => {
             json_answer(json!({"id": ID, "sha": COMMIT}))
         }
-        rest if rest == format!("revision/{COMMIT}?blobs=true") && !state.no_sha256 => {
-            let siblings: Value =
-                state.files.iter().map(|(name, file)| sibling(name, file)).collect();
-            json_answer(json!({"id": ID, "sha": COMMIT, "siblings": siblings}))
-        }
         rest if rest == format!("paths-info/{COMMIT}") => {
             let body: Value = serde_json::from_slice(&request.body).unwrap();
             let names = body["paths"].as_array().unwrap().iter().map(|name| name.as_str().unwrap());
-            let entries = names.filter_map(|name| Some(entry(name, state.files.get(name)?)));
+            let entries = names.filter_map(|name| Some(entry(state, name, state.files.get(name)?)));
             json_answer(entries.collect())
         }
         _ => refusal(404, "RevisionNotFound", r#"{"error": "Invalid rev id"}"#),
@@ -230,22 +268,17 @@ pub fn checksum(name: &str, bytes: &[u8]) -> String {
     if is_big(name) { sha256 } else { sha256[..40].into() }
 }
 
-fn entry(name: &str, bytes: &[u8]) -> Value {
+fn entry(state: &State, name: &str, bytes: &[u8]) -> Value {
     let oid = &sha256(bytes)[..40];
     let mut entry = json!({"type": "file", "path": name, "size": bytes.len(), "oid": oid});
-    if is_big(name) {
+    if is_big(name) && !state.no_sha256 {
         entry["lfs"] = json!({"oid": sha256(bytes), "size": bytes.len(), "pointerSize": 132});
     }
     entry
 }
 
-/// The same file in the repository's description, which calls its checksum something else.
-fn sibling(name: &str, bytes: &[u8]) -> Value {
-    let mut sibling = json!({"rfilename": name, "size": bytes.len(), "blobId": "0"});
-    if is_big(name) {
-        sibling["lfs"] = json!({"sha256": sha256(bytes), "size": bytes.len(), "pointerSize": 132});
-    }
-    sibling
+fn redirect(location: String) -> Answer {
+    Answer { status: 307, headers: vec![("Location", location)], body: b"See there".into() }
 }
 
 fn resolve(state: &State, name: &str, cdn: &str) -> Answer {
@@ -287,4 +320,71 @@ fn from_cdn(state: &State, request: &Request) -> Answer {
             Answer { status: 206, headers, body: bytes[first..=last].into() }
         }
     }
+}
+
+/// As gzip, without making it smaller.
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut packed = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
+    let mut blocks = bytes.chunks(u16::MAX.into()).peekable();
+    while let Some(block) = blocks.next() {
+        let len = block.len() as u16;
+        packed.push(blocks.peek().is_none().into());
+        packed.extend([len.to_le_bytes(), (!len).to_le_bytes()].concat());
+        packed.extend(block);
+    }
+    let step = |crc: u32| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 };
+    let crc =
+        bytes.iter().fold(!0, |crc, &byte| (0..8).fold(crc ^ u32::from(byte), |crc, _| step(crc)));
+    packed.extend([(!crc).to_le_bytes(), (bytes.len() as u32).to_le_bytes()].concat());
+    packed
+}
+
+/// A proxy that leads to where it is asked, but knows only itself where `hub.invalid` is.
+pub struct Proxy {
+    pub address: SocketAddr,
+    heads: Arc<Mutex<Vec<String>>>,
+}
+
+impl Proxy {
+    pub fn new(hub: &FakeHub) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let hub = hub.endpoint.strip_prefix("http://").unwrap().to_string();
+        let heads = Arc::<Mutex<Vec<String>>>::default();
+        let log = heads.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (hub, log) = (hub.clone(), log.clone());
+                std::thread::spawn(move || tunnel(stream.ok()?, &hub, &log).ok());
+            }
+        });
+        Self { address, heads }
+    }
+
+    /// What it was asked since the last call, head by head.
+    pub fn heads(&self) -> Vec<String> {
+        std::mem::take(&mut self.heads.lock().unwrap())
+    }
+}
+
+fn tunnel(mut client: TcpStream, hub: &str, log: &Mutex<Vec<String>>) -> std::io::Result<()> {
+    let mut head = String::new();
+    let mut reader = BufReader::new(client.try_clone()?);
+    while reader.read_line(&mut head)? > 2 {}
+    log.lock().unwrap().push(head.clone());
+    let to = head.strip_prefix("CONNECT ").and_then(|rest| rest.split(' ').next());
+    let server = match to {
+        Some("hub.invalid:80") => TcpStream::connect(hub),
+        Some(to) if to.starts_with("127.0.0.1:") => TcpStream::connect(to),
+        _ => return client.write_all(b"HTTP/1.1 502 Nobody There\r\n\r\n"),
+    };
+    let (mut server, mut back) = (server?, client.try_clone()?);
+    client.write_all(b"HTTP/1.1 200 OK\r\n\r\n")?;
+    let mut answers = server.try_clone()?;
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut answers, &mut back);
+        back.shutdown(Shutdown::Both)
+    });
+    std::io::copy(&mut reader, &mut server)?;
+    Ok(())
 }

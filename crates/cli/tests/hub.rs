@@ -5,7 +5,7 @@ mod hub;
 
 use gemma_mlp::checkpoint::Hub;
 use gemma_mlp::{Checkpoint, Error, HubError};
-use hub::{COMMIT, FakeHub, ID, checksum};
+use hub::{COMMIT, FakeHub, ID, OLD_ID, Proxy, checksum};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -84,8 +84,11 @@ impl Case {
         for name in ["HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_CACHE", "HF_HUB_OFFLINE"] {
             command.env_remove(name);
         }
-        for name in ["HUGGINGFACE_HUB_CACHE", "HF_HUB_DISABLE_IMPLICIT_TOKEN"] {
+        for name in ["HUGGINGFACE_HUB_CACHE", "HF_HUB_DISABLE_IMPLICIT_TOKEN", "XDG_CACHE_HOME"] {
             command.env_remove(name);
+        }
+        for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"] {
+            command.env_remove(name).env_remove(name.to_lowercase());
         }
         command.args(args).env("HF_ENDPOINT", &self.hub.endpoint).env("HF_HOME", self.cache.path());
         command
@@ -411,6 +414,124 @@ fn without_checksums_sizes_are_checked() {
     case.fetch().unwrap();
 }
 
+#[test]
+fn piece_by_piece() {
+    let case = Case::new();
+    case.hub.state().chunked = true;
+    case.hub.state().cut = Some(1_000_000);
+    case.refused(&[&format!("1000000 of {} bytes", size())]);
+    case.hub.state().cut = None;
+    case.fetch().unwrap();
+    assert_eq!(std::fs::read(case.blob()).unwrap(), case.weights());
+}
+
+/// Sizes and ranges are of the bytes themselves.
+#[test]
+fn compressed_bytes_are_not_asked_for_and_understood() {
+    let case = Case::new();
+    case.hub.state().cut = Some(1_000_000);
+    case.refused(&["1000000 of"]);
+    case.hub.state().cut = None;
+    case.hub.state().gzip = true;
+    case.fetch().unwrap();
+    assert_eq!(std::fs::read(case.blob()).unwrap(), case.weights());
+    let plain = |r: &hub::Request| r.header("accept-encoding") == Some("identity");
+    assert!(case.hub.requests().iter().all(plain));
+}
+
+#[test]
+fn a_busy_hub_is_asked_again() {
+    let case = Case::new();
+    let settings = Hub { retries: 2, ..case.settings() };
+    case.hub.state().busy = 2;
+    Checkpoint::fetch(ID, None, &settings, |_, _| {}).unwrap();
+    case.hub.state().hang_up = 2;
+    Checkpoint::fetch(ID, Some("refs/pr/1"), &settings, |_, _| {}).unwrap();
+    case.hub.requests();
+    case.hub.state().busy = 3;
+    let result = Checkpoint::fetch(ID, Some("v9"), &settings, |_, _| {});
+    assert_refused(result, &["answers 503"]);
+    assert_eq!(case.hub.requests().len(), 3);
+    // A refusal is final.
+    assert_refused(Checkpoint::fetch(ID, Some("v9"), &settings, |_, _| {}), &["no revision"]);
+    assert_eq!(case.hub.requests().len(), 1);
+    case.hub.state().refuse = Some((429, "", ""));
+    assert_refused(Checkpoint::fetch(ID, Some("v9"), &settings, |_, _| {}), &["wait 7 s"]);
+    assert_eq!(case.hub.requests().len(), 3);
+}
+
+#[test]
+fn a_renamed_repository_is_found() {
+    let case = Case::new();
+    Checkpoint::fetch(OLD_ID, None, &case.settings(), |_, _| {}).unwrap();
+    let asked = case.hub.requests();
+    let asked: Vec<_> = asked.iter().filter(|r| !r.cdn && r.path.contains(ID)).collect();
+    assert!(asked.iter().any(|r| r.method == "POST") && asked.iter().any(|r| r.method == "GET"));
+    assert!(asked.iter().all(|r| r.header("authorization") == Some("Bearer hf_friend")));
+}
+
+#[test]
+fn nobody_but_the_hub_sees_the_token() {
+    let case = Case::new();
+    case.hub.state().cdn_refuse = Some(403);
+    // By another port, and by another name for the same machine.
+    let cdn = case.hub.cdn.clone();
+    for elsewhere in [cdn.clone(), cdn.replace("127.0.0.1", "localhost")] {
+        case.hub.state().redirect = Some(elsewhere.clone());
+        let reason = case.refused(&["answers 403"]);
+        assert!(matches!(reason, HubError::Server { endpoint, .. } if endpoint == elsewhere));
+        let requests = case.hub.requests();
+        assert_eq!(requests[0].header("authorization"), Some("Bearer hf_friend"));
+        assert!(requests[1].cdn && requests[1].header("authorization").is_none());
+    }
+    case.hub.state().redirect = Some(String::new());
+    case.refused(&["too many redirects"]);
+    case.hub.state().redirect = Some("ftp://elsewhere".into());
+    case.refused(&["redirect failed"]);
+}
+
+#[test]
+fn tokens_as_they_are_pasted() {
+    let case = Case::new();
+    let fetch = |token: &str| {
+        let settings = Hub { token: Some(token.into()), ..case.settings() };
+        Checkpoint::fetch(ID, None, &settings, |_, _| {})
+    };
+    fetch(" hf_friend\r\n").unwrap();
+    let requests = case.hub.requests();
+    assert!(
+        requests.iter().all(|r| r.cdn || r.header("authorization") == Some("Bearer hf_friend"))
+    );
+    assert_refused(fetch("hf_\nfriend"), &["characters that no token has", "HF_TOKEN"]);
+    assert!(case.hub.requests().is_empty());
+    fetch("\n").unwrap();
+    assert!(case.hub.requests().iter().all(|r| r.header("authorization").is_none()));
+}
+
+#[test]
+fn encryption_that_fails() {
+    use std::io::{Read, Write};
+    let case = Case::new();
+    // Speaks without encryption.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("https://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+            let _ = stream.read_to_end(&mut vec![]);
+        }
+    });
+    let settings = Hub { endpoint: Some(endpoint.clone()), ..case.settings() };
+    let result = Checkpoint::fetch(ID, None, &settings, |_, _| {});
+    let reason = assert_refused(result, &["cannot reach", &endpoint, "corrupt message"]);
+    assert!(matches!(reason, HubError::Unreachable { .. }));
+    let mut command = case.command(&["--model", ID]);
+    command.env("HF_ENDPOINT", &endpoint);
+    command.envs([("SSL_CERT_FILE", "/none"), ("SSL_CERT_DIR", "/none")]);
+    #[cfg(target_os = "linux")] // elsewhere the system keeps them
+    assert_exit_2(command.output().unwrap(), &["No CA certificates", "HF_ENDPOINT"]);
+}
+
 /// An error page in place of a file is no file.
 #[test]
 fn the_cdn_fails() {
@@ -473,6 +594,85 @@ fn the_binary_fetches() {
     let mut offline = case.command(&["inspect", "--model", ID]);
     offline.envs([("HF_HUB_OFFLINE", "1"), ("SSL_CERT_FILE", "/none"), ("SSL_CERT_DIR", "/none")]);
     assert!(offline.output().unwrap().status.success() && case.hub.requests().is_empty());
+}
+
+#[test]
+fn places_from_the_environment() {
+    let case = Case::new();
+    let at = |below: &str| case.cache.path().join(below);
+    let run = |set: &[(&str, &Path)], unset: &[&str]| {
+        let mut command = case.command(&["inspect", "--model", ID]);
+        command.env("HF_ENDPOINT", format!("{}/\n", case.hub.endpoint));
+        for name in unset {
+            command.env_remove(name);
+        }
+        let output = command.envs(set.iter().copied()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let requests = case.hub.requests();
+        requests[0].header("authorization").map(String::from)
+    };
+    let repo = "models--google--gemma-tiny/refs/main";
+    for name in ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"] {
+        assert_eq!(run(&[(name, &at(name))], &[]), None);
+        assert!(at(name).join(repo).exists(), "{name}");
+    }
+    run(&[("XDG_CACHE_HOME", &at("xdg"))], &["HF_HOME"]);
+    assert!(at("xdg/huggingface/hub").join(repo).exists());
+    run(&[("HOME", &at("home")), ("HF_HUB_CACHE", Path::new(""))], &["HF_HOME"]);
+    assert!(at("home/.cache/huggingface/hub").join(repo).exists());
+
+    std::fs::write(at("named"), "hf_named\n").unwrap();
+    std::fs::write(at("token"), "hf_signed_in\n").unwrap();
+    let (named, none) = (at("named"), at("none"));
+    let token = |set: &[(&str, &Path)]| run(set, &[]).unwrap_or_default();
+    assert_eq!(token(&[]), "Bearer hf_signed_in");
+    assert_eq!(token(&[("HF_HUB_CACHE", &at("other/place"))]), "Bearer hf_signed_in");
+    assert_eq!(token(&[("HF_TOKEN_PATH", &named)]), "Bearer hf_named");
+    assert_eq!(token(&[("HF_TOKEN_PATH", &none)]), "Bearer hf_signed_in");
+    let set = Path::new("hf_set");
+    assert_eq!(token(&[("HF_TOKEN_PATH", &named), ("HF_TOKEN", set)]), "Bearer hf_set");
+    let implicit = ("HF_HUB_DISABLE_IMPLICIT_TOKEN", Path::new("1"));
+    assert_eq!(token(&[("HF_TOKEN_PATH", &named), ("HF_TOKEN", set), implicit]), "");
+}
+
+#[test]
+fn proxies_from_the_environment() {
+    let case = Case::new();
+    let proxy = Proxy::new(&case.hub);
+    let address = format!("http://us%20er:secret@{}", proxy.address);
+    let hosts = || {
+        let heads = proxy.heads();
+        assert!(heads.iter().all(|head| !head.contains("hf_friend")), "{heads:?}");
+        assert!(heads.iter().all(|head| head.contains("Basic dXMgZXI6c2VjcmV0")), "{heads:?}");
+        let host = |head: &String| head.split(' ').nth(1).unwrap().to_string();
+        heads.iter().map(host).collect::<std::collections::BTreeSet<_>>()
+    };
+    let run = |endpoint: &str, variables: &[(&str, &str)]| {
+        let place = tempfile::tempdir().unwrap();
+        let mut command = case.command(&["inspect", "--model", ID]);
+        command.env("HF_TOKEN", "hf_friend").env("HF_HOME", place.path());
+        command.env("HF_ENDPOINT", endpoint).envs(variables.iter().copied()).output().unwrap()
+    };
+    let cdn = case.hub.cdn.strip_prefix("http://").unwrap();
+    for name in ["HTTP_PROXY", "http_proxy", "ALL_PROXY"] {
+        let output = run("http://hub.invalid", &[(name, &address)]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(hosts(), [cdn, "hub.invalid:80"].map(String::from).into(), "{name}");
+    }
+    let variables =
+        [("HTTP_PROXY", &*address), ("HTTPS_PROXY", "nowhere"), ("NO_PROXY", "a.co, 127.0.0.0/8")];
+    assert!(run("http://hub.invalid", &variables).status.success());
+    assert_eq!(hosts(), ["hub.invalid:80".to_string()].into());
+    assert!(run(&case.hub.endpoint, &variables).status.success());
+    assert!(hosts().is_empty());
+
+    let output =
+        run("https://hub.invalid", &[("HTTPS_PROXY", &address), ("HTTP_PROXY", "nowhere")]);
+    assert_exit_2(output, &["cannot reach https://hub.invalid", "proxy"]);
+    assert_eq!(hosts(), ["hub.invalid:443".to_string()].into());
+    let output = run("https://hub.invalid", &[("HTTPS_PROXY", "secret://:pass@")]);
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("pass"));
+    assert_exit_2(output, &["HTTPS_PROXY is not a proxy's address", "the proxy"]);
 }
 
 #[test]

@@ -1,74 +1,91 @@
-//! What hf-hub's errors mean, and what to do about them.
+//! What failures mean, and what to do about them.
 
+use super::address::origin;
+use super::http::{Http, PATIENCE, refusal};
 use super::id::RepoId;
 use crate::error::HubError;
-use hf_hub::HFError;
 use std::error::Error;
 use std::io;
 use std::path::Path;
+use ureq::http::{Response, Uri, header};
+use ureq::{Body, ResponseExt};
 
 /// What was asked, of whom.
 pub(super) struct Context<'a> {
     pub(super) endpoint: &'a str,
+    pub(super) http: &'a Http,
     pub(super) id: &'a RepoId,
     pub(super) revision: &'a str,
 }
 
 impl Context<'_> {
-    pub(super) fn explain(&self, error: HFError) -> HubError {
+    /// There is no answer.
+    pub(super) fn unanswered(&self, error: &ureq::Error) -> HubError {
+        let message = reason(error);
         match error {
-            HFError::AuthRequired { context: c }
-            | HFError::Forbidden { context: c }
-            | HFError::Http { context: c }
-            | HFError::RepoNotFound { context: Some(c), .. }
-            | HFError::RevisionNotFound { context: Some(c), .. }
-            | HFError::EntryNotFound { context: Some(c), .. } => {
-                let message = plain(c.server_message.as_deref().unwrap_or_default());
-                self.refused(c.status.as_u16(), c.error_code.as_deref(), &c.url, message)
-            }
-            HFError::RateLimited { retry_after, .. } => HubError::RateLimited {
-                endpoint: self.endpoint.into(),
-                seconds: retry_after.map(|wait| wait.as_secs()),
-            },
-            HFError::Request { ref source, .. } if !source.is_decode() => {
-                self.unreachable(root_cause(&error))
-            }
-            other => {
-                HubError::Protocol { endpoint: self.endpoint.into(), message: root_cause(&other) }
-            }
+            ureq::Error::Rustls(_) | ureq::Error::Tls(_) => HubError::Settings(message),
+            _ => HubError::Unreachable { endpoint: self.endpoint.into(), message },
         }
     }
 
     /// By the code that the Hub gives, else by the status: to hide private repositories it answers
     /// 401 for missing ones.
-    fn refused(&self, status: u16, code: Option<&str>, url: &str, message: String) -> HubError {
-        if !url.starts_with(self.endpoint) {
-            // Where the hub has redirected to: it knows neither repositories nor tokens.
-            return HubError::Server { endpoint: origin(url), status, message };
-        }
+    pub(super) fn refused(&self, mut response: Response<Body>) -> HubError {
         let endpoint = self.endpoint.to_string();
-        match (code, status) {
+        let status = response.status().as_u16();
+        if status == 429 {
+            let seconds = text(&response, header::RETRY_AFTER.as_str());
+            return HubError::RateLimited {
+                endpoint,
+                seconds: seconds.and_then(|seconds| seconds.trim().parse().ok()),
+            };
+        }
+        let message = message(&mut response);
+        if !self.http.is_of_hub(&response) {
+            // Where the hub has redirected to: it knows neither repositories nor tokens.
+            let endpoint = plain(&origin(response.get_uri()));
+            return HubError::Server { endpoint, status, message };
+        }
+        match (text(&response, "X-Error-Code"), status) {
             (Some("GatedRepo"), _) => {
                 let page = format!("{endpoint}/{}", self.id);
                 HubError::Gated { page, signed_in: status == 403 }
             }
             (Some("RepoNotFound"), _) => HubError::NotFound { endpoint },
             (Some("RevisionNotFound"), _) => HubError::RevisionNotFound(self.revision.into()),
-            (Some("EntryNotFound"), _) => HubError::MissingFile(last_segment(url)),
+            (Some("EntryNotFound"), _) => HubError::MissingFile(last_segment(response.get_uri())),
             (_, 401) => HubError::Unauthorized { endpoint, message },
             (_, 403) => HubError::Forbidden { endpoint, message },
             (_, 404) => HubError::NotFound { endpoint },
             (_, status) => HubError::Server { endpoint, status, message },
         }
     }
+}
 
-    pub(super) fn unreachable(&self, message: String) -> HubError {
-        HubError::Unreachable { endpoint: self.endpoint.into(), message }
+/// The server's own words.
+fn message(response: &mut Response<Body>) -> String {
+    if let Some(message) = text(response, "X-Error-Message") {
+        return plain(message);
+    }
+    let json: serde_json::Value = serde_json::from_str(&refusal(response)).unwrap_or_default();
+    plain(json["error"].as_str().unwrap_or_default())
+}
+
+fn text<'a>(response: &'a Response<Body>, header: &str) -> Option<&'a str> {
+    response.headers().get(header)?.to_str().ok()
+}
+
+/// Why there is no answer, or no more of it.
+pub(super) fn reason(error: &ureq::Error) -> String {
+    match error {
+        ureq::Error::Timeout(_) => format!("nothing for {} s", PATIENCE.as_secs()),
+        ureq::Error::Io(error) => root_cause(error),
+        other => plain(&other.to_string()),
     }
 }
 
 /// The innermost cause: the outer ones name addresses, which may carry signatures.
-pub(super) fn root_cause(error: &dyn Error) -> String {
+fn root_cause(error: &dyn Error) -> String {
     let mut innermost = error;
     while let Some(source) = innermost.source() {
         innermost = source;
@@ -77,19 +94,13 @@ pub(super) fn root_cause(error: &dyn Error) -> String {
 }
 
 /// Words of a stranger for a terminal: a line of bounded length, without control characters.
-fn plain(message: &str) -> String {
+pub(super) fn plain(message: &str) -> String {
     let line = message.lines().next().unwrap_or_default();
     line.chars().filter(|c| !c.is_control()).take(200).collect::<String>().trim().to_string()
 }
 
-/// An address without its path, which may carry a signature.
-fn origin(url: &str) -> String {
-    plain(&url.splitn(4, '/').take(3).collect::<Vec<_>>().join("/"))
-}
-
-fn last_segment(url: &str) -> String {
-    let path = url.split(['?', '#']).next().unwrap_or_default();
-    plain(path.rsplit('/').next().unwrap_or_default())
+fn last_segment(uri: &Uri) -> String {
+    plain(uri.path().rsplit('/').next().unwrap_or_default())
 }
 
 /// What the system said about a path of the cache.

@@ -1,33 +1,35 @@
 //! Names that become parts of addresses and of paths.
 
+use super::address::segment;
 use crate::error::HubError;
+use hf_hub::{Repo, RepoType};
 use std::fmt;
 
 /// `org/name`.
-pub(super) struct RepoId {
-    pub(super) owner: String,
-    pub(super) name: String,
-}
+pub(super) struct RepoId(String);
 
 impl RepoId {
     pub(super) fn parse(id: &str) -> Result<Self, HubError> {
         match id.split_once('/') {
-            Some((owner, name)) if is_name(owner) && is_name(name) => {
-                Ok(Self { owner: owner.into(), name: name.into() })
-            }
+            Some((owner, name)) if is_name(owner) && is_name(name) => Ok(Self(id.into())),
             _ => Err(HubError::InvalidId),
         }
     }
 
     /// Its directory in the cache. Unique, since names have no `--`.
     pub(super) fn folder(&self) -> String {
-        format!("models--{}--{}", self.owner, self.name)
+        Repo::model(self.0.clone()).folder_name()
+    }
+
+    /// As addresses have it.
+    pub(super) fn at(&self, revision: &str) -> Repo {
+        Repo::with_revision(self.0.clone(), RepoType::Model, segment(revision))
     }
 }
 
 impl fmt::Display for RepoId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.owner, self.name)
+        f.write_str(&self.0)
     }
 }
 

@@ -1,13 +1,18 @@
 //! Checkpoints from the Hugging Face Hub, kept in the cache that its own tools use.
 //!
-//! hf-hub asks and streams. Writing is ours: its own download into the cache starts anew after an
-//! interruption, and takes whatever arrives for the file, be it short or an error page.
+//! hf-hub knows how repositories are called in addresses and in the cache, and brings ureq, which
+//! asks. Downloads are ours: hf-hub's own know no sizes and no checksums, and take whatever arrives
+//! for the file, be it short or an error page.
 
+mod address;
 mod cache;
 mod client;
+mod environment;
 mod failure;
+mod http;
 mod id;
 mod part;
+mod proxy;
 mod remote;
 
 use super::config::Config;
@@ -41,22 +46,14 @@ pub struct Hub {
     pub retry_delay: Duration,
 }
 
-/// Set where a token in the environment is not to be sent unasked.
-const NO_TOKEN: &str = "HF_HUB_DISABLE_IMPLICIT_TOKEN";
-
 impl Hub {
     /// Everything from the environment; `HF_HUB_OFFLINE` says whether to stay offline.
     pub fn from_env() -> Self {
-        let variable = |name| std::env::var(name).unwrap_or_default().trim().to_string();
-        let offline = variable("HF_HUB_OFFLINE").to_lowercase();
-        // Secrets often end with a line break, and hf-hub would then send no token, saying nothing.
-        let token = Some(variable("HF_TOKEN"))
-            .filter(|token| !token.is_empty() && variable(NO_TOKEN).is_empty());
         Self {
             endpoint: None,
-            token,
+            token: None,
             cache: None,
-            offline: ["1", "on", "yes", "true"].contains(&offline.as_str()),
+            offline: environment::offline(),
             retries: 4,
             retry_delay: Duration::from_millis(200),
         }
@@ -72,7 +69,7 @@ impl Checkpoint {
         model: impl AsRef<Path>,
         revision: Option<&str>,
         hub: &Hub,
-        progress: impl FnMut(u64, u64) + Send,
+        progress: impl FnMut(u64, u64),
     ) -> Result<Self> {
         let model = model.as_ref();
         let id = model.to_str().filter(|id| !model.exists() && RepoId::parse(id).is_ok());
@@ -106,17 +103,12 @@ impl Checkpoint {
         id: &str,
         revision: Option<&str>,
         hub: &Hub,
-        mut progress: impl FnMut(u64, u64) + Send,
+        mut progress: impl FnMut(u64, u64),
     ) -> Result<Self> {
         let refused = |reason| Error::Hub { id: id.into(), reason };
         let repo = RepoId::parse(id).map_err(refused)?;
         let revision = revision_name(revision).map_err(refused)?;
-        // On a thread of its own: the caller may be inside a runtime, where blocking panics.
-        let fetched = std::thread::scope(|scope| {
-            let fetching = scope.spawn(|| fetch(&repo, revision, hub, &mut progress));
-            fetching.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        });
-        match fetched {
+        match fetch(&repo, revision, hub, &mut progress) {
             Ok(Snapshot { dir, commit }) => {
                 Self::open_as(Source::Hub { id: id.into(), commit }, &dir)
             }
@@ -150,7 +142,7 @@ struct Snapshot {
     commit: String,
 }
 
-type Progress<'a> = &'a mut (dyn FnMut(u64, u64) + Send);
+type Progress<'a> = &'a mut dyn FnMut(u64, u64);
 
 fn fetch(
     id: &RepoId,
@@ -158,7 +150,7 @@ fn fetch(
     hub: &Hub,
     progress: Progress,
 ) -> std::result::Result<Snapshot, Failure> {
-    let dir = hub.cache.clone().unwrap_or_else(hf_hub::resolve_cache_dir);
+    let dir = hub.cache.clone().unwrap_or_else(environment::cache);
     let cache = RepoCache::new(&dir, id);
     let here = |commit: String| Snapshot { dir: cache.snapshot(&commit), commit };
     let cached = cached(&cache, revision);
@@ -173,22 +165,19 @@ fn fetch(
         return Ok(here(commit.clone()));
     }
     let client = Client::new(id, hub)?;
-    client.block_on(async {
-        match (client.commit(revision).await, cached) {
-            (Ok(commit), _) => {
-                fetch_files(&client, &cache, &commit, progress).await?;
-                // Last, so that the name never leads to half a snapshot.
-                cache.set_commit(revision, &commit)?;
-                Ok(here(commit))
-            }
-            // Without a network what is cached will do; the report names its commit.
-            (
-                Err(HubError::Unreachable { .. } | HubError::Server { status: 500.., .. }),
-                Ok(old),
-            ) => Ok(here(old)),
-            (Err(error), _) => Err(error.into()),
+    match (client.commit(revision), cached) {
+        (Ok(commit), _) => {
+            fetch_files(&client, &cache, &commit, progress)?;
+            // Last, so that the name never leads to half a snapshot.
+            cache.set_commit(revision, &commit)?;
+            Ok(here(commit))
         }
-    })
+        // Without a network what is cached will do; the report names its commit.
+        (Err(HubError::Unreachable { .. } | HubError::Server { status: 500.., .. }), Ok(old)) => {
+            Ok(here(old))
+        }
+        (Err(error), _) => Err(error.into()),
+    }
 }
 
 /// The commit that a revision was at, if all of it is in the cache, or else what is not.
@@ -221,17 +210,16 @@ fn shards(index: &Path) -> Result<BTreeSet<String>> {
 }
 
 /// The small files first: they say whether the rest is worth fetching, and what it is.
-async fn fetch_files(
-    client: &Client<'_>,
+fn fetch_files(
+    client: &Client,
     cache: &RepoCache,
     commit: &str,
-    progress: Progress<'_>,
+    progress: Progress,
 ) -> std::result::Result<(), Failure> {
-    let sha256 = client.sha256(commit).await;
-    let mut files = client.files(commit, &[CONFIG, TOKENIZER, WEIGHTS, INDEX], &sha256).await?;
+    let mut files = client.files(commit, &[CONFIG, TOKENIZER, WEIGHTS, INDEX])?;
     let mut take = |name: &str| files.remove(name).ok_or(HubError::MissingFile(name.into()));
 
-    let config = client.fetch(cache, commit, &take(CONFIG)?, &mut |_| {}).await?;
+    let config = client.fetch(cache, commit, &take(CONFIG)?, &mut |_| {})?;
     Config::parse(&read_text(&config)?, &config)?;
 
     let mut wanted: Vec<RemoteFile> = take(TOKENIZER).into_iter().collect();
@@ -239,10 +227,10 @@ async fn fetch_files(
         Ok(weights) => wanted.push(weights),
         Err(no_weights) => {
             let index = take(INDEX).map_err(|_| no_weights)?;
-            let index = client.fetch(cache, commit, &index, &mut |_| {}).await?;
+            let index = client.fetch(cache, commit, &index, &mut |_| {})?;
             let shards = shards(&index)?;
             let names: Vec<&str> = shards.iter().map(String::as_str).collect();
-            let mut found = client.files(commit, &names, &sha256).await?;
+            let mut found = client.files(commit, &names)?;
             for shard in names {
                 wanted.push(found.remove(shard).ok_or(HubError::MissingFile(shard.into()))?);
             }
@@ -255,7 +243,7 @@ async fn fetch_files(
     progress(done, total);
     for file in &wanted {
         let others = done.saturating_sub(cache.here(commit, file));
-        client.fetch(cache, commit, file, &mut |here| progress(others + here, total)).await?;
+        client.fetch(cache, commit, file, &mut |here| progress(others + here, total))?;
         done = others + file.size;
     }
     Ok(())
