@@ -105,7 +105,8 @@ impl RepoCache {
         let path = self.path(commit, &file.name);
         create_parent(&path)?;
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let beside = path.with_added_extension(format!("{}-{number}.link", std::process::id()));
+        let mut beside = path.clone().into_os_string();
+        beside.push(format!(".{}-{number}.link", std::process::id()));
         #[cfg(unix)]
         let linked = std::os::unix::fs::symlink(format!("../../blobs/{}", file.checksum), &beside);
         // Elsewhere links by name take rights that users lack.
