@@ -48,9 +48,9 @@ impl RunArgs {
 /// The two sides.
 #[derive(Args)]
 pub struct SideArgs {
-    /// The reference side: an activation, and optionally where it is rounded (once,
-    /// after-activation, every-op) or as in which framework (pytorch, transformers, jax, candle,
-    /// candle-cuda, pytorch-cuda, vllm, liger, flashinfer, llama.cpp), and a dtype other than
+    /// The reference side: an activation, optionally followed by where it is rounded (once,
+    /// after-activation, every-op) or whose arithmetic to use (pytorch, transformers, jax, candle,
+    /// candle-cuda, pytorch-cuda, vllm, liger, flashinfer, llama.cpp), and by a dtype if not
     /// --dtype, as in tanh:every-op:bf16 or pytorch:exact
     #[arg(long, value_name = "SIDE", default_value = "tanh")]
     a: SideSpec,
@@ -68,10 +68,10 @@ impl SideArgs {
 /// How to compute, and how to show it.
 #[derive(Args)]
 pub struct ComputeArgs {
-    /// What to compute in
+    /// Data type to compute in
     #[arg(long, default_value = "f32")]
     dtype: DTypeArg,
-    /// Compute on the CPU even if there is a GPU (which takes the feature cuda or metal)
+    /// Compute on the CPU even if there is a GPU (GPUs need a build with cuda or metal)
     #[arg(long)]
     cpu: bool,
     /// Print one JSON object instead of a table
@@ -96,7 +96,7 @@ impl ComputeArgs {
         std::panic::set_hook(hook);
         let (device, why) = match gpu {
             Ok(gpu) => (gpu, String::new()),
-            Err(reason) => (Device::Cpu, format!(", as there is no GPU to compute on: {reason}")),
+            Err(reason) => (Device::Cpu, format!("; no usable GPU: {reason}")),
         };
         let _ = writeln!(io::stderr(), "device: {}{why}", device::name(&device));
         device

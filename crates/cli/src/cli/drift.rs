@@ -30,11 +30,11 @@ pub struct Args {
     /// The longest text, in tokens, that the model reads at once
     #[arg(long, value_name = "TOKENS", default_value_t = 2048)]
     window: usize,
-    /// How far apart windows of longer texts end; less than --window makes them overlap
+    /// Distance between windows of long texts; smaller than --window makes them overlap
     /// [default: --window]
     #[arg(long, value_name = "TOKENS")]
     stride: Option<usize>,
-    /// Take only a part of the windows, as in 3/16; `merge` adds the parts' JSON up
+    /// Take only a part of the windows, as in 3/16; `merge` combines the parts' JSON reports
     #[arg(long, value_name = "I/N", value_parser = shard)]
     shard: Option<Shard>,
     /// Also compare the gradients of the loss, on the first window
@@ -56,7 +56,7 @@ fn shard(text: &str) -> Result<Shard, String> {
         .and_then(|(index, of)| Some(Shard { index: index.parse().ok()?, of: of.parse().ok()? }));
     match parsed {
         Some(shard) if (1..=shard.of).contains(&shard.index) => Ok(shard),
-        _ => Err(format!("'{text}' is no part; write 3/16 for the third of sixteen")),
+        _ => Err(format!("'{text}' is not a shard; write 3/16 for the third of sixteen")),
     }
 }
 

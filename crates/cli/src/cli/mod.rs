@@ -37,9 +37,10 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Measure how far two ways of computing the model are apart, beside the noise floor
+    /// Measure how far two ways of computing the model are apart, beside the noise floor (what rounding
+    /// alone changes)
     Drift(drift::Args),
-    /// Add up the JSON reports of a drift run's parts
+    /// Combine the JSON reports of a split drift run
     Merge(merge::Args),
     /// Show drift runs again from their JSON reports, or several side by side
     Report(report::Args),
@@ -49,9 +50,10 @@ enum Command {
     Forward(forward::Args),
     /// Say what a checkpoint is, which activation it means and why
     Inspect(inspect::Args),
-    /// Plot GELU in its two forms beside SiLU and ReLU, their difference, and the errors of presets
+    /// Plot GELU in its two forms beside SiLU and ReLU, their difference, and each framework's
+    /// rounding errors
     Plot(plot::Args),
-    /// Compare our functions with candle's own and with the truth
+    /// Compare our functions with candle's own and with a high-precision reference
     Verify(verify::Args),
     /// Measure how fast one block is, beside candle's operations and this machine's limits
     Bench(bench::Args),

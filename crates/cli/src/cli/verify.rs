@@ -11,7 +11,7 @@ use gemma_mlp_drift::curves;
 pub struct Args {
     #[command(flatten)]
     functions: FunctionArgs,
-    /// What to compute in
+    /// Data type to compute in
     #[arg(long, default_value = "f32")]
     dtype: DTypeArg,
     /// Print one JSON object instead of a table
@@ -28,7 +28,7 @@ pub fn run(args: &Args) -> Result<()> {
         report::verification_table(&verification, paint())
     })?;
     if !verification.holds() {
-        bail!("a function is farther from the truth than promised; please report this");
+        bail!("a function is outside its error bound; please report this");
     }
     Ok(())
 }
