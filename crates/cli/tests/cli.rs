@@ -722,7 +722,7 @@ fn one_line_says_the_device() {
     let said = match device::gpu() {
         _ if !IS_POSSIBLE => "".into(),
         Ok(gpu) => format!("device: {}\n", device::name(&gpu)),
-        Err(why) => format!("device: CPU, as there is no GPU to compute on: {why}\n"),
+        Err(why) => format!("device: CPU; no usable GPU: {why}\n"),
     };
     assert_eq!(stderr(&[]), said);
 }
