@@ -28,7 +28,33 @@ fn toggle_activation() {
 
 #[test]
 fn embed_in_model() {
-    assert_eq!(run("embed_in_model", &[]).lines().count(), 2);
+    let printed = run("embed_in_model", &[]);
+    let starts: Vec<_> = printed.lines().map(|line| line.split_whitespace().nth(2)).collect();
+    assert_eq!(starts.len(), 2);
+    // The same weights: what the activations make of them differs in the fourth digit at most.
+    let [a, b] = [starts[0], starts[1]].map(|loss| loss.unwrap().parse::<f64>().unwrap());
+    assert!((a - b).abs() < 1e-3, "{printed}");
+}
+
+/// Ours is no farther from f64 than what it replaces, in f32 by little and in bf16 nearer.
+#[test]
+fn replace_mlp() {
+    let printed = run("replace_mlp", &[]);
+    let rows: Vec<Vec<&str>> =
+        printed.lines().skip(1).map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows.len(), 8, "{printed}");
+    for row in rows {
+        let [theirs, ours] = [row[3], row[4]].map(|figure| figure.parse::<f64>().unwrap());
+        let bound = if row[0] == "f32" { 1e-6 } else { theirs };
+        assert!(ours < bound, "{row:?}");
+    }
+}
+
+#[test]
+fn serve() {
+    let printed = run("serve", &[]);
+    assert_eq!(printed.lines().count(), 4, "{printed}");
+    assert!(printed.starts_with("The small dog"), "{printed}");
 }
 
 /// The figures of docs/gelu.md.
