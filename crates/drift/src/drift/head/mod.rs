@@ -2,9 +2,13 @@
 //! come. Full logits are never held.
 
 mod batch;
+mod loss;
 mod packed;
 mod row;
+mod softmax;
 mod tensors;
+
+pub(super) use loss::loss;
 
 use super::logits::LogitSums;
 use batch::Batch;

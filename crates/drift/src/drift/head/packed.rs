@@ -108,7 +108,7 @@ fn add_words(
                 for (input, sums) in inputs.iter().zip(sums) {
                     input.read(position, piece.len(), sums, &mut buffers);
                 }
-                row.add(&mut buffers, pairs, start as u32);
+                row.add(&mut buffers, pairs, start);
             }
         });
     }

@@ -46,7 +46,7 @@ pub(super) fn rows(
                             || values.widen(i * len..(i + 1) * len, logits),
                         );
                     }
-                    row.add(buffers, pairs, start as u32);
+                    row.add(buffers, pairs, start);
                 },
             );
         })?;
