@@ -13,8 +13,10 @@
 
 pub mod curves;
 pub mod drift;
+mod error;
 pub mod forward;
 pub mod input;
 
 pub use drift::drift;
+pub use error::{Error, Result};
 pub use forward::forward;

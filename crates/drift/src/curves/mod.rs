@@ -6,12 +6,12 @@ mod range;
 mod verify;
 
 pub use errors::{ErrorCurves, relative_errors};
-pub use range::Range;
+pub use range::{InvalidRange, Range};
 pub use verify::{Distance, Verification, VerifiedFunction, verify};
 
+use crate::Result;
 use candle_core::DType;
 use gemma_mlp::Activation;
-use gemma_mlp::Result;
 use gemma_mlp::gelu::measure::Function;
 use gemma_mlp::gelu::{Gelu, truth};
 use serde::Serialize;

@@ -1,6 +1,7 @@
 //! Our functions against candle's own and against the truth.
 
 use super::Range;
+use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor, Var, WithDType};
 use gemma_mlp::Activation;
 use gemma_mlp::Float;
@@ -8,7 +9,6 @@ use gemma_mlp::activate;
 use gemma_mlp::gelu::measure::Measured;
 use gemma_mlp::gelu::{DoubleDouble, logistic_truth, truth};
 use gemma_mlp::internal::QUICK;
-use gemma_mlp::{Error, Result};
 use half::{bf16, f16};
 use serde::Serialize;
 
@@ -84,7 +84,7 @@ pub fn verify(functions: &[Activation], dtype: DType, range: Range) -> Result<Ve
         DType::F32 => rows::<f32>(functions, range),
         DType::BF16 => rows::<bf16>(functions, range),
         DType::F16 => rows::<f16>(functions, range),
-        other => Err(Error::Input(format!("{} has no GELU", other.as_str()))),
+        other => Err(Error::NoGelu(other)),
     };
     let functions = rows?;
     Ok(Verification { schema: 1, dtype: dtype.as_str(), range, points: POINTS, functions })

@@ -1,8 +1,8 @@
 //! Where the gates lie: a histogram of `gate(x)`, what the activation is taken of.
 
 use super::values::with_values;
+use crate::Result;
 use candle_core::Tensor;
-use gemma_mlp::Result;
 use gemma_mlp::internal::threads;
 use gemma_mlp::internal::vectorized;
 use serde::{Deserialize, Serialize};
@@ -34,11 +34,12 @@ const CHUNK: usize = 1 << 16;
 const BLOCK: usize = 512;
 
 impl GateHistogram {
-    /// Counts a tensor's elements.
+    /// Counts the elements of a tensor of any shape and floating-point dtype, in bins of an eighth from
+    /// -8 to 8.
     ///
     /// # Errors
     /// An integer dtype, a device that fails.
-    pub(super) fn of(gates: &Tensor) -> Result<Self> {
+    pub fn of(gates: &Tensor) -> Result<Self> {
         let counts = with_values(gates, |gates| {
             let chunks = (0..gates.len()).step_by(CHUNK);
             let count = |start: usize| {

@@ -4,9 +4,9 @@ use super::lockstep::{Caches, Lockstep};
 use super::result::CheckpointSummary;
 use super::side::Sides;
 use crate::input::TokenIds;
+use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use gemma_mlp::Checkpoint;
-use gemma_mlp::{Error, Result};
 use serde::Serialize;
 use std::ops::ControlFlow;
 
@@ -76,7 +76,7 @@ pub fn generate(
     TokenIds::single(prompt.to_vec())?.check(config.stacks[0].vocab_size)?;
     let lockstep = Lockstep::load(checkpoint, &[sides.a, sides.b], device)?;
     if lockstep.model(0).head().is_none() {
-        return Err(Error::Input("an encoder without a head generates no text".into()));
+        return Err(Error::NoHead { lacks: "generates no text" });
     }
     let mut caches = Caches::default();
     let mut continuations = [Continuation::default(), Continuation::default()];

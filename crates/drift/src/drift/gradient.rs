@@ -2,16 +2,16 @@
 
 use super::head::loss;
 use super::lockstep::Lockstep;
-use super::metrics::{Accumulator, nan_from_null};
+use super::metrics::{Metrics, nan_from_null};
 use super::options::DriftOptions;
 use super::positions::pair_from_nulls;
 use super::side::distinct;
 use super::window::Window;
 use crate::input::TokenIds;
+use crate::{Error, Result};
 use candle_core::{Device, Tensor, Var};
 use gemma_mlp::Checkpoint;
 use gemma_mlp::Gemma;
-use gemma_mlp::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 /// The gradients of two sides' losses: the mean negative log-likelihood of the next token over the
@@ -80,8 +80,7 @@ pub fn gradient_drift(
 ) -> Result<GradientDrift> {
     let windows = options.windows(checkpoint, texts)?;
     let window = windows.first().filter(|window| window.ids.len() > 1);
-    let window =
-        window.ok_or_else(|| Error::Input("a loss needs a text of at least two tokens".into()))?;
+    let window = window.ok_or(Error::NoLoss)?;
     let ids = TokenIds::single(window.ids.clone())?;
     let (pair, floor) = (options.sides, options.floor_sides);
     let (sides, [a, b, floor_a, floor_b]) = distinct([pair.a, pair.b, floor.a, floor.b]);
@@ -120,7 +119,7 @@ struct Pass {
 impl Pass {
     fn forward(gemma: Gemma, ids: &Tensor, window: &Window) -> Result<Self> {
         let Some(head) = gemma.head() else {
-            return Err(Error::Input("an encoder without a head has no loss".into()));
+            return Err(Error::NoHead { lacks: "has no loss" });
         };
         let mut streams = vec![gemma.embed(ids)?];
         let mut x = streams[0].clone();
@@ -170,10 +169,8 @@ fn of(gradients: &candle_core::backprop::GradStore, variable: &Var) -> Result<Te
 }
 
 fn metrics(a: &Tensor, b: &Tensor) -> Result<GradientMetrics> {
-    let mut sums = Accumulator::default();
-    sums.add(a, b)?;
-    let metrics = sums.metrics();
-    Ok(GradientMetrics { rel_l2: metrics.rel_l2, cosine: metrics.cosine })
+    let Metrics { rel_l2, cosine, .. } = Metrics::of(a, b)?;
+    Ok(GradientMetrics { rel_l2, cosine })
 }
 
 fn block_gradients(a: &[Tensor], b: &[Tensor]) -> Result<BlockGradients> {

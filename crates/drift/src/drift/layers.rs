@@ -3,10 +3,9 @@
 use super::gates::GateHistogram;
 use super::lockstep::{LaneStep, Lockstep};
 use super::metrics::{Accumulator, Metrics, nan_from_null};
+use crate::Result;
 use crate::input::InputKind;
 use candle_core::Tensor;
-use gemma_mlp::mlp::GemmaMlp;
-use gemma_mlp::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
@@ -102,9 +101,9 @@ impl LayerSums {
         };
         let some = |t: &Tensor, at: &Range<usize>| t.narrow(1, at.start, at.len());
         let residual = |(a, b)| {
-            let (at, mut sums) = (common((a, b)), Accumulator::default());
-            sums.add(&some(&lanes[a].stream, &at)?, &some(&lanes[b].stream, &at)?)?;
-            Ok::<_, Error>(sums)
+            let at = common((a, b));
+            let (a, b) = (some(&lanes[a].stream, &at)?, some(&lanes[b].stream, &at)?);
+            Accumulator::of(&a, &b)
         };
         let block = |(a, b)| -> Result<PointSums> {
             let (at, mut sums) = (common((a, b)), PointSums::default());
@@ -164,21 +163,6 @@ fn forced(
 
 fn size(lane: usize, lanes: &[LaneStep]) -> usize {
     lanes[lane].input.dtype().size_in_bytes()
-}
-
-/// Two blocks on an input in the dtype of the first, `[…, hidden]`, and the first one's gates.
-pub(super) fn compare_blocks(
-    a: &GemmaMlp,
-    b: &GemmaMlp,
-    x: [&Tensor; 2],
-) -> Result<(PointSums, GateHistogram)> {
-    let (a, b) = (a.trace(x[0])?, b.trace(x[1])?);
-    let mut sums = PointSums::default();
-    let points = [(&a.activated, &b.activated), (&a.product, &b.product), (&a.output, &b.output)];
-    for (sums, (a, b)) in sums.iter_mut().zip(points) {
-        sums.add(a, b)?;
-    }
-    Ok((sums, GateHistogram::of(&a.gate)?))
 }
 
 /// The figures of three sums.

@@ -1,9 +1,9 @@
 //! Several sides of one model, layer by layer in one pass over the text.
 
 use super::side::Side;
+use crate::Result;
 use candle_core::{DType, Device, Tensor};
 use gemma_mlp::Checkpoint;
-use gemma_mlp::Result;
 use gemma_mlp::internal::threads::awake;
 use gemma_mlp::linear::packs;
 use gemma_mlp::mlp::{GateUp, GemmaMlp};
@@ -180,7 +180,7 @@ pub(super) fn load_sharing<'a>(
     };
     match known.find(shares) {
         Some(gemma) => Ok(gemma.with_dtype(dtype)),
-        None => Gemma::load(checkpoint, device, dtype),
+        None => Ok(Gemma::load(checkpoint, device, dtype)?),
     }
 }
 

@@ -2,9 +2,9 @@
 
 use super::side::Sides;
 use super::window::{Window, Windowing};
+use crate::Result;
 use crate::input::TokenIds;
 use gemma_mlp::Checkpoint;
-use gemma_mlp::Result;
 use serde::{Deserialize, Serialize};
 
 /// What to compare, and how.

@@ -9,11 +9,11 @@ use super::options::{DriftOptions, Progress};
 use super::side::Side;
 use super::window::Window;
 use crate::input::TokenIds;
+use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use gemma_mlp::Checkpoint;
 use gemma_mlp::checkpoint::{Config, LayerAttention};
 use gemma_mlp::model::{Gemma, Head, Variation};
-use gemma_mlp::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::ops::ControlFlow;
@@ -63,7 +63,7 @@ pub fn rank(
     let reference = Gemma::load(checkpoint, device, side.dtype)?;
     let reference = reference.with_activation(side.activation).with_rounding(side.rounding);
     if reference.head().is_none() {
-        return Err(Error::Input("an encoder without a head has no logits to rank by".into()));
+        return Err(Error::NoHead { lacks: "has no logits to rank by" });
     }
     let windows = options.windows(checkpoint, texts)?;
     let mut rows = rows(checkpoint, side, &reference, &windows, device)?;

@@ -1,9 +1,10 @@
 //! One way of computing the model.
 
+use crate::{Error, Result};
 use candle_core::DType;
 use gemma_mlp::Activation;
 use gemma_mlp::Rounding;
-use gemma_mlp::{Error, Result, UnknownActivation};
+use gemma_mlp::UnknownActivation;
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
@@ -19,13 +20,31 @@ pub struct Side {
     pub dtype: DType,
 }
 
-/// Two sides. Figures say how far b is from a.
+/// Two sides: ways of computing a model, or anything else of which there are two to be compared.
+/// Figures say how far b is from a.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sides {
+pub struct Sides<S = Side> {
     /// The reference.
-    pub a: Side,
+    pub a: S,
     /// What is compared with it.
-    pub b: Side,
+    pub b: S,
+}
+
+impl Sides {
+    /// The noise floor: two sides that differ by rounding alone. `side` in the next wider type, which
+    /// hardly rounds (f32 for a half type, f64 for f32), and in `dtype`.
+    ///
+    /// # Errors
+    /// [`Error::NoFloor`] for f64, of which there is nothing wider, and for anything that is no
+    /// floating-point type.
+    pub fn floor(side: Side, dtype: DType) -> Result<Self> {
+        let wide = match dtype {
+            DType::BF16 | DType::F16 => DType::F32,
+            DType::F32 => DType::F64,
+            other => return Err(Error::NoFloor(other)),
+        };
+        Ok(Self { a: Side { dtype: wide, ..side }, b: Side { dtype, ..side } })
+    }
 }
 
 impl fmt::Display for Side {
@@ -60,12 +79,42 @@ impl SideSpec {
     }
 }
 
+/// A text that is no [`SideSpec`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidSide {
+    /// A part that is neither an activation nor a rounding nor a dtype.
+    #[error(
+        "'{part}' in '{text}' is neither a rounding ({}) nor a dtype ({}); {source}",
+        roundings(), DTYPES.map(|dtype| dtype.as_str()).join(", ")
+    )]
+    UnknownPart {
+        /// The part.
+        part: String,
+        /// All of it.
+        text: String,
+        /// Why it is no activation.
+        source: UnknownActivation,
+    },
+    /// Two activations, roundings or dtypes.
+    #[error("'{text}' says twice what '{part}' is for")]
+    Repeated {
+        /// The second one.
+        part: String,
+        /// All of it.
+        text: String,
+    },
+    /// No activation.
+    #[error("'{0}' says how GELU is computed and not which: add exact or tanh")]
+    NoActivation(String),
+}
+
 impl FromStr for SideSpec {
-    type Err = Error;
+    type Err = InvalidSide;
 
     /// Reads an activation, and optionally a rounding and a dtype, separated by colons, in any order:
     /// `exact`, `tanh:bf16`, `tanh:every-op:bf16`, `pytorch:exact`.
-    fn from_str(text: &str) -> Result<Self> {
+    fn from_str(text: &str) -> Result<Self, InvalidSide> {
         let (mut activation, mut rounding, mut dtype) = (None, None, None);
         for part in text.split(':') {
             let repeated = if let Some(value) = Rounding::from_name(part) {
@@ -73,31 +122,25 @@ impl FromStr for SideSpec {
             } else if let Some(value) = float(part) {
                 dtype.replace(value).is_some()
             } else {
-                let value = part.parse().map_err(|error| unknown_part(part, text, &error))?;
+                let value = part.parse().map_err(|source| InvalidSide::UnknownPart {
+                    part: part.into(),
+                    text: text.into(),
+                    source,
+                })?;
                 activation.replace(value).is_some()
             };
             if repeated {
-                return Err(Error::Input(format!("'{text}' says twice what '{part}' is for")));
+                return Err(InvalidSide::Repeated { part: part.into(), text: text.into() });
             }
         }
-        let activation = activation.ok_or_else(|| no_activation(text))?;
+        let activation = activation.ok_or_else(|| InvalidSide::NoActivation(text.into()))?;
         Ok(Self { activation, rounding: rounding.unwrap_or_default(), dtype })
     }
 }
 
-/// What a part may be, with every name that it may have.
-fn unknown_part(part: &str, text: &str, as_activation: &UnknownActivation) -> Error {
-    let roundings: Vec<_> = Rounding::names().map(|(name, _)| name).collect();
-    let dtypes = DTYPES.map(|dtype| dtype.as_str());
-    Error::Input(format!(
-        "'{part}' in '{text}' is neither a rounding ({}) nor a dtype ({}); {as_activation}",
-        roundings.join(", "),
-        dtypes.join(", ")
-    ))
-}
-
-fn no_activation(text: &str) -> Error {
-    Error::Input(format!("'{text}' says how GELU is computed and not which: add exact or tanh"))
+/// The names of all roundings.
+fn roundings() -> String {
+    Rounding::names().map(|(name, _)| name).collect::<Vec<_>>().join(", ")
 }
 
 /// The floating-point dtypes that a model runs in.
@@ -106,25 +149,6 @@ const DTYPES: [DType; 4] = [DType::F64, DType::F32, DType::BF16, DType::F16];
 /// One of them by name.
 fn float(name: &str) -> Option<DType> {
     DTYPES.into_iter().find(|dtype| dtype.as_str() == name)
-}
-
-/// The pair whose difference is rounding alone: `a` in the next wider type that hardly rounds (f32
-/// for a half type, f64 for f32), and in `dtype`.
-///
-/// # Errors
-/// f64, of which there is nothing wider, and anything that is no floating-point type.
-pub fn floor_sides(a: Side, dtype: DType) -> Result<Sides> {
-    let wide = match dtype {
-        DType::BF16 | DType::F16 => DType::F32,
-        DType::F32 => DType::F64,
-        other => {
-            return Err(Error::Input(format!(
-                "there is no noise floor of {}: pass f32, bf16 or f16",
-                other.as_str()
-            )));
-        }
-    };
-    Ok(Sides { a: Side { dtype: wide, ..a }, b: Side { dtype, ..a } })
 }
 
 /// Sides without those that come twice, and where in there each one is.

@@ -6,14 +6,13 @@ mod top;
 pub use summary::{BlockSummary, ForwardSummary, Stats, TopToken};
 pub use top::top_tokens;
 
+use crate::Result;
 use crate::input::{InputKind, TokenIds, gaussian_input};
 use candle_core::{DType, Device, Tensor};
-use gemma_mlp::Activation;
-use gemma_mlp::Gemma;
 use gemma_mlp::checkpoint::{Checkpoint, Resolved};
 use gemma_mlp::mlp::{GateUp, GemmaMlp};
 use gemma_mlp::model::{Block, Observer, load_mlp};
-use gemma_mlp::{Error, Result};
+use gemma_mlp::{Activation, Error, Gemma};
 use safetensors::SafeTensorError;
 use std::path::Path;
 
@@ -202,6 +201,7 @@ impl Forward {
         safetensors::serialize_to_file(tensors, metadata, path).map_err(|e| match e {
             SafeTensorError::IoError(source) => Error::Io { path: path.into(), source },
             other => Error::Safetensors { path: path.into(), reason: other.to_string() },
-        })
+        })?;
+        Ok(())
     }
 }

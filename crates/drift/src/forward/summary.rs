@@ -1,9 +1,9 @@
 //! Figures of forward passes, as data.
 
+use crate::Result;
 use crate::input::InputKind;
 use candle_core::{DType, Tensor};
 use gemma_mlp::Activation;
-use gemma_mlp::Result;
 use gemma_mlp::checkpoint::Resolved;
 use serde::Serialize;
 use std::collections::HashMap;

@@ -1,9 +1,9 @@
 //! The likeliest next tokens.
 
 use super::summary::TopToken;
+use crate::Result;
 use candle_core::{DType, Tensor};
 use gemma_mlp::Checkpoint;
-use gemma_mlp::Result;
 
 /// The `count` largest of each row of logits, `[batch, vocab]`, largest first; of equals the lower
 /// id comes first, and NaN last.

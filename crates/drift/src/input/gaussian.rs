@@ -1,10 +1,11 @@
 //! What a block is fed with.
 
 use super::ids::TokenIds;
+use crate::Result;
 use candle_core::{Device, Module, Tensor};
+use gemma_mlp::Checkpoint;
 use gemma_mlp::checkpoint::BlockSpec;
 use gemma_mlp::model::load_norm;
-use gemma_mlp::{Checkpoint, Result};
 use rand::{SeedableRng, rngs::StdRng};
 use rand_distr::{Distribution, StandardNormal};
 use serde::{Deserialize, Serialize};

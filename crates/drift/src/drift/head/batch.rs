@@ -1,7 +1,7 @@
 //! Sides that go through a head together.
 
+use crate::Result;
 use candle_core::Tensor;
-use gemma_mlp::Result;
 use gemma_mlp::model::Head;
 
 /// Sides whose heads are one weight, and whose hidden states have one dtype: one product serves them

@@ -1,7 +1,8 @@
 //! The head's pass: logits of all sides, a piece of the vocabulary at a time, summed up as they
-//! come. Full logits are never held.
+//! come, so that those of all words are never held.
 
 mod batch;
+mod logits;
 mod loss;
 mod packed;
 mod row;
@@ -11,13 +12,13 @@ mod tensors;
 pub(super) use loss::loss;
 
 use super::logits::LogitSums;
+use crate::Result;
 use batch::Batch;
 use candle_core::Tensor;
-use gemma_mlp::Result;
 use gemma_mlp::model::Head;
 use row::{Row, sums};
 
-/// Positions that are compared at a time, for all sides: few enough for the logits of many words to
+/// Positions that are compared at a time, for all sides together: few enough for the logits of many words to
 /// stay in a cache, many enough for reading the head's weight not to count.
 const POSITIONS: usize = 1024;
 
@@ -49,7 +50,7 @@ pub(super) fn compare(
     Ok(sums)
 }
 
-/// The same for few positions.
+/// Compares pairs of sides at few positions.
 fn compare_some(
     sides: &[(&Head, Tensor)],
     pairs: &[(usize, usize)],
@@ -73,6 +74,7 @@ fn compare_some(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::drift::LogitMetrics;
     use candle_core::{DType, Device};
     use gemma_mlp::linear::Weight;
 
@@ -114,6 +116,10 @@ mod tests {
                 assert_eq!(sums[0].top1[i], best(&za[i]) == best(&zb[i]));
             }
             assert_eq!(sums[0].nll_a.len(), 4);
+            let whole = LogitMetrics::of(&head.forward(&a)?, &head.forward(&b)?, &labels)?;
+            let (piecewise, close) = (sums[0].metrics(), |a: f64, b: f64| (a - b).abs() < 1e-12);
+            assert!(close(whole.kl_mean_nats, piecewise.kl_mean_nats), "{whole:?}");
+            assert!(close(whole.ppl_b / piecewise.ppl_b, 1.0), "{whole:?}");
             let same = sums[1].metrics();
             assert_eq!((same.kl_max_nats, same.max_abs, same.rms_dp), (0.0, 0.0, 0.0));
             assert_eq!((same.top1_agreement, same.top5_agreement), (1.0, 1.0));

@@ -1,11 +1,10 @@
-//! The pass through heads that are tensors, on any device: a piece of the vocabulary at a time, whose
-//! logits all threads read.
+//! Logits as tensors, on any device: a piece of the vocabulary at a time, which all threads read.
 
 use super::batch::{Batch, Lane};
 use super::row::{Buffers, Row};
+use crate::Result;
 use crate::drift::values::{Values, with_values};
 use candle_core::Tensor;
-use gemma_mlp::Result;
 use gemma_mlp::internal::threads;
 use gemma_mlp::internal::vectorized;
 
@@ -13,22 +12,48 @@ use gemma_mlp::internal::vectorized;
 /// large cache, and to be memory that the allocator keeps from one piece to the next.
 const WORKSPACE: usize = 8 << 20;
 
-/// What all words say of the positions of some rows.
+/// What all words say of the positions of some rows, through heads that are tensors.
 pub(super) fn rows(
     batches: &[Batch],
     pairs: &[(usize, usize)],
-    mut rows: Vec<Row>,
+    rows: Vec<Row>,
     progress: &mut dyn FnMut(f64),
 ) -> Result<Vec<Row>> {
     let lanes: Vec<Lane> = batches.iter().flat_map(|batch| batch.lanes.iter().copied()).collect();
     let vocab = batches.first().map_or(0, |batch| batch.head.vocab_size());
+    let logits = |start, len| {
+        let all = batches.iter().map(|batch| batch.logits(start, len));
+        Ok(all.collect::<Result<Vec<_>>>()?.concat())
+    };
+    add_words(&lanes, vocab, logits, pairs, rows, progress)
+}
+
+/// What all words say of the positions of some rows, by the logits themselves: `[count, vocab]` for
+/// each lane.
+pub(super) fn rows_of_logits(
+    lanes: &[Lane],
+    logits: &[Tensor],
+    pairs: &[(usize, usize)],
+    rows: Vec<Row>,
+) -> Result<Vec<Row>> {
+    let vocab = logits.first().map_or(Ok(0), |logits| logits.dim(1))?;
+    let piece = |start, len| logits.iter().map(|t| Ok(t.narrow(1, start, len)?)).collect();
+    add_words(lanes, vocab, piece, pairs, rows, &mut |_| ())
+}
+
+/// Adds all words to rows. `logits` computes those of some words, `[count, len]` for each lane.
+fn add_words(
+    lanes: &[Lane],
+    vocab: usize,
+    logits: impl Fn(usize, usize) -> Result<Vec<Tensor>>,
+    pairs: &[(usize, usize)],
+    mut rows: Vec<Row>,
+    progress: &mut dyn FnMut(f64),
+) -> Result<Vec<Row>> {
     let tile = tile(lanes.len(), rows.len(), vocab);
     for start in (0..vocab).step_by(tile) {
         let len = tile.min(vocab - start);
-        let mut logits = vec![];
-        for batch in batches {
-            logits.extend(batch.logits(start, len)?);
-        }
+        let logits = logits(start, len)?;
         read_all(&logits, vec![], &mut |values: &[Values]| {
             let nanoseconds = rows.len() * len;
             threads::for_each_with(
