@@ -13,6 +13,7 @@ use serde::Serialize;
 
 /// The errors of every preset for one form of GELU, or for its derivative.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct ErrorCurves {
     /// Which form.
     pub form: &'static str,
@@ -38,7 +39,11 @@ const BINS: usize = 160;
 ///
 /// # Errors
 /// A dtype other than bf16 and f16, the only ones in which presets differ.
-pub fn relative_errors(function: Function, dtype: DType, range: Range) -> Result<ErrorCurves> {
+pub(super) fn relative_errors(
+    function: Function,
+    dtype: DType,
+    range: Range,
+) -> Result<ErrorCurves> {
     let (wide, least): (fn(u16) -> f64, i32) = match dtype {
         DType::BF16 => (|bits| bf16::from_bits(bits).to_f64(), bf16::LEAST_EXPONENT),
         DType::F16 => (|bits| f16::from_bits(bits).to_f64(), f16::LEAST_EXPONENT),

@@ -5,7 +5,8 @@ mod errors;
 mod range;
 mod verify;
 
-pub use errors::{ErrorCurves, relative_errors};
+pub use errors::ErrorCurves;
+use errors::relative_errors;
 pub use range::{InvalidRange, Range};
 pub use verify::{Distance, Verification, VerifiedFunction, verify};
 
@@ -18,6 +19,7 @@ use serde::Serialize;
 
 /// A function's graph.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Curve {
     /// What is drawn.
     pub name: String,
@@ -42,6 +44,7 @@ pub struct CurveOptions {
 
 /// Everything that `gemma-mlp plot` shows.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct Curves {
     /// Where.
     pub range: Range,
@@ -86,7 +89,7 @@ impl Curves {
 }
 
 /// An activation or its derivative in f64, at evenly spaced arguments.
-pub fn curve(activation: Activation, derivative: bool, range: Range, points: usize) -> Curve {
+fn curve(activation: Activation, derivative: bool, range: Range, points: usize) -> Curve {
     let x = range.points(points);
     let mut y = vec![0.0; x.len()];
     if derivative {
@@ -99,7 +102,7 @@ pub fn curve(activation: Activation, derivative: bool, range: Range, points: usi
 
 /// exact − tanh, or the difference of their derivatives, by the double-double truth: rounded once,
 /// where a subtraction of two f64 would cancel.
-pub fn difference(derivative: bool, range: Range, points: usize) -> Curve {
+fn difference(derivative: bool, range: Range, points: usize) -> Curve {
     let x = range.points(points);
     let at = |&x: &f64| {
         let [a, b] = Gelu::ALL.map(|gelu| {

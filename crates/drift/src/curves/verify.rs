@@ -14,6 +14,7 @@ use serde::Serialize;
 
 /// How far our functions are from the truth, and candle's from ours.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct Verification {
     /// Version of this layout.
     pub schema: u32,
@@ -29,6 +30,7 @@ pub struct Verification {
 
 /// One function, or its derivative.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct VerifiedFunction {
     /// Its name; a derivative's ends in a prime.
     pub function: String,
@@ -44,6 +46,7 @@ pub struct VerifiedFunction {
 
 /// The largest difference, and where it is.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Distance {
     /// Its absolute value.
     pub max_abs: f64,

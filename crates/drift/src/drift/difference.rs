@@ -7,6 +7,7 @@ use gemma_mlp::{Activation, Gelu};
 
 /// A documented way to compute Gemma differently.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct Difference {
     /// What is different.
     pub name: &'static str,

@@ -12,6 +12,7 @@ use std::ops::ControlFlow;
 
 /// Two continuations, side by side.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct Generation {
     /// Version of this layout.
     pub schema: u32,
@@ -31,6 +32,7 @@ pub struct Generation {
 
 /// What a side goes on with.
 #[derive(Debug, Clone, Default, Serialize)]
+#[non_exhaustive]
 pub struct Continuation {
     /// Token ids, with the end-of-text token if there is one.
     pub ids: Vec<u32>,
@@ -44,6 +46,7 @@ pub struct Continuation {
 
 /// The first token where two continuations differ.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct Parting {
     /// Which of the generated tokens, from 0 on.
     pub index: usize,

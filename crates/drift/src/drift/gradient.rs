@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 /// The gradients of two sides' losses: the mean negative log-likelihood of the next token over the
 /// first window.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct GradientDrift {
     /// Tokens of the window.
     pub gradient_tokens: usize,
@@ -31,6 +32,7 @@ pub struct GradientDrift {
 
 /// How far two gradients are apart.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct GradientMetrics {
     /// ‖b − a‖/‖a‖.
     #[serde(deserialize_with = "nan_from_null")]
@@ -42,6 +44,7 @@ pub struct GradientMetrics {
 
 /// The gradients of a block's weights, and what rounding alone does to them.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct LayerGradients {
     /// Which layer.
     pub index: usize,

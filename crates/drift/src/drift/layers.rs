@@ -23,6 +23,7 @@ pub struct BlockPoints {
 /// One block's drift, both sides on one input: that of the narrower dtype's, or else the first
 /// side's, pass over the text.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct LayerDrift {
     /// Which block.
     pub index: usize,
@@ -41,6 +42,7 @@ pub struct LayerDrift {
 
 /// How far the residual streams after a layer have come apart.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ResidualDrift {
     /// After which layer.
     pub index: usize,

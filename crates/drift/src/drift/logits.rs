@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// How far two sides' next-token distributions are apart, over all scored positions.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct LogitMetrics {
     /// The largest difference of a logit.
     #[serde(deserialize_with = "nan_from_null")]

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 /// How far `b` is from `a`. JSON shows a figure that is not finite as `null`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Metrics {
     /// The largest |b - a|.
     #[serde(deserialize_with = "nan_from_null")]

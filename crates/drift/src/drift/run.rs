@@ -32,9 +32,6 @@ pub fn drift(
     mut progress: impl FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Drift> {
     let windows = options.windows(checkpoint, texts)?;
-    if windows.is_empty() {
-        return Err(Error::NoText);
-    }
     if !(0..windows.len()).any(|window| options.shard.takes(window)) {
         let Shard { index, of } = options.shard;
         return Err(Error::EmptyShard { index, of, windows: windows.len() });

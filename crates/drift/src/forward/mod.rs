@@ -4,7 +4,7 @@ mod summary;
 mod top;
 
 pub use summary::{BlockSummary, ForwardSummary, Stats, TopToken};
-pub use top::top_tokens;
+use top::top_tokens;
 
 use crate::Result;
 use crate::input::{InputKind, TokenIds, gaussian_input};
@@ -31,6 +31,7 @@ pub struct ForwardOptions {
 
 /// A forward pass.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Forward {
     /// Its figures.
     pub summary: ForwardSummary,

@@ -10,6 +10,7 @@ use std::collections::HashMap;
 
 /// What the forward passes of a number of blocks found.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct ForwardSummary {
     /// Version of this layout.
     pub schema: u32,
@@ -32,6 +33,7 @@ pub struct ForwardSummary {
 
 /// A token that may come next.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct TopToken {
     /// Its id.
     pub id: u32,
@@ -60,6 +62,7 @@ impl ForwardSummary {
 
 /// Figures of one block's forward pass.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct BlockSummary {
     /// Which block.
     pub index: usize,
@@ -81,6 +84,7 @@ pub struct BlockSummary {
 
 /// How large a tensor's elements are. Not-finite elements count in `nonfinite` alone.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Stats {
     /// Largest magnitude.
     pub max_abs: f64,

@@ -7,10 +7,7 @@ use gemma_mlp::Checkpoint;
 
 /// The `count` largest of each row of logits, `[batch, vocab]`, largest first; of equals the lower
 /// id comes first, and NaN last.
-///
-/// # Errors
-/// candle's, if the device fails.
-pub fn top_tokens(
+pub(super) fn top_tokens(
     checkpoint: &Checkpoint,
     logits: &Tensor,
     count: usize,

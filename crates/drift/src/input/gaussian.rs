@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 /// Where a block's input comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum InputKind {
     /// The model's own, computed from the token ids.
     Model,

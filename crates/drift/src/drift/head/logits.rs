@@ -10,7 +10,7 @@ use candle_core::Tensor;
 
 impl LogitMetrics {
     /// How far b's logits are from a's, both `[seq, vocab]` in f64, f32, bf16 or f16, in one dtype or
-    /// in two, by the arithmetic of [`crate::drift()`]: every logit is widened to f64, and so is every
+    /// in two, by the arithmetic of [`drift`](crate::drift::drift): every logit is widened to f64, and so is every
     /// sum.
     ///
     /// `labels` are the right tokens: for each position the one that follows it in the text, `None`
