@@ -1,5 +1,5 @@
-//! Measures a block that is not ours, as a port of Gemma might have it, on the model's own activations:
-//! `cargo run --release -p gemma-mlp-drift --example compare_blocks`.
+//! Measures a block that is not ours, as a port of Gemma might have it, on the model's own
+//! activations: `cargo run --release -p gemma-mlp-drift --example compare_blocks`.
 
 use candle_core::{DType, Device, Module, Result, Tensor, safetensors};
 use candle_nn::{Linear, VarBuilder, linear_no_bias};

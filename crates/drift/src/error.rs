@@ -1,4 +1,5 @@
-//! What can be wrong with what is measured, as types. Every message is one line that names the culprit.
+//! What can be wrong with what is measured, as types. Every message is one line that names the
+//! culprit.
 
 use crate::drift::InvalidSide;
 use candle_core::{DType, Shape};
@@ -10,7 +11,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The library's: a checkpoint that cannot be read, a model that does not run, candle's failures.
+    /// The library's: a checkpoint that cannot be read, a model that does not run, candle's
+    /// failures.
     #[error(transparent)]
     Model(#[from] gemma_mlp::Error),
     /// Nothing to run a model on.
@@ -30,11 +32,11 @@ pub enum Error {
         "the texts of a batch must be equally long: number 0 has {first} ids, number {index} has {len}"
     )]
     UnevenBatch {
-        /// Ids of the first text.
+        /// How many ids the first text has.
         first: usize,
         /// Which text is longer or shorter.
         index: usize,
-        /// Its ids.
+        /// How many ids it has.
         len: usize,
     },
     /// A token id that is no word of the vocabulary.
@@ -42,7 +44,7 @@ pub enum Error {
     OutOfVocabulary {
         /// The id.
         id: u32,
-        /// Words of the vocabulary.
+        /// How many words the vocabulary has.
         vocab_size: usize,
     },
     /// Windows that do not cover a text.
@@ -71,7 +73,7 @@ pub enum Error {
     /// An encoder, which predicts no tokens.
     #[error("an encoder without a head {lacks}")]
     NoHead {
-        /// What it has not, or does not do.
+        /// What it does not have or do.
         lacks: &'static str,
     },
     /// A dtype of which there is no noise floor.

@@ -8,11 +8,11 @@
 //! | [`curves`] | the functions as curves, with the errors of presets, and against candle's own |
 //!
 //! [`drift::drift`] measures a checkpoint under two [`Side`](drift::Side)s.
-//! [`compare_blocks`](drift::compare_blocks) and [`LogitMetrics::of`](drift::LogitMetrics::of) measure
-//! anyone's blocks and logits, on tensors that you pass in.
+//! [`compare_blocks`](drift::compare_blocks) and [`LogitMetrics::of`](drift::LogitMetrics::of)
+//! measure anyone's blocks and logits, on tensors that you pass in.
 //!
-//! Results are plain data that serde writes, and reads where a program has to; nothing is printed. The
-//! program `gemma-mlp`, in the crate `gemma-mlp-cli`, shows them as tables, plots and pages.
+//! Results are plain data that serde writes, and reads where a program has to; nothing is printed.
+//! The program `gemma-mlp`, in the crate `gemma-mlp-cli`, shows them as tables, plots and pages.
 #![deny(missing_docs)]
 
 pub mod curves;

@@ -29,12 +29,12 @@ pub struct Curve {
     pub y: Vec<f64>,
 }
 
-/// What to compute.
+/// Which curves to compute.
 #[derive(Debug, Clone)]
 pub struct CurveOptions {
     /// The functions.
     pub functions: Vec<Activation>,
-    /// Where.
+    /// The interval of the arguments.
     pub range: Range,
     /// Also derivatives, the difference of GELU's two, and their errors.
     pub derivatives: bool,
@@ -46,7 +46,7 @@ pub struct CurveOptions {
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct Curves {
-    /// Where.
+    /// The interval of the arguments.
     pub range: Range,
     /// The functions, in f64.
     pub values: Vec<Curve>,
@@ -63,7 +63,7 @@ pub struct Curves {
 const POINTS: usize = 401;
 
 impl Curves {
-    /// Computes them.
+    /// Computes the curves.
     ///
     /// # Errors
     /// A dtype in which presets do not differ, that is any but bf16 and f16.

@@ -1,4 +1,4 @@
-//! The part of the real line that is looked at.
+//! The interval in which functions are looked at.
 
 use serde::Serialize;
 use std::{fmt, str::FromStr};

@@ -11,9 +11,9 @@ use gemma_mlp::mlp::GemmaMlp;
 
 /// What can be compared with another of its kind: a gated block, or any function of a tensor.
 ///
-/// [`GemmaMlp`] is one, and so is every closure from a tensor to a tensor, of which the output alone is
-/// compared: `|x: &Tensor| block.forward(x)` for any of candle's modules. Implement it for a block of
-/// your own to have its activation and its product compared too.
+/// [`GemmaMlp`] is one, and so is every closure from a tensor to a tensor, of which the output
+/// alone is compared: `|x: &Tensor| block.forward(x)` for any of candle's modules. Implement it for
+/// a block of your own to have its activation and its product compared too.
 pub trait AnyBlock {
     /// Runs the block on an input of the dtype that [`BlockSide::dtype`] names.
     ///
@@ -80,13 +80,13 @@ impl<'a> BlockSide<'a> {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct BlockDrift {
-    /// Of the pair of blocks.
+    /// Figures of the pair of blocks.
     pub drift: BlockMetrics,
-    /// Of the pair that differs by rounding alone.
+    /// Figures of the pair that differs by rounding alone.
     pub floor: BlockMetrics,
-    /// What a's activation is taken of, if a shows it.
+    /// Where a's gates lie, of which its activation is taken, if a shows them.
     pub gates: Option<GateHistogram>,
-    /// The drift's class: by the relative L2 of the output, over that of the floor.
+    /// The drift's class beside its floor, by the relative L2 of the output.
     pub size: Size,
 }
 
@@ -106,13 +106,12 @@ pub struct BlockMetrics {
 /// functions of a tensor whose outputs have one shape.
 ///
 /// `floor` is the pair that shows what rounding alone does: block a in a type that hardly rounds,
-/// and in the type whose rounding a drift is to be judged by, mostly bf16. A block of
-/// candle-nn's layers takes a second copy of its weights for that; a packed [`GemmaMlp`] computes in any
-/// dtype.
+/// and in the type whose rounding a drift is to be judged by, mostly bf16. A block of candle-nn's
+/// layers takes a second copy of its weights for that; a packed [`GemmaMlp`] computes in any dtype.
 ///
 /// `x` is `[…, hidden]`, or whatever the blocks take, in any floating-point dtype. Both sides of a
-/// pair get it rounded to both of their dtypes, so that they read the same numbers. Figures are of the
-/// tensors as the blocks return them, differences and sums in f64. [`input_gradient`] makes of
+/// pair get it rounded to both of their dtypes, so that they read the same numbers. Figures are of
+/// the tensors as the blocks return them, differences and sums in f64. [`input_gradient`] makes of
 /// a block the function whose values are its gradient.
 ///
 /// ```

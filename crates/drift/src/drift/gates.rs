@@ -32,11 +32,11 @@ const BINS: usize = 128;
 /// Elements that a thread counts at a time.
 const CHUNK: usize = 1 << 16;
 /// Elements that are widened at a time.
-const BLOCK: usize = 512;
+const WIDENED: usize = 512;
 
 impl GateHistogram {
-    /// Counts the elements of a tensor of any shape and floating-point dtype, in bins of an eighth from
-    /// -8 to 8.
+    /// Counts the elements of a tensor of any shape and floating-point dtype, in bins of an eighth
+    /// from -8 to 8.
     ///
     /// # Errors
     /// An integer dtype, a device that fails.
@@ -46,10 +46,10 @@ impl GateHistogram {
             let count = |start: usize| {
                 // Neighbours, which are often alike, count in different places.
                 let mut counts = [[0u32; BINS + 3]; 4];
-                let (mut wide, mut bins) = ([0.0; BLOCK], [0; BLOCK]);
+                let (mut wide, mut bins) = ([0.0; WIDENED], [0; WIDENED]);
                 let end = (start + CHUNK).min(gates.len());
-                for at in (start..end).step_by(BLOCK) {
-                    let range = at..(at + BLOCK).min(end);
+                for at in (start..end).step_by(WIDENED) {
+                    let range = at..(at + WIDENED).min(end);
                     let (wide, bins) = (&mut wide[..range.len()], &mut bins[..range.len()]);
                     vectorized(
                         #[inline(always)]
@@ -80,7 +80,7 @@ impl GateHistogram {
         })
     }
 
-    /// Adds another one.
+    /// Adds the counts of another histogram.
     pub(super) fn merge(&mut self, other: &Self) {
         if self.counts.is_empty() {
             *self = other.clone();

@@ -24,9 +24,9 @@ pub struct GradientDrift {
     /// The loss of a and of b, in nats.
     #[serde(deserialize_with = "pair_from_nulls")]
     pub loss: [f64; 2],
-    /// Of the scaled input embeddings.
+    /// The gradient for the scaled input embeddings.
     pub input_gradient: GradientMetrics,
-    /// Of each layer's weights.
+    /// The gradients of every layer's weights, from the first layer on.
     pub gradients: Vec<LayerGradients>,
 }
 
@@ -48,21 +48,21 @@ pub struct GradientMetrics {
 pub struct LayerGradients {
     /// Which layer.
     pub index: usize,
-    /// Of the pair of sides.
+    /// Figures of the pair of sides.
     #[serde(flatten)]
     pub drift: BlockGradients,
-    /// Of the pair that differs by rounding alone.
+    /// Figures of the pair that differs by rounding alone.
     pub floor: BlockGradients,
 }
 
 /// The gradients of a block's three matrices.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct BlockGradients {
-    /// `gate_proj`'s.
+    /// The gradient of `gate_proj.weight`.
     pub gate_proj: GradientMetrics,
-    /// `up_proj`'s.
+    /// The gradient of `up_proj.weight`.
     pub up_proj: GradientMetrics,
-    /// `down_proj`'s.
+    /// The gradient of `down_proj.weight`.
     pub down_proj: GradientMetrics,
 }
 

@@ -20,8 +20,8 @@ pub struct BlockPoints {
     pub output: Metrics,
 }
 
-/// One block's drift, both sides on one input: that of the narrower dtype's, or else the first
-/// side's, pass over the text.
+/// One block's drift, both sides on one input: what enters the block in one side's own pass over the
+/// text, that of the narrower dtype, or else side a.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct LayerDrift {
@@ -31,12 +31,12 @@ pub struct LayerDrift {
     pub name: String,
     /// Where its input comes from.
     pub input: InputKind,
-    /// Of the pair of sides.
+    /// Figures of the pair of sides.
     #[serde(flatten)]
     pub drift: BlockPoints,
-    /// Of the pair that differs by rounding alone.
+    /// Figures of the pair that differs by rounding alone.
     pub floor: BlockPoints,
-    /// What the activation is taken of, under side a.
+    /// Where the gates lie, of which the activation is taken, under side a.
     pub gates: GateHistogram,
 }
 
@@ -46,10 +46,10 @@ pub struct LayerDrift {
 pub struct ResidualDrift {
     /// After which layer.
     pub index: usize,
-    /// ‖b − a‖/‖a‖ of the pair of sides.
+    /// ‖b − a‖/‖a‖ of the residual streams of the pair of sides.
     #[serde(deserialize_with = "nan_from_null")]
     pub rel_l2: f64,
-    /// Of the pair that differs by rounding alone.
+    /// ‖b − a‖/‖a‖ of the pair that differs by rounding alone.
     #[serde(deserialize_with = "nan_from_null")]
     pub floor_rel_l2: f64,
 }
@@ -87,8 +87,8 @@ impl LayerSums {
         self.gates.merge(&other.gates);
     }
 
-    /// Of some positions of a layer in a lockstep run, those that are scored and that both sides of
-    /// a pair have: `scored` counts from the steps' first position on.
+    /// The sums of those positions of a layer in a lockstep run that are scored and that both sides
+    /// of a pair have: `scored` counts from the steps' first position on.
     pub(super) fn of_step(
         lockstep: &Lockstep,
         layer: usize,

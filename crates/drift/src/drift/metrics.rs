@@ -26,8 +26,8 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// How far `b` is from `a`: two tensors of one shape, of any floating-point dtypes. Differences and
-    /// sums are f64.
+    /// How far `b` is from `a`: two tensors of one shape, of any floating-point dtypes. Differences
+    /// and sums are f64.
     ///
     /// # Errors
     /// candle's, if the shapes differ, of an integer dtype, or if the device fails.
@@ -58,16 +58,16 @@ pub(super) fn nan_from_null<'de, D: serde::Deserializer<'de>>(number: D) -> Resu
     Ok(Option::deserialize(number)?.unwrap_or(f64::NAN))
 }
 
-/// Elements that are summed at a time, by one thread: as many for any number of threads, which keeps the
-/// bits of the sums.
+/// Elements that are summed at a time, by one thread: as many for any number of threads, which
+/// keeps the bits of the sums.
 const CHUNK: usize = 1 << 14;
 /// Elements that are widened at a time.
-const BLOCK: usize = 512;
+const WIDENED: usize = 512;
 /// Sums that run side by side in a vector register.
 const LANES: usize = 8;
 
 impl Accumulator {
-    /// Of two tensors of one shape.
+    /// The sums of two tensors of one shape.
     pub(super) fn of(a: &Tensor, b: &Tensor) -> Result<Self, candle_core::Error> {
         let mut sums = Self::default();
         sums.add(a, b)?;
@@ -92,10 +92,10 @@ impl Accumulator {
         let chunks = (0..a.len()).step_by(CHUNK);
         let chunk = |at: usize| {
             let mut sums = Self::default();
-            let (mut wide_a, mut wide_b) = ([0.0; BLOCK], [0.0; BLOCK]);
+            let (mut wide_a, mut wide_b) = ([0.0; WIDENED], [0.0; WIDENED]);
             let end = (at + CHUNK).min(a.len());
-            for start in (at..end).step_by(BLOCK) {
-                let range = start..(start + BLOCK).min(end);
+            for start in (at..end).step_by(WIDENED) {
+                let range = start..(start + WIDENED).min(end);
                 let (wide_a, wide_b) = (&mut wide_a[..range.len()], &mut wide_b[..range.len()]);
                 vectorized(
                     #[inline(always)]

@@ -26,8 +26,9 @@ pub struct DriftOptions {
 }
 
 impl DriftOptions {
-    /// What `gemma-mlp drift` measures unless told otherwise: all layers, on windows of 2,048 tokens
-    /// that do not overlap; the noise floor of side a in the checkpoint's dtype, on 512 tokens of each.
+    /// What `gemma-mlp drift` measures unless told otherwise: all layers, on windows of 2,048
+    /// tokens that do not overlap; the noise floor of side a in the checkpoint's dtype, on 512
+    /// tokens of each.
     ///
     /// # Errors
     /// [`Error::NoFloor`] of a checkpoint in f64.
@@ -76,8 +77,8 @@ impl Shard {
     }
 }
 
-/// How far a run is. Returning [`ControlFlow::Break`](std::ops::ControlFlow::Break) ends it after the window at hand, with the
-/// figures of all windows so far.
+/// How far a run is. Returning [`ControlFlow::Break`](std::ops::ControlFlow::Break) ends it after
+/// the window at hand, with the figures of all windows so far.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct Progress {

@@ -19,7 +19,7 @@ pub struct Origin {
 const CANDLE: &str = "0.11.1";
 
 impl Origin {
-    /// This program on this machine.
+    /// What this program on this machine computes.
     pub(super) fn here() -> Self {
         let (arch, os) = (std::env::consts::ARCH, std::env::consts::OS);
         let machine = format!("{arch}{}, {os}", instructions());

@@ -36,8 +36,8 @@ pub struct Sides<S = Side> {
 }
 
 impl Sides {
-    /// The noise floor: two sides that differ by rounding alone. `side` in the next wider type, which
-    /// hardly rounds (f32 for a half type, f64 for f32), and in `dtype`.
+    /// The noise floor: two sides that differ by rounding alone. `side` in the next wider type,
+    /// which hardly rounds (f32 for a half type, f64 for f32), and in `dtype`.
     ///
     /// # Errors
     /// [`Error::NoFloor`] for f64, of which there is nothing wider, and for anything that is no

@@ -54,8 +54,8 @@ pub enum InvalidSide {
 impl FromStr for SideSpec {
     type Err = InvalidSide;
 
-    /// Reads an activation, and optionally a rounding and a dtype, separated by colons, in any order:
-    /// `exact`, `tanh:bf16`, `tanh:every-op:bf16`, `pytorch:exact`.
+    /// Reads an activation, and optionally a rounding and a dtype, separated by colons, in any
+    /// order: `exact`, `tanh:bf16`, `tanh:every-op:bf16`, `pytorch:exact`.
     fn from_str(text: &str) -> Result<Self, InvalidSide> {
         let (mut activation, mut rounding, mut dtype) = (None, None, None);
         for part in text.split(':') {

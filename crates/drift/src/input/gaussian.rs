@@ -1,4 +1,4 @@
-//! What a block is fed with.
+//! Noise as a block's input, where the model around it does not run.
 
 use super::ids::TokenIds;
 use crate::Result;

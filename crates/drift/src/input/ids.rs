@@ -1,4 +1,4 @@
-//! What a model reads.
+//! Token ids, which a model reads.
 
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};

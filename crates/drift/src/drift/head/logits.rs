@@ -2,16 +2,16 @@
 
 use super::POSITIONS;
 use super::batch::Lane;
-use super::row::{Row, sums};
-use super::tensors::rows_of_logits;
+use super::position::{Position, sums};
+use super::tensors::positions_of_logits;
 use crate::drift::logits::{LogitMetrics, LogitSums};
 use crate::{Error, Result};
 use candle_core::Tensor;
 
 impl LogitMetrics {
-    /// How far b's logits are from a's, both `[seq, vocab]` in f64, f32, bf16 or f16, in one dtype or
-    /// in two, by the arithmetic of [`drift`](crate::drift::drift): every logit is widened to f64, and so is every
-    /// sum.
+    /// How far b's logits are from a's, both `[seq, vocab]` in f64, f32, bf16 or f16, in one dtype
+    /// or in two, by the arithmetic of [`drift`](crate::drift::drift): every logit is widened to
+    /// f64, and so is every sum.
     ///
     /// `labels` are the right tokens: for each position the one that follows it in the text, `None`
     /// where none does. Perplexities and [`rms_dp`](Self::rms_dp) are of the positions that have
@@ -30,8 +30,8 @@ impl LogitMetrics {
     /// ```
     ///
     /// # Errors
-    /// [`Error::LogitShapes`], [`Error::LabelCount`], [`Error::OutOfVocabulary`] of a label; an integer
-    /// dtype, a device that fails.
+    /// [`Error::LogitShapes`], [`Error::LabelCount`], [`Error::OutOfVocabulary`] of a label; an
+    /// integer dtype, a device that fails.
     pub fn of(a: &Tensor, b: &Tensor, labels: &[Option<u32>]) -> Result<Self> {
         let (positions, vocab_size) = match (a.dims(), b.dims()) {
             (&[positions, vocab_size], of_b) if a.dims() == of_b && vocab_size > 0 => {
@@ -53,9 +53,9 @@ impl LogitMetrics {
             let count = labels.len();
             let lanes = [0, 1].map(|side| Lane { side, first: side * count, count });
             let logits = [a.narrow(0, first, count)?, b.narrow(0, first, count)?];
-            let blank = labels.iter().map(|&label| Row::new(2, 1, label)).collect();
-            let rows = rows_of_logits(&lanes, &logits, &[(0, 1)], blank)?;
-            all.merge(&sums(&rows, (0, 1), 0));
+            let blank = labels.iter().map(|&label| Position::new(2, 1, label)).collect();
+            let positions = positions_of_logits(&lanes, &logits, &[(0, 1)], blank)?;
+            all.merge(&sums(&positions, (0, 1), 0));
             first += count;
         }
         Ok(all.metrics())

@@ -8,7 +8,7 @@ use gemma_mlp::internal::{exp, threads, vectorized, wide_dtype};
 use gemma_mlp::model::Head;
 
 /// Words whose logits are held at a time.
-const TILE: usize = 4096;
+const PIECE: usize = 4096;
 
 /// The mean negative log-likelihood of the labels, in nats, and its gradient for the hidden states,
 /// `[n, hidden]` like these: a piece of the vocabulary at a time, the softmax in f64. PyTorch's f32
@@ -19,26 +19,26 @@ pub(in crate::drift) fn loss(
     labels: &[Option<u32>],
 ) -> Result<(f64, Tensor)> {
     let count = labels.iter().flatten().count() as f64;
-    let tiles = || (0..head.vocab_size()).step_by(TILE);
-    let len = |start: usize| TILE.min(head.vocab_size() - start);
-    let mut rows: Vec<Position> = labels.iter().map(|&label| Position::new(label)).collect();
-    for start in tiles() {
+    let pieces = || (0..head.vocab_size()).step_by(PIECE);
+    let len = |start: usize| PIECE.min(head.vocab_size() - start);
+    let mut positions: Vec<Labelled> = labels.iter().map(|&label| Labelled::new(label)).collect();
+    for start in pieces() {
         let logits = head.rows(hidden, start, len(start))?; // [n, len]
-        for_each_row(&logits, &mut rows, |row, logits| row.add(logits, start))?;
+        for_each_position(&logits, &mut positions, |position, logits| position.add(logits, start))?;
     }
-    let labelled = rows.iter().filter(|row| row.label.is_some());
-    let loss = labelled.map(|row| row.softmax.nll()).sum::<f64>() / count;
+    let labelled = positions.iter().filter(|position| position.label.is_some());
+    let loss = labelled.map(|position| position.softmax.nll()).sum::<f64>() / count;
     // Its sums over the vocabulary are f32, or f64 in an f64 model.
     let wide = wide_dtype(hidden.dtype());
     let mut gradient = hidden.to_dtype(wide)?.zeros_like()?;
-    for start in tiles() {
+    for start in pieces() {
         let logits = head.rows(hidden, start, len(start))?;
-        let mut pulls = vec![vec![0f64; len(start)]; rows.len()];
-        let mut paired: Vec<_> = rows.iter().zip(&mut pulls).collect();
-        for_each_row(&logits, &mut paired, |(row, pull), logits| {
-            row.pull(logits, start, count, head.softcap(), pull);
+        let mut pulls = vec![vec![0f64; len(start)]; positions.len()];
+        let mut paired: Vec<_> = positions.iter().zip(&mut pulls).collect();
+        for_each_position(&logits, &mut paired, |(position, pull), logits| {
+            position.pull(logits, start, count, head.softcap(), pull);
         })?;
-        let shape = (rows.len(), len(start));
+        let shape = (positions.len(), len(start));
         let pulls = Tensor::from_vec(pulls.concat(), shape, &Device::Cpu)?;
         let pulls = pulls.to_dtype(wide)?.to_device(hidden.device())?;
         let weight = head.weight().narrow(start, len(start))?.to_tensor(wide)?;
@@ -47,24 +47,24 @@ pub(in crate::drift) fn loss(
     Ok((loss, gradient.to_dtype(hidden.dtype())?))
 }
 
-/// Calls `work` with every row of logits, `[n, len]`, as f64.
-fn for_each_row<R: Send>(
+/// Calls `work` with every position and its logits, out of `[n, len]`, as f64.
+fn for_each_position<R: Send>(
     logits: &Tensor,
-    rows: &mut [R],
+    positions: &mut [R],
     work: impl Fn(&mut R, &[f64]) + Sync,
 ) -> Result<()> {
     let len = logits.dim(1)?;
     Ok(with_values(logits, |values| {
         threads::for_each_with(
-            rows.len() * len,
-            rows.iter_mut().enumerate(),
+            positions.len() * len,
+            positions.iter_mut().enumerate(),
             || vec![0.0; len],
-            |wide, (i, row)| {
+            |wide, (i, position)| {
                 vectorized(
                     #[inline(always)]
                     || values.widen(i * len..(i + 1) * len, wide),
                 );
-                work(row, wide);
+                work(position, wide);
             },
         );
         Ok(())
@@ -72,12 +72,12 @@ fn for_each_row<R: Send>(
 }
 
 /// A position, which counts in the loss if it has a label.
-struct Position {
+struct Labelled {
     label: Option<u32>,
     softmax: Softmax,
 }
 
-impl Position {
+impl Labelled {
     fn new(label: Option<u32>) -> Self {
         Self { label, softmax: Softmax::new() }
     }

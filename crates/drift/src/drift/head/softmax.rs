@@ -9,7 +9,7 @@ pub(super) struct Softmax {
     pub(super) max: f64,
     /// Σ exp(z − max).
     pub(super) sum: f64,
-    /// What sums of earlier pieces must be multiplied by since the last piece.
+    /// What the last piece made sums of earlier ones be multiplied by.
     pub(super) rescale: f64,
     /// The label's logit; NaN until it comes.
     label: f64,
@@ -38,7 +38,7 @@ impl Softmax {
         }
     }
 
-    /// Adds what another one knows from later words.
+    /// Adds what is known from later words.
     pub(super) fn merge(&mut self, other: &Self) {
         let [own, of_other] = self.scales(other);
         self.sum = self.sum * own + other.sum * of_other;

@@ -41,15 +41,15 @@ impl Buffers {
 
 /// What is known of a position after some pieces.
 #[derive(Clone)]
-pub(super) struct Row {
+pub(super) struct Position {
     label: Option<u32>,
-    sides: Vec<RowSide>,
-    pairs: Vec<RowPair>,
+    sides: Vec<PositionSide>,
+    pairs: Vec<PositionPair>,
 }
 
 /// What is known of one side.
 #[derive(Clone, Copy)]
-struct RowSide {
+struct PositionSide {
     softmax: Softmax,
     /// The largest logits with their ids, largest first; of equals the lower id comes first.
     top: [(f64, u32); TOP],
@@ -57,16 +57,17 @@ struct RowSide {
 
 /// What two sides make up together.
 #[derive(Clone, Copy, Default)]
-struct RowPair {
+struct PositionPair {
     logits: Accumulator,
     /// Σ exp(a − max a)·(a − b).
     cross: f64,
 }
 
-impl Row {
+impl Position {
     pub(super) fn new(sides: usize, pairs: usize, label: Option<u32>) -> Self {
-        let side = RowSide { softmax: Softmax::new(), top: [(f64::NEG_INFINITY, u32::MAX); TOP] };
-        Self { label, sides: vec![side; sides], pairs: vec![RowPair::default(); pairs] }
+        let side =
+            PositionSide { softmax: Softmax::new(), top: [(f64::NEG_INFINITY, u32::MAX); TOP] };
+        Self { label, sides: vec![side; sides], pairs: vec![PositionPair::default(); pairs] }
     }
 
     /// Adds a piece of the vocabulary, from the word `start` on.
@@ -94,7 +95,7 @@ impl Row {
         }
     }
 
-    /// Adds what another one knows of the same position from later words.
+    /// Adds what is known of this position from later words.
     pub(super) fn merge(&mut self, other: &Self, pairs: &[(usize, usize)]) {
         for ((pair, more), &(a, _)) in self.pairs.iter_mut().zip(&other.pairs).zip(pairs) {
             let [own, of_other] = self.sides[a].softmax.scales(&other.sides[a].softmax);
@@ -116,7 +117,7 @@ impl Row {
     }
 }
 
-impl RowSide {
+impl PositionSide {
     /// Adds a piece.
     #[inline(always)]
     fn add(&mut self, logits: &[f64], exps: &mut [f64], start: usize) {
@@ -129,7 +130,7 @@ impl RowSide {
         self.softmax.sum += sum(exps);
     }
 
-    /// Adds what another one knows from later words.
+    /// Adds what is known from later words.
     fn merge(&mut self, other: &Self) {
         self.softmax.merge(&other.softmax);
         other.top.iter().for_each(|&(logit, id)| self.insert(logit, id));
@@ -138,15 +139,15 @@ impl RowSide {
     /// Finds the largest logit, and any that belongs to the top.
     #[inline(always)]
     fn scan(&mut self, logits: &[f64], start: usize) -> f64 {
-        const BLOCK: usize = 64;
+        const GROUP: usize = 64;
         let mut largest = f64::NEG_INFINITY;
-        for (i, block) in logits.chunks(BLOCK).enumerate() {
-            let max = largest_of(block);
+        for (i, group) in logits.chunks(GROUP).enumerate() {
+            let max = largest_of(group);
             largest = larger(largest, max);
             if max > self.top[TOP - 1].0 {
-                for (j, &z) in block.iter().enumerate() {
+                for (j, &z) in group.iter().enumerate() {
                     if z > self.top[TOP - 1].0 {
-                        self.insert(z, (start + i * BLOCK + j) as u32);
+                        self.insert(z, (start + i * GROUP + j) as u32);
                     }
                 }
             }
@@ -194,18 +195,18 @@ fn cross(e: &[f64], a: &[f64], b: &[f64]) -> f64 {
 }
 
 /// The sums of a pair over all positions.
-pub(super) fn sums(rows: &[Row], places: (usize, usize), pair: usize) -> LogitSums {
+pub(super) fn sums(positions: &[Position], places: (usize, usize), pair: usize) -> LogitSums {
     let mut sums = LogitSums::default();
-    for row in rows {
-        let (a, b) = (&row.sides[places.0], &row.sides[places.1]);
-        sums.logits.merge(&row.pairs[pair].logits);
-        sums.kl_nats.push(row.kl(places, pair));
+    for position in positions {
+        let (a, b) = (&position.sides[places.0], &position.sides[places.1]);
+        sums.logits.merge(&position.pairs[pair].logits);
+        sums.kl_nats.push(position.kl(places, pair));
         sums.top1.push(a.top[0].1 == b.top[0].1);
         sums.tops.push([a.top[0].1, b.top[0].1]);
         sums.margins.push([a, b].map(|side| side.top[0].0 - side.top[1].0));
         let common = |&&(_, id): &&(f64, u32)| b.top.iter().any(|top| top.1 == id);
         sums.top5.push(a.top.iter().filter(common).count() as u8);
-        if row.label.is_some() {
+        if position.label.is_some() {
             sums.nll_a.push(a.softmax.nll());
             sums.nll_b.push(b.softmax.nll());
         }
