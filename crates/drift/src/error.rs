@@ -79,6 +79,9 @@ pub enum Error {
     /// A dtype of which there is no noise floor.
     #[error("there is no noise floor of {}: pass f32, bf16 or f16", .0.as_str())]
     NoFloor(DType),
+    /// A floor that is measured on no token.
+    #[error("the noise floor needs at least one token of each window")]
+    NoFloorTokens,
     /// A dtype in which no framework rounds GELU otherwise than another.
     #[error("presets compute one and the same GELU in {}; pass bf16 or f16", .0.as_str())]
     NoPresets(DType),

@@ -203,3 +203,71 @@ impl BlockSums {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+    use candle_nn::{VarBuilder, VarMap};
+    use gemma_mlp::{Gelu, gemma_mlp};
+
+    fn block() -> candle_core::Result<GemmaMlp> {
+        let vb = VarBuilder::from_varmap(&VarMap::new(), DType::F32, &Device::Cpu);
+        gemma_mlp(8, 12, Gelu::Tanh, vb)?.packed()
+    }
+
+    fn in_f32(block: &dyn AnyBlock) -> BlockSide<'_> {
+        BlockSide::new(block, DType::F32)
+    }
+
+    #[test]
+    fn what_both_show_is_compared() -> Result<()> {
+        let tanh = block()?;
+        let exact = tanh.with_activation(Gelu::Exact);
+        let hidden = |x: &Tensor| exact.forward(x);
+        let x = Tensor::randn(0f32, 1., (2, 3, 8), &Device::Cpu)?;
+        let floor = || Sides { a: in_f32(&tanh), b: BlockSide::new(&tanh, DType::BF16) };
+        let open = compare_blocks(Sides { a: in_f32(&tanh), b: in_f32(&exact) }, floor(), &x)?;
+        let closed = compare_blocks(Sides { a: in_f32(&tanh), b: in_f32(&hidden) }, floor(), &x)?;
+        assert_eq!(open.drift.output, closed.drift.output);
+        assert!(open.drift.activation.is_some_and(|metrics| metrics.max_abs > 0.0));
+        assert_eq!((closed.drift.activation, closed.drift.product), (None, None));
+        assert_eq!(open.floor, closed.floor);
+        assert_eq!(open.gates.map(|gates| gates.total()), Some(2 * 3 * 12));
+        assert_eq!((open.size, closed.size), (Size::FarBelowFloor, Size::FarBelowFloor));
+        Ok(())
+    }
+
+    #[test]
+    fn sizes_and_errors() -> Result<()> {
+        let ours = block()?;
+        let x = Tensor::randn(0f32, 1., (3, 8), &Device::Cpu)?;
+        let compare = |b: &dyn AnyBlock| {
+            let floor = Sides { a: in_f32(&ours), b: BlockSide::new(&ours, DType::BF16) };
+            compare_blocks(Sides { a: in_f32(&ours), b: in_f32(b) }, floor, &x)
+        };
+        assert_eq!(compare(&ours)?.size, Size::None);
+        let infinite = |x: &Tensor| ours.forward(x)? / 0.0;
+        assert_eq!(compare(&infinite)?.size, Size::NotFinite);
+        assert!(compare(&|x: &Tensor| x.narrow(0, 0, 1)).is_err());
+        assert!(compare(&|x: &Tensor| x.to_dtype(DType::U32)).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn gradients_for_the_input() -> Result<()> {
+        let x = Tensor::new(&[1f32, 2.0, -3.0], &Device::Cpu)?;
+        let gradient = input_gradient(&|x: &Tensor| x * x, &x)?;
+        assert_eq!(gradient.to_vec1::<f32>()?, [2.0, 4.0, -6.0]);
+        let constant = input_gradient(&|_: &Tensor| Tensor::new(1f32, &Device::Cpu), &x)?;
+        assert_eq!(constant.to_vec1::<f32>()?, [0.0; 3]);
+        assert!(
+            input_gradient(&block()?, &Tensor::ones((1, 8), DType::F32, &Device::Cpu)?).is_err()
+        );
+        assert!(
+            input_gradient(&block()?.frozen(), &Tensor::ones((1, 8), DType::F32, &Device::Cpu)?)
+                .is_ok()
+        );
+        Ok(())
+    }
+}

@@ -14,7 +14,7 @@ pub struct DriftOptions {
     pub sides: Sides,
     /// The pair that shows what rounding alone does.
     pub floor_sides: Sides,
-    /// Which layers to report, by index.
+    /// Which layers to report, by index: each once, whatever the order.
     pub layers: Vec<usize>,
     /// How many of a window's first tokens the floor is measured on: its size takes fewer of them
     /// than a small drift does.

@@ -31,7 +31,14 @@ pub fn drift(
     device: &Device,
     mut progress: impl FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Drift> {
+    let mut options = options.clone();
+    options.layers.sort_unstable();
+    options.layers.dedup();
+    let options = &options;
     let windows = options.windows(checkpoint, texts)?;
+    if options.floor_tokens == 0 {
+        return Err(Error::NoFloorTokens);
+    }
     if !(0..windows.len()).any(|window| options.shard.takes(window)) {
         let Shard { index, of } = options.shard;
         return Err(Error::EmptyShard { index, of, windows: windows.len() });
