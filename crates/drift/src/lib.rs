@@ -4,17 +4,26 @@
 //! |---|---|
 //! | [`input`] | token ids, and noise for blocks whose model does not run |
 //! | [`forward`] | a forward pass with what happens inside the blocks |
-//! | [`drift`] | two sides, their difference, and the noise floor |
+//! | [`drift`] | two sides, the distance between them, and the noise floor |
 //! | [`curves`] | the functions as curves, with the errors of presets, and against candle's own |
 //!
-//! Results are plain data that serde writes and reads; nothing is printed. The program `gemma-mlp`, in
-//! the crate `gemma-mlp-cli`, shows them as tables, plots and pages.
+//! [`drift::drift`] measures a checkpoint under two [`Side`](drift::Side)s.
+//! [`compare_blocks`](drift::compare_blocks) and [`LogitMetrics::of`](drift::LogitMetrics::of)
+//! measure anyone's blocks and logits, on tensors that you pass in.
+//!
+//! Results are plain data that serde writes, and reads where a program has to; nothing is printed.
+//! The program `gemma-mlp`, in the crate `gemma-mlp-cli`, shows them as tables, plots and pages.
 #![deny(missing_docs)]
 
 pub mod curves;
 pub mod drift;
+mod error;
 pub mod forward;
 pub mod input;
 
-pub use drift::drift;
-pub use forward::forward;
+pub use error::{Error, Result};
+
+/// The README's code is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -7,7 +7,7 @@ use common::goldens::{checkpoint, goldens, gradients, ids, weights_of};
 use common::rel_l2;
 use gemma_mlp::{Gelu, Rounding};
 use gemma_mlp_drift::drift::{
-    BlockGradients, DriftOptions, Shard, Side, Sides, Windowing, floor_sides, gradient_drift,
+    BlockGradients, DriftOptions, Shard, Side, Sides, Windowing, gradient_drift,
 };
 
 /// Gradient drift, which goes back layer by layer and through the head in pieces, against plain
@@ -26,7 +26,7 @@ fn gradient_drift_agrees_with_autograd() {
         let sides = Sides { a: side(Gelu::Tanh, DType::F32), b: side(Gelu::Exact, DType::F32) };
         let options = DriftOptions {
             sides,
-            floor_sides: floor_sides(sides.a, DType::F32).unwrap(),
+            floor_sides: Sides::floor(sides.a, DType::F32).unwrap(),
             layers: vec![],
             floor_tokens: 512,
             windowing: Windowing { window: 2048, stride: 2048 },

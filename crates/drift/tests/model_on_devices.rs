@@ -5,21 +5,21 @@ mod common;
 use candle_core::{DType, Device};
 use common::devices;
 use gemma_mlp::{Checkpoint, Gelu, Rounding};
-use gemma_mlp_drift::drift::{DriftOptions, Shard, Side, Sides, Windowing, drift, floor_sides};
+use gemma_mlp_drift::drift::{DriftOptions, Shard, Side, Sides, Windowing, drift};
 use std::ops::ControlFlow;
 
 /// The switch on the whole model inside the program, in f32: what every device says it does, layer
 /// by layer and on the logits, is what f64 on the CPU says.
 #[test]
-fn drift_of_the_whole_model() -> gemma_mlp::Result<()> {
+fn drift_of_the_whole_model() -> gemma_mlp_drift::Result<()> {
     let checkpoint = Checkpoint::open("weights/tiny-gemma3")?;
     let text =
         checkpoint.encode("Every Friday, Mia and Leo sing in the garden. The small dog runs.")?;
-    let figures = |device: &Device, dtype: DType| -> gemma_mlp::Result<Vec<f64>> {
+    let figures = |device: &Device, dtype: DType| -> gemma_mlp_drift::Result<Vec<f64>> {
         let side = |gelu: Gelu| Side { activation: gelu.into(), rounding: Rounding::Once, dtype };
         let options = DriftOptions {
             sides: Sides { a: side(Gelu::Tanh), b: side(Gelu::Exact) },
-            floor_sides: floor_sides(side(Gelu::Tanh), DType::BF16)?,
+            floor_sides: Sides::floor(side(Gelu::Tanh), DType::BF16)?,
             layers: (0..checkpoint.blocks().len()).collect(),
             floor_tokens: 16,
             windowing: Windowing { window: 64, stride: 64 },

@@ -8,9 +8,7 @@ use super::{check_writable, write};
 use crate::report::{self, Run};
 use anyhow::Result;
 use candle_core::DType;
-use gemma_mlp_drift::drift::{
-    DriftOptions, Shard, Windowing, drift, floor_sides, gradient_drift, rank,
-};
+use gemma_mlp_drift::drift::{DriftOptions, Shard, Sides, Windowing, drift, gradient_drift, rank};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -70,7 +68,7 @@ pub fn run(args: &Args) -> Result<()> {
     let floor_dtype = args.floor_dtype.map_or(checkpoint.run_dtype(), DType::from);
     let options = DriftOptions {
         sides,
-        floor_sides: floor_sides(sides.a, floor_dtype)?,
+        floor_sides: Sides::floor(sides.a, floor_dtype)?,
         layers: run.layers(&checkpoint)?,
         floor_tokens: args.floor_tokens.get(),
         windowing: Windowing { window: args.window, stride: args.stride.unwrap_or(args.window) },

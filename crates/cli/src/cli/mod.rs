@@ -136,10 +136,16 @@ pub fn fail(error: &anyhow::Error) -> ExitCode {
     let message = message(error);
     // Nobody may be there to read it; the exit code still tells.
     let _ = writeln!(io::stderr(), "error: {message}");
-    match error.downcast_ref::<Error>() {
-        Some(e) if e.is_input() => ExitCode::from(2),
+    match error.chain().find_map(is_input) {
+        Some(true) => ExitCode::from(2),
         _ => ExitCode::from(1),
     }
+}
+
+/// Of one of our own errors, whether the input is to blame.
+fn is_input(error: &(dyn std::error::Error + 'static)) -> Option<bool> {
+    let of_library = error.downcast_ref::<Error>().map(Error::is_input);
+    of_library.or_else(|| Some(error.downcast_ref::<gemma_mlp_drift::Error>()?.is_input()))
 }
 
 /// What was done, and what went wrong, in one line. Our own errors say what lies beneath them.
@@ -147,7 +153,7 @@ fn message(error: &anyhow::Error) -> String {
     let mut parts = vec![];
     for cause in error.chain() {
         parts.push(cause.to_string());
-        if cause.is::<Error>() {
+        if is_input(cause).is_some() {
             break;
         }
     }

@@ -2,17 +2,18 @@
 //! to it.
 
 use super::{Curve, Range};
+use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor, Var};
 use gemma_mlp::Activation;
 use gemma_mlp::gelu::measure::{Function, Measured};
 use gemma_mlp::gelu::truth;
-use gemma_mlp::{Error, Result};
 use gemma_mlp::{Framework, Rounding};
 use half::{bf16, f16};
 use serde::Serialize;
 
 /// The errors of every preset for one form of GELU, or for its derivative.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct ErrorCurves {
     /// Which form.
     pub form: &'static str,
@@ -38,16 +39,15 @@ const BINS: usize = 160;
 ///
 /// # Errors
 /// A dtype other than bf16 and f16, the only ones in which presets differ.
-pub fn relative_errors(function: Function, dtype: DType, range: Range) -> Result<ErrorCurves> {
+pub(super) fn relative_errors(
+    function: Function,
+    dtype: DType,
+    range: Range,
+) -> Result<ErrorCurves> {
     let (wide, least): (fn(u16) -> f64, i32) = match dtype {
         DType::BF16 => (|bits| bf16::from_bits(bits).to_f64(), bf16::LEAST_EXPONENT),
         DType::F16 => (|bits| f16::from_bits(bits).to_f64(), f16::LEAST_EXPONENT),
-        other => {
-            return Err(Error::Input(format!(
-                "presets compute one and the same GELU in {}; pass bf16 or f16",
-                other.as_str()
-            )));
-        }
+        other => return Err(Error::NoPresets(other)),
     };
     let Function { gelu, derivative } = function;
     let least = libm::ldexp(1.0, least);

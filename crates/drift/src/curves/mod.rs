@@ -5,19 +5,21 @@ mod errors;
 mod range;
 mod verify;
 
-pub use errors::{ErrorCurves, relative_errors};
-pub use range::Range;
+pub use errors::ErrorCurves;
+use errors::relative_errors;
+pub use range::{InvalidRange, Range};
 pub use verify::{Distance, Verification, VerifiedFunction, verify};
 
+use crate::Result;
 use candle_core::DType;
 use gemma_mlp::Activation;
-use gemma_mlp::Result;
 use gemma_mlp::gelu::measure::Function;
 use gemma_mlp::gelu::{Gelu, truth};
 use serde::Serialize;
 
 /// A function's graph.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Curve {
     /// What is drawn.
     pub name: String,
@@ -27,12 +29,12 @@ pub struct Curve {
     pub y: Vec<f64>,
 }
 
-/// What to compute.
+/// Which curves to compute.
 #[derive(Debug, Clone)]
 pub struct CurveOptions {
     /// The functions.
     pub functions: Vec<Activation>,
-    /// Where.
+    /// The interval of the arguments.
     pub range: Range,
     /// Also derivatives, the difference of GELU's two, and their errors.
     pub derivatives: bool,
@@ -42,8 +44,9 @@ pub struct CurveOptions {
 
 /// Everything that `gemma-mlp plot` shows.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct Curves {
-    /// Where.
+    /// The interval of the arguments.
     pub range: Range,
     /// The functions, in f64.
     pub values: Vec<Curve>,
@@ -60,7 +63,7 @@ pub struct Curves {
 const POINTS: usize = 401;
 
 impl Curves {
-    /// Computes them.
+    /// Computes the curves.
     ///
     /// # Errors
     /// A dtype in which presets do not differ, that is any but bf16 and f16.
@@ -86,7 +89,7 @@ impl Curves {
 }
 
 /// An activation or its derivative in f64, at evenly spaced arguments.
-pub fn curve(activation: Activation, derivative: bool, range: Range, points: usize) -> Curve {
+fn curve(activation: Activation, derivative: bool, range: Range, points: usize) -> Curve {
     let x = range.points(points);
     let mut y = vec![0.0; x.len()];
     if derivative {
@@ -99,7 +102,7 @@ pub fn curve(activation: Activation, derivative: bool, range: Range, points: usi
 
 /// exact − tanh, or the difference of their derivatives, by the double-double truth: rounded once,
 /// where a subtraction of two f64 would cancel.
-pub fn difference(derivative: bool, range: Range, points: usize) -> Curve {
+fn difference(derivative: bool, range: Range, points: usize) -> Curve {
     let x = range.points(points);
     let at = |&x: &f64| {
         let [a, b] = Gelu::ALL.map(|gelu| {

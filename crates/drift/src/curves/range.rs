@@ -1,4 +1,4 @@
-//! The part of the real line that is looked at.
+//! The interval in which functions are looked at.
 
 use serde::Serialize;
 use std::{fmt, str::FromStr};
@@ -9,6 +9,11 @@ pub struct Range {
     low: f64,
     high: f64,
 }
+
+/// A text that is no [`Range`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is no range; write -4:4, from -1000 to 1000, the smaller end first")]
+pub struct InvalidRange(String);
 
 impl Range {
     /// From `low` to `high`; `None` unless both are finite, of size 1000 at most and in this order.
@@ -47,16 +52,14 @@ impl fmt::Display for Range {
 }
 
 impl FromStr for Range {
-    type Err = String;
+    type Err = InvalidRange;
 
     /// Reads `-4:4`.
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, InvalidRange> {
         let ends = text
             .split_once(':')
             .and_then(|(low, high)| Self::new(low.trim().parse().ok()?, high.trim().parse().ok()?));
-        ends.ok_or_else(|| {
-            format!("'{text}' is no range; write -4:4, from -1000 to 1000, the smaller end first")
-        })
+        ends.ok_or_else(|| InvalidRange(text.into()))
     }
 }
 

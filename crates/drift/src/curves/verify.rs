@@ -1,6 +1,7 @@
 //! Our functions against candle's own and against the truth.
 
 use super::Range;
+use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor, Var, WithDType};
 use gemma_mlp::Activation;
 use gemma_mlp::Float;
@@ -8,35 +9,36 @@ use gemma_mlp::activate;
 use gemma_mlp::gelu::measure::Measured;
 use gemma_mlp::gelu::{DoubleDouble, logistic_truth, truth};
 use gemma_mlp::internal::QUICK;
-use gemma_mlp::{Error, Result};
 use half::{bf16, f16};
 use serde::Serialize;
 
 /// How far our functions are from the truth, and candle's from ours.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct Verification {
     /// Version of this layout.
     pub schema: u32,
-    /// The type.
+    /// The dtype that was computed in.
     pub dtype: &'static str,
-    /// Where.
+    /// The interval of the arguments.
     pub range: Range,
     /// How many evenly spaced arguments, each rounded to the type.
     pub points: usize,
-    /// A row for each function and for each derivative.
+    /// Every function, followed by its derivative.
     pub functions: Vec<VerifiedFunction>,
 }
 
 /// One function, or its derivative.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct VerifiedFunction {
-    /// Its name; a derivative's ends in a prime.
+    /// The function's name; a derivative's ends in a prime.
     pub function: String,
     /// Ours against the truth.
     pub truth: Distance,
-    /// candle's own against the truth.
+    /// candle's own function against the truth.
     pub candle_truth: Distance,
-    /// candle's own against ours.
+    /// candle's own function against ours.
     pub candle: Distance,
     /// The largest distance to the truth, in ULP, that this crate promises.
     pub bound_ulp: f64,
@@ -44,15 +46,16 @@ pub struct VerifiedFunction {
 
 /// The largest difference, and where it is.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Distance {
-    /// Its absolute value.
+    /// The largest absolute difference.
     pub max_abs: f64,
-    /// The argument.
+    /// The argument where it is.
     pub at: f64,
     /// The largest difference in steps of the type at the true value, or, of a derivative, at 1/16
     /// where that is smaller: it passes through 0.
     pub max_ulp: f64,
-    /// Arguments at which it is not finite.
+    /// At how many arguments either value is not finite.
     pub not_finite: usize,
 }
 
@@ -79,23 +82,23 @@ impl Verification {
 /// # Errors
 /// An integer dtype, candle's errors.
 pub fn verify(functions: &[Activation], dtype: DType, range: Range) -> Result<Verification> {
-    let rows = match dtype {
-        DType::F64 => rows::<f64>(functions, range),
-        DType::F32 => rows::<f32>(functions, range),
-        DType::BF16 => rows::<bf16>(functions, range),
-        DType::F16 => rows::<f16>(functions, range),
-        other => Err(Error::Input(format!("{} has no GELU", other.as_str()))),
+    let verified = match dtype {
+        DType::F64 => verified::<f64>(functions, range),
+        DType::F32 => verified::<f32>(functions, range),
+        DType::BF16 => verified::<bf16>(functions, range),
+        DType::F16 => verified::<f16>(functions, range),
+        other => Err(Error::NoGelu(other)),
     };
-    let functions = rows?;
+    let functions = verified?;
     Ok(Verification { schema: 1, dtype: dtype.as_str(), range, points: POINTS, functions })
 }
 
-fn rows<T: Float + Measured + WithDType>(
+fn verified<T: Float + Measured + WithDType>(
     functions: &[Activation],
     range: Range,
 ) -> Result<Vec<VerifiedFunction>> {
     let x: Vec<T> = range.points(POINTS).into_iter().map(T::from_f64).collect();
-    let mut rows = vec![];
+    let mut verified = vec![];
     for &function in functions {
         let [ours, candle] = [own(function), candles(function)];
         for derivative in [false, true] {
@@ -120,7 +123,7 @@ fn rows<T: Float + Measured + WithDType>(
                 Distance::largest(x.iter().map(|x| x.wide()), y, to, &step)
             };
             let wide = |i: usize| DoubleDouble::from_f64([ours[i]]);
-            rows.push(VerifiedFunction {
+            verified.push(VerifiedFunction {
                 function: format!("{function}{prime}"),
                 truth: of(&ours, &|i| truth[i]),
                 candle_truth: of(&candle, &|i| truth[i]),
@@ -129,7 +132,7 @@ fn rows<T: Float + Measured + WithDType>(
             });
         }
     }
-    Ok(rows)
+    Ok(verified)
 }
 
 type Computed = Box<dyn Fn(&Tensor) -> candle_core::Result<Tensor>>;

@@ -1,13 +1,14 @@
 //! Drift of the blocks alone, where the model around them does not run here.
 
-use super::layers::{LayerSums, compare_blocks};
+use super::compare::{BlockSide, BlockSums};
+use super::layers::LayerSums;
 use super::options::DriftOptions;
 use super::side::{Side, Sides};
 use crate::input::{TokenIds, gaussian_input};
+use crate::{Error, Result};
 use candle_core::Device;
 use gemma_mlp::Checkpoint;
 use gemma_mlp::model::load_mlp;
-use gemma_mlp::{Error, Result};
 
 /// What a run compares.
 pub(super) struct Blocks<'a> {
@@ -31,21 +32,27 @@ impl Blocks<'_> {
         Ok(layers)
     }
 
-    /// A block on noise that both sides can represent.
+    /// A block on noise.
     fn block(&self, layer: usize, ids: &TokenIds) -> Result<LayerSums> {
         let Self { checkpoint, options, device } = *self;
         let block = checkpoint.block(layer)?;
         let input = gaussian_input(checkpoint, block, ids, device)?;
         let compare = |Sides { a, b }: Sides| {
-            let x = input.to_dtype(a.dtype)?.to_dtype(b.dtype)?;
-            let side = |side: Side| {
+            let load = |side: Side| {
                 let mlp = load_mlp(checkpoint, block, side.dtype, device)?;
                 Ok::<_, Error>(mlp.with_activation(side.activation).with_rounding(side.rounding))
             };
-            compare_blocks(&side(a)?, &side(b)?, [&x.to_dtype(a.dtype)?, &x])
+            let (mlp_a, mlp_b) = (load(a)?, load(b)?);
+            let sides =
+                Sides { a: BlockSide::new(&mlp_a, a.dtype), b: BlockSide::new(&mlp_b, b.dtype) };
+            BlockSums::of(sides, &input)
         };
-        let (drift, gates) = compare(options.sides)?;
-        let (floor, _) = compare(options.floor_sides)?;
-        Ok(LayerSums { drift, floor, gates, ..LayerSums::default() })
+        let (drift, floor) = (compare(options.sides)?, compare(options.floor_sides)?);
+        Ok(LayerSums {
+            drift: drift.points(),
+            floor: floor.points(),
+            gates: drift.gates.unwrap_or_default(),
+            ..LayerSums::default()
+        })
     }
 }

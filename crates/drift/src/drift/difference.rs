@@ -1,5 +1,5 @@
 //! The mistakes that people make when they port Gemma, as variations of a model that computes it
-//! right. A row of the table below is all that a difference needs.
+//! right. An entry of the list below is all that a difference needs.
 
 use candle_core::DType;
 use gemma_mlp::model::{NormRounding, RopeRounding, Variation};
@@ -7,6 +7,7 @@ use gemma_mlp::{Activation, Gelu};
 
 /// A documented way to compute Gemma differently.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct Difference {
     /// What is different.
     pub name: &'static str,
@@ -31,7 +32,7 @@ pub enum Change {
 use Change::Model;
 use Variation as V;
 
-/// All of them.
+/// All differences that are known.
 pub static DIFFERENCES: &[Difference] = &[
     Difference {
         name: "GELU: exact (erf)",

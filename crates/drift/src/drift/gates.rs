@@ -1,8 +1,8 @@
 //! Where the gates lie: a histogram of `gate(x)`, what the activation is taken of.
 
 use super::values::with_values;
+use crate::Result;
 use candle_core::Tensor;
-use gemma_mlp::Result;
 use gemma_mlp::internal::threads;
 use gemma_mlp::internal::vectorized;
 use serde::{Deserialize, Serialize};
@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 /// How often gates have which value. Bins are half open: the i-th holds `low + i·step ≤ x <
 /// low + (i + 1)·step`. NaN is in none.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct GateHistogram {
     /// The left end of the first bin.
     pub low: f64,
@@ -31,23 +32,24 @@ const BINS: usize = 128;
 /// Elements that a thread counts at a time.
 const CHUNK: usize = 1 << 16;
 /// Elements that are widened at a time.
-const BLOCK: usize = 512;
+const WIDENED: usize = 512;
 
 impl GateHistogram {
-    /// Counts a tensor's elements.
+    /// Counts the elements of a tensor of any shape and floating-point dtype, in bins of an eighth
+    /// from -8 to 8.
     ///
     /// # Errors
     /// An integer dtype, a device that fails.
-    pub(super) fn of(gates: &Tensor) -> Result<Self> {
+    pub fn of(gates: &Tensor) -> Result<Self> {
         let counts = with_values(gates, |gates| {
             let chunks = (0..gates.len()).step_by(CHUNK);
             let count = |start: usize| {
                 // Neighbours, which are often alike, count in different places.
                 let mut counts = [[0u32; BINS + 3]; 4];
-                let (mut wide, mut bins) = ([0.0; BLOCK], [0; BLOCK]);
+                let (mut wide, mut bins) = ([0.0; WIDENED], [0; WIDENED]);
                 let end = (start + CHUNK).min(gates.len());
-                for at in (start..end).step_by(BLOCK) {
-                    let range = at..(at + BLOCK).min(end);
+                for at in (start..end).step_by(WIDENED) {
+                    let range = at..(at + WIDENED).min(end);
                     let (wide, bins) = (&mut wide[..range.len()], &mut bins[..range.len()]);
                     vectorized(
                         #[inline(always)]
@@ -78,7 +80,7 @@ impl GateHistogram {
         })
     }
 
-    /// Adds another one.
+    /// Adds the counts of another histogram.
     pub(super) fn merge(&mut self, other: &Self) {
         if self.counts.is_empty() {
             *self = other.clone();

@@ -4,14 +4,15 @@ use super::lockstep::{Caches, Lockstep};
 use super::result::CheckpointSummary;
 use super::side::Sides;
 use crate::input::TokenIds;
+use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use gemma_mlp::Checkpoint;
-use gemma_mlp::{Error, Result};
 use serde::Serialize;
 use std::ops::ControlFlow;
 
-/// Two continuations, side by side.
+/// Two continuations of one prompt, under two sides.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct Generation {
     /// Version of this layout.
     pub schema: u32,
@@ -21,35 +22,37 @@ pub struct Generation {
     pub sides: Sides,
     /// The prompt's token ids.
     pub prompt: Vec<u32>,
-    /// Under side a.
+    /// The continuation under side a.
     pub a: Continuation,
-    /// Under side b.
+    /// The continuation under side b.
     pub b: Continuation,
     /// Where they part; `None` if they never do.
     pub parting: Option<Parting>,
 }
 
-/// What a side goes on with.
+/// How a side continues the prompt.
 #[derive(Debug, Clone, Default, Serialize)]
+#[non_exhaustive]
 pub struct Continuation {
     /// Token ids, with the end-of-text token if there is one.
     pub ids: Vec<u32>,
-    /// Their text; `None` without a tokenizer.
+    /// The ids' text; `None` without a tokenizer.
     pub text: Option<String>,
-    /// Of each token, how far its logit was above the second largest.
+    /// How far each token's logit was above the second largest.
     pub margins: Vec<f64>,
-    /// Whether it came to an end of its own.
+    /// Whether it ended at an end-of-text token.
     pub ended: bool,
 }
 
 /// The first token where two continuations differ.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct Parting {
     /// Which of the generated tokens, from 0 on.
     pub index: usize,
     /// a's token and b's.
     pub ids: [u32; 2],
-    /// Their texts.
+    /// The two tokens' texts; `None` without a tokenizer.
     pub texts: [Option<String>; 2],
     /// How far each was above the second largest logit of its side.
     pub margins: [f64; 2],
@@ -76,7 +79,7 @@ pub fn generate(
     TokenIds::single(prompt.to_vec())?.check(config.stacks[0].vocab_size)?;
     let lockstep = Lockstep::load(checkpoint, &[sides.a, sides.b], device)?;
     if lockstep.model(0).head().is_none() {
-        return Err(Error::Input("an encoder without a head generates no text".into()));
+        return Err(Error::NoHead { lacks: "generates no text" });
     }
     let mut caches = Caches::default();
     let mut continuations = [Continuation::default(), Continuation::default()];

@@ -3,10 +3,9 @@
 use super::gates::GateHistogram;
 use super::lockstep::{LaneStep, Lockstep};
 use super::metrics::{Accumulator, Metrics, nan_from_null};
+use crate::Result;
 use crate::input::InputKind;
 use candle_core::Tensor;
-use gemma_mlp::mlp::GemmaMlp;
-use gemma_mlp::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
@@ -21,9 +20,10 @@ pub struct BlockPoints {
     pub output: Metrics,
 }
 
-/// One block's drift, both sides on one input: that of the narrower dtype's, or else the first
-/// side's, pass over the text.
+/// One block's drift, both sides on one input: what enters the block in one side's own pass over the
+/// text, that of the narrower dtype, or else side a.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct LayerDrift {
     /// Which block.
     pub index: usize,
@@ -31,24 +31,25 @@ pub struct LayerDrift {
     pub name: String,
     /// Where its input comes from.
     pub input: InputKind,
-    /// Of the pair of sides.
+    /// Figures of the pair of sides.
     #[serde(flatten)]
     pub drift: BlockPoints,
-    /// Of the pair that differs by rounding alone.
+    /// Figures of the pair that differs by rounding alone.
     pub floor: BlockPoints,
-    /// What the activation is taken of, under side a.
+    /// Where the gates lie, of which the activation is taken, under side a.
     pub gates: GateHistogram,
 }
 
 /// How far the residual streams after a layer have come apart.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ResidualDrift {
     /// After which layer.
     pub index: usize,
-    /// ‖b − a‖/‖a‖ of the pair of sides.
+    /// ‖b − a‖/‖a‖ of the residual streams of the pair of sides.
     #[serde(deserialize_with = "nan_from_null")]
     pub rel_l2: f64,
-    /// Of the pair that differs by rounding alone.
+    /// ‖b − a‖/‖a‖ of the pair that differs by rounding alone.
     #[serde(deserialize_with = "nan_from_null")]
     pub floor_rel_l2: f64,
 }
@@ -86,8 +87,8 @@ impl LayerSums {
         self.gates.merge(&other.gates);
     }
 
-    /// Of some positions of a layer in a lockstep run, those that are scored and that both sides of
-    /// a pair have: `scored` counts from the steps' first position on.
+    /// The sums of those positions of a layer in a lockstep run that are scored and that both sides
+    /// of a pair have: `scored` counts from the steps' first position on.
     pub(super) fn of_step(
         lockstep: &Lockstep,
         layer: usize,
@@ -102,9 +103,9 @@ impl LayerSums {
         };
         let some = |t: &Tensor, at: &Range<usize>| t.narrow(1, at.start, at.len());
         let residual = |(a, b)| {
-            let (at, mut sums) = (common((a, b)), Accumulator::default());
-            sums.add(&some(&lanes[a].stream, &at)?, &some(&lanes[b].stream, &at)?)?;
-            Ok::<_, Error>(sums)
+            let at = common((a, b));
+            let (a, b) = (some(&lanes[a].stream, &at)?, some(&lanes[b].stream, &at)?);
+            Accumulator::of(&a, &b)
         };
         let block = |(a, b)| -> Result<PointSums> {
             let (at, mut sums) = (common((a, b)), PointSums::default());
@@ -164,21 +165,6 @@ fn forced(
 
 fn size(lane: usize, lanes: &[LaneStep]) -> usize {
     lanes[lane].input.dtype().size_in_bytes()
-}
-
-/// Two blocks on an input in the dtype of the first, `[…, hidden]`, and the first one's gates.
-pub(super) fn compare_blocks(
-    a: &GemmaMlp,
-    b: &GemmaMlp,
-    x: [&Tensor; 2],
-) -> Result<(PointSums, GateHistogram)> {
-    let (a, b) = (a.trace(x[0])?, b.trace(x[1])?);
-    let mut sums = PointSums::default();
-    let points = [(&a.activated, &b.activated), (&a.product, &b.product), (&a.output, &b.output)];
-    for (sums, (a, b)) in sums.iter_mut().zip(points) {
-        sums.add(a, b)?;
-    }
-    Ok((sums, GateHistogram::of(&a.gate)?))
 }
 
 /// The figures of three sums.

@@ -1,15 +1,15 @@
 //! Several sides of one model, layer by layer in one pass over the text.
 
 use super::side::Side;
+use crate::Result;
 use candle_core::{DType, Device, Tensor};
 use gemma_mlp::Checkpoint;
-use gemma_mlp::Result;
 use gemma_mlp::internal::threads::awake;
 use gemma_mlp::linear::packs;
 use gemma_mlp::mlp::{GateUp, GemmaMlp};
 use gemma_mlp::model::{Cache, Gemma, Layer};
 
-/// Positions that go through a block at a time: few enough for what lies between its products to
+/// Positions that go through a block at a time: few enough for what lies between its matrices to
 /// stay in a large cache, and to be memory that the allocator keeps.
 const POSITIONS: usize = 256;
 
@@ -47,7 +47,7 @@ impl Lockstep {
     /// Loads a model for a number of sides.
     ///
     /// # Errors
-    /// As [`Gemma::load`].
+    /// Those of [`Gemma::load`].
     pub fn load(checkpoint: &Checkpoint, sides: &[Side], device: &Device) -> Result<Self> {
         let mut groups: Vec<Group> = vec![];
         let mut places = vec![];
@@ -91,8 +91,8 @@ impl Lockstep {
     }
 
     /// Runs all sides on ids `[1, seq]`, each on as many of the first ones as `lengths` says (or
-    /// more: sides of one dtype run as far as the longest of them). Returns each side's normed hidden
-    /// states, `[1, seq, hidden]`.
+    /// more: sides of one dtype run as far as the longest of them). Returns each side's normed
+    /// hidden states, `[1, seq, hidden]`.
     ///
     /// `watch` is handed every layer in pieces of 256 positions: the layer's index, the
     /// first position, and a step per side, which has none of the positions behind its end.
@@ -180,7 +180,7 @@ pub(super) fn load_sharing<'a>(
     };
     match known.find(shares) {
         Some(gemma) => Ok(gemma.with_dtype(dtype)),
-        None => Gemma::load(checkpoint, device, dtype),
+        None => Ok(Gemma::load(checkpoint, device, dtype)?),
     }
 }
 
@@ -200,8 +200,8 @@ impl Group {
         self.layer(layer).mlp().with_activation(activation).with_rounding(rounding)
     }
 
-    /// The second half of a layer: the residual stream after attention, `[sides, positions, hidden]`,
-    /// to that after the layer, with what happened to each side.
+    /// What a layer does after attention: from the residual stream there, `[sides, positions,
+    /// hidden]`, to that after the layer, with what happened to each side.
     fn step(&self, index: usize, attended: &Tensor) -> Result<(Vec<LaneStep>, Tensor)> {
         let layer = self.layer(index);
         let input = layer.mlp_input(attended)?;

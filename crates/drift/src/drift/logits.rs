@@ -1,4 +1,4 @@
-//! Drift of the logits: KL divergence, perplexity and agreement, with the vocabulary of llama.cpp's
+//! Drift of the logits: KL divergence, perplexity and agreement, in the terms of llama.cpp's
 //! `--kl-divergence`.
 
 use super::metrics::{Accumulator, nan_from_null};
@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// How far two sides' next-token distributions are apart, over all scored positions.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct LogitMetrics {
     /// The largest difference of a logit.
     #[serde(deserialize_with = "nan_from_null")]
@@ -16,22 +17,22 @@ pub struct LogitMetrics {
     /// KL(A‖B) of a position in nats, on average.
     #[serde(deserialize_with = "nan_from_null")]
     pub kl_mean_nats: f64,
-    /// Its standard error, positions taken as independent.
+    /// The standard error of the mean KL, positions taken as independent.
     #[serde(deserialize_with = "nan_from_null")]
     pub kl_mean_se_nats: f64,
-    /// KL of the middle position.
+    /// The median KL, in nats.
     #[serde(deserialize_with = "nan_from_null")]
     pub kl_median_nats: f64,
-    /// KL below which 90 % of the positions are.
+    /// KL in nats below which 90 % of the positions are.
     #[serde(deserialize_with = "nan_from_null")]
     pub kl_p90_nats: f64,
-    /// KL below which 99 % of the positions are.
+    /// KL in nats below which 99 % of the positions are.
     #[serde(deserialize_with = "nan_from_null")]
     pub kl_p99_nats: f64,
-    /// KL below which 99.9 % of the positions are.
+    /// KL in nats below which 99.9 % of the positions are.
     #[serde(deserialize_with = "nan_from_null")]
     pub kl_p999_nats: f64,
-    /// KL of the worst position.
+    /// KL of the worst position, in nats.
     #[serde(deserialize_with = "nan_from_null")]
     pub kl_max_nats: f64,
     /// Root mean square of the change in the right token's probability (a fraction, not percent).
@@ -46,19 +47,19 @@ pub struct LogitMetrics {
     /// Perplexity of a: exp of the mean negative log-likelihood of the right token.
     #[serde(deserialize_with = "nan_from_null")]
     pub ppl_a: f64,
-    /// Its standard error.
+    /// The standard error of a's perplexity.
     #[serde(deserialize_with = "nan_from_null")]
     pub ppl_a_se: f64,
     /// Perplexity of b.
     #[serde(deserialize_with = "nan_from_null")]
     pub ppl_b: f64,
-    /// Its standard error.
+    /// The standard error of b's perplexity.
     #[serde(deserialize_with = "nan_from_null")]
     pub ppl_b_se: f64,
     /// ln(ppl_b/ppl_a).
     #[serde(deserialize_with = "nan_from_null")]
     pub ln_ppl_ratio: f64,
-    /// Its standard error, from the differences position by position.
+    /// The standard error of that logarithm, from the differences position by position.
     #[serde(deserialize_with = "nan_from_null")]
     pub ln_ppl_ratio_se: f64,
 }
@@ -94,7 +95,7 @@ pub(super) fn nans_from_nulls<'de, D: serde::Deserializer<'de>>(
 }
 
 impl LogitSums {
-    /// Adds another window's, which follows.
+    /// Adds the sums of another window, which follows.
     pub(super) fn merge(&mut self, other: &Self) {
         self.logits.merge(&other.logits);
         self.kl_nats.extend(&other.kl_nats);

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 /// How far `b` is from `a`. JSON shows a figure that is not finite as `null`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Metrics {
     /// The largest |b - a|.
     #[serde(deserialize_with = "nan_from_null")]
@@ -24,10 +25,21 @@ pub struct Metrics {
     pub cosine: f64,
 }
 
+impl Metrics {
+    /// How far `b` is from `a`: two tensors of one shape, of any floating-point dtypes. Differences
+    /// and sums are f64.
+    ///
+    /// # Errors
+    /// candle's, if the shapes differ, of an integer dtype, or if the device fails.
+    pub fn of(a: &Tensor, b: &Tensor) -> Result<Self, candle_core::Error> {
+        Ok(Accumulator::of(a, b)?.metrics())
+    }
+}
+
 /// The sums that [`Metrics`] come from, in f64. Accumulators of parts of a tensor add up to that of
 /// the whole.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub struct Accumulator {
+pub(super) struct Accumulator {
     count: usize,
     #[serde(deserialize_with = "nan_from_null")]
     max_abs: f64,
@@ -46,20 +58,24 @@ pub(super) fn nan_from_null<'de, D: serde::Deserializer<'de>>(number: D) -> Resu
     Ok(Option::deserialize(number)?.unwrap_or(f64::NAN))
 }
 
-/// Elements that are summed at a time, by one thread. The same for any number of threads, and so
-/// are the bits of the sums.
+/// Elements that are summed at a time, by one thread: as many for any number of threads, which
+/// keeps the bits of the sums.
 const CHUNK: usize = 1 << 14;
 /// Elements that are widened at a time.
-const BLOCK: usize = 512;
+const WIDENED: usize = 512;
 /// Sums that run side by side in a vector register.
 const LANES: usize = 8;
 
 impl Accumulator {
+    /// The sums of two tensors of one shape.
+    pub(super) fn of(a: &Tensor, b: &Tensor) -> Result<Self, candle_core::Error> {
+        let mut sums = Self::default();
+        sums.add(a, b)?;
+        Ok(sums)
+    }
+
     /// Adds two tensors of one shape, of any floating-point dtypes.
-    ///
-    /// # Errors
-    /// candle's, if the shapes differ or the device fails.
-    pub fn add(&mut self, a: &Tensor, b: &Tensor) -> Result<(), candle_core::Error> {
+    pub(super) fn add(&mut self, a: &Tensor, b: &Tensor) -> Result<(), candle_core::Error> {
         if a.shape() != b.shape() {
             return Err(candle_core::Error::ShapeMismatchBinaryOp {
                 lhs: a.shape().clone(),
@@ -76,10 +92,10 @@ impl Accumulator {
         let chunks = (0..a.len()).step_by(CHUNK);
         let chunk = |at: usize| {
             let mut sums = Self::default();
-            let (mut wide_a, mut wide_b) = ([0.0; BLOCK], [0.0; BLOCK]);
+            let (mut wide_a, mut wide_b) = ([0.0; WIDENED], [0.0; WIDENED]);
             let end = (at + CHUNK).min(a.len());
-            for start in (at..end).step_by(BLOCK) {
-                let range = start..(start + BLOCK).min(end);
+            for start in (at..end).step_by(WIDENED) {
+                let range = start..(start + WIDENED).min(end);
                 let (wide_a, wide_b) = (&mut wide_a[..range.len()], &mut wide_b[..range.len()]);
                 vectorized(
                     #[inline(always)]
@@ -101,7 +117,7 @@ impl Accumulator {
     }
 
     /// Adds the sums of another part of the tensors.
-    pub fn merge(&mut self, other: &Self) {
+    pub(super) fn merge(&mut self, other: &Self) {
         self.count += other.count;
         self.max_abs = max(self.max_abs, other.max_abs);
         self.difference += other.difference;
@@ -111,12 +127,12 @@ impl Accumulator {
     }
 
     /// Whether everything added so far was finite.
-    pub fn is_finite(&self) -> bool {
+    pub(super) fn is_finite(&self) -> bool {
         self.norm_a.is_finite() && self.norm_b.is_finite()
     }
 
     /// The figures of everything added so far; all 0 (cosine 1) if that is nothing.
-    pub fn metrics(&self) -> Metrics {
+    pub(super) fn metrics(&self) -> Metrics {
         let equal = self.difference == 0.0;
         let ratio = |over: f64, under: f64| if equal { 0.0 } else { over / under };
         Metrics {
@@ -243,9 +259,7 @@ mod tests {
 
     fn metrics(a: &[f64], b: &[f64]) -> Metrics {
         let tensor = |v: &[f64]| Tensor::from_slice(v, v.len(), &Device::Cpu).unwrap();
-        let mut sums = Accumulator::default();
-        sums.add(&tensor(a), &tensor(b)).unwrap();
-        sums.metrics()
+        Metrics::of(&tensor(a), &tensor(b)).unwrap()
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! noise floor is one activation in two dtypes.
 
 mod blocks;
+mod compare;
 mod difference;
 mod gates;
 mod generate;
@@ -20,28 +21,34 @@ mod rank;
 mod result;
 mod run;
 mod side;
+mod spelling;
 mod sums;
 mod values;
 mod verdict;
 mod whole;
 mod window;
 
-pub use difference::{DIFFERENCES, Difference};
+pub use compare::{
+    AnyBlock, BlockDrift, BlockMetrics, BlockSide, BlockTrace, compare_blocks, input_gradient,
+};
+pub use difference::{Change, DIFFERENCES, Difference};
 pub use gates::GateHistogram;
 pub use generate::{Continuation, Generation, Parting, generate};
 pub use gradient::{
     BlockGradients, GradientDrift, GradientMetrics, LayerGradients, gradient_drift,
 };
 pub use layers::{BlockPoints, LayerDrift, ResidualDrift};
+#[doc(hidden)]
 pub use lockstep::{Caches, LaneStep, Lockstep};
 pub use logits::LogitMetrics;
-pub use metrics::{Accumulator, Metrics};
+pub use metrics::Metrics;
 pub use options::{DriftOptions, Progress, Shard};
 pub use origin::Origin;
 pub use positions::{Positions, Token, TokenDrift};
 pub use rank::{Ranked, rank};
 pub use result::{CheckpointSummary, Drift, EXCERPT, Floor, Header, RRatio, SCHEMA, merge};
 pub use run::drift;
-pub use side::{Side, SideSpec, Sides, floor_sides};
+pub use side::{Side, Sides};
+pub use spelling::{InvalidSide, SideSpec};
 pub use verdict::{Size, Verdict};
-pub use window::{Window, Windowing};
+pub use window::Windowing;

@@ -3,8 +3,8 @@
 use super::side::Sides;
 use super::window::{Window, Windowing};
 use crate::input::TokenIds;
+use crate::{Error, Result};
 use gemma_mlp::Checkpoint;
-use gemma_mlp::Result;
 use serde::{Deserialize, Serialize};
 
 /// What to compare, and how.
@@ -14,7 +14,7 @@ pub struct DriftOptions {
     pub sides: Sides,
     /// The pair that shows what rounding alone does.
     pub floor_sides: Sides,
-    /// Which layers to report, by index.
+    /// Which layers to report, by index: each once, whatever the order.
     pub layers: Vec<usize>,
     /// How many of a window's first tokens the floor is measured on: its size takes fewer of them
     /// than a small drift does.
@@ -26,7 +26,25 @@ pub struct DriftOptions {
 }
 
 impl DriftOptions {
-    /// The windows of texts whose ids are all words of the checkpoint's vocabulary.
+    /// What `gemma-mlp drift` measures unless told otherwise: all layers, on windows of 2,048
+    /// tokens that do not overlap; the noise floor of side a in the checkpoint's dtype, on 512
+    /// tokens of each.
+    ///
+    /// # Errors
+    /// [`Error::NoFloor`] of a checkpoint in f64.
+    pub fn new(checkpoint: &Checkpoint, sides: Sides) -> Result<Self> {
+        Ok(Self {
+            sides,
+            floor_sides: Sides::floor(sides.a, checkpoint.run_dtype())?,
+            layers: (0..checkpoint.blocks().len()).collect(),
+            floor_tokens: 512,
+            windowing: Windowing { window: 2048, stride: 2048 },
+            shard: Shard::WHOLE,
+        })
+    }
+
+    /// The windows of texts, of which there is at least one, and whose ids are all words of the
+    /// checkpoint's vocabulary.
     pub(super) fn windows(
         &self,
         checkpoint: &Checkpoint,
@@ -36,7 +54,8 @@ impl DriftOptions {
         for text in texts.iter().filter(|text| !text.is_empty()) {
             TokenIds::single(text.clone())?.check(config.stacks[0].vocab_size)?;
         }
-        self.windowing.cut(texts, config.bos_token_id)
+        let windows = self.windowing.cut(texts, config.bos_token_id)?;
+        if windows.is_empty() { Err(Error::NoText) } else { Ok(windows) }
     }
 }
 
@@ -54,13 +73,14 @@ impl Shard {
     pub const WHOLE: Self = Self { index: 1, of: 1 };
 
     pub(super) fn takes(self, window: usize) -> bool {
-        window % self.of + 1 == self.index
+        window.checked_rem(self.of).is_some_and(|part| part + 1 == self.index)
     }
 }
 
-/// How far a run is. Returning [`std::ops::ControlFlow::Break`] ends it after the window at hand, with the
-/// figures of all windows so far.
+/// How far a run is. Returning [`ControlFlow::Break`](std::ops::ControlFlow::Break) ends it after
+/// the window at hand, with the figures of all windows so far.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct Progress {
     /// Tokens that are done, layers and head counting as they come.
     pub tokens: f64,

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// By which program and on which machine a result was computed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Origin {
     /// The command line, without what says where its result goes or which part of the work it does;
     /// null where the library was called.
@@ -18,7 +19,7 @@ pub struct Origin {
 const CANDLE: &str = "0.11.1";
 
 impl Origin {
-    /// This program on this machine.
+    /// What this program on this machine computes.
     pub(super) fn here() -> Self {
         let (arch, os) = (std::env::consts::ARCH, std::env::consts::OS);
         let machine = format!("{arch}{}, {os}", instructions());

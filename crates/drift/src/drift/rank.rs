@@ -9,17 +9,18 @@ use super::options::{DriftOptions, Progress};
 use super::side::Side;
 use super::window::Window;
 use crate::input::TokenIds;
+use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use gemma_mlp::Checkpoint;
 use gemma_mlp::checkpoint::{Config, LayerAttention};
 use gemma_mlp::model::{Gemma, Head, Variation};
-use gemma_mlp::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::ops::ControlFlow;
 
 /// What one difference does.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Ranked {
     /// What is different.
     pub difference: Cow<'static, str>,
@@ -30,7 +31,7 @@ pub struct Ranked {
     /// KL(reference‖difference) of a position in nats, on average.
     #[serde(deserialize_with = "nan_from_null")]
     pub kl_mean_nats: f64,
-    /// KL of the worst position.
+    /// KL of the worst position, in nats.
     #[serde(deserialize_with = "nan_from_null")]
     pub kl_max_nats: f64,
     /// The fraction of positions whose likeliest token is the same.
@@ -63,16 +64,16 @@ pub fn rank(
     let reference = Gemma::load(checkpoint, device, side.dtype)?;
     let reference = reference.with_activation(side.activation).with_rounding(side.rounding);
     if reference.head().is_none() {
-        return Err(Error::Input("an encoder without a head has no logits to rank by".into()));
+        return Err(Error::NoHead { lacks: "has no logits to rank by" });
     }
     let windows = options.windows(checkpoint, texts)?;
-    let mut rows = rows(checkpoint, side, &reference, &windows, device)?;
+    let mut applied = applying(checkpoint, side, &reference, &windows, device)?;
     let of = windows.iter().map(|window| window.ids.len()).sum();
     let mut done = 0.0;
     for window in &windows {
         let mut stop = false;
         let length = window.ids.len() as f64;
-        compare(&reference, &mut rows, window, |fraction| {
+        compare(&reference, &mut applied, window, |fraction| {
             stop |= progress(Progress { tokens: done + fraction * length, of }).is_break();
         })?;
         done += length;
@@ -80,31 +81,31 @@ pub fn rank(
             break;
         }
     }
-    let mut ranked: Vec<_> = rows.iter().map(Row::ranked).collect();
+    let mut ranked: Vec<_> = applied.iter().map(Applied::ranked).collect();
     ranked.sort_by(|a, b| b.kl_mean_nats.total_cmp(&a.kl_mean_nats));
     Ok(ranked)
 }
 
-/// A difference that applies.
-struct Row {
+/// A difference that applies to a model.
+struct Applied {
     difference: &'static Difference,
     /// `None` for the reference's model on another text.
     model: Option<Gemma>,
     sums: LogitSums,
 }
 
-fn rows(
+fn applying(
     checkpoint: &Checkpoint,
     side: Side,
     reference: &Gemma,
     windows: &[Window],
     device: &Device,
-) -> Result<Vec<Row>> {
+) -> Result<Vec<Applied>> {
     let config = checkpoint.config();
     let longest = windows.iter().map(|window| window.ids.len()).max().unwrap_or(0);
     let parameters: usize =
         checkpoint.tensors().entries().map(|(_, shape, _)| shape.iter().product::<usize>()).sum();
-    let mut rows = vec![];
+    let mut applied = vec![];
     for difference in DIFFERENCES {
         let model = match difference.change {
             Change::Model(variations) if within_windows(variations, config, longest) => None,
@@ -120,10 +121,10 @@ fn rows(
         let bos = |window: &Window| window.ids[0] == config.bos_token_id && window.ids.len() > 1;
         let no_bos = matches!(difference.change, Change::NoBos) && windows.iter().all(bos);
         if model.is_some() || no_bos {
-            rows.push(Row { difference, model, sums: LogitSums::default() });
+            applied.push(Applied { difference, model, sums: LogitSums::default() });
         }
     }
-    Ok(rows)
+    Ok(applied)
 }
 
 /// A model under several variations; `None` if one of them does not apply.
@@ -150,15 +151,15 @@ fn within_windows(variations: &[Variation], config: &Config, longest: usize) -> 
     !reached && variations.iter().all(of_windows)
 }
 
-/// Adds a window to every row.
+/// Adds a window to every difference.
 fn compare(
     reference: &Gemma,
-    rows: &mut [Row],
+    applied: &mut [Applied],
     window: &Window,
     mut progress: impl FnMut(f64),
 ) -> Result<()> {
     let ids = TokenIds::single(window.ids.clone())?.tensor(reference.device())?;
-    let passes = rows.len() as f64 + 1.0;
+    let passes = applied.len() as f64 + 1.0;
     let mut done = 0.0;
     let mut hidden = |gemma: &Gemma, ids: &Tensor| -> Result<Tensor> {
         let hidden = gemma.hidden(ids, &mut ())?.get(0)?; // [seq, hidden]
@@ -173,8 +174,8 @@ fn compare(
     let (mut at, mut sides) =
         (vec![], vec![side(reference, scored(&own, window.scored.start, 0)?)]);
     let mut without_bos = None;
-    for (i, row) in rows.iter().enumerate() {
-        match &row.model {
+    for (i, Applied { model, .. }) in applied.iter().enumerate() {
+        match model {
             Some(model) => {
                 sides.push(side(model, scored(&hidden(model, &ids)?, window.scored.start, 0)?));
                 at.push(i);
@@ -202,7 +203,7 @@ fn compare(
     }
     for (i, sums) in &mut additions {
         sums.forget_tokens();
-        rows[*i].sums.merge(sums);
+        applied[*i].sums.merge(sums);
     }
     Ok(())
 }
@@ -215,7 +216,7 @@ fn borrowed(sides: &[(Option<Head>, Tensor)]) -> Vec<(&Head, Tensor)> {
     sides.iter().filter_map(|(head, hidden)| Some((head.as_ref()?, hidden.clone()))).collect()
 }
 
-impl Row {
+impl Applied {
     fn ranked(&self) -> Ranked {
         let metrics = self.sums.metrics();
         Ranked {

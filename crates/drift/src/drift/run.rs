@@ -10,9 +10,9 @@ use super::sums::WindowSums;
 use super::whole::Whole;
 use super::window::Window;
 use crate::input::TokenIds;
+use crate::{Error, Result};
 use candle_core::Device;
 use gemma_mlp::Checkpoint;
-use gemma_mlp::{Error, Result};
 use std::ops::ControlFlow;
 use std::thread;
 
@@ -31,15 +31,17 @@ pub fn drift(
     device: &Device,
     mut progress: impl FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Drift> {
+    let mut options = options.clone();
+    options.layers.sort_unstable();
+    options.layers.dedup();
+    let options = &options;
     let windows = options.windows(checkpoint, texts)?;
-    if windows.is_empty() {
-        return Err(Error::Input("there are no tokens; pass a text".into()));
+    if options.floor_tokens == 0 {
+        return Err(Error::NoFloorTokens);
     }
     if !(0..windows.len()).any(|window| options.shard.takes(window)) {
-        let (Shard { index, of }, count) = (options.shard, windows.len());
-        return Err(Error::Input(format!(
-            "part {index}/{of} is empty: the texts make {count} windows; take no more parts than that"
-        )));
+        let Shard { index, of } = options.shard;
+        return Err(Error::EmptyShard { index, of, windows: windows.len() });
     }
     for &layer in &options.layers {
         checkpoint.block(layer)?;

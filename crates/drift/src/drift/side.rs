@@ -1,11 +1,10 @@
 //! One way of computing the model.
 
+use crate::{Error, Result};
 use candle_core::DType;
-use gemma_mlp::Activation;
-use gemma_mlp::Rounding;
-use gemma_mlp::{Error, Result, UnknownActivation};
+use gemma_mlp::{Activation, Rounding};
 use serde::{Deserialize, Serialize};
-use std::{fmt, str::FromStr};
+use std::fmt;
 
 /// One way of computing the model: an activation, where and how it is rounded, and a dtype.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,13 +18,38 @@ pub struct Side {
     pub dtype: DType,
 }
 
-/// Two sides. Figures say how far b is from a.
+impl Side {
+    /// An activation in a dtype, rounded once.
+    pub fn new(activation: impl Into<Activation>, dtype: DType) -> Self {
+        Self { activation: activation.into(), rounding: Rounding::Once, dtype }
+    }
+}
+
+/// Two sides: ways of computing a model, or anything else of which there are two to be compared.
+/// Figures say how far b is from a.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sides {
+pub struct Sides<S = Side> {
     /// The reference.
-    pub a: Side,
+    pub a: S,
     /// What is compared with it.
-    pub b: Side,
+    pub b: S,
+}
+
+impl Sides {
+    /// The noise floor: two sides that differ by rounding alone. `side` in the next wider type,
+    /// which hardly rounds (f32 for a half type, f64 for f32), and in `dtype`.
+    ///
+    /// # Errors
+    /// [`Error::NoFloor`] for f64, of which there is nothing wider, and for anything that is no
+    /// floating-point type.
+    pub fn floor(side: Side, dtype: DType) -> Result<Self> {
+        let wide = match dtype {
+            DType::BF16 | DType::F16 => DType::F32,
+            DType::F32 => DType::F64,
+            other => return Err(Error::NoFloor(other)),
+        };
+        Ok(Self { a: Side { dtype: wide, ..side }, b: Side { dtype, ..side } })
+    }
 }
 
 impl fmt::Display for Side {
@@ -44,87 +68,12 @@ impl fmt::Display for Side {
     }
 }
 
-/// A side as the command line spells it, which may leave the dtype open.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SideSpec {
-    activation: Activation,
-    rounding: Rounding,
-    dtype: Option<DType>,
-}
-
-impl SideSpec {
-    /// The side, in a dtype unless the spelling names its own.
-    pub fn side(self, dtype: DType) -> Side {
-        let Self { activation, rounding, dtype: own } = self;
-        Side { activation, rounding, dtype: own.unwrap_or(dtype) }
-    }
-}
-
-impl FromStr for SideSpec {
-    type Err = Error;
-
-    /// Reads an activation, and optionally a rounding and a dtype, separated by colons, in any order:
-    /// `exact`, `tanh:bf16`, `tanh:every-op:bf16`, `pytorch:exact`.
-    fn from_str(text: &str) -> Result<Self> {
-        let (mut activation, mut rounding, mut dtype) = (None, None, None);
-        for part in text.split(':') {
-            let repeated = if let Some(value) = Rounding::from_name(part) {
-                rounding.replace(value).is_some()
-            } else if let Some(value) = float(part) {
-                dtype.replace(value).is_some()
-            } else {
-                let value = part.parse().map_err(|error| unknown_part(part, text, &error))?;
-                activation.replace(value).is_some()
-            };
-            if repeated {
-                return Err(Error::Input(format!("'{text}' says twice what '{part}' is for")));
-            }
-        }
-        let activation = activation.ok_or_else(|| no_activation(text))?;
-        Ok(Self { activation, rounding: rounding.unwrap_or_default(), dtype })
-    }
-}
-
-/// What a part may be, with every name that it may have.
-fn unknown_part(part: &str, text: &str, as_activation: &UnknownActivation) -> Error {
-    let roundings: Vec<_> = Rounding::names().map(|(name, _)| name).collect();
-    let dtypes = DTYPES.map(|dtype| dtype.as_str());
-    Error::Input(format!(
-        "'{part}' in '{text}' is neither a rounding ({}) nor a dtype ({}); {as_activation}",
-        roundings.join(", "),
-        dtypes.join(", ")
-    ))
-}
-
-fn no_activation(text: &str) -> Error {
-    Error::Input(format!("'{text}' says how GELU is computed and not which: add exact or tanh"))
-}
-
 /// The floating-point dtypes that a model runs in.
-const DTYPES: [DType; 4] = [DType::F64, DType::F32, DType::BF16, DType::F16];
+pub(super) const DTYPES: [DType; 4] = [DType::F64, DType::F32, DType::BF16, DType::F16];
 
-/// One of them by name.
-fn float(name: &str) -> Option<DType> {
+/// The dtype of a name, of those in [`DTYPES`].
+pub(super) fn float(name: &str) -> Option<DType> {
     DTYPES.into_iter().find(|dtype| dtype.as_str() == name)
-}
-
-/// The pair whose difference is rounding alone: `a` in the next wider type that hardly rounds (f32
-/// for a half type, f64 for f32), and in `dtype`.
-///
-/// # Errors
-/// f64, of which there is nothing wider, and anything that is no floating-point type.
-pub fn floor_sides(a: Side, dtype: DType) -> Result<Sides> {
-    let wide = match dtype {
-        DType::BF16 | DType::F16 => DType::F32,
-        DType::F32 => DType::F64,
-        other => {
-            return Err(Error::Input(format!(
-                "there is no noise floor of {}: pass f32, bf16 or f16",
-                other.as_str()
-            )));
-        }
-    };
-    Ok(Sides { a: Side { dtype: wide, ..a }, b: Side { dtype, ..a } })
 }
 
 /// Sides without those that come twice, and where in there each one is.
@@ -162,39 +111,6 @@ mod dtype {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gemma_mlp::Framework;
-
-    #[test]
-    fn spellings() {
-        let side = |text: &str| text.parse::<SideSpec>().map(|spec| spec.side(DType::F32));
-        let tanh =
-            Side { activation: Activation::TANH, rounding: Rounding::Once, dtype: DType::F32 };
-        assert_eq!(side("tanh").unwrap(), tanh);
-        assert_eq!(side("tanh:bf16").unwrap(), Side { dtype: DType::BF16, ..tanh });
-        let candle = side("gelu_pytorch_tanh:f16:every-op").unwrap();
-        assert_eq!(candle, Side { rounding: Rounding::EveryOp, dtype: DType::F16, ..tanh });
-        assert_eq!(candle.to_string(), "tanh, rounded every-op in f16");
-        let pytorch = Side { rounding: Rounding::Like(Framework::PyTorch), ..tanh };
-        for text in ["tanh:pytorch", "pytorch:tanh", "f32:transformers:tanh"] {
-            assert_eq!(side(text).unwrap(), pytorch, "{text}");
-        }
-        assert_eq!(pytorch.to_string(), "tanh in f32", "where it is like any other");
-        let half = Side { dtype: DType::BF16, ..pytorch };
-        assert_eq!(half.to_string(), "tanh as pytorch in bf16");
-        for text in ["", "mish", "tanh:u8", "tanh:", "bf16", "jax", "tanh:exact", "tanh:jax:candle"]
-        {
-            assert!(side(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn errors_say_what_to_write() {
-        let error = |text: &str| text.parse::<SideSpec>().unwrap_err().to_string();
-        assert!(error("pytorch:bf16").contains("add exact or tanh"), "{}", error("pytorch:bf16"));
-        for name in ["after-activation", "llama.cpp", "f16", "gelu_pytorch_tanh", "silu"] {
-            assert!(error("tanh:torch").contains(name), "{}", error("tanh:torch"));
-        }
-    }
 
     #[test]
     fn json_is_by_name() {

@@ -34,7 +34,8 @@ pub enum Size {
 }
 
 impl Size {
-    fn of(drift: f64, floor: f64) -> Self {
+    /// The class of a drift beside its floor: two figures of one kind, of which larger is farther.
+    pub fn of(drift: f64, floor: f64) -> Self {
         match drift / floor {
             _ if drift == 0.0 => Self::None,
             ratio if ratio.is_nan() => Self::NotFinite,

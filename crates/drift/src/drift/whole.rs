@@ -7,10 +7,10 @@ use super::logits::LogitSums;
 use super::options::DriftOptions;
 use super::side::distinct;
 use super::window::Window;
+use crate::Result;
 use crate::input::TokenIds;
 use candle_core::{Device, Tensor};
 use gemma_mlp::Checkpoint;
-use gemma_mlp::Result;
 use gemma_mlp::model::Head;
 
 /// The sides of a run, loaded.

@@ -1,27 +1,27 @@
 //! Texts of any length, in windows that a model reads at once.
 
-use gemma_mlp::{Error, Result};
+use crate::{Error, Result};
 use std::ops::Range;
 
 /// What a model reads at once, and which of its positions count.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Window {
+pub(super) struct Window {
     /// Token ids.
-    pub ids: Vec<u32>,
+    pub(super) ids: Vec<u32>,
     /// The positions that no earlier window has scored; those before them are context.
-    pub scored: Range<usize>,
+    pub(super) scored: Range<usize>,
     /// The token that follows the last position, if the text goes on.
-    pub next: Option<u32>,
+    pub(super) next: Option<u32>,
 }
 
 impl Window {
     /// The token that follows each scored position; `None` at the end of a text.
-    pub fn labels(&self) -> impl Iterator<Item = Option<u32>> {
+    pub(super) fn labels(&self) -> impl Iterator<Item = Option<u32>> {
         self.scored.clone().map(|at| self.ids.get(at + 1).copied().or(self.next))
     }
 }
 
-/// How texts are cut.
+/// How texts are cut: into windows of at least two tokens, at a stride from 1 to the window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Windowing {
     /// The longest window, in tokens.
@@ -36,16 +36,10 @@ impl Windowing {
     ///
     /// A text that begins with `bos` has it in front of each of its windows: Gemma computes
     /// nonsense without.
-    ///
-    /// # Errors
-    /// A window of less than two tokens, a stride of 0 or beyond the window.
-    pub fn cut(self, texts: &[Vec<u32>], bos: u32) -> Result<Vec<Window>> {
+    pub(super) fn cut(self, texts: &[Vec<u32>], bos: u32) -> Result<Vec<Window>> {
         let Self { window, stride } = self;
         if window < 2 || stride == 0 || stride > window {
-            return Err(Error::Input(format!(
-                "a window of {window} tokens with a stride of {stride} does not work: the window \
-                 must be at least 2, the stride 1 to the window"
-            )));
+            return Err(Error::InvalidWindow { window, stride });
         }
         Ok(texts.iter().flat_map(|text| self.cut_one(text, bos)).collect())
     }

@@ -1,26 +1,25 @@
 //! A forward pass with everything that happens inside the blocks.
 
+mod recorder;
 mod summary;
 mod top;
 
-pub use summary::{BlockSummary, ForwardSummary, Stats, TopToken};
-pub use top::top_tokens;
+pub use summary::{BlockSummary, ForwardSummary, Stats};
+pub use top::TopToken;
 
-use crate::input::{InputKind, TokenIds, gaussian_input};
+use crate::Result;
+use crate::input::TokenIds;
 use candle_core::{DType, Device, Tensor};
-use gemma_mlp::Activation;
-use gemma_mlp::Gemma;
-use gemma_mlp::checkpoint::{Checkpoint, Resolved};
-use gemma_mlp::mlp::{GateUp, GemmaMlp};
-use gemma_mlp::model::{Block, Observer, load_mlp};
-use gemma_mlp::{Error, Result};
+use gemma_mlp::{Activation, Checkpoint, Error, Gemma};
+use recorder::Recorder;
 use safetensors::SafeTensorError;
 use std::path::Path;
+use top::top_tokens;
 
 /// How to run a forward pass.
 #[derive(Debug, Clone)]
 pub struct ForwardOptions {
-    /// What stands in the gate; `None` for what the config means.
+    /// The activation; `None` for what the config means.
     pub activation: Option<Activation>,
     /// What to compute in.
     pub dtype: DType,
@@ -30,10 +29,11 @@ pub struct ForwardOptions {
     pub keep: bool,
 }
 
-/// A forward pass.
+/// What a forward pass leaves.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Forward {
-    /// Its figures.
+    /// What was measured, as data.
     pub summary: ForwardSummary,
     /// By name: `layers.N.mlp.{input, gate, up, activated, product, output}`; where the whole model
     /// ran also `hidden.N`, the residual stream after layer N, and `logits`. Empty unless they
@@ -45,7 +45,7 @@ pub struct Forward {
 const TOP: usize = 5;
 
 /// Runs a checkpoint on token ids. Where the family's attention is not supported, its blocks run
-/// one by one on [`gaussian_input`], and there are no logits.
+/// one by one on [`gaussian_input`](crate::input::gaussian_input), and there are no logits.
 ///
 /// `progress` is called after each block with how many are done.
 ///
@@ -102,93 +102,6 @@ fn warnings(checkpoint: &Checkpoint, options: &ForwardOptions) -> Result<Vec<Str
     Ok(warnings)
 }
 
-/// Takes down what happens in the blocks that were asked for.
-struct Recorder<'a, P> {
-    checkpoint: &'a Checkpoint,
-    options: &'a ForwardOptions,
-    layers: Vec<BlockSummary>,
-    kept: Vec<(String, Tensor)>,
-    done: usize,
-    progress: P,
-}
-
-impl<P: FnMut(usize)> Recorder<'_, P> {
-    /// The blocks alone, each on noise.
-    fn blocks(&mut self, ids: &TokenIds, device: &Device) -> Result<()> {
-        let options = self.options;
-        for &index in &options.layers {
-            let block = self.checkpoint.block(index)?;
-            let input = gaussian_input(self.checkpoint, block, ids, device)?;
-            let input = input.to_dtype(options.dtype)?;
-            let mut mlp = load_mlp(self.checkpoint, block, options.dtype, device)?;
-            if let Some(activation) = options.activation {
-                mlp = mlp.with_activation(activation);
-            }
-            self.record(index, InputKind::Gaussian, &mlp, &input, &mlp.project(&input)?)?;
-        }
-        Ok(())
-    }
-
-    fn record(
-        &mut self,
-        index: usize,
-        input_kind: InputKind,
-        mlp: &GemmaMlp,
-        input: &Tensor,
-        projected: &GateUp,
-    ) -> Result<()> {
-        let activation = match self.options.activation {
-            Some(value) => Resolved { value, reason: "asked for".into() },
-            None => self.checkpoint.block(index)?.activation.clone(),
-        };
-        let trace = mlp.trace_projected(projected)?;
-        self.layers.push(BlockSummary {
-            index,
-            input: input_kind,
-            activation,
-            gate: Stats::of(&trace.gate)?,
-            up: Stats::of(&trace.up)?,
-            activated: Stats::of(&trace.activated)?,
-            product: Stats::of(&trace.product)?,
-            output: Stats::of(&trace.output)?,
-        });
-        if self.options.keep {
-            for (part, tensor) in [
-                ("input", input.clone()),
-                ("gate", trace.gate),
-                ("up", trace.up),
-                ("activated", trace.activated),
-                ("product", trace.product),
-                ("output", trace.output),
-            ] {
-                self.kept.push((format!("layers.{index}.mlp.{part}"), tensor));
-            }
-        }
-        self.done += 1;
-        (self.progress)(self.done);
-        Ok(())
-    }
-}
-
-impl<P: FnMut(usize)> Observer for Recorder<'_, P> {
-    fn watches(&self, layer: usize) -> bool {
-        self.options.layers.contains(&layer)
-    }
-
-    fn block(&mut self, block: Block) -> candle_core::Result<()> {
-        let Block { index, mlp, input, projected } = block;
-        self.record(index, InputKind::Model, mlp, input, projected)
-            .map_err(candle_core::Error::wrap)
-    }
-
-    fn residual(&mut self, layer: usize, stream: &Tensor) -> candle_core::Result<()> {
-        if self.options.keep && self.options.layers.contains(&layer) {
-            self.kept.push((format!("hidden.{layer}"), stream.clone()));
-        }
-        Ok(())
-    }
-}
-
 impl Forward {
     /// Saves the tensors as one safetensors file, with what they are in its header.
     ///
@@ -202,6 +115,7 @@ impl Forward {
         safetensors::serialize_to_file(tensors, metadata, path).map_err(|e| match e {
             SafeTensorError::IoError(source) => Error::Io { path: path.into(), source },
             other => Error::Safetensors { path: path.into(), reason: other.to_string() },
-        })
+        })?;
+        Ok(())
     }
 }

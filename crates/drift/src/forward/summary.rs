@@ -1,15 +1,17 @@
 //! Figures of forward passes, as data.
 
+use super::top::TopToken;
+use crate::Result;
 use crate::input::InputKind;
 use candle_core::{DType, Tensor};
 use gemma_mlp::Activation;
-use gemma_mlp::Result;
 use gemma_mlp::checkpoint::Resolved;
 use serde::Serialize;
 use std::collections::HashMap;
 
-/// What the forward passes of a number of blocks found.
+/// The figures of a forward pass, block by block.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct ForwardSummary {
     /// Version of this layout.
     pub schema: u32,
@@ -21,26 +23,13 @@ pub struct ForwardSummary {
     pub batch: usize,
     /// The dtype that was computed in.
     pub dtype: &'static str,
-    /// The blocks.
+    /// The blocks that were asked for.
     pub layers: Vec<BlockSummary>,
     /// For each text, the likeliest tokens to follow it, likeliest first; empty where the whole
     /// model does not run.
     pub top: Vec<Vec<TopToken>>,
     /// NaN or infinite weights in these blocks.
     pub warnings: Vec<String>,
-}
-
-/// A token that may come next.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct TopToken {
-    /// Its id.
-    pub id: u32,
-    /// What it stands for; `None` without a tokenizer.
-    pub text: Option<String>,
-    /// Its logit.
-    pub logit: f64,
-    /// Its probability.
-    pub probability: f64,
 }
 
 impl ForwardSummary {
@@ -60,6 +49,7 @@ impl ForwardSummary {
 
 /// Figures of one block's forward pass.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct BlockSummary {
     /// Which block.
     pub index: usize,
@@ -67,31 +57,32 @@ pub struct BlockSummary {
     pub input: InputKind,
     /// The activation in use, with the reason.
     pub activation: Resolved<Activation>,
-    /// Of `gate(x)`.
+    /// How large `gate(x)` is.
     pub gate: Stats,
-    /// Of `up(x)`.
+    /// How large `up(x)` is.
     pub up: Stats,
-    /// Of `activation(gate)`.
+    /// How large `activation(gate)` is.
     pub activated: Stats,
-    /// Of `activation(gate) ⊙ up`.
+    /// How large `activation(gate) ⊙ up` is.
     pub product: Stats,
-    /// Of the block's output.
+    /// How large the block's output is.
     pub output: Stats,
 }
 
-/// How large a tensor's elements are. Not-finite elements count in `nonfinite` alone.
+/// How large a tensor's elements are. NaN and infinities count in `nonfinite` alone.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Stats {
-    /// Largest magnitude.
+    /// Largest magnitude of a finite element.
     pub max_abs: f64,
-    /// Root of the mean square.
+    /// Root of the mean square of the finite elements.
     pub rms: f64,
     /// How many elements are NaN or infinite.
     pub nonfinite: usize,
 }
 
 impl Stats {
-    /// Of all elements of a tensor, summed in f64.
+    /// Measures all elements of a tensor; sums are f64.
     ///
     /// # Errors
     /// candle's, if the device fails.

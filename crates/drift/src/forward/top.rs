@@ -1,16 +1,27 @@
 //! The likeliest next tokens.
 
-use super::summary::TopToken;
+use crate::Result;
 use candle_core::{DType, Tensor};
 use gemma_mlp::Checkpoint;
-use gemma_mlp::Result;
+use serde::Serialize;
+
+/// A token that may come next.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct TopToken {
+    /// The token's id.
+    pub id: u32,
+    /// The token's text; `None` without a tokenizer.
+    pub text: Option<String>,
+    /// The token's logit.
+    pub logit: f64,
+    /// The token's probability.
+    pub probability: f64,
+}
 
 /// The `count` largest of each row of logits, `[batch, vocab]`, largest first; of equals the lower
 /// id comes first, and NaN last.
-///
-/// # Errors
-/// candle's, if the device fails.
-pub fn top_tokens(
+pub(super) fn top_tokens(
     checkpoint: &Checkpoint,
     logits: &Tensor,
     count: usize,

@@ -1,10 +1,11 @@
-//! What a block is fed with.
+//! Noise as a block's input, where the model around it does not run.
 
 use super::ids::TokenIds;
+use crate::Result;
 use candle_core::{Device, Module, Tensor};
+use gemma_mlp::Checkpoint;
 use gemma_mlp::checkpoint::BlockSpec;
 use gemma_mlp::model::load_norm;
-use gemma_mlp::{Checkpoint, Result};
 use rand::{SeedableRng, rngs::StdRng};
 use rand_distr::{Distribution, StandardNormal};
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 /// Where a block's input comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum InputKind {
     /// The model's own, computed from the token ids.
     Model,

@@ -1,7 +1,7 @@
-//! What a model reads.
+//! Token ids, which a model reads.
 
+use crate::{Error, Result};
 use candle_core::{Device, Tensor};
-use gemma_mlp::{Error, Result};
 
 /// Token ids of one text or of a batch of equally long ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,13 +26,10 @@ impl TokenIds {
     pub fn batched(texts: Vec<Vec<u32>>) -> Result<Self> {
         let seq_len = texts.first().map_or(0, Vec::len);
         if seq_len == 0 {
-            return Err(Error::Input("there are no token ids; pass at least one".into()));
+            return Err(Error::NoIds);
         }
         if let Some((i, odd)) = texts.iter().enumerate().find(|(_, ids)| ids.len() != seq_len) {
-            return Err(Error::Input(format!(
-                "the texts of a batch must be equally long: number 0 has {seq_len} ids, number {i} has {}",
-                odd.len()
-            )));
+            return Err(Error::UnevenBatch { first: seq_len, index: i, len: odd.len() });
         }
         Ok(Self { batch: texts.len(), ids: texts.concat() })
     }
@@ -43,9 +40,7 @@ impl TokenIds {
     /// The first one that is not.
     pub fn check(&self, vocab_size: usize) -> Result<()> {
         match self.ids.iter().find(|&&id| id as usize >= vocab_size) {
-            Some(id) => Err(Error::Input(format!(
-                "token id {id} is out of the vocabulary: the embedding has {vocab_size} rows"
-            ))),
+            Some(&id) => Err(Error::OutOfVocabulary { id, vocab_size }),
             None => Ok(()),
         }
     }
@@ -88,16 +83,11 @@ pub fn parse_ids(json: &str) -> Result<Vec<Vec<u32>>> {
     let texts = match serde_json::from_str(json) {
         Ok(Ids::One(ids)) => vec![ids],
         Ok(Ids::Many(texts)) => texts,
-        Err(_) => {
-            return Err(Error::Input(
-                "not a JSON array of token ids, nor an array of such arrays, as in [2, 818, 63937]"
-                    .into(),
-            ));
-        }
+        Err(_) => return Err(Error::InvalidIds),
     };
     match texts.iter().all(|ids| !ids.is_empty()) && !texts.is_empty() {
         true => Ok(texts),
-        false => Err(Error::Input("there are no token ids; pass at least one".into())),
+        false => Err(Error::NoIds),
     }
 }
 

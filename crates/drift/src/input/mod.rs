@@ -1,4 +1,4 @@
-//! What a model or a block is run on.
+//! Token ids for models, and noise for blocks.
 
 mod gaussian;
 mod ids;

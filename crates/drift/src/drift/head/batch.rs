@@ -1,19 +1,19 @@
 //! Sides that go through a head together.
 
+use crate::Result;
 use candle_core::Tensor;
-use gemma_mlp::Result;
 use gemma_mlp::model::Head;
 
-/// Sides whose heads are one weight, and whose hidden states have one dtype: one product serves them
-/// all.
+/// Sides whose heads are one weight, and whose hidden states have one dtype: they are multiplied at
+/// once.
 pub(super) struct Batch<'a> {
     pub(super) head: &'a Head,
-    /// One side's behind another's: `[rows, hidden]`.
+    /// One side's behind another's: `[positions, hidden]`.
     pub(super) hidden: Tensor,
     pub(super) lanes: Vec<Lane>,
 }
 
-/// A side's rows in a batch.
+/// A side's positions in a batch.
 #[derive(Clone, Copy)]
 pub(super) struct Lane {
     pub(super) side: usize,
@@ -53,7 +53,7 @@ impl<'a> Batch<'a> {
 
     /// The logits of some words, `[count, len]` for each side.
     pub(super) fn logits(&self, start: usize, len: usize) -> Result<Vec<Tensor>> {
-        let all = self.head.rows(&self.hidden, start, len)?; // [rows, len]
+        let all = self.head.rows(&self.hidden, start, len)?; // [positions, len]
         self.lanes.iter().map(|lane| Ok(all.narrow(0, lane.first, lane.count)?)).collect()
     }
 }

@@ -1,20 +1,25 @@
 //! The head's pass: logits of all sides, a piece of the vocabulary at a time, summed up as they
-//! come. Full logits are never held.
+//! come, so that those of all words are never held.
 
 mod batch;
+mod logits;
+mod loss;
 mod packed;
-mod row;
+mod position;
+mod softmax;
 mod tensors;
 
+pub(super) use loss::loss;
+
 use super::logits::LogitSums;
+use crate::Result;
 use batch::Batch;
 use candle_core::Tensor;
-use gemma_mlp::Result;
 use gemma_mlp::model::Head;
-use row::{Row, sums};
+use position::{Position, sums};
 
-/// Positions that are compared at a time, for all sides: few enough for the logits of many words to
-/// stay in a cache, many enough for reading the head's weight not to count.
+/// Positions that are compared at a time, for all sides together: few enough for the logits of many
+/// words to stay in a cache, many enough for reading the head's weight not to count.
 const POSITIONS: usize = 1024;
 
 /// Compares pairs of sides on their normed hidden states, `[n, hidden]` each, through their heads.
@@ -45,30 +50,31 @@ pub(super) fn compare(
     Ok(sums)
 }
 
-/// The same for few positions.
+/// Compares pairs of sides at few positions.
 fn compare_some(
     sides: &[(&Head, Tensor)],
     pairs: &[(usize, usize)],
     labels: &[Option<u32>],
     mut progress: impl FnMut(f64),
 ) -> Result<Vec<LogitSums>> {
-    let blank: Vec<Row> =
-        labels.iter().map(|&label| Row::new(sides.len(), pairs.len(), label)).collect();
+    let blank: Vec<Position> =
+        labels.iter().map(|&label| Position::new(sides.len(), pairs.len(), label)).collect();
     let batches = Batch::all(sides)?;
-    let rows = match packed::rows(&batches, pairs, &blank)? {
-        Some(rows) => rows,
-        None => tensors::rows(&batches, pairs, blank, &mut progress)?,
+    let positions = match packed::positions(&batches, pairs, &blank)? {
+        Some(positions) => positions,
+        None => tensors::positions(&batches, pairs, blank, &mut progress)?,
     };
     progress(1.0);
     let count = |side: usize| sides[side].1.dims()[0];
     let common = |(a, b): (usize, usize)| count(a).min(count(b));
-    let sums = pairs.iter().enumerate().map(|(i, &pair)| sums(&rows[..common(pair)], pair, i));
+    let sums = pairs.iter().enumerate().map(|(i, &pair)| sums(&positions[..common(pair)], pair, i));
     Ok(sums.collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::drift::LogitMetrics;
     use candle_core::{DType, Device};
     use gemma_mlp::linear::Weight;
 
@@ -84,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn tiles_add_up_to_the_definition() -> Result<()> {
+    fn pieces_add_up_to_the_definition() -> Result<()> {
         let (n, hidden, vocab) = (5, 16, 20_000);
         let weight = Tensor::randn(0f64, 0.5, (vocab, hidden), &Device::Cpu)?;
         let weight = Weight::Tensor(weight);
@@ -110,6 +116,10 @@ mod tests {
                 assert_eq!(sums[0].top1[i], best(&za[i]) == best(&zb[i]));
             }
             assert_eq!(sums[0].nll_a.len(), 4);
+            let whole = LogitMetrics::of(&head.forward(&a)?, &head.forward(&b)?, &labels)?;
+            let (piecewise, close) = (sums[0].metrics(), |a: f64, b: f64| (a - b).abs() < 1e-12);
+            assert!(close(whole.kl_mean_nats, piecewise.kl_mean_nats), "{whole:?}");
+            assert!(close(whole.ppl_b / piecewise.ppl_b, 1.0), "{whole:?}");
             let same = sums[1].metrics();
             assert_eq!((same.kl_max_nats, same.max_abs, same.rms_dp), (0.0, 0.0, 0.0));
             assert_eq!((same.top1_agreement, same.top5_agreement), (1.0, 1.0));
@@ -117,8 +127,8 @@ mod tests {
         Ok(())
     }
 
-    /// In parts of the vocabulary as by tensors, for sides of two dtypes on one packed weight, of
-    /// which one has fewer positions.
+    /// Whether threads share the vocabulary or read tensors, for sides of two dtypes on one packed
+    /// weight, of which one has fewer positions.
     #[test]
     fn packed_heads_give_what_tensors_give() -> Result<()> {
         let (n, hidden, vocab) = (7, 40, 20_003);
@@ -131,12 +141,13 @@ mod tests {
         let sides = [(&head, a), (&head, c), (&head, b)];
         let pairs = [(0, 2), (1, 0), (0, 0)];
         let labels = [Some(0), Some(20_002), None, Some(255), Some(256), Some(512), Some(7)];
-        let blank: Vec<Row> = labels.iter().map(|&label| Row::new(3, 3, label)).collect();
+        let blank: Vec<Position> = labels.iter().map(|&label| Position::new(3, 3, label)).collect();
         let batches = Batch::all(&sides)?;
-        let by_parts = packed::rows(&batches, &pairs, &blank)?.expect("the head is packed");
-        let by_tensors = tensors::rows(&batches, &pairs, blank, &mut |_| ())?;
+        let by_parts = packed::positions(&batches, &pairs, &blank)?.expect("the head is packed");
+        let by_tensors = tensors::positions(&batches, &pairs, blank, &mut |_| ())?;
         for (i, (&pair, count)) in pairs.iter().zip([n, 4, n]).enumerate() {
-            let [one, other] = [&by_parts, &by_tensors].map(|rows| sums(&rows[..count], pair, i));
+            let [one, other] =
+                [&by_parts, &by_tensors].map(|positions| sums(&positions[..count], pair, i));
             assert_eq!((&one.tops, &one.top5), (&other.tops, &other.top5));
             assert_eq!(one.metrics().max_abs, other.metrics().max_abs);
             let close = |a: &[f64], b: &[f64]| {

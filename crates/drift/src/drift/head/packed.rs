@@ -2,7 +2,7 @@
 //! that they were computed in.
 
 use super::batch::{Batch, Lane};
-use super::row::{Buffers, Row};
+use super::position::{Buffers, Position};
 use candle_core::{DType, Result};
 use gemma_mlp::internal::threads;
 use gemma_mlp::internal::vectorized;
@@ -30,13 +30,13 @@ struct Input<'a> {
     dtype: DType,
 }
 
-/// What all words say of the positions of `blank` rows; `None` if a head is not packed, or has a
-/// soft-cap.
-pub(super) fn rows(
+/// What all words say of some positions, which are `blank` so far; `None` if a head is not packed,
+/// or has a soft-cap.
+pub(super) fn positions(
     batches: &[Batch],
     pairs: &[(usize, usize)],
-    blank: &[Row],
-) -> Result<Option<Vec<Row>>> {
+    blank: &[Position],
+) -> Result<Option<Vec<Position>>> {
     let packed = |batch: &Batch| match batch.head.weight() {
         Weight::Packed(_) => batch.head.softcap().is_none(),
         Weight::Tensor(_) => false,
@@ -44,7 +44,7 @@ pub(super) fn rows(
     if !batches.iter().all(packed) {
         return Ok(None);
     }
-    let mut rows = blank.to_vec();
+    let mut positions = blank.to_vec();
     with_inputs(batches, vec![], &mut |inputs| {
         let vocab = inputs.first().map_or(0, |input| input.weight.rows());
         let part = vocab.div_ceil(PARTS).next_multiple_of(PIECE);
@@ -53,10 +53,13 @@ pub(super) fn rows(
             add_words(inputs, pairs, start..vocab.min(start + part), blank.to_vec())
         });
         for part in parts {
-            rows.iter_mut().zip(&part).for_each(|(row, more)| row.merge(more, pairs));
+            positions
+                .iter_mut()
+                .zip(&part)
+                .for_each(|(position, more)| position.merge(more, pairs));
         }
     })?;
-    Ok(Some(rows))
+    Ok(Some(positions))
 }
 
 /// Calls `run` with all batches as the weights take them.
@@ -74,7 +77,7 @@ fn with_inputs(batches: &[Batch], before: Vec<Input>, run: &mut dyn FnMut(&[Inpu
     }
 }
 
-/// The same for batches of which the first one has a known type.
+/// Calls `run` with batches of which the first one's type is known, after those before them.
 fn with_input<T: Number>(
     batches: &[Batch],
     before: Vec<Input>,
@@ -97,22 +100,22 @@ fn add_words(
     inputs: &[Input],
     pairs: &[(usize, usize)],
     words: Range<usize>,
-    mut rows: Vec<Row>,
-) -> Vec<Row> {
+    mut positions: Vec<Position>,
+) -> Vec<Position> {
     let mut buffers = Buffers::new(inputs.iter().map(|input| input.lanes.len()).sum());
     for start in words.clone().step_by(PIECE) {
         let piece = start..words.end.min(start + PIECE);
         with_sums(inputs, &piece, vec![], &mut |sums| {
-            for (position, row) in rows.iter_mut().enumerate() {
+            for (at, position) in positions.iter_mut().enumerate() {
                 buffers.clear();
                 for (input, sums) in inputs.iter().zip(sums) {
-                    input.read(position, piece.len(), sums, &mut buffers);
+                    input.read(at, piece.len(), sums, &mut buffers);
                 }
-                row.add(&mut buffers, pairs, start as u32);
+                position.add(&mut buffers, pairs, start);
             }
         });
     }
-    rows
+    positions
 }
 
 /// Calls `f` with the logits of some words for every input, before they are rounded.
@@ -131,7 +134,7 @@ fn with_sums(
 }
 
 impl Input<'_> {
-    /// Reads a position's logits of `len` words, out of the sums of all rows.
+    /// Reads a position's logits of `len` words, out of the sums of all of them.
     fn read(&self, position: usize, len: usize, sums: &[f32], buffers: &mut Buffers) {
         for lane in self.lanes.iter().filter(|lane| position < lane.count) {
             let width = sums.len() / self.x.count();

@@ -1,41 +1,67 @@
-//! The pass through heads that are tensors, on any device: a piece of the vocabulary at a time, whose
-//! logits all threads read.
+//! Logits as tensors, on any device: a piece of the vocabulary at a time, which all threads read.
 
 use super::batch::{Batch, Lane};
-use super::row::{Buffers, Row};
+use super::position::{Buffers, Position};
+use crate::Result;
 use crate::drift::values::{Values, with_values};
 use candle_core::Tensor;
-use gemma_mlp::Result;
 use gemma_mlp::internal::threads;
 use gemma_mlp::internal::vectorized;
 
-/// Bytes of logits, as f32 or narrower, that are held at a time for all sides: few enough to stay in a
-/// large cache, and to be memory that the allocator keeps from one piece to the next.
+/// Bytes of logits, as f32 or narrower, that are held at a time for all sides: few enough to stay
+/// in a large cache, and to be memory that the allocator keeps from one piece to the next.
 const WORKSPACE: usize = 8 << 20;
 
-/// What all words say of the positions of some rows.
-pub(super) fn rows(
+/// What all words say of some positions, through heads that are tensors.
+pub(super) fn positions(
     batches: &[Batch],
     pairs: &[(usize, usize)],
-    mut rows: Vec<Row>,
+    positions: Vec<Position>,
     progress: &mut dyn FnMut(f64),
-) -> Result<Vec<Row>> {
+) -> Result<Vec<Position>> {
     let lanes: Vec<Lane> = batches.iter().flat_map(|batch| batch.lanes.iter().copied()).collect();
     let vocab = batches.first().map_or(0, |batch| batch.head.vocab_size());
-    let tile = tile(lanes.len(), rows.len(), vocab);
-    for start in (0..vocab).step_by(tile) {
-        let len = tile.min(vocab - start);
-        let mut logits = vec![];
-        for batch in batches {
-            logits.extend(batch.logits(start, len)?);
-        }
+    let logits = |start, len| {
+        let all = batches.iter().map(|batch| batch.logits(start, len));
+        Ok(all.collect::<Result<Vec<_>>>()?.concat())
+    };
+    add_words(&lanes, vocab, logits, pairs, positions, progress)
+}
+
+/// What all words say of some positions, by the logits themselves: `[count, vocab]` for
+/// each lane.
+pub(super) fn positions_of_logits(
+    lanes: &[Lane],
+    logits: &[Tensor],
+    pairs: &[(usize, usize)],
+    positions: Vec<Position>,
+) -> Result<Vec<Position>> {
+    let vocab = logits.first().map_or(Ok(0), |logits| logits.dim(1))?;
+    let some = |start, len| logits.iter().map(|t| Ok(t.narrow(1, start, len)?)).collect();
+    add_words(lanes, vocab, some, pairs, positions, &mut |_| ())
+}
+
+/// Adds all words to some positions. `logits` computes those of some words, `[count, len]` for each
+/// lane.
+fn add_words(
+    lanes: &[Lane],
+    vocab: usize,
+    logits: impl Fn(usize, usize) -> Result<Vec<Tensor>>,
+    pairs: &[(usize, usize)],
+    mut positions: Vec<Position>,
+    progress: &mut dyn FnMut(f64),
+) -> Result<Vec<Position>> {
+    let words = words_at_a_time(lanes.len(), positions.len(), vocab);
+    for start in (0..vocab).step_by(words) {
+        let len = words.min(vocab - start);
+        let logits = logits(start, len)?;
         read_all(&logits, vec![], &mut |values: &[Values]| {
-            let nanoseconds = rows.len() * len;
+            let nanoseconds = positions.len() * len;
             threads::for_each_with(
                 nanoseconds,
-                rows.iter_mut().enumerate(),
+                positions.iter_mut().enumerate(),
                 || Buffers::new(lanes.len()),
-                |buffers, (i, row)| {
+                |buffers, (i, position)| {
                     buffers.clear();
                     for (lane, values) in
                         lanes.iter().zip(values).filter(|(lane, _)| i < lane.count)
@@ -46,17 +72,17 @@ pub(super) fn rows(
                             || values.widen(i * len..(i + 1) * len, logits),
                         );
                     }
-                    row.add(buffers, pairs, start as u32);
+                    position.add(buffers, pairs, start);
                 },
             );
         })?;
         progress((start + len) as f64 / vocab as f64);
     }
-    Ok(rows)
+    Ok(positions)
 }
 
 /// Words at a time: as many as fit the workspace, whatever the number of threads.
-fn tile(sides: usize, positions: usize, vocab: usize) -> usize {
+fn words_at_a_time(sides: usize, positions: usize, vocab: usize) -> usize {
     let words = WORKSPACE / 4 / (sides * positions).max(1);
     (words / 64 * 64).clamp(256, 8192).min(vocab.max(1))
 }

@@ -3,6 +3,7 @@
 //! KL divergences are resolved to 1e-14 nats: logits are widened to f64, and so is every sum over
 //! the vocabulary.
 
+use super::softmax::{Softmax, larger, largest_of};
 use crate::drift::logits::LogitSums;
 use crate::drift::metrics::Accumulator;
 use gemma_mlp::internal::{exp, vectorized};
@@ -40,47 +41,37 @@ impl Buffers {
 
 /// What is known of a position after some pieces.
 #[derive(Clone)]
-pub(super) struct Row {
+pub(super) struct Position {
     label: Option<u32>,
-    sides: Vec<RowSide>,
-    pairs: Vec<RowPair>,
+    sides: Vec<PositionSide>,
+    pairs: Vec<PositionPair>,
 }
 
-/// One side's softmax so far, relative to the largest logit.
+/// What is known of one side.
 #[derive(Clone, Copy)]
-struct RowSide {
-    max: f64,
-    /// Σ exp(z − max).
-    sum: f64,
-    /// What sums of earlier pieces must be multiplied by.
-    rescale: f64,
-    label: f64,
+struct PositionSide {
+    softmax: Softmax,
     /// The largest logits with their ids, largest first; of equals the lower id comes first.
     top: [(f64, u32); TOP],
 }
 
 /// What two sides make up together.
 #[derive(Clone, Copy, Default)]
-struct RowPair {
+struct PositionPair {
     logits: Accumulator,
     /// Σ exp(a − max a)·(a − b).
     cross: f64,
 }
 
-impl Row {
+impl Position {
     pub(super) fn new(sides: usize, pairs: usize, label: Option<u32>) -> Self {
-        let side = RowSide {
-            max: f64::NEG_INFINITY,
-            sum: 0.0,
-            rescale: 1.0,
-            label: f64::NAN,
-            top: [(f64::NEG_INFINITY, u32::MAX); TOP],
-        };
-        Self { label, sides: vec![side; sides], pairs: vec![RowPair::default(); pairs] }
+        let side =
+            PositionSide { softmax: Softmax::new(), top: [(f64::NEG_INFINITY, u32::MAX); TOP] };
+        Self { label, sides: vec![side; sides], pairs: vec![PositionPair::default(); pairs] }
     }
 
     /// Adds a piece of the vocabulary, from the word `start` on.
-    pub(super) fn add(&mut self, buffers: &mut Buffers, pairs: &[(usize, usize)], start: u32) {
+    pub(super) fn add(&mut self, buffers: &mut Buffers, pairs: &[(usize, usize)], start: usize) {
         vectorized(
             #[inline(always)]
             || self.add_vectorized(buffers, pairs, start),
@@ -88,12 +79,10 @@ impl Row {
     }
 
     #[inline(always)]
-    fn add_vectorized(&mut self, buffers: &mut Buffers, pairs: &[(usize, usize)], start: u32) {
+    fn add_vectorized(&mut self, buffers: &mut Buffers, pairs: &[(usize, usize)], start: usize) {
         let Buffers { logits, exps, present } = buffers;
         for (i, side) in self.sides.iter_mut().enumerate().filter(|(i, _)| present[*i]) {
-            if let Some(at) = self.label.and_then(|label| label.checked_sub(start)) {
-                side.label = logits[i].get(at as usize).copied().unwrap_or(side.label);
-            }
+            side.softmax.find(self.label, &logits[i], start);
             side.add(&logits[i], &mut exps[i], start);
         }
         for (pair, &(a, b)) in self.pairs.iter_mut().zip(pairs) {
@@ -101,15 +90,15 @@ impl Row {
                 continue;
             }
             let cross = cross(&exps[a], &logits[a], &logits[b]);
-            pair.cross = pair.cross * self.sides[a].rescale + cross;
+            pair.cross = pair.cross * self.sides[a].softmax.rescale + cross;
             pair.logits.add_slices(&logits[a], &logits[b]);
         }
     }
 
-    /// Adds what another one knows of the same position from later words.
+    /// Adds what is known of this position from later words.
     pub(super) fn merge(&mut self, other: &Self, pairs: &[(usize, usize)]) {
         for ((pair, more), &(a, _)) in self.pairs.iter_mut().zip(&other.pairs).zip(pairs) {
-            let [own, of_other] = self.sides[a].scales(&other.sides[a]);
+            let [own, of_other] = self.sides[a].softmax.scales(&other.sides[a].softmax);
             pair.cross = pair.cross * own + more.cross * of_other;
             pair.logits.merge(&more.logits);
         }
@@ -121,56 +110,44 @@ impl Row {
     /// KL(A‖B) = Σ p_a·(a − b) − (ln Z_a − ln Z_b). Rounding, of the size 1e-16, could make it
     /// negative.
     fn kl(&self, (a, b): (usize, usize), pair: usize) -> f64 {
-        let (a, b) = (&self.sides[a], &self.sides[b]);
+        let (a, b) = (&self.sides[a].softmax, &self.sides[b].softmax);
         let log_ratio = (a.max - b.max) + (a.sum / b.sum).ln();
         let kl = self.pairs[pair].cross / a.sum - log_ratio;
         if kl < 0.0 { 0.0 } else { kl }
     }
 }
 
-impl RowSide {
+impl PositionSide {
     /// Adds a piece.
     #[inline(always)]
-    fn add(&mut self, logits: &[f64], exps: &mut [f64], start: u32) {
+    fn add(&mut self, logits: &[f64], exps: &mut [f64], start: usize) {
         let largest = self.scan(logits, start);
-        let max = larger(self.max, largest);
-        self.rescale = rescale(self.max, max);
+        self.softmax.raise(largest);
+        let max = self.softmax.max;
         for (e, &z) in exps.iter_mut().zip(logits) {
             *e = exp(z - max);
         }
-        self.max = max;
-        self.sum = self.sum * self.rescale + sum(exps);
+        self.softmax.sum += sum(exps);
     }
 
-    /// Adds what another one knows from later words.
+    /// Adds what is known from later words.
     fn merge(&mut self, other: &Self) {
-        let [own, of_other] = self.scales(other);
-        self.sum = self.sum * own + other.sum * of_other;
-        self.max = larger(self.max, other.max);
-        if self.label.is_nan() {
-            self.label = other.label;
-        }
+        self.softmax.merge(&other.softmax);
         other.top.iter().for_each(|&(logit, id)| self.insert(logit, id));
-    }
-
-    /// What the sums of two must be multiplied by to be relative to the larger maximum.
-    fn scales(&self, other: &Self) -> [f64; 2] {
-        let max = larger(self.max, other.max);
-        [rescale(self.max, max), rescale(other.max, max)]
     }
 
     /// Finds the largest logit, and any that belongs to the top.
     #[inline(always)]
-    fn scan(&mut self, logits: &[f64], start: u32) -> f64 {
-        const BLOCK: usize = 64;
+    fn scan(&mut self, logits: &[f64], start: usize) -> f64 {
+        const GROUP: usize = 64;
         let mut largest = f64::NEG_INFINITY;
-        for (i, block) in logits.chunks(BLOCK).enumerate() {
-            let max = largest_of(block);
+        for (i, group) in logits.chunks(GROUP).enumerate() {
+            let max = largest_of(group);
             largest = larger(largest, max);
             if max > self.top[TOP - 1].0 {
-                for (j, &z) in block.iter().enumerate() {
+                for (j, &z) in group.iter().enumerate() {
                     if z > self.top[TOP - 1].0 {
-                        self.insert(z, start + (i * BLOCK + j) as u32);
+                        self.insert(z, (start + i * GROUP + j) as u32);
                     }
                 }
             }
@@ -185,35 +162,6 @@ impl RowSide {
             self.top[at] = (logit, id);
         }
     }
-
-    fn nll(&self) -> f64 {
-        (self.max - self.label) + self.sum.ln()
-    }
-}
-
-/// What sums relative to one maximum are multiplied by to be relative to another.
-#[inline(always)]
-fn rescale(max: f64, to: f64) -> f64 {
-    if max == to { 1.0 } else { exp(max - to) }
-}
-
-/// The larger number; NaN is none.
-#[inline(always)]
-fn larger(a: f64, b: f64) -> f64 {
-    if b > a { b } else { a }
-}
-
-/// The largest of some numbers, in eight parts, which a vector register holds.
-#[inline(always)]
-fn largest_of(values: &[f64]) -> f64 {
-    let mut largest = [f64::NEG_INFINITY; 8];
-    let (whole, rest) = values.as_chunks::<8>();
-    for values in whole {
-        for i in 0..8 {
-            largest[i] = larger(largest[i], values[i]);
-        }
-    }
-    largest.iter().chain(rest).copied().fold(f64::NEG_INFINITY, larger)
 }
 
 /// A sum in eight parts, which a vector register holds.
@@ -247,20 +195,20 @@ fn cross(e: &[f64], a: &[f64], b: &[f64]) -> f64 {
 }
 
 /// The sums of a pair over all positions.
-pub(super) fn sums(rows: &[Row], places: (usize, usize), pair: usize) -> LogitSums {
+pub(super) fn sums(positions: &[Position], places: (usize, usize), pair: usize) -> LogitSums {
     let mut sums = LogitSums::default();
-    for row in rows {
-        let (a, b) = (&row.sides[places.0], &row.sides[places.1]);
-        sums.logits.merge(&row.pairs[pair].logits);
-        sums.kl_nats.push(row.kl(places, pair));
+    for position in positions {
+        let (a, b) = (&position.sides[places.0], &position.sides[places.1]);
+        sums.logits.merge(&position.pairs[pair].logits);
+        sums.kl_nats.push(position.kl(places, pair));
         sums.top1.push(a.top[0].1 == b.top[0].1);
         sums.tops.push([a.top[0].1, b.top[0].1]);
         sums.margins.push([a, b].map(|side| side.top[0].0 - side.top[1].0));
         let common = |&&(_, id): &&(f64, u32)| b.top.iter().any(|top| top.1 == id);
         sums.top5.push(a.top.iter().filter(common).count() as u8);
-        if row.label.is_some() {
-            sums.nll_a.push(a.nll());
-            sums.nll_b.push(b.nll());
+        if position.label.is_some() {
+            sums.nll_a.push(a.softmax.nll());
+            sums.nll_b.push(b.softmax.nll());
         }
     }
     sums

@@ -1,0 +1,126 @@
+//! What can be wrong with what is measured, as types. Every message is one line that names the
+//! culprit.
+
+use crate::drift::InvalidSide;
+use candle_core::{DType, Shape};
+
+/// A [`std::result::Result`] with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Anything that keeps a measurement from being made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The library's: a checkpoint that cannot be read, a model that does not run, candle's
+    /// failures.
+    #[error(transparent)]
+    Model(#[from] gemma_mlp::Error),
+    /// Nothing to run a model on.
+    #[error("there are no token ids; pass at least one")]
+    NoIds,
+    /// No text, or none that has a token.
+    #[error("there are no tokens; pass a text")]
+    NoText,
+    /// A text too short to have a token that follows another.
+    #[error("a loss needs a text of at least two tokens")]
+    NoLoss,
+    /// JSON that is not token ids.
+    #[error("not a JSON array of token ids, nor an array of such arrays, as in [2, 818, 63937]")]
+    InvalidIds,
+    /// Texts of different lengths in one batch.
+    #[error(
+        "the texts of a batch must be equally long: number 0 has {first} ids, number {index} has {len}"
+    )]
+    UnevenBatch {
+        /// How many ids the first text has.
+        first: usize,
+        /// Which text is longer or shorter.
+        index: usize,
+        /// How many ids it has.
+        len: usize,
+    },
+    /// A token id that is no word of the vocabulary.
+    #[error("token id {id} is out of the vocabulary: the embedding has {vocab_size} rows")]
+    OutOfVocabulary {
+        /// The id.
+        id: u32,
+        /// How many words the vocabulary has.
+        vocab_size: usize,
+    },
+    /// Windows that do not cover a text.
+    #[error(
+        "a window of {window} tokens with a stride of {stride} does not work: the window must be at \
+         least 2, the stride 1 to the window"
+    )]
+    InvalidWindow {
+        /// The longest window, in tokens.
+        window: usize,
+        /// By how many tokens one window ends behind the one before it.
+        stride: usize,
+    },
+    /// A part of a run that has no window.
+    #[error(
+        "part {index}/{of} is empty: the texts make {windows} windows; take no more parts than that"
+    )]
+    EmptyShard {
+        /// Which part, from 1 on.
+        index: usize,
+        /// How many parts there are.
+        of: usize,
+        /// How many windows there are.
+        windows: usize,
+    },
+    /// An encoder, which predicts no tokens.
+    #[error("an encoder without a head {lacks}")]
+    NoHead {
+        /// What it does not have or do.
+        lacks: &'static str,
+    },
+    /// A dtype of which there is no noise floor.
+    #[error("there is no noise floor of {}: pass f32, bf16 or f16", .0.as_str())]
+    NoFloor(DType),
+    /// A floor that is measured on no token.
+    #[error("the noise floor needs at least one token of each window")]
+    NoFloorTokens,
+    /// A dtype in which no framework rounds GELU otherwise than another.
+    #[error("presets compute one and the same GELU in {}; pass bf16 or f16", .0.as_str())]
+    NoPresets(DType),
+    /// A dtype that is no floating-point type.
+    #[error("{} has no GELU", .0.as_str())]
+    NoGelu(DType),
+    /// A side that is misspelt.
+    #[error(transparent)]
+    InvalidSide(#[from] InvalidSide),
+    /// Logits that cannot be compared.
+    #[error("logits of shapes {a:?} and {b:?} cannot be compared; both must be [seq, vocab]")]
+    LogitShapes {
+        /// The shape of a's.
+        a: Shape,
+        /// The shape of b's.
+        b: Shape,
+    },
+    /// More or fewer labels than positions.
+    #[error("there are {labels} labels for {positions} positions; pass one for each")]
+    LabelCount {
+        /// How many labels there are.
+        labels: usize,
+        /// How many positions the logits have.
+        positions: usize,
+    },
+}
+
+impl Error {
+    /// Whether the cause lies in what was passed in, as opposed to a failure while computing.
+    pub fn is_input(&self) -> bool {
+        match self {
+            Self::Model(error) => error.is_input(),
+            _ => true,
+        }
+    }
+}
+
+impl From<candle_core::Error> for Error {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Model(error.into())
+    }
+}
