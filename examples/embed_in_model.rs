@@ -82,7 +82,7 @@ fn main() -> Result<()> {
     let device = Device::Cpu;
     let ids: Vec<u32> = TEXT.bytes().map(u32::from).collect();
     let ids = Tensor::new(ids, &device)?.unsqueeze(0)?; // [1, seq]
-    for gelu in Gelu::ALL {
+    for &gelu in Gelu::ALL {
         let varmap = VarMap::new();
         let model = Model::new(gelu, VarBuilder::from_varmap(&varmap, DType::F32, &device))?;
         let mut adam = AdamW::new_lr(varmap.all_vars(), 1e-2)?;

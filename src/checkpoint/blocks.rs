@@ -5,7 +5,7 @@ use super::config::{Config, Stack};
 use super::family::Family;
 use super::tensors::Tensors;
 use crate::error::{Error, Result};
-use crate::kernels::elementwise::Activation;
+use crate::kernels::activation::Activation;
 use candle_core::DType;
 
 /// One MLP block of a checkpoint: what to load, and the norm in front of it.

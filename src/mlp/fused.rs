@@ -1,13 +1,12 @@
 //! The packed block in one operation: what is between gate and down stays in the cache, in the
 //! order in which down reads it.
 
-use crate::kernels::elementwise::Activation;
-use crate::kernels::elementwise::Pointwise;
-use crate::kernels::elementwise::{BLOCK as ELEMENTS, Float};
+use crate::kernels::activation::Activation;
 use crate::kernels::linear::{
-    BLOCK, Block, Number, PANEL, Packed, Rows, Strip, as_rows, rows_at_a_time, strips,
+    BLOCK, Block, PANEL, Packed, Rows, Strip, as_rows, rows_at_a_time, strips,
 };
 use crate::kernels::memory::with_scratch;
+use crate::kernels::number::{BUFFER, Float};
 use crate::kernels::operands::slice;
 use crate::kernels::threads;
 use candle_core::backend::BackendStorage;
@@ -72,7 +71,7 @@ impl CustomOp1 for Op<'_> {
 }
 
 impl Op<'_> {
-    fn forward<T: Number + Float>(&self, x: &[T]) -> CpuStorage {
+    fn forward<T: Float>(&self, x: &[T]) -> CpuStorage {
         threads::operation(|| match self.block.down.0.takes_bf16::<T>() {
             true => self.forward_in::<T, bf16>(x),
             false => self.forward_in::<T, f32>(x),
@@ -80,7 +79,7 @@ impl Op<'_> {
     }
 
     /// The same with the products in a type that down takes: some rows at a time.
-    fn forward_in<T: Number + Float, B: Block>(&self, x: &[T]) -> CpuStorage {
+    fn forward_in<T: Float, B: Block>(&self, x: &[T]) -> CpuStorage {
         let (gate_up, down) = (&self.block.gate_up.0, &self.block.down.0);
         let (width, activations) = (gate_up.columns(), self.block.activations.len());
         let rows = x.len().checked_div(width).unwrap_or(0);
@@ -102,7 +101,7 @@ impl Op<'_> {
     }
 
     /// `activation(gate) ⊙ up` for each activation: `[blocks, activations, rows, BLOCK]`.
-    fn product<T: Number + Float, B: Block>(&self, x: Rows, product: &mut [[B; BLOCK]]) {
+    fn product<T: Float, B: Block>(&self, x: Rows, product: &mut [[B; BLOCK]]) {
         let gate_up = &self.block.gate_up.0;
         let step = gate_up.panels_at_a_time() * PANEL;
         let rows = self.block.activations.len() * x.count();
@@ -129,7 +128,7 @@ impl Op<'_> {
     }
 
     /// Writes some columns of the products of `count` rows, out of the sums for gate and up.
-    fn activate<T: Number + Float, B: Block>(
+    fn activate<T: Float, B: Block>(
         &self,
         sums: &mut [f32],
         columns: &Range<usize>,
@@ -137,17 +136,16 @@ impl Op<'_> {
         out: &mut Strip<B>,
     ) {
         let width = columns.len().next_multiple_of(PANEL);
-        let at_once = ELEMENTS / width;
-        let [mut gate, mut up, mut product] = [[T::zero(); ELEMENTS]; 3];
+        let at_once = BUFFER / width;
+        let [mut gate, mut up, mut product] = [[T::zero(); BUFFER]; 3];
         for (i, sums) in sums.chunks_mut(2 * at_once * width).enumerate() {
             let len = sums.len() / 2;
             let (gate, up, product) = (&mut gate[..len], &mut up[..len], &mut product[..len]);
             self.split(sums, columns.start, width, gate, up);
-            for (activation, &value) in self.block.activations.iter().enumerate() {
-                let function = Pointwise { activation: value, derivative: false };
-                T::gated(function, gate, up, product);
+            for (at, activation) in self.block.activations.iter().enumerate() {
+                T::gated(activation.value(), gate, up, product);
                 for (row, product) in product.chunks_exact(width).enumerate() {
-                    let out = out.row(activation * count + i * at_once + row);
+                    let out = out.row(at * count + i * at_once + row);
                     B::convert(&product[..columns.len()], &mut out[..columns.len()]);
                 }
             }
@@ -156,7 +154,7 @@ impl Op<'_> {
 
     /// Gate and up of some rows, `[rows, width]`, out of their sums, `[rows, panels, 2, PANEL]`: with
     /// their biases from the `first` on, rounded to the type of x as a layer rounds what it returns.
-    fn split<T: Number>(
+    fn split<T: Float>(
         &self,
         sums: &mut [f32],
         first: usize,

@@ -7,7 +7,7 @@
 mod fused;
 
 use crate::error::InvalidLayer;
-use crate::kernels::elementwise::Activation;
+use crate::kernels::activation::Activation;
 use crate::kernels::geglu::geglu_pair;
 use crate::kernels::gelu::Gelu;
 use crate::kernels::linear::{Linear, Packed, Weight, as_rows, common_dtype, packed_product};
@@ -598,7 +598,7 @@ mod tests {
     /// The block learns a fixed random block's outputs, in both modes.
     #[test]
     fn training_lowers_the_loss() -> Result<()> {
-        for gelu in Gelu::ALL {
+        for &gelu in Gelu::ALL {
             let (_, teacher) = varmap_mlp(false, gelu);
             let (varmap, student) = varmap_mlp(false, gelu);
             let x = Tensor::randn(0f32, 1., (64, 8), &Device::Cpu)?;

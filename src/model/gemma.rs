@@ -9,7 +9,7 @@ use super::norm::RmsNorm;
 use super::observer::{Block, Observer};
 use super::rope::RotaryEmbedding;
 use crate::checkpoint::Config;
-use crate::kernels::elementwise::Activation;
+use crate::kernels::activation::Activation;
 use crate::kernels::linear::Weight;
 use crate::kernels::threads::awake;
 use crate::rounding::Rounding;

@@ -99,7 +99,7 @@ impl CustomOp2 for Geglu {
         _product: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (gate, up) = geglu_gradients(gate, up, grad, self.0.gelu.into())?;
+        let [gate, up] = geglu_gradients(gate, up, grad, self.0.gelu.into())?;
         Ok((Some(gate), Some(up)))
     }
 }

@@ -18,6 +18,7 @@ use std::fmt;
 /// assert!(Framework::Jax.is_proven() && !Framework::FlashInfer.is_proven());
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Framework {
     /// PyTorch on the CPU, and transformers, which calls it: `F.gelu` in f32, rounded, then the
     /// product, rounded.
@@ -65,7 +66,7 @@ pub enum Framework {
 
 impl Framework {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: &'static [Self] = &[
         Self::PyTorch,
         Self::Jax,
         Self::CandleCuda,
@@ -75,7 +76,7 @@ impl Framework {
     ];
 
     /// The accepted names. The first of each is its own, the others are frameworks with its bits.
-    pub const NAMES: [(&'static str, Self); 9] = [
+    pub const NAMES: &'static [(&'static str, Self)] = &[
         ("pytorch", Self::PyTorch),
         ("transformers", Self::PyTorch),
         ("jax", Self::Jax),

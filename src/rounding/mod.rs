@@ -15,7 +15,7 @@ mod sleef;
 
 pub use framework::Framework;
 
-use crate::kernels::elementwise::Activation;
+use crate::kernels::activation::Activation;
 use crate::kernels::geglu::{activate, activated_and_product, geglu};
 use crate::kernels::gelu::Gelu;
 use crate::kernels::operands::check_pair;
@@ -34,6 +34,7 @@ use std::fmt;
 /// assert_eq!(Rounding::from_name("candle"), Some(Rounding::EveryOp));
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
 pub enum Rounding {
     /// Once, at the end: what this crate does, and fused GPU kernels.
     #[default]
@@ -50,7 +51,7 @@ pub enum Rounding {
 }
 
 impl Rounding {
-    const NAMES: [(&'static str, Self); 4] = [
+    const NAMES: &'static [(&'static str, Self)] = &[
         ("once", Self::Once),
         ("after-activation", Self::AfterActivation),
         ("every-op", Self::EveryOp),
@@ -59,8 +60,9 @@ impl Rounding {
 
     /// All accepted names with what they stand for: places, then frameworks.
     pub fn names() -> impl Iterator<Item = (&'static str, Self)> {
-        let frameworks = Framework::NAMES.map(|(name, framework)| (name, Self::Like(framework)));
-        Self::NAMES.into_iter().chain(frameworks)
+        let frameworks = Framework::NAMES.iter();
+        let frameworks = frameworks.map(|&(name, framework)| (name, Self::Like(framework)));
+        Self::NAMES.iter().copied().chain(frameworks)
     }
 
     /// The rounding with a name.

@@ -8,9 +8,10 @@
 //! of any width and without any.
 
 use super::coefficients::{TAIL, TAIL_CENTER, TAIL_LAST, TAIL_SCALE};
-use super::exact;
+use super::exact::Exact;
 use super::lookup::{Lookup, Vectorized, dispatch};
 use super::precision::Single;
+use crate::kernels::activation::Formula;
 use pulp::{NullaryFnOnce, Simd};
 
 /// Numbers after which those beyond the table are looked for.
@@ -101,7 +102,7 @@ fn any_far(x: &[f32]) -> bool {
 #[inline(always)]
 fn in_f64(x: &[f32], y: &mut [f32]) {
     for (y, &x) in y.iter_mut().zip(x) {
-        let far = exact::value::<Single>(f64::from(x)) as f32;
+        let far = Exact::value::<Single>(f64::from(x)) as f32;
         *y = if x < -TAIL_LAST { far } else { *y };
     }
 }

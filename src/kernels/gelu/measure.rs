@@ -22,7 +22,7 @@ pub struct Function {
 
 impl Function {
     /// All four.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: &'static [Self] = &[
         Self { gelu: Gelu::Exact, derivative: false },
         Self { gelu: Gelu::Tanh, derivative: false },
         Self { gelu: Gelu::Exact, derivative: true },
@@ -47,8 +47,10 @@ impl FromStr for Function {
 
     /// Reads `exact`, `tanh`, `exact'` or `tanh'`.
     fn from_str(name: &str) -> Result<Self, String> {
-        let all = Self::ALL.into_iter().find(|function| function.to_string() == name);
-        all.ok_or_else(|| format!("no function is called '{name}': exact, tanh, exact' or tanh'"))
+        let found = Self::ALL.iter().find(|function| function.to_string() == name);
+        found
+            .copied()
+            .ok_or_else(|| format!("no function is called '{name}': exact, tanh, exact' or tanh'"))
     }
 }
 

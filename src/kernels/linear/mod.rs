@@ -4,7 +4,6 @@
 //! is stored, multiplied and summed in f32. Every element of a packed product is summed in one
 //! order, so that a row has the same bits alone and in a batch, and for any number of threads.
 
-mod convert;
 #[cfg(target_arch = "x86_64")]
 mod dot_bf16;
 mod kernel;
@@ -14,7 +13,6 @@ mod rows;
 mod stored;
 mod strips;
 
-pub use convert::{Number, nearest_bf16};
 pub use kernel::{BLOCK, Product};
 pub use packed::Packed;
 pub use packed::rows_at_a_time;

@@ -1,6 +1,5 @@
 //! Matrices in the order in which the kernels read them.
 
-use super::convert::Number;
 #[cfg(target_arch = "x86_64")]
 use super::dot_bf16::DotBf16;
 use super::kernel::{BLOCK, Product};
@@ -8,6 +7,7 @@ use super::rows::{Blocks, Rows};
 use super::stored::{Columns, PANEL, Stored};
 use super::strips::strips;
 use crate::kernels::memory::{kept, on_large_pages, with_scratch};
+use crate::kernels::number::Float;
 use crate::kernels::operands::slice;
 use crate::kernels::threads;
 use candle_core::{DType, Device, Error, Result, Storage, Tensor, WithDType};
@@ -240,7 +240,7 @@ impl Packed {
     }
 
     /// Calls `f` with the rows of x, `[count, columns]`, for products with this weight.
-    pub fn with_rows<T: Number, R>(&self, x: &[T], f: impl FnOnce(Rows) -> R) -> R {
+    pub fn with_rows<T: Float, R>(&self, x: &[T], f: impl FnOnce(Rows) -> R) -> R {
         match self.takes_bf16::<T>() {
             true => Rows::with::<T, bf16, R>(x, self.columns, f),
             false => Rows::with::<T, f32, R>(x, self.columns, f),
@@ -269,7 +269,7 @@ impl Packed {
 
     /// Writes `x·weightᵀ + bias`, rounded once, for each matrix, into the rows that `row_of` says, of
     /// a part and a row of x: out is `[all of these, rows]`. A bias is `[parts, rows]`.
-    pub fn product<T: Number>(
+    pub fn product<T: Float>(
         &self,
         x: Rows,
         bias: Option<&[f32]>,

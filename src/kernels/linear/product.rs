@@ -1,7 +1,7 @@
 //! The packed product as a candle operation.
 
-use super::convert::Number;
 use super::packed::{Packed, rows_at_a_time};
+use crate::kernels::number::Float;
 use crate::kernels::operands::slice;
 use crate::kernels::threads;
 use candle_core::backend::BackendStorage;
@@ -65,7 +65,7 @@ impl CustomOp1 for Product {
 }
 
 impl Product {
-    fn product<T: Number>(&self, x: &[T]) -> Result<CpuStorage> {
+    fn product<T: Float>(&self, x: &[T]) -> Result<CpuStorage> {
         let width = self.weight.columns();
         let rows = x.len().checked_div(width).unwrap_or(0);
         let mut y = vec![T::zero(); self.weight.parts() * rows * self.weight.rows()];

@@ -1,8 +1,8 @@
 //! The left side of a product as the kernels read it.
 
-use super::convert::Number;
 use super::kernel::BLOCK;
 use crate::kernels::memory::{Kept, kept, with_scratch};
+use crate::kernels::number::Float;
 use crate::kernels::threads;
 use half::bf16;
 use pulp::bytemuck::Pod;
@@ -25,13 +25,13 @@ pub(super) enum Blocks<'a> {
 }
 
 /// A type that blocks come in.
-pub trait Block: Number + Pod {
+pub trait Block: Float + Pod {
     /// Blocks that are filled, `[columns / BLOCK, count]`, as rows. What is behind the last column
     /// must be 0.
     fn rows(blocks: &[[Self; BLOCK]], count: usize) -> Rows<'_>;
 
     /// Writes numbers of a type as those of blocks, rounded where these are narrower.
-    fn convert<T: Number>(from: &[T], to: &mut [Self]);
+    fn convert<T: Float>(from: &[T], to: &mut [Self]);
 
     /// Memory for x, and for what lies between two products.
     fn kept() -> [&'static LocalKey<Kept>; 2];
@@ -44,7 +44,7 @@ macro_rules! block {
                 Rows { blocks: Blocks::$variant(blocks), count }
             }
 
-            fn convert<T: Number>(from: &[T], to: &mut [$t]) {
+            fn convert<T: Float>(from: &[T], to: &mut [$t]) {
                 let convert: fn(&[T], &mut [$t]) = $convert;
                 convert(from, to);
             }
@@ -67,7 +67,7 @@ impl Rows<'_> {
     }
 
     /// Calls `f` with the rows of x, `[count, columns]`, as blocks of a type.
-    pub fn with<T: Number, B: Block, R>(x: &[T], columns: usize, f: impl FnOnce(Rows) -> R) -> R {
+    pub fn with<T: Float, B: Block, R>(x: &[T], columns: usize, f: impl FnOnce(Rows) -> R) -> R {
         /// Blocks that a thread fills at a time.
         const CHUNK: usize = 64;
         let count = x.len() / columns.max(1);

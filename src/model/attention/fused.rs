@@ -7,8 +7,9 @@
 use super::cache::Panels;
 use super::softmax::{Scores, softmax};
 use super::visible::Visible;
-use crate::kernels::linear::{BLOCK, Number, PANEL, Product};
+use crate::kernels::linear::{BLOCK, PANEL, Product};
 use crate::kernels::memory::{kept, with_scratch};
+use crate::kernels::number::Float;
 use crate::kernels::threads;
 use crate::model::norm::Scale;
 use std::ops::Range;
@@ -38,7 +39,7 @@ impl Fused<'_> {
     /// Queries, keys and values of some texts, `[batch, seq, (heads + 2 kv_heads) · head_dim]`, to
     /// what attention makes of them and of what was kept, `[batch, seq, heads · head_dim]`. Keys
     /// and values are kept.
-    pub fn attend<T: Number>(&self, x: &[T], seq: usize, kept: &mut Panels) -> Vec<T> {
+    pub fn attend<T: Float>(&self, x: &[T], seq: usize, kept: &mut Panels) -> Vec<T> {
         let (width, start) = ((self.heads + 2 * self.kv_heads) * self.head_dim, kept.len());
         // The numbers of a head, counted among all of the projections, at a position of a text.
         let head = |text: usize, at: usize, head: usize| {
@@ -123,7 +124,7 @@ impl Tile<'_> {
 
     /// Writes this tile's heads of `out`, `[queries, heads · head_dim]`. `query` returns the numbers
     /// of a head of a query.
-    fn attend<'x, T: Number>(&self, query: impl Fn(usize, usize) -> &'x [T], out: &mut [T]) {
+    fn attend<'x, T: Float>(&self, query: impl Fn(usize, usize) -> &'x [T], out: &mut [T]) {
         kept!(QUERIES, WEIGHTS, SUMS);
         let Fused { heads, head_dim, sliding_window, causal, .. } = *self.attention;
         let visible = Visible {
@@ -157,11 +158,7 @@ impl Tile<'_> {
     }
 
     /// The queries, normed and rotated: `[blocks of head_dim, rows]`.
-    fn queries<'x, T: Number>(
-        &self,
-        query: impl Fn(usize, usize) -> &'x [T],
-        blocks: &mut [Block],
-    ) {
+    fn queries<'x, T: Float>(&self, query: impl Fn(usize, usize) -> &'x [T], blocks: &mut [Block]) {
         let Fused { head_dim, norms, .. } = self.attention;
         let norm = norms.as_ref().map(|(norm, _)| norm);
         let mut numbers = vec![0.0; *head_dim];

@@ -4,11 +4,9 @@
 use super::batch::{Batch, Lane};
 use super::row::{Buffers, Row};
 use candle_core::{DType, Result};
-use gemma_mlp::internal::threads;
-use gemma_mlp::internal::vectorized;
-use gemma_mlp::internal::widen_bf16;
-use gemma_mlp::internal::with_slice;
-use gemma_mlp::linear::{Number, Packed, Rows, Weight, nearest_bf16};
+use gemma_mlp::Float;
+use gemma_mlp::internal::{Rows, nearest_bf16, threads, vectorized, widen_bf16, with_slice};
+use gemma_mlp::linear::{Packed, Weight};
 use half::{bf16, f16};
 use std::ops::Range;
 
@@ -75,7 +73,7 @@ fn with_inputs(batches: &[Batch], before: Vec<Input>, run: &mut dyn FnMut(&[Inpu
 }
 
 /// The same for batches of which the first one has a known type.
-fn with_input<T: Number>(
+fn with_input<T: Float>(
     batches: &[Batch],
     before: Vec<Input>,
     run: &mut dyn FnMut(&[Input]),
