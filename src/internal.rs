@@ -3,7 +3,8 @@
 
 pub use crate::kernels::activation::{activate_by_candle, activation_truth};
 pub use crate::kernels::exp::{exp, vectorized};
-pub use crate::kernels::linear::{Rows, packs};
+pub use crate::kernels::linear::rows::Rows;
+pub use crate::kernels::linear::should_pack;
 pub use crate::kernels::memory::on_large_pages;
 pub use crate::kernels::number::{nearest_bf16, widen_bf16};
 pub use crate::kernels::operands::{slice, with_slice};

@@ -281,7 +281,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn halves_survive_widening_and_rounding() {
+    fn half_precision_survives_widening_and_rounding() {
         fn check<T: Float<Wide = f64>>(
             all: Vec<T>,
             bits: impl Fn(T) -> u16,

@@ -228,7 +228,7 @@ impl Gemma {
                         let projected = layer.mlp.project(&input)?;
                         let (mlp, input) = (&layer.mlp, &input);
                         observer.block(Block { index, mlp, input, projected: &projected })?;
-                        layer.finish(&attended, layer.mlp.finish(&projected)?)?
+                        layer.finish(&attended, layer.mlp.forward_projected(&projected)?)?
                     }
                 };
                 observer.residual(index, &x)?;

@@ -1,5 +1,5 @@
-//! The operations on CUDA, each one pass over its operands: contiguous tensors of f32, bf16 and f16, GELU in either form. Every input
-//! is read once, on the stream that candle computes on.
+//! The operations on CUDA, each one pass over its operands: contiguous tensors of f32, bf16 and f16,
+//! GELU in either form. Every input is read once, on the stream that candle computes on.
 //!
 //! The kernels are in `cuda/geglu.cu`, and `tests/kernels.rs` proves them without a GPU.
 
@@ -18,9 +18,10 @@ type Contiguous<'a> = (&'a CudaStorage, &'a Layout);
 const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/geglu.ptx"));
 const MODULE: &str = "gemma-mlp-geglu";
 
-/// Threads of a block, as the kernels have it.
+/// Threads of a thread block, as the kernels have it.
 const THREADS: usize = 256;
-/// Blocks that are started for each multiprocessor at most; every thread then goes on to the next elements.
+/// Thread blocks that are started for each multiprocessor at most; every thread then goes on to the
+/// next elements.
 const BLOCKS: usize = 8;
 /// What a thread reads at once.
 const BYTES: usize = 16;

@@ -34,7 +34,7 @@ fn grid(dtype: DType) -> Result<(Tensor, Tensor, Tensor)> {
 }
 
 #[test]
-fn composed_equals_fused_forward_and_backward() -> Result<()> {
+fn composed_equals_the_kernels_forward_and_backward() -> Result<()> {
     for dtype in DTYPES {
         let (gate, up, w) = grid(dtype)?;
         // One unit in the last place of the dtype; f64's only bound is that of candle's erf.
@@ -45,10 +45,10 @@ fn composed_equals_fused_forward_and_backward() -> Result<()> {
             _ => (1e-9, 1e-9),
         };
         for &act in Activation::ALL {
-            let fused = forward_backward(|g, u| geglu(g, u, act), &gate, &up, &w)?;
+            let ours = forward_backward(|g, u| geglu(g, u, act), &gate, &up, &w)?;
             let other = forward_backward(|g, u| composed::geglu(g, u, act), &gate, &up, &w)?;
-            for (fused, other) in fused.iter().zip(&other) {
-                for (i, (a, b)) in fused.iter().zip(other).enumerate() {
+            for (ours, other) in ours.iter().zip(&other) {
+                for (i, (a, b)) in ours.iter().zip(other).enumerate() {
                     let tolerance = absolute + relative * a.abs();
                     assert!((a - b).abs() <= tolerance, "{act} {dtype:?} [{i}]: {a} {b}");
                 }
@@ -113,7 +113,7 @@ fn activation_and_product_at_once_are_those_alone() -> Result<()> {
 }
 
 #[test]
-fn gradients_are_finite_for_every_finite_half() -> Result<()> {
+fn gradients_are_finite_for_every_finite_number_of_16_bits() -> Result<()> {
     let halves = |bits: &dyn Fn(u16) -> f64| -> Vec<f64> {
         (0..=u16::MAX).map(bits).filter(|x| x.is_finite()).collect()
     };
@@ -165,16 +165,16 @@ fn a_vanishing_derivative_beats_a_large_gradient() -> Result<()> {
     Ok(())
 }
 
-/// To a half type, each to the nearest number. candle goes by f32 or drops the last 32 bits.
+/// To a half-precision type, each to the nearest number. candle goes by f32 or drops the last 32 bits.
 fn nearest<T: Float<Wide = f64>>(x: &[f64]) -> Vec<f64> {
     let mut rounded = vec![T::zero(); x.len()];
     T::narrow(x, &mut rounded);
     rounded.into_iter().map(T::to_f64).collect()
 }
 
-/// Halves: the result is the f64 result rounded, not rounded twice.
+/// Half-precision types: the result is the f64 result rounded, not rounded twice.
 #[test]
-fn halves_are_rounded_once() -> Result<()> {
+fn half_precision_is_rounded_once() -> Result<()> {
     for dtype in [DType::BF16, DType::F16] {
         let (gate, up, _) = grid(dtype)?;
         for &act in Activation::ALL {
@@ -267,7 +267,7 @@ proptest! {
         }
     }
 
-    /// Lengths around the block and chunk sizes: every element is computed once, at its place.
+    /// Lengths around the sizes of buffers and chunks: every element is computed once, at its place.
     #[test]
     fn lengths_do_not_matter(n in prop_oneof![1usize..600, 16_300usize..16_500, 40_000usize..40_010]) {
         let x: Vec<f32> = (0..n).map(|i| (i as f32 * 0.37).sin() * 4.0).collect();

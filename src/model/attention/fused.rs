@@ -7,7 +7,7 @@
 use super::cache::Panels;
 use super::softmax::{Scores, softmax};
 use super::visible::Visible;
-use crate::kernels::linear::{BLOCK, PANEL, Product};
+use crate::kernels::linear::{PANEL, PanelMatmul, TILE};
 use crate::kernels::memory::{kept, with_scratch};
 use crate::kernels::number::Float;
 use crate::kernels::threads;
@@ -19,7 +19,7 @@ use std::ops::Range;
 const ROWS: usize = 96;
 
 /// A row's numbers by blocks.
-type Block = [f32; BLOCK];
+type Block = [f32; TILE];
 
 /// What attention does to what the projections return.
 pub(super) struct Fused<'a> {
@@ -135,7 +135,7 @@ impl Tile<'_> {
         };
         let pieces = pieces(&visible.clone().trimmed().keys);
         let rows = self.rows();
-        let blocks = head_dim.div_ceil(BLOCK);
+        let blocks = head_dim.div_ceil(TILE);
         let width = self.kept.panels_of_values() * PANEL;
         with_scratch(&QUERIES, blocks * rows, |queries: &mut [Block]| {
             with_scratch(&WEIGHTS, pieces.len() * rows, |weights: &mut [Block]| {
@@ -167,7 +167,7 @@ impl Tile<'_> {
             let head = self.kv_head * self.group() + row % self.group();
             T::to_f32s(query(at, head), &mut numbers);
             self.attention.turn(norm, at, &mut numbers);
-            for (block, numbers) in numbers.chunks(BLOCK).enumerate() {
+            for (block, numbers) in numbers.chunks(TILE).enumerate() {
                 blocks[block * self.rows() + row][..numbers.len()].copy_from_slice(numbers);
             }
         }
@@ -178,13 +178,13 @@ impl Tile<'_> {
         for (keys, scores) in pieces.iter().zip(scores.chunks_mut(self.rows())) {
             let columns = keys.len().next_multiple_of(PANEL);
             scores.iter_mut().for_each(|row| row[..columns].fill(0.0));
-            Product::<f32, f32> {
+            PanelMatmul::<f32, f32> {
                 x: queries,
                 rows: self.rows(),
                 panels: self.kept.keys(self.head(), keys),
                 steps: self.kept.columns_of_keys(),
                 sums: scores.as_flattened_mut(),
-                width: BLOCK,
+                width: TILE,
             }
             .add();
         }
@@ -223,7 +223,7 @@ impl Tile<'_> {
                 let panels = self.kept.values(self.head(), panel, keys);
                 let sums = &mut sums[panel * PANEL..];
                 let (rows, steps) = (self.rows(), panels.len());
-                Product::<f32, f32> { x: weights, rows, panels, steps, sums, width }.add();
+                PanelMatmul::<f32, f32> { x: weights, rows, panels, steps, sums, width }.add();
             }
         }
     }
@@ -232,6 +232,6 @@ impl Tile<'_> {
 /// Keys in pieces that end where blocks of positions end, the first from a panel's first key on.
 fn pieces(keys: &Range<usize>) -> Vec<Range<usize>> {
     let first = keys.start / PANEL * PANEL;
-    let blocks = first / BLOCK..keys.end.div_ceil(BLOCK);
-    blocks.map(|i| first.max(i * BLOCK)..keys.end.min((i + 1) * BLOCK)).collect()
+    let blocks = first / TILE..keys.end.div_ceil(TILE);
+    blocks.map(|i| first.max(i * TILE)..keys.end.min((i + 1) * TILE)).collect()
 }

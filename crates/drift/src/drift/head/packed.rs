@@ -44,7 +44,7 @@ pub(super) fn rows(
     }
     let mut rows = blank.to_vec();
     with_inputs(batches, vec![], &mut |inputs| {
-        let vocab = inputs.first().map_or(0, |input| input.weight.rows());
+        let vocab = inputs.first().map_or(0, |input| input.weight.out_features());
         let part = vocab.div_ceil(PARTS).next_multiple_of(PIECE);
         let starts = (0..vocab).step_by(part.max(1));
         let parts = threads::map(vocab * blank.len(), starts, |start| {

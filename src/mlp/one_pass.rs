@@ -3,7 +3,7 @@
 
 use crate::kernels::activation::Activation;
 use crate::kernels::linear::{
-    BLOCK, Block, PANEL, Packed, Rows, Strip, as_rows, rows_at_a_time, strips,
+    PANEL, Packed, Rows, Strip, TILE, TileType, as_rows, rows_at_a_time, strips,
 };
 use crate::kernels::memory::with_scratch;
 use crate::kernels::number::{BUFFER, Float};
@@ -15,7 +15,7 @@ use half::{bf16, f16};
 use std::ops::Range;
 
 /// A block under some activations: `[rows, hidden]` to `[activations, rows, hidden]`.
-pub(super) struct Fused {
+pub(super) struct OnePass {
     /// Gate and up in one, `[2, intermediate, hidden]`, and their bias, `[2, intermediate]`.
     pub gate_up: (Packed, Option<Tensor>),
     /// `[hidden, intermediate]`, and its bias.
@@ -23,7 +23,7 @@ pub(super) struct Fused {
     pub activations: Vec<Activation>,
 }
 
-impl Fused {
+impl OnePass {
     /// `[..., hidden]` to `[activations, ..., hidden]`.
     pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         let dims = [&[self.activations.len()], xs.dims()].concat();
@@ -44,7 +44,7 @@ struct Biases {
 }
 
 struct Op<'a> {
-    block: &'a Fused,
+    block: &'a OnePass,
     biases: Biases,
 }
 
@@ -55,7 +55,7 @@ impl CustomOp1 for Op<'_> {
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (rows, width) = layout.shape().dims2()?;
-        let hidden = self.block.gate_up.0.columns();
+        let hidden = self.block.gate_up.0.in_features();
         if width != hidden {
             candle_core::bail!("an input of width {width} for a block of hidden size {hidden}")
         }
@@ -65,7 +65,7 @@ impl CustomOp1 for Op<'_> {
             CpuStorage::F16(_) => self.forward::<f16>(slice(x, layout)?),
             _ => return Err(Error::UnsupportedDTypeForOp(x.dtype(), "gemma-mlp")),
         };
-        let shape = (self.block.activations.len(), rows, self.block.down.0.rows());
+        let shape = (self.block.activations.len(), rows, self.block.down.0.out_features());
         Ok((y, Shape::from(shape)))
     }
 }
@@ -78,49 +78,51 @@ impl Op<'_> {
         })
     }
 
-    /// The same with the products in a type that down takes: some rows at a time.
-    fn forward_in<T: Float, B: Block>(&self, x: &[T]) -> CpuStorage {
+    /// The outputs `[activations, rows, hidden]`, with the gated products in a type that down takes: some
+    /// rows at a time.
+    fn forward_in<T: Float, B: TileType>(&self, x: &[T]) -> CpuStorage {
         let (gate_up, down) = (&self.block.gate_up.0, &self.block.down.0);
-        let (width, activations) = (gate_up.columns(), self.block.activations.len());
+        let (width, activations) = (gate_up.in_features(), self.block.activations.len());
         let rows = x.len().checked_div(width).unwrap_or(0);
-        let mut y = vec![T::zero(); activations * rows * down.rows()];
-        let at_a_time = rows_at_a_time(activations * gate_up.rows());
+        let mut y = vec![T::zero(); activations * rows * down.out_features()];
+        let at_a_time = rows_at_a_time(activations * gate_up.out_features());
         for (i, some) in x.chunks((at_a_time * width).max(1)).enumerate() {
             let count = some.len() / width;
             // Rows of the product are counted through all activations.
             let row_of = |_, row: usize| row / count * rows + i * at_a_time + row % count;
             let [_, kept] = B::kept();
-            let blocks = gate_up.rows().div_ceil(BLOCK) * activations * count;
-            with_scratch(kept, blocks, |product: &mut [[B; BLOCK]]| {
+            let tiles = gate_up.out_features().div_ceil(TILE) * activations * count;
+            with_scratch(kept, tiles, |product: &mut [[B; TILE]]| {
                 gate_up.with_rows(some, |x| self.product::<T, B>(x, product));
                 let product = B::rows(product, activations * count);
-                down.product(product, self.biases.down.as_deref(), &mut y, row_of);
+                down.matmul(product, self.biases.down.as_deref(), &mut y, row_of);
             });
         }
         T::to_cpu_storage_owned(y)
     }
 
-    /// `activation(gate) ⊙ up` for each activation: `[blocks, activations, rows, BLOCK]`.
-    fn product<T: Float, B: Block>(&self, x: Rows, product: &mut [[B; BLOCK]]) {
+    /// `activation(gate) ⊙ up` for each activation: `[tiles, activations, rows, TILE]`.
+    fn product<T: Float, B: TileType>(&self, x: Rows, product: &mut [[B; TILE]]) {
         let gate_up = &self.block.gate_up.0;
         let step = gate_up.panels_at_a_time() * PANEL;
         let rows = self.block.activations.len() * x.count();
         if rows == 0 {
             return;
         }
-        let blocks = product.chunks_mut(rows).enumerate();
-        let strips = blocks.flat_map(|(i, block)| {
-            strips(block.as_flattened_mut(), BLOCK, step).map(move |strip| (i * BLOCK, strip))
+        let tiles = product.chunks_mut(rows).enumerate();
+        let strips = tiles.flat_map(|(i, tile)| {
+            strips(tile.as_flattened_mut(), TILE, step).map(move |strip| (i * TILE, strip))
         });
         threads::for_each(gate_up.nanoseconds(x.count()), strips, |(first, mut strip)| {
             let columns = first + strip.columns().start..first + strip.columns().end;
-            let real = columns.start.min(gate_up.rows())..columns.end.min(gate_up.rows());
+            let real =
+                columns.start.min(gate_up.out_features())..columns.end.min(gate_up.out_features());
             if !real.is_empty() {
                 gate_up.sums(x, real.clone(), |sums| {
                     self.activate::<T, B>(sums, &real, x.count(), &mut strip);
                 });
             }
-            // What pads the last block is multiplied by zeros.
+            // What pads the last tile is multiplied by zeros.
             for row in 0..strip.rows() {
                 strip.row(row)[real.len()..].fill(B::zero());
             }
@@ -128,7 +130,7 @@ impl Op<'_> {
     }
 
     /// Writes some columns of the products of `count` rows, out of the sums for gate and up.
-    fn activate<T: Float, B: Block>(
+    fn activate<T: Float, B: TileType>(
         &self,
         sums: &mut [f32],
         columns: &Range<usize>,
