@@ -41,8 +41,8 @@ impl Pointwise {
                     |x| F::value::<Single>(x),
                 );
             },
-            bf16: Tabulated::NOT_YET,
-            f16: Tabulated::NOT_YET,
+            bf16: Tabulated::not_yet(),
+            f16: Tabulated::not_yet(),
         }
     }
 
@@ -73,8 +73,8 @@ impl Pointwise {
                     |x| F::derivative::<Single>(x),
                 );
             },
-            bf16: Tabulated::NOT_YET,
-            f16: Tabulated::NOT_YET,
+            bf16: Tabulated::not_yet(),
+            f16: Tabulated::not_yet(),
         }
     }
 }
@@ -92,7 +92,9 @@ pub struct Table<T> {
 }
 
 impl<T: Float<Wide = f64>> Tabulated<T> {
-    const NOT_YET: Self = Self(OnceLock::new());
+    const fn not_yet() -> Self {
+        Self(OnceLock::new())
+    }
 
     /// The table of a function, which this is part of.
     pub fn of(&self, function: &Pointwise, from_bits: fn(u16) -> T) -> &Table<T> {

@@ -135,7 +135,8 @@ fn produce<T: Float>(count: usize, fill: impl Fn(usize, &mut [T]) + Sync) -> Vec
     out
 }
 
-/// As [`produce`], with two results one behind the other.
+/// Fills a new vector with two results, one behind the other, buffer by buffer: `fill(at, first,
+/// second)` writes the elements of both from `at` on.
 fn produce_two<T: Float>(count: usize, fill: impl Fn(usize, &mut [T], &mut [T]) + Sync) -> Vec<T> {
     let mut out = vec![T::zero(); 2 * count];
     let (first, second) = out.split_at_mut(count);

@@ -37,8 +37,8 @@ pub fn geglu(gate: &Tensor, up: &Tensor, activation: impl Into<Activation>) -> R
     }
 }
 
-/// Both forms of GELU from one read of `gate` and `up`: `[2, ...]`, the exact one first. Each has the bits
-/// that [`geglu`] returns.
+/// [`geglu`] under the exact and the tanh form of GELU, stacked in this order, from one read of `gate`
+/// and `up`: `[2, ...]`, each with the bits that it has alone.
 pub fn geglu_pair(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     check_pair(gate, up, "geglu")?;
     if has_kernel(gate, Activation::EXACT) {
@@ -49,8 +49,8 @@ pub fn geglu_pair(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// `activation(gate)`, with the bits of [`activate`], and [`geglu`], with its bits, from one evaluation
-/// where there is a pass for both.
+/// [`activate`] of `gate` and [`geglu`] of both, with the bits that each has alone, from one evaluation
+/// of the activation where there is a kernel for both.
 pub fn activated_and_product(
     gate: &Tensor,
     up: &Tensor,

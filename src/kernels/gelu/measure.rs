@@ -11,7 +11,7 @@ use half::{bf16, f16};
 use std::fmt;
 use std::str::FromStr;
 
-/// One of the four functions.
+/// GELU in either form, or its derivative.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Function {
     /// Which GELU.
@@ -21,7 +21,7 @@ pub struct Function {
 }
 
 impl Function {
-    /// All four.
+    /// Both forms, then the derivatives of both.
     pub const ALL: &'static [Self] = &[
         Self { gelu: Gelu::Exact, derivative: false },
         Self { gelu: Gelu::Tanh, derivative: false },
@@ -107,7 +107,7 @@ pub struct Errors {
 }
 
 impl Errors {
-    /// Both taken together. Of two equal errors the first stays.
+    /// The largest errors among the inputs of two measurements. Of two equal errors the first stays.
     pub fn and(self, other: Self) -> Self {
         let mut both = if other.ulp > self.ulp {
             Self { ulp: other.ulp, ulp_at: other.ulp_at, ..self }
@@ -131,7 +131,10 @@ pub const NEAR_ZERO: f64 = 0.0625;
 /// Arguments whose truth is computed side by side.
 const LANES: usize = 8;
 
-/// The errors of `y = function(x)`. Infinite and NaN inputs are passed over.
+/// The errors of `y = function(x)`, in ULP. Infinite and NaN inputs are passed over.
+///
+/// # Panics
+/// If the slices differ in length.
 pub fn measure<T: Measured>(function: Function, x: &[T], y: &[T]) -> Errors {
     assert_eq!(x.len(), y.len(), "slices of one length");
     let mut errors = Errors::default();

@@ -47,7 +47,7 @@ pub enum Gelu {
 }
 
 impl Gelu {
-    /// Both forms.
+    /// Exact, then tanh.
     pub const ALL: &'static [Self] = &[Self::Exact, Self::Tanh];
 
     /// The names that files may use, with what each of them means: our own and transformers'.
