@@ -1,4 +1,4 @@
-//! GELU in its two forms: formulas and names. No tensors here.
+//! GELU in its two forms: formulas, names, and the truth that computed values are measured by.
 
 mod coefficients;
 mod double_double;
@@ -16,7 +16,8 @@ pub use double_double::DoubleDouble;
 pub(crate) use exact::Exact;
 pub(crate) use precision::{Double, Precision, Single};
 pub(crate) use tanh::Tanh;
-pub use truth::{Truth, logistic_truth, truth};
+pub(crate) use truth::logistic_truth;
+pub use truth::{Truth, truth};
 
 use crate::error::UnknownActivation;
 use crate::kernels::activation::from_file;
