@@ -22,7 +22,7 @@ fn main() -> Result<()> {
     println!("ns a number, chunks of {chunk}: median of {ROUNDS}, ours and candle's in turns");
     println!("| | ours | candle | ratio |");
     println!("|---|---|---|---|");
-    for gelu in Gelu::ALL {
+    for &gelu in Gelu::ALL {
         row::<f32>("f32", gelu, chunk, |x| x)?;
         row::<bf16>("bf16", gelu, chunk, bf16::from_f32)?;
         row::<f16>("f16", gelu, chunk, f16::from_f32)?;

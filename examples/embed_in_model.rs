@@ -87,7 +87,7 @@ fn main() -> Result<()> {
     Model::new(Gelu::Tanh, vb.clone())?; // makes the variables, with random values
     let variables = varmap.all_vars();
     let start = variables.iter().map(|var| var.copy()).collect::<candle_core::Result<Vec<_>>>()?;
-    for gelu in Gelu::ALL {
+    for &gelu in Gelu::ALL {
         // Both forms start from the same weights: what differs in the end is the activation's doing.
         for (var, value) in variables.iter().zip(&start) {
             var.set(value)?;

@@ -48,7 +48,7 @@ fn strided(i: u64, stride: u64) -> f32 {
 /// Our four functions and candle's, in every type.
 fn prove(stride: u64) -> Result<()> {
     heading();
-    for function in Function::ALL {
+    for &function in Function::ALL {
         row(
             "gemma-mlp",
             function,
@@ -70,7 +70,7 @@ fn prove(stride: u64) -> Result<()> {
             walk(DENSE, |i| dense(function.gelu, i), function, ours)?,
         );
     }
-    for function in Function::ALL {
+    for &function in Function::ALL {
         row(
             "candle",
             function,
@@ -197,7 +197,7 @@ fn judge<T: Measured + Send + Sync, const BYTES: usize>(
 
 /// Values and derivatives of the truth, with all their digits: name, x, hi, lo.
 fn points() -> Result<()> {
-    for function in Function::ALL {
+    for &function in Function::ALL {
         for i in 0..4000 {
             let fraction = f64::from(i) / 4000.0;
             for x in

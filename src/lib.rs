@@ -30,9 +30,10 @@ mod rounding;
 
 pub use checkpoint::Checkpoint;
 pub use error::{Error, HubError, InvalidLayer, NoGpu, Result, UnknownActivation, Unsupported};
-pub use kernels::elementwise::{Activation, Float};
+pub use kernels::activation::Activation;
 pub use kernels::geglu::{activate, geglu};
 pub use kernels::gelu::Gelu;
+pub use kernels::number::Float;
 pub use kernels::{gelu, linear};
 pub use mlp::{GemmaMlp, gemma_mlp, gemma_mlp_b};
 pub use model::Gemma;

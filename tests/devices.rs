@@ -6,7 +6,7 @@ mod common;
 use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use candle_nn::Linear;
 use common::{devices, halves, rel_l2, to_f64};
-use gemma_mlp::gelu::{logistic_truth, truth};
+use gemma_mlp::internal::activation_truth;
 use gemma_mlp::mlp::GateUp;
 use gemma_mlp::{Activation, Framework, Gelu, GemmaMlp, Rounding, activate, geglu};
 
@@ -71,12 +71,7 @@ fn results(
 
 /// An activation and its derivative of a finite number, which share nothing with what is tested.
 fn true_value_and_derivative(activation: Activation, x: f64) -> [f64; 2] {
-    let truth = match activation {
-        Activation::Gelu(gelu) => truth(gelu, [x]),
-        Activation::Silu => logistic_truth(1.0, [x]),
-        Activation::QuickGelu => logistic_truth(1.702, [x]),
-        Activation::Relu => return if x > 0.0 { [x, 1.0] } else { [0.0, 0.0] },
-    };
+    let truth = activation_truth(activation, x);
     [truth.value, truth.derivative].map(|number| number.hi[0])
 }
 
@@ -251,7 +246,7 @@ const HALF_AND_SINGLE: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
 #[test]
 fn block() -> Result<()> {
     let truth = |parts: Parts, gelu| parts.pass(&Device::Cpu, DType::F64, gelu, Rounding::Once);
-    for gelu in Gelu::ALL {
+    for &gelu in Gelu::ALL {
         let right = truth(Parts::in_the_middle()?, gelu)?;
         let wrong = truth(Parts::in_the_middle()?, other(gelu))?;
         for device in devices() {
@@ -292,7 +287,7 @@ fn block() -> Result<()> {
 fn block_of_either_form() -> Result<()> {
     let parts = Parts::on_the_left()?;
     let truth = |gelu| parts.pass(&Device::Cpu, DType::F64, gelu, Rounding::Once);
-    for gelu in Gelu::ALL {
+    for &gelu in Gelu::ALL {
         let (right, wrong) = (truth(gelu)?, truth(other(gelu))?);
         for device in devices() {
             for (dtype, bound) in HALF_AND_SINGLE.into_iter().zip([2e-6, 2e-2, 2e-3]) {
@@ -330,7 +325,7 @@ fn frameworks() -> Result<()> {
                 let activated = if gelu == Gelu::Exact { gate.gelu_erf() } else { gate.gelu() };
                 activated? * &up
             };
-            for gelu in Gelu::ALL {
+            for &gelu in Gelu::ALL {
                 let named = format!("{device:?} {dtype:?} {gelu}");
                 let ours = product(gelu, Rounding::EveryOp)?;
                 assert_eq!(halves::differing(&ours, &candle(gelu)?), 0, "{named}");

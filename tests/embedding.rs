@@ -114,7 +114,7 @@ proptest! {
         let up = layer([intermediate, hidden], changes.1, &biases[1], of_weights.1);
         let down = layer([hidden, intermediate], changes.2, &biases[2], of_weights.2);
         let made = match joined {
-            true => GemmaMlp::from_fused(gate, down, Gelu::Tanh),
+            true => GemmaMlp::from_gate_up(gate, down, Gelu::Tanh),
             false => GemmaMlp::new(gate, up, down, Gelu::Tanh),
         };
         let Ok(tensors) = made else { return Ok(()) };
@@ -189,7 +189,7 @@ fn wrong_shapes_are_named() {
             format!("the bias of up has shape [{bias}]; for a weight of [12, 8] it must be [12]")
         );
     }
-    let error = GemmaMlp::from_fused(layer(13, 8, None), layer(8, 6, None), Gelu::Tanh);
+    let error = GemmaMlp::from_gate_up(layer(13, 8, None), layer(8, 6, None), Gelu::Tanh);
     assert_eq!(error.unwrap_err(), InvalidLayer::OddGateUp { rows: 13 });
     // `?` makes them candle's and this crate's errors.
     let as_candles: candle_core::Error = down.clone().into();

@@ -20,7 +20,7 @@ fn other(gelu: Gelu) -> Gelu {
 fn gelu_of_torch_and_jax() {
     let goldens = goldens("gelu");
     const GRID: usize = 601; // then ±0, ±1e-30, ±40, ±100, ±1e4
-    for gelu in Gelu::ALL {
+    for &gelu in Gelu::ALL {
         for framework in ["torch", "jax"] {
             for (dtype, x) in [("f32", "x"), ("bf16", "x_bf16")] {
                 let x = Var::from_tensor(&goldens[x]).unwrap();
@@ -63,7 +63,7 @@ fn bf16_gelu_has_the_frameworks_bits() {
     let goldens = goldens("gelu");
     let gate = &goldens["x_bf16"];
     let projected = GateUp { gate: gate.clone(), up: gate.ones_like().unwrap() };
-    for gelu in Gelu::ALL {
+    for &gelu in Gelu::ALL {
         for (framework, name) in [(Framework::PyTorch, "torch"), (Framework::Jax, "jax")] {
             let none =
                 || Linear::new(Tensor::zeros((1, 1), gate.dtype(), &Device::Cpu).unwrap(), None);
@@ -83,7 +83,7 @@ fn bf16_gelu_has_the_frameworks_bits() {
 fn bf16_gelu_has_torch_s_bits() {
     let goldens = goldens("gelu");
     let x = &goldens["x_bf16"];
-    for gelu in Gelu::ALL {
+    for &gelu in Gelu::ALL {
         let ours = to_f64(&activate(x, gelu).unwrap());
         let torch = to_f64(&goldens[&format!("torch.{gelu}.bf16.y")]);
         let x = to_f64(x);
@@ -140,7 +140,9 @@ fn blocks_forward_and_backward() {
     let goldens = goldens("mlp");
     let mut compared = 0;
     for name in ["gemma", "gemma2", "gemma3", "recurrent_gemma", "deepmind"] {
-        for gelu in Gelu::ALL.into_iter().filter(|&gelu| name != "deepmind" || gelu == Gelu::Tanh) {
+        for gelu in
+            Gelu::ALL.iter().copied().filter(|&gelu| name != "deepmind" || gelu == Gelu::Tanh)
+        {
             for dtype in [DType::F32, DType::BF16] {
                 let (mlp, vars) = block(&goldens, dtype, name == "recurrent_gemma", gelu);
                 for (part, ours) in forward_backward(&goldens, &mlp, &vars, dtype) {
@@ -173,7 +175,9 @@ fn blocks_have_the_frameworks_bits_in_bf16() {
         ("recurrent_gemma", Rounding::AfterActivation, &["y"]),
         ("deepmind", Rounding::Like(Framework::Jax), &["y", "ddown_proj.weight"]),
     ] {
-        for gelu in Gelu::ALL.into_iter().filter(|&gelu| name != "deepmind" || gelu == Gelu::Tanh) {
+        for gelu in
+            Gelu::ALL.iter().copied().filter(|&gelu| name != "deepmind" || gelu == Gelu::Tanh)
+        {
             let pass = |gelu| {
                 let bias = name == "recurrent_gemma";
                 let (mlp, vars) = block(&goldens, DType::BF16, bias, gelu);
@@ -202,7 +206,7 @@ fn blocks_have_the_frameworks_bits_in_bf16() {
 fn the_other_mode_does_not_pass() {
     let goldens = goldens("mlp");
     for name in ["gemma", "recurrent_gemma"] {
-        for gelu in Gelu::ALL {
+        for &gelu in Gelu::ALL {
             let (mlp, vars) = block(&goldens, DType::F32, name == "recurrent_gemma", gelu);
             for (part, ours) in forward_backward(&goldens, &mlp, &vars, DType::F32) {
                 let golden = &goldens[&format!("{name}.{}.f32.{part}", other(gelu))];
@@ -318,7 +322,7 @@ fn whole_model_backward() {
     let goldens = goldens("model");
     let checkpoint = checkpoint(&goldens, "gemma3", "config");
     let weights = weights_of(&goldens, "gemma3");
-    for gelu in Gelu::ALL {
+    for &gelu in Gelu::ALL {
         let (loss, gradients) = gradients(&checkpoint, &weights, &ids(&goldens), gelu);
         let expected = to_f64(&goldens[&format!("gemma3.loss.{gelu}")])[0];
         assert!((loss / expected - 1.0).abs() < 5e-7, "{gelu}: {loss} {expected}");

@@ -196,7 +196,7 @@ fn bits<T: Number>(y: &[T]) -> Vec<u64> {
 #[test]
 fn halves_are_correctly_rounded() {
     fn check<T: Number>(program: &Path, all: Vec<T>) {
-        for function in Function::ALL {
+        for &function in Function::ALL {
             let y = Evaluator::new(program, function, all.len()).evaluate(&all);
             let errors = measure(function, &all, &y);
             assert!(errors.inputs > 63_000);
@@ -243,7 +243,7 @@ fn assert_f32(function: Function, errors: Errors) {
 #[test]
 fn f32() {
     let Some(program) = program() else { return };
-    for function in Function::ALL {
+    for &function in Function::ALL {
         assert_f32(function, f32_errors(program, function, 256));
     }
 }
@@ -254,7 +254,7 @@ fn f32() {
 fn every_f32() {
     let Some(program) = program() else { return };
     std::thread::scope(|scope| {
-        for function in Function::ALL {
+        for &function in Function::ALL {
             scope.spawn(move || assert_f32(function, f32_errors(program, function, 1)));
         }
     });
@@ -294,7 +294,7 @@ fn fused<T: Number>(program: &Path, bound: f64) -> Result<()> {
     let [gate, up, grad] = [1, 2, 3].map(|seed| normal::<T>(n, seed));
     let launch = Launch { blocks: 3, ..Launch::of(n) };
     let pair = run(program, "geglu_pair", 2, launch, &[&gate, &up]);
-    for (gelu, of_pair) in Gelu::ALL.into_iter().zip(pair.chunks(n)) {
+    for (gelu, of_pair) in Gelu::ALL.iter().copied().zip(pair.chunks(n)) {
         let product = run(program, &format!("geglu_{gelu}"), 1, launch, &[&gate, &up]);
         assert!(bits(&product) == bits(of_pair), "{gelu}");
         let name = format!("geglu_backward_{gelu}");

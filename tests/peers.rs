@@ -80,7 +80,7 @@ fn theirs(config: &Value, vb: VarBuilder, ids: &Tensor) -> Tensor {
 fn whole_models_of_candle_transformers() {
     let ids: Vec<u32> = (0..12).map(|i| 2 + i * 7 % 38).collect();
     for model_type in ["gemma", "gemma2", "gemma3_text"] {
-        for gelu in Gelu::ALL {
+        for &gelu in Gelu::ALL {
             let config = config(model_type, gelu);
             let (gemma, vb) = ours(&config, gelu);
             for length in [1, 4, 12] {

@@ -32,7 +32,7 @@ fn proven_frameworks_bit_for_bit() {
     let mut compared = 0;
     for (framework, name) in [(Framework::PyTorch, "torch"), (Framework::Jax, "jax")] {
         assert!(framework.is_proven());
-        for gelu in Gelu::ALL {
+        for &gelu in Gelu::ALL {
             for dtype in HALVES {
                 let (gate, up) = (every(dtype), ups(dtype));
                 let ours = activated_and_product(Rounding::Like(framework), gelu, &gate, &up);
@@ -47,7 +47,7 @@ fn proven_frameworks_bit_for_bit() {
         }
     }
     assert_eq!(compared, goldens.len(), "every golden");
-    let proven = Framework::ALL.into_iter().filter(|framework| framework.is_proven());
+    let proven = Framework::ALL.iter().filter(|framework| framework.is_proven());
     assert_eq!(proven.count(), 2, "the others are read from source");
 }
 
@@ -71,12 +71,12 @@ fn candle_bit_for_bit() {
 fn roundings_differ() {
     let roundings = [Rounding::Once, Rounding::AfterActivation, Rounding::EveryOp]
         .into_iter()
-        .chain(Framework::ALL.map(Rounding::Like));
+        .chain(Framework::ALL.iter().copied().map(Rounding::Like));
     let roundings: Vec<_> = roundings.collect();
     let mut alike = vec![];
     for dtype in HALVES {
         let (gate, up) = (every(dtype), ups(dtype));
-        for gelu in Gelu::ALL {
+        for &gelu in Gelu::ALL {
             let product = |&rounding| {
                 let [_, product] = activated_and_product(rounding, gelu, &gate, &up);
                 product

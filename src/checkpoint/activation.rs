@@ -2,7 +2,7 @@
 
 use super::families::{ActivationRule, Family};
 use crate::error::UnknownActivation;
-use crate::kernels::elementwise::Activation;
+use crate::kernels::activation::Activation;
 use serde::{Deserialize, Serialize};
 
 /// A choice together with the sentence that explains it.

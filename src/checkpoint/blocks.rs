@@ -4,7 +4,7 @@ use super::activation::Resolved;
 use super::config::{Config, Stack};
 use super::tensors::Tensors;
 use crate::error::{Error, Result};
-use crate::kernels::elementwise::Activation;
+use crate::kernels::activation::Activation;
 use candle_core::DType;
 
 /// One MLP block of a checkpoint: what to load, and the norm in front of it.

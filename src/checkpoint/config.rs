@@ -8,7 +8,7 @@ use super::json::parse_json;
 use super::limits::{MAX_LAYERS, MAX_VOCAB, MAX_WIDTH};
 use super::raw::RawConfig;
 use crate::error::{Error, Result, Unsupported};
-use crate::kernels::elementwise::Activation;
+use crate::kernels::activation::Activation;
 use std::{fmt, path::Path};
 
 /// What a checkpoint's `config.json` says, resolved and checked.

@@ -7,7 +7,7 @@ use super::config::Stack;
 use super::families::Family;
 use super::tensors::Tensors;
 use crate::error::Result;
-use crate::kernels::elementwise::Activation;
+use crate::kernels::activation::Activation;
 use serde::Serialize;
 use std::collections::BTreeMap;
 

@@ -6,9 +6,9 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::LocalKey;
 
-/// An empty vector with room for some elements, on large pages where the system gives them to who
-/// asks (Linux, 2 MiB): every page takes a look into the system's tables, which on a virtual machine
-/// costs as much as reading a good part of a small one.
+/// An empty vector with room for `len` elements, on huge pages where the system grants them (2 MiB, by
+/// Linux's `madvise`): the first access to a page misses the TLB, and to walk the page tables takes a
+/// virtual machine as long as to read a good part of a page of 4 KiB.
 pub fn on_large_pages<T>(len: usize) -> Vec<T> {
     let mut memory = Vec::with_capacity(len);
     #[cfg(all(target_os = "linux", not(miri)))]

@@ -4,17 +4,17 @@
 //! `models/gemma*/modeling_gemma*.py`), `RecurrentGemmaMlp` (the same with biases) and
 //! `FeedForward` (DeepMind's `gemma/gm/nn/_modules.py`).
 
-mod fused;
+mod one_pass;
 
 use crate::error::InvalidLayer;
-use crate::kernels::elementwise::Activation;
+use crate::kernels::activation::Activation;
 use crate::kernels::geglu::geglu_pair;
 use crate::kernels::gelu::Gelu;
-use crate::kernels::linear::{Linear, Packed, Weight, as_rows, common_dtype, packed_product};
+use crate::kernels::linear::{Linear, Packed, Weight, as_rows, common_dtype, packed_matmul};
 use crate::rounding::Rounding;
 use candle_core::{D, DType, Module, Tensor, Var};
 use candle_nn::{VarBuilder, linear_b};
-use fused::Fused;
+use one_pass::OnePass;
 
 type Result<T, E = candle_core::Error> = std::result::Result<T, E>;
 
@@ -23,8 +23,8 @@ type Result<T, E = candle_core::Error> = std::result::Result<T, E>;
 /// Takes `[..., hidden]` of any rank and any batch shape, returns the same shape and dtype. Cloning
 /// it, or switching its activation, copies no weights.
 ///
-/// Its weights are tensors, which train, and whose products are candle's, in the weights' dtype;
-/// [`Self::packed`] makes of it the same block for inference on a CPU, at the machine's limit.
+/// Its weights are tensors, which train, and which candle multiplies by, in the weights' dtype;
+/// [`Self::packed`] packs them for inference on a CPU, at the machine's limit.
 ///
 /// ```
 /// use candle_core::{DType, Device, Module, Tensor};
@@ -54,13 +54,13 @@ enum Projection {
         gate: Linear,
         up: Linear,
     },
-    /// One weight `[2 * intermediate, hidden]`, gate's rows first.
-    Fused(Linear),
-    /// Both packed into one stream, and their bias, `[2, intermediate]`.
+    /// Both in one weight, `[2 * intermediate, hidden]`, gate's rows first.
+    Merged(Linear),
+    /// The weights packed into one stream, and the biases, `[2, intermediate]`.
     Packed(Packed, Option<Tensor>),
 }
 
-/// What the two projections make of an input, before any activation.
+/// What the projections gate and up make of an input, before any activation.
 #[derive(Debug, Clone)]
 pub struct GateUp {
     /// `gate(x)`: `[..., intermediate]`.
@@ -85,8 +85,8 @@ pub struct Trace {
     pub gate: Tensor,
     /// `up(x)`: `[..., intermediate]`.
     pub up: Tensor,
-    /// `activation(gate)`: `[..., intermediate]`. In a half type it is rounded for you to see,
-    /// while `product` is computed from its unrounded value.
+    /// `activation(gate)`: `[..., intermediate]`. In a half-precision type it is rounded for you to
+    /// see, while `product` is computed from its unrounded value.
     pub activated: Tensor,
     /// `activation(gate) ⊙ up`: `[..., intermediate]`.
     pub product: Tensor,
@@ -96,12 +96,12 @@ pub struct Trace {
 
 /// Builds the block without biases, as all Gemmas but RecurrentGemma have it.
 ///
-/// Reads `gate_proj.weight` and `up_proj.weight` (each `[intermediate, hidden]`), or the fused
+/// Reads `gate_proj.weight` and `up_proj.weight` (each `[intermediate, hidden]`), or both in one,
 /// `gate_up_proj.weight` (`[2 * intermediate, hidden]`, gate first) where that exists, and
 /// `down_proj.weight` (`[hidden, intermediate]`).
 ///
 /// # Errors
-/// A tensor that is missing or has another shape.
+/// A tensor that is missing or has another shape, sizes of 0.
 pub fn gemma_mlp(
     hidden_size: usize,
     intermediate_size: usize,
@@ -111,10 +111,14 @@ pub fn gemma_mlp(
     gemma_mlp_b(hidden_size, intermediate_size, false, activation, vb)
 }
 
-/// As [`gemma_mlp`], with biases on all projections if `bias` is set (RecurrentGemma).
+/// Builds the block with biases on all projections if `bias` is set, as RecurrentGemma has them; named
+/// as candle-nn names `linear_b`.
+///
+/// Reads what [`gemma_mlp`] reads, and `gate_proj.bias` and `up_proj.bias` (each `[intermediate]`), or
+/// `gate_up_proj.bias` (`[2 * intermediate]`), and `down_proj.bias` (`[hidden]`).
 ///
 /// # Errors
-/// A tensor that is missing or has another shape.
+/// A tensor that is missing or has another shape, sizes of 0.
 pub fn gemma_mlp_b(
     hidden_size: usize,
     intermediate_size: usize,
@@ -126,7 +130,7 @@ pub fn gemma_mlp_b(
     let down = linear_b(intermediate_size, hidden_size, bias, vb.pp("down_proj"))?;
     if vb.contains_tensor("gate_up_proj.weight") {
         let gate_up = into(2 * intermediate_size, "gate_up_proj")?;
-        Ok(GemmaMlp::from_fused(gate_up, down, activation)?)
+        Ok(GemmaMlp::from_gate_up(gate_up, down, activation)?)
     } else {
         let (gate, up) =
             (into(intermediate_size, "gate_proj")?, into(intermediate_size, "up_proj")?);
@@ -160,11 +164,13 @@ impl GemmaMlp {
         Self::of(gate_up, shape, layer("down", down)?, activation.into())
     }
 
-    /// A block whose `gate_up` weight is `[2 * intermediate, hidden]`, gate's rows first.
+    /// A block of two layers, candle-nn's or ours: `gate_up` from hidden to twice intermediate, its
+    /// weight `[2 * intermediate, hidden]` with gate's rows first, and `down` back.
     ///
     /// # Errors
-    /// As [`Self::new`].
-    pub fn from_fused<G, D>(
+    /// Shapes that do not make up a block, by layer; dtypes other than f64, f32, bf16 and f16. The
+    /// error becomes candle's by `?`.
+    pub fn from_gate_up<G, D>(
         gate_up: G,
         down: D,
         activation: impl Into<Activation>,
@@ -177,7 +183,7 @@ impl GemmaMlp {
         if !rows.is_multiple_of(2) {
             return Err(InvalidLayer::OddGateUp { rows });
         }
-        let (gate_up, shape) = (Projection::Fused(gate_up), [rows / 2, hidden]);
+        let (gate_up, shape) = (Projection::Merged(gate_up), [rows / 2, hidden]);
         Self::of(gate_up, shape, layer("down", down)?, activation.into())
     }
 
@@ -196,10 +202,9 @@ impl GemmaMlp {
         Ok(Self { gate_up, down, activation, rounding: Rounding::Once })
     }
 
-    /// The same block for inference on the CPU, its weights packed in the dtype they have: for any
-    /// number of tokens it runs at what the machine's memory or arithmetic allows. Pack after
-    /// training: a backward pass through a packed block is an error, unless it is
-    /// [frozen](Self::frozen).
+    /// The block for inference on the CPU, its weights packed in the dtype they have: for any number of
+    /// tokens it runs at what the machine's memory or arithmetic allows. Pack after training: a backward
+    /// pass through a packed block is an error, unless it is [frozen](Self::frozen).
     ///
     /// Inputs may be f32, bf16 or f16, whatever the weights are. Sums are f32; a token has the same bits
     /// alone and in a batch, and for any number of threads. (An f64 input takes another way, in f64, by
@@ -214,7 +219,7 @@ impl GemmaMlp {
         let (gate, up) = match &self.gate_up {
             Projection::Packed(..) => return Ok(self.clone()),
             Projection::Separate { gate, up } => (gate.clone(), up.clone()),
-            Projection::Fused(both) => halves(both)?,
+            Projection::Merged(both) => unmerged(both)?,
         };
         let tensor = |layer: &Linear| match layer.weight() {
             Weight::Tensor(weight) => Ok(weight.clone()),
@@ -237,8 +242,9 @@ impl GemmaMlp {
         Ok(Self { gate_up, down: self.down.packed()?, ..self.clone() })
     }
 
-    /// The same block, if it is packed with weights that a backward pass takes for constants: it goes
-    /// through to the input, as adapters beside frozen weights need it. Nothing is copied.
+    /// The block with its packed weights as constants to a backward pass, which then goes through them
+    /// to the input, as adapters beside frozen weights need it. Tensors stay as they are. Nothing is
+    /// copied.
     pub fn frozen(&self) -> Self {
         let gate_up = match &self.gate_up {
             Projection::Packed(weight, bias) => Projection::Packed(weight.frozen(), bias.clone()),
@@ -247,14 +253,47 @@ impl GemmaMlp {
         Self { gate_up, down: self.down.frozen(), ..self.clone() }
     }
 
+    /// The block with its weights and biases in another dtype, as candle converts numbers; inputs and
+    /// outputs may have any dtype, before and after. Packed weights are unpacked, converted and packed
+    /// again, and frozen ones stay frozen.
+    ///
+    /// ```
+    /// # use candle_core::{DType, Device, Module, Tensor};
+    /// # use candle_nn::{VarBuilder, VarMap};
+    /// # use gemma_mlp::{Gelu, gemma_mlp};
+    /// # let vb = VarBuilder::from_varmap(&VarMap::new(), DType::F32, &Device::Cpu);
+    /// let trained = gemma_mlp(64, 256, Gelu::Tanh, vb)?;
+    /// let small = trained.to_dtype(DType::BF16)?.packed()?; // half the memory
+    /// # let x = Tensor::ones((1, 64), DType::F32, &Device::Cpu)?;
+    /// # assert_eq!(small.forward(&x)?.dtype(), DType::F32);
+    /// # Ok::<(), candle_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Another dtype than f64, f32, bf16 and f16; of a packed block, f64 as well.
+    pub fn to_dtype(&self, dtype: DType) -> Result<Self> {
+        let gate_up = match &self.gate_up {
+            Projection::Separate { gate, up } => {
+                Projection::Separate { gate: gate.to_dtype(dtype)?, up: up.to_dtype(dtype)? }
+            }
+            Projection::Merged(both) => Projection::Merged(both.to_dtype(dtype)?),
+            Projection::Packed(weight, bias) => {
+                let bias = bias.as_ref().map(|bias| bias.to_dtype(dtype)).transpose()?;
+                Projection::Packed(weight.to_dtype(dtype)?, bias)
+            }
+        };
+        Ok(Self { gate_up, down: self.down.to_dtype(dtype)?, ..self.clone() })
+    }
+
     /// The activation in use.
     pub fn activation(&self) -> Activation {
         self.activation
     }
 
-    /// The same block with copies of its weight matrices as variables, and these: gate, up and down,
-    /// or gate and up in one, and down. After a backward pass each has a gradient. Those of a packed
-    /// block are f32.
+    /// The block with copies of its weight matrices as variables, and the variables: gate, up and down
+    /// (`[intermediate, hidden]` twice, `[hidden, intermediate]`), or gate and up in one
+    /// (`[2 * intermediate, hidden]`), and down. After a backward pass each has a gradient. Those of a
+    /// packed block are f32.
     ///
     /// # Errors
     /// candle's, if the device is out of memory.
@@ -275,27 +314,29 @@ impl GemmaMlp {
                 gate: variable(&tensor(gate)?, gate.bias())?,
                 up: variable(&tensor(up)?, up.bias())?,
             },
-            Projection::Fused(both) => Projection::Fused(variable(&tensor(both)?, both.bias())?),
+            Projection::Merged(both) => Projection::Merged(variable(&tensor(both)?, both.bias())?),
             Projection::Packed(weight, bias) => {
                 let both = Weight::Packed(weight.clone()).to_tensor(DType::F32)?;
                 let bias = bias.as_ref().map(Tensor::flatten_all).transpose()?;
-                Projection::Fused(variable(&both, bias.as_ref())?)
+                Projection::Merged(variable(&both, bias.as_ref())?)
             }
         };
         let down = variable(&tensor(&self.down)?, self.down.bias())?;
         Ok((Self { gate_up, down, ..self.clone() }, variables))
     }
 
-    /// The same weights under another activation. Nothing is copied.
+    /// The block with another activation. It shares the weights: nothing is copied.
     pub fn with_activation(&self, activation: impl Into<Activation>) -> Self {
         Self { activation: activation.into(), ..self.clone() }
     }
 
-    /// The first half of the block: what gate and up make of `xs`, `[..., hidden]`.
+    /// The block's first step: what gate and up make of `xs`, `[..., hidden]` to `[..., intermediate]`
+    /// each. An input whose dtype is not the weights' is multiplied as [`Weight::matmul`] says, and never
+    /// rounded.
     ///
     /// # Errors
-    /// An input whose last dimension is not the hidden size, or that is not f64, f32, bf16 or f16. One
-    /// whose dtype is not the weights' is multiplied as [`Weight::product`] says, and never rounded.
+    /// An input whose last dimension is not the hidden size, or that is not f64, f32, bf16 or f16; of a
+    /// packed block, one that is not on the CPU.
     pub fn project(&self, xs: &Tensor) -> Result<GateUp> {
         match &self.gate_up {
             Projection::Packed(weight, bias) if xs.dtype() == DType::F64 => {
@@ -308,30 +349,30 @@ impl GemmaMlp {
             }
             Projection::Packed(weight, bias) => {
                 let x = as_rows(xs)?;
-                let both = packed_product(weight, &x, bias.as_ref())?; // [2, rows, intermediate]
-                let dims = [&xs.dims()[..xs.rank() - 1], &[weight.rows()]].concat();
+                let both = packed_matmul(weight, &x, bias.as_ref())?; // [2, rows, intermediate]
+                let dims = [&xs.dims()[..xs.rank() - 1], &[weight.out_features()]].concat();
                 let part = |i: usize| both.get(i)?.reshape(dims.as_slice()); // [..., intermediate]
                 Ok(GateUp { gate: part(0)?, up: part(1)? })
             }
-            Projection::Fused(gate_up) => split(gate_up.forward(xs)?),
+            Projection::Merged(gate_up) => split(gate_up.forward(xs)?),
         }
     }
 
-    /// The same weights, rounding elsewhere between gate and down. Nothing is copied.
+    /// The block with another rounding between gate and down. It shares the weights: nothing is copied.
     pub fn with_rounding(&self, rounding: Rounding) -> Self {
         Self { rounding, ..self.clone() }
     }
 
-    /// The gated activation, `activation(gate) ⊙ up`: `[..., intermediate]`.
+    /// The block's second step, the gated activation `activation(gate) ⊙ up`: `[..., intermediate]`.
     ///
     /// # Errors
-    /// Shapes that differ.
+    /// Shapes or dtypes that differ.
     pub fn gated(&self, projected: &GateUp) -> Result<Tensor> {
         let GateUp { gate, up } = projected;
         self.rounding.geglu(gate, up, self.activation)
     }
 
-    /// The last projection: `[..., intermediate]` to `[..., hidden]`.
+    /// The block's last step, the projection down: `[..., intermediate]` to `[..., hidden]`.
     ///
     /// # Errors
     /// A product whose last dimension is not the intermediate size.
@@ -339,22 +380,24 @@ impl GemmaMlp {
         self.down.forward(product)
     }
 
-    /// The second half: `down(activation(gate) ⊙ up)`, `[..., hidden]`.
+    /// The block's output from projections at hand, `down(activation(gate) ⊙ up)`: `[..., hidden]`. They
+    /// are the same under every activation.
     ///
     /// # Errors
-    /// Shapes that do not fit the block.
-    pub fn finish(&self, projected: &GateUp) -> Result<Tensor> {
+    /// Shapes that do not fit the block, or dtypes that differ.
+    pub fn forward_projected(&self, projected: &GateUp) -> Result<Tensor> {
         self.down(&self.gated(projected)?)
     }
 
-    /// Both forms of GELU on one input, for little more than the price of one: gate and up, two
-    /// thirds of the arithmetic, are computed once.
+    /// The block's output under both forms of GELU, whatever its own activation: for little more than
+    /// the price of one, since gate and up, two thirds of the arithmetic, are computed once. Each has the
+    /// bits that [`Module::forward`] returns under its form.
     ///
     /// # Errors
-    /// As [`Self::project`].
+    /// Those of [`Self::project`].
     pub fn forward_pair(&self, xs: &Tensor) -> Result<Pair> {
-        if let Some(fused) = self.fused(xs, &[Activation::EXACT, Activation::TANH]) {
-            let both = fused.forward(xs)?; // [2, ..., hidden]
+        if let Some(one_pass) = self.one_pass(xs, &[Activation::EXACT, Activation::TANH]) {
+            let both = one_pass.forward(xs)?; // [2, ..., hidden]
             return Ok(Pair { exact: both.get(0)?, tanh: both.get(1)? });
         }
         let projected = self.project(xs)?;
@@ -363,20 +406,20 @@ impl GemmaMlp {
             let both = self.down(&both)?; // [2, ..., hidden]
             return Ok(Pair { exact: both.get(0)?, tanh: both.get(1)? });
         }
-        let under = |gelu: Gelu| self.with_activation(gelu).finish(&projected);
+        let under = |gelu: Gelu| self.with_activation(gelu).forward_projected(&projected);
         Ok(Pair { exact: under(Gelu::Exact)?, tanh: under(Gelu::Tanh)? })
     }
 
     /// The block in one operation, for some activations: if it is packed, rounds once, and no
     /// gradient is asked for.
-    fn fused(&self, xs: &Tensor, activations: &[Activation]) -> Option<Fused> {
+    fn one_pass(&self, xs: &Tensor, activations: &[Activation]) -> Option<OnePass> {
         match (&self.gate_up, self.down.weight()) {
             (Projection::Packed(gate_up, bias), Weight::Packed(down))
                 if self.rounding == Rounding::Once
                     && !xs.track_op()
                     && xs.dtype() != DType::F64 =>
             {
-                Some(Fused {
+                Some(OnePass {
                     gate_up: (gate_up.clone(), bias.clone()),
                     down: (down.clone(), self.down.bias().cloned()),
                     activations: activations.into(),
@@ -390,15 +433,15 @@ impl GemmaMlp {
     /// [`Module::forward`] returns.
     ///
     /// # Errors
-    /// As [`Self::project`].
+    /// Those of [`Self::project`].
     pub fn trace(&self, xs: &Tensor) -> Result<Trace> {
         self.trace_projected(&self.project(xs)?)
     }
 
-    /// As [`Self::trace`], from projections at hand: they are the same under every activation.
+    /// Every intermediate from projections at hand, which are the same under every activation.
     ///
     /// # Errors
-    /// Shapes that do not fit the block.
+    /// Shapes that do not fit the block, or dtypes that differ.
     pub fn trace_projected(&self, projected: &GateUp) -> Result<Trace> {
         let GateUp { gate, up } = projected.clone();
         let (activated, product) = self.activated_and_product(projected)?;
@@ -406,11 +449,11 @@ impl GemmaMlp {
         Ok(Trace { gate, up, activated, product, output })
     }
 
-    /// `activation(gate)` in the block's dtype, and the product with `up`, rounded as the block
+    /// `activation(gate)` in the dtype of `gate`, and its product with `up`, rounded as the block
     /// rounds: both `[..., intermediate]`.
     ///
     /// # Errors
-    /// Shapes that differ.
+    /// Shapes or dtypes that differ.
     pub fn activated_and_product(&self, projected: &GateUp) -> Result<(Tensor, Tensor)> {
         let GateUp { gate, up } = projected;
         self.rounding.activated_and_product(gate, up, self.activation)
@@ -419,9 +462,9 @@ impl GemmaMlp {
 
 impl Module for GemmaMlp {
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        match self.fused(xs, &[self.activation]) {
-            Some(fused) => fused.forward(xs)?.get(0),
-            None => self.finish(&self.project(xs)?),
+        match self.one_pass(xs, &[self.activation]) {
+            Some(one_pass) => one_pass.forward(xs)?.get(0),
+            None => self.forward_projected(&self.project(xs)?),
         }
     }
 }
@@ -443,15 +486,15 @@ fn split(both: Tensor) -> Result<GateUp> {
     Ok(GateUp { gate: part(0)?, up: part(intermediate)? })
 }
 
-/// A layer whose weight is `[2n, in]` as two.
-fn halves(both: &Linear) -> Result<(Linear, Linear)> {
+/// A layer whose weight is `[2n, in]` as two layers.
+fn unmerged(both: &Linear) -> Result<(Linear, Linear)> {
     let n = both.weight().dims()?.0 / 2;
-    let half = |at: usize| {
+    let part = |at: usize| {
         let weight = both.weight().narrow(at, n)?;
         let bias = both.bias().map(|bias| bias.narrow(0, at, n)).transpose()?;
         Ok::<_, candle_core::Error>(Linear::new(weight, bias)?)
     };
-    Ok((half(0)?, half(n)?))
+    Ok((part(0)?, part(n)?))
 }
 
 #[cfg(test)]
@@ -492,7 +535,7 @@ mod tests {
     }
 
     #[test]
-    fn fused_weights_are_gate_then_up() -> Result<()> {
+    fn merged_weights_are_gate_then_up() -> Result<()> {
         for bias in [false, true] {
             let (varmap, mlp) = varmap_mlp(bias, Gelu::Tanh);
             let mut tensors: HashMap<String, Tensor> = HashMap::new();
@@ -506,10 +549,10 @@ mod tests {
                 tensors.insert(format!("gate_up_proj.{part}"), Tensor::cat(&[gate, up], 0)?);
             }
             let vb = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
-            let fused = gemma_mlp_b(8, 12, bias, Gelu::Tanh, vb)?;
-            assert!(matches!(fused.gate_up, Projection::Fused(_)));
+            let merged = gemma_mlp_b(8, 12, bias, Gelu::Tanh, vb)?;
+            assert!(matches!(merged.gate_up, Projection::Merged(_)));
             let x = Tensor::randn(0f32, 1., (5, 8), &Device::Cpu)?;
-            let difference = (fused.forward(&x)? - mlp.forward(&x)?)?.abs()?.max_all()?;
+            let difference = (merged.forward(&x)? - mlp.forward(&x)?)?.abs()?.max_all()?;
             assert!(difference.to_scalar::<f32>()? < 1e-6);
         }
         Ok(())
@@ -574,7 +617,10 @@ mod tests {
                 let exact = packed.with_activation(Gelu::Exact);
                 assert_eq!(wide(&pair.tanh), wide(&packed.forward(&x)?));
                 assert_eq!(wide(&pair.exact), wide(&exact.forward(&x)?));
-                assert_eq!(wide(&pair.tanh), wide(&packed.finish(&packed.project(&x)?)?));
+                assert_eq!(
+                    wide(&pair.tanh),
+                    wide(&packed.forward_projected(&packed.project(&x)?)?)
+                );
                 assert_eq!(wide(&pair.exact), wide(&exact.trace(&x)?.output));
                 if rows > 0 {
                     let difference = (pair.tanh.to_dtype(DType::F32)?
@@ -595,10 +641,39 @@ mod tests {
         Ok(())
     }
 
+    /// In another dtype: the weights that candle converts, whether they are packed before or after.
+    #[test]
+    fn another_dtype() -> Result<()> {
+        for bias in [false, true] {
+            let (varmap, mlp) = varmap_mlp(bias, Gelu::Tanh);
+            let x = Tensor::randn(0f32, 1., (3, 8), &Device::Cpu)?;
+            let same = mlp.to_dtype(DType::F32)?;
+            assert_eq!(bits(&same.forward(&x)?), bits(&mlp.forward(&x)?));
+            for dtype in [DType::BF16, DType::F16] {
+                let converted = mlp.to_dtype(dtype)?;
+                let y = converted.forward(&x)?;
+                let difference = (&y - mlp.forward(&x)?)?.abs()?.max_all()?.to_scalar::<f32>()?;
+                assert!(y.dtype() == DType::F32 && difference > 0.0 && difference < 0.1);
+                let packed = converted.packed()?.forward(&x)?;
+                let repacked = mlp.packed()?.frozen().to_dtype(dtype)?;
+                assert_eq!(bits(&packed), bits(&repacked.forward(&x)?));
+                let input = Var::from_tensor(&x)?;
+                let gradients = repacked.forward(&input)?.sum_all()?.backward()?;
+                assert!(gradients.get(&input).is_some(), "frozen weights stay so");
+            }
+            // Converted tensors still train.
+            let gradients = mlp.to_dtype(DType::F64)?.forward(&x)?.sum_all()?.backward()?;
+            assert!(varmap.all_vars().iter().all(|var| gradients.get(var).is_some()));
+            assert!(mlp.packed()?.to_dtype(DType::F64).is_err());
+            assert!(mlp.to_dtype(DType::U32).is_err());
+        }
+        Ok(())
+    }
+
     /// The block learns a fixed random block's outputs, in both modes.
     #[test]
     fn training_lowers_the_loss() -> Result<()> {
-        for gelu in Gelu::ALL {
+        for &gelu in Gelu::ALL {
             let (_, teacher) = varmap_mlp(false, gelu);
             let (varmap, student) = varmap_mlp(false, gelu);
             let x = Tensor::randn(0f32, 1., (64, 8), &Device::Cpu)?;

@@ -9,7 +9,7 @@ use super::norm::RmsNorm;
 use super::observer::{Block, Observer};
 use super::rope::RotaryEmbedding;
 use crate::checkpoint::Config;
-use crate::kernels::elementwise::Activation;
+use crate::kernels::activation::Activation;
 use crate::kernels::linear::Weight;
 use crate::kernels::threads::awake;
 use crate::rounding::Rounding;
@@ -228,7 +228,7 @@ impl Gemma {
                         let projected = layer.mlp.project(&input)?;
                         let (mlp, input) = (&layer.mlp, &input);
                         observer.block(Block { index, mlp, input, projected: &projected })?;
-                        layer.add_output(&attended, layer.mlp.finish(&projected)?)?
+                        layer.add_output(&attended, layer.mlp.forward_projected(&projected)?)?
                     }
                 };
                 observer.residual(index, &x)?;

@@ -54,7 +54,7 @@ impl Head {
     /// # Errors
     /// Words beyond the vocabulary; of a packed head, a start that is no multiple of 32.
     pub fn rows(&self, hidden: &Tensor, start: usize, len: usize) -> Result<Tensor> {
-        let logits = self.weight.narrow(start, len)?.product(hidden, None)?;
+        let logits = self.weight.narrow(start, len)?.matmul(hidden, None)?;
         match self.softcap {
             Some(cap) => (logits / cap)?.tanh()? * cap,
             None => Ok(logits),

@@ -4,7 +4,7 @@ use super::gemma::Gemma;
 use super::norm::RmsNorm;
 use crate::checkpoint::{AttentionConfig, BlockSpec, Checkpoint};
 use crate::error::Result;
-use crate::kernels::linear::packs;
+use crate::kernels::linear::should_pack;
 use crate::mlp::{GemmaMlp, gemma_mlp_b};
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
@@ -29,7 +29,8 @@ impl Gemma {
         let at =
             |prefix: &str| prefix.split_terminator('.').fold(vb.clone(), |vb, part| vb.pp(part));
         let head = checkpoint.head_prefix();
-        let loaded = Self::from_parts(config, dtype, at(prefix), at(head), packs(dtype, device));
+        let loaded =
+            Self::from_parts(config, dtype, at(prefix), at(head), should_pack(dtype, device));
         from_unchanged(checkpoint, loaded)
     }
 }
@@ -49,7 +50,7 @@ pub fn load_mlp(
     let (hidden, intermediate) = (block.hidden_size, block.intermediate_size);
     let mlp = gemma_mlp_b(hidden, intermediate, block.bias, block.activation.value, vb);
     let mlp = from_unchanged(checkpoint, mlp)?;
-    Ok(if packs(dtype, device) { mlp.packed()? } else { mlp })
+    Ok(if should_pack(dtype, device) { mlp.packed()? } else { mlp })
 }
 
 /// The norm in front of a block, in f32.
@@ -70,7 +71,7 @@ fn from_unchanged<T>(checkpoint: &Checkpoint, loaded: candle_core::Result<T>) ->
 
 /// Weights rounded to a dtype, and held in it, or as they are stored where they will be packed.
 fn var_builder(checkpoint: &Checkpoint, dtype: DType, device: &Device) -> VarBuilder<'static> {
-    match packs(dtype, device) {
+    match should_pack(dtype, device) {
         true => checkpoint.tensors().var_builder_as_stored(dtype, device),
         false => checkpoint.tensors().var_builder(dtype, device),
     }

@@ -1,7 +1,7 @@
 //! Gemma's RMSNorm.
 
 use crate::kernels::exp::vectorized;
-use crate::kernels::linear::Number;
+use crate::kernels::number::Float;
 use crate::kernels::operands::{check_pair, slice};
 use crate::kernels::threads;
 use candle_core::{
@@ -200,7 +200,7 @@ impl CustomOp2 for Fused {
 }
 
 impl Fused {
-    fn rows<T: Number>(&self, x: &[T], to: Option<&[T]>) -> Result<CpuStorage> {
+    fn rows<T: Float>(&self, x: &[T], to: Option<&[T]>) -> Result<CpuStorage> {
         /// Elements that are worth another thread.
         const CHUNK: usize = 1 << 14;
         let width = self.0.factors.len();

@@ -5,7 +5,7 @@ use super::gemma::Gemma;
 use super::layer::Layer;
 use super::norm::NormRounding;
 use super::rope::RopeRounding;
-use crate::kernels::elementwise::Activation;
+use crate::kernels::activation::Activation;
 use candle_core::{DType, Result, Tensor};
 
 /// One thing that a port may compute differently. Weights stay.

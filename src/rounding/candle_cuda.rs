@@ -1,15 +1,16 @@
-//! candle on CUDA: GELU in the half type, each operator rounding to it. Read from source, not run.
+//! candle on CUDA: GELU in the half-precision type, each operator rounding to it. Read from source,
+//! not run.
 //!
 //! candle-kernels 0.11.1, `src/unary.cu` (`gelu_fwd`, `gelu_erf_fwd`) and `src/cuda_utils.cuh`
 //! (`tanhg`, `normcdfg`, which widen to f32). The compiler may fuse `x + 0.044715·x³`, which would
 //! save one of the roundings; here it is not fused.
 
-use super::half_type::Half;
+use super::half_type::HalfType;
 use super::real;
 
 /// `x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³)))`.
-pub(super) fn tanh(x: f32, half: Half) -> f32 {
-    let round = |x| half.round(x);
+pub(super) fn tanh(x: f32, dtype: HalfType) -> f32 {
+    let round = |x| dtype.round(x);
     let cube = round(round(x * x) * x);
     let sum = round(x + round(round(0.044715) * cube));
     let inner = round(round(real::SQRT_2_OVER_PI) * sum);
@@ -17,6 +18,6 @@ pub(super) fn tanh(x: f32, half: Half) -> f32 {
 }
 
 /// `x·Φ(x)`, with Φ in f32.
-pub(super) fn exact(x: f32, half: Half) -> f32 {
-    half.round(x * half.round(real::normal_cdf(x)))
+pub(super) fn exact(x: f32, dtype: HalfType) -> f32 {
+    dtype.round(x * dtype.round(real::normal_cdf(x)))
 }

@@ -1,27 +1,28 @@
-//! A framework's GELU and GEGLU on half types as candle operations, on the CPU: tensors on a GPU are
-//! brought there and back.
+//! A framework's GELU and GEGLU on half-precision types as candle operations, on the CPU: tensors on a
+//! GPU are brought there and back.
 //!
-//! GELU of a half type is a function of 16 bits: it is computed once for all of them and looked up.
+//! GELU of a half-precision type is a function of 16 bits: it is computed once for all of them and
+//! looked up.
 
 use super::framework::Framework;
-use super::half_type::Half;
+use super::half_type::HalfType;
 use crate::kernels::geglu::{activate_gradient, geglu_gradients};
 use crate::kernels::gelu::Gelu;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Device, Layout, Result, Shape, Tensor};
 use std::sync::OnceLock;
 
-/// A framework's GELU of a half type.
+/// A framework's GELU of a half-precision type.
 #[derive(Clone, Copy)]
 pub(super) struct Emulated {
     framework: Framework,
     gelu: Gelu,
-    half: Half,
+    dtype: HalfType,
 }
 
 impl Emulated {
-    /// Nothing where the dtype is no half type, of which alone frameworks are reproduced.
+    /// Nothing where the dtype is no half-precision type, of which alone frameworks are reproduced.
     pub(super) fn of(framework: Framework, gelu: Gelu, dtype: DType) -> Option<Self> {
-        Half::of(dtype).map(|half| Self { framework, gelu, half })
+        HalfType::of(dtype).map(|dtype| Self { framework, gelu, dtype })
     }
 
     pub(super) fn activate(self, x: &Tensor) -> Result<Tensor> {
@@ -36,14 +37,14 @@ impl Emulated {
     fn table(self) -> &'static [f32] {
         const TABLES: usize = Framework::ALL.len() * 2 * 2;
         static ALL: [OnceLock<Vec<f32>>; TABLES] = [const { OnceLock::new() }; TABLES];
-        let Self { framework, gelu, half } = self;
-        let index = (framework as usize * 2 + gelu as usize) * 2 + half as usize;
+        let Self { framework, gelu, dtype } = self;
+        let index = (framework as usize * 2 + gelu as usize) * 2 + dtype as usize;
         ALL[index].get_or_init(|| (0..=u16::MAX).map(|bits| self.value(bits)).collect())
     }
 
     fn value(self, bits: u16) -> f32 {
-        let value = self.framework.gelu(self.gelu, self.half, self.half.widen(bits));
-        if self.framework.rounds_activation() { self.half.round(value) } else { value }
+        let value = self.framework.gelu(self.gelu, self.dtype, self.dtype.widen(bits));
+        if self.framework.rounds_activation() { self.dtype.round(value) } else { value }
     }
 }
 
@@ -59,10 +60,10 @@ impl CustomOp1 for Activate {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (half, table) = (self.0.half, self.0.table());
-        let x = half.slice(x, layout)?.iter();
-        let y = x.map(|&x| half.bits(table[usize::from(x)])).collect();
-        Ok((half.storage(y), layout.shape().clone()))
+        let (dtype, table) = (self.0.dtype, self.0.table());
+        let x = dtype.slice(x, layout)?.iter();
+        let y = x.map(|&x| dtype.bits(table[usize::from(x)])).collect();
+        Ok((dtype.storage(y), layout.shape().clone()))
     }
 
     fn bwd(&self, x: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
@@ -84,12 +85,12 @@ impl CustomOp2 for Geglu {
         up: &CpuStorage,
         up_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let Emulated { framework, half, .. } = self.0;
+        let Emulated { framework, dtype, .. } = self.0;
         let table = self.0.table();
-        let (gate, up) = (half.slice(gate, gate_layout)?, half.slice(up, up_layout)?);
-        let product = |(&g, &u)| framework.product(half, table[usize::from(g)], half.widen(u));
+        let (gate, up) = (dtype.slice(gate, gate_layout)?, dtype.slice(up, up_layout)?);
+        let product = |(&g, &u)| framework.product(dtype, table[usize::from(g)], dtype.widen(u));
         let product = gate.iter().zip(up).map(product).collect();
-        Ok((half.storage(product), gate_layout.shape().clone()))
+        Ok((dtype.storage(product), gate_layout.shape().clone()))
     }
 
     fn bwd(
@@ -99,7 +100,7 @@ impl CustomOp2 for Geglu {
         _product: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (gate, up) = geglu_gradients(gate, up, grad, self.0.gelu.into())?;
+        let [gate, up] = geglu_gradients(gate, up, grad, self.0.gelu.into())?;
         Ok((Some(gate), Some(up)))
     }
 }

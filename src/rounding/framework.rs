@@ -1,6 +1,6 @@
-//! Frameworks whose arithmetic of GEGLU on a half type is reproduced.
+//! Frameworks whose arithmetic of GEGLU on a half-precision type is reproduced.
 
-use super::half_type::Half;
+use super::half_type::HalfType;
 use super::{candle_cuda, cuda, jax, llama_cpp, pytorch};
 use crate::kernels::gelu::Gelu;
 use std::fmt;
@@ -8,9 +8,9 @@ use std::fmt;
 /// How a framework computes `gelu(gate) ⊙ up` on bf16 and f16: where it rounds, and with which
 /// polynomials.
 ///
-/// Only GELU on a half type is reproduced. Other activations are this crate's own, rounded to the
-/// type before the product if the framework rounds GELU there; f32 and f64 have this crate's own
-/// functions throughout. Gradients are the analytic ones whatever the framework's are.
+/// Only GELU on a half-precision type is reproduced. Other activations are this crate's own, rounded
+/// to the type before the product if the framework rounds GELU there; f32 and f64 have this crate's
+/// own functions throughout. Gradients are the analytic ones whatever the framework's are.
 ///
 /// ```
 /// use gemma_mlp::Framework;
@@ -18,6 +18,7 @@ use std::fmt;
 /// assert!(Framework::Jax.is_proven() && !Framework::FlashInfer.is_proven());
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Framework {
     /// PyTorch on the CPU, and transformers, which calls it: `F.gelu` in f32, rounded, then the
     /// product, rounded.
@@ -65,7 +66,7 @@ pub enum Framework {
 
 impl Framework {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: &'static [Self] = &[
         Self::PyTorch,
         Self::Jax,
         Self::CandleCuda,
@@ -75,7 +76,7 @@ impl Framework {
     ];
 
     /// The accepted names. The first of each is its own, the others are frameworks with its bits.
-    pub const NAMES: [(&'static str, Self); 9] = [
+    pub const NAMES: &'static [(&'static str, Self)] = &[
         ("pytorch", Self::PyTorch),
         ("transformers", Self::PyTorch),
         ("jax", Self::Jax),
@@ -108,16 +109,16 @@ impl Framework {
         !matches!(self, Self::FlashInfer | Self::LlamaCpp)
     }
 
-    /// GELU of a number of a half type, before it is rounded to that for the product or not.
-    pub(super) fn gelu(self, gelu: Gelu, half: Half, x: f32) -> f32 {
-        match (self, gelu, half) {
+    /// GELU of a number of a half-precision type, before it is rounded to that for the product or not.
+    pub(super) fn gelu(self, gelu: Gelu, dtype: HalfType, x: f32) -> f32 {
+        match (self, gelu, dtype) {
             (Self::PyTorch, Gelu::Tanh, _) => pytorch::tanh(x),
-            (Self::PyTorch, Gelu::Exact, Half::F16) => pytorch::exact(x),
-            (Self::PyTorch, Gelu::Exact, Half::Bf16) => pytorch::exact_bf16(x),
-            (Self::Jax, Gelu::Tanh, _) => jax::gelu_tanh(x, half),
-            (Self::Jax, Gelu::Exact, _) => jax::gelu_exact(x, half),
-            (Self::CandleCuda, Gelu::Tanh, _) => candle_cuda::tanh(x, half),
-            (Self::CandleCuda, Gelu::Exact, _) => candle_cuda::exact(x, half),
+            (Self::PyTorch, Gelu::Exact, HalfType::F16) => pytorch::exact(x),
+            (Self::PyTorch, Gelu::Exact, HalfType::Bf16) => pytorch::exact_bf16(x),
+            (Self::Jax, Gelu::Tanh, _) => jax::gelu_tanh(x, dtype),
+            (Self::Jax, Gelu::Exact, _) => jax::gelu_exact(x, dtype),
+            (Self::CandleCuda, Gelu::Tanh, _) => candle_cuda::tanh(x, dtype),
+            (Self::CandleCuda, Gelu::Exact, _) => candle_cuda::exact(x, dtype),
             (Self::PyTorchCuda | Self::FlashInfer, Gelu::Tanh, _) => cuda::tanh(x),
             (Self::PyTorchCuda | Self::FlashInfer, Gelu::Exact, _) => cuda::exact(x),
             (Self::LlamaCpp, Gelu::Tanh, _) => llama_cpp::tanh(x),
@@ -126,10 +127,10 @@ impl Framework {
     }
 
     /// The product's bits.
-    pub(super) fn product(self, half: Half, activation: f32, up: f32) -> u16 {
+    pub(super) fn product(self, dtype: HalfType, activation: f32, up: f32) -> u16 {
         match self {
-            Self::Jax => half.bits(jax::product(activation, up, half)),
-            _ => half.bits(activation * up),
+            Self::Jax => dtype.bits(jax::product(activation, up, dtype)),
+            _ => dtype.bits(activation * up),
         }
     }
 }

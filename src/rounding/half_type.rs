@@ -1,4 +1,4 @@
-//! A half type as the emulated arithmetics need it: 16 bits in, 16 bits out, f32 in between.
+//! Half-precision types as the emulated arithmetics need them: 16 bits in, 16 bits out, f32 in between.
 
 use crate::kernels::operands::slice;
 use candle_core::{CpuStorage, DType, Layout, Result};
@@ -6,15 +6,15 @@ use half::slice::HalfFloatSliceExt;
 use half::vec::HalfBitsVecExt;
 use half::{bf16, f16};
 
-/// One of the two half types.
+/// bf16 or f16.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Half {
+pub(super) enum HalfType {
     Bf16,
     F16,
 }
 
-impl Half {
-    /// The half type that a tensor has, if it has one.
+impl HalfType {
+    /// That of a tensor, if it is either.
     pub(super) fn of(dtype: DType) -> Option<Self> {
         match dtype {
             DType::BF16 => Some(Self::Bf16),

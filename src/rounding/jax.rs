@@ -1,16 +1,17 @@
-//! JAX on the CPU, under jit: `jax.nn.gelu` of a half type, rounding to it after every operation.
+//! JAX on the CPU, under jit: `jax.nn.gelu` of a half-precision type, rounding to it after every
+//! operation.
 //!
 //! JAX 0.10.2, `jax/_src/nn/functions.py`, as XLA compiles it for x86-64 (jaxlib 0.10.2): each
 //! operation in f32 and rounded, `tanh`, `erfc` and `exp` as polynomials with fused multiplications.
 //! The coefficients are those of the LLVM code that XLA dumps.
 
-use super::half_type::Half;
+use super::half_type::HalfType;
 use super::real::SQRT_2_OVER_PI;
 use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, LOG2_E};
 
 /// `x·(0.5·(1 + tanh(√(2/π)·(x + 0.044715·x³))))`, rounded nine times.
-pub(super) fn gelu_tanh(x: f32, half: Half) -> f32 {
-    let (x, round) = (flush(x), |x| round(x, half));
+pub(super) fn gelu_tanh(x: f32, dtype: HalfType) -> f32 {
+    let (x, round) = (flush(x), |x| round(x, dtype));
     let cube = round(round(x * x) * x);
     let sum = round(x + round(round(0.044715) * cube));
     let inner = round(round(SQRT_2_OVER_PI) * sum);
@@ -19,20 +20,20 @@ pub(super) fn gelu_tanh(x: f32, half: Half) -> f32 {
 }
 
 /// `(x/2)·erfc(-x·√½)`, rounded four times; erfc's argument only in f16, since XLA drops bf16's.
-pub(super) fn gelu_exact(x: f32, half: Half) -> f32 {
-    let (x, round) = (flush(x), |x| round(x, half));
+pub(super) fn gelu_exact(x: f32, dtype: HalfType) -> f32 {
+    let (x, round) = (flush(x), |x| round(x, dtype));
     let z = -x * round(FRAC_1_SQRT_2);
-    let z = if half == Half::F16 { round(z) } else { z };
+    let z = if dtype == HalfType::F16 { round(z) } else { z };
     round(round(0.5 * x) * round(erfc(z)))
 }
 
 /// The product, still in f32.
-pub(super) fn product(activation: f32, up: f32, half: Half) -> f32 {
-    round(flush(activation) * flush(up), half)
+pub(super) fn product(activation: f32, up: f32, dtype: HalfType) -> f32 {
+    round(flush(activation) * flush(up), dtype)
 }
 
-fn round(x: f32, half: Half) -> f32 {
-    flush(half.round(flush(x)))
+fn round(x: f32, dtype: HalfType) -> f32 {
+    flush(dtype.round(flush(x)))
 }
 
 /// XLA computes with subnormal f32 taken for 0. bf16 has the same subnormal numbers, while all of

@@ -3,9 +3,9 @@
 //!
 //! `ggml/src/ggml-cpu/vec.h` (`ggml_vec_geglu_f32`, `ggml_vec_geglu_erf_f32`) and `ggml-cpu.c`,
 //! which fills the table. llama.cpp's activations are f32, and so is its product: the rounding of
-//! that to a half type belongs to the side here, not to llama.cpp.
+//! that to a half-precision type belongs to the side here, not to llama.cpp.
 
-use super::half_type::Half;
+use super::half_type::HalfType;
 use super::real;
 use std::f32::consts::FRAC_1_SQRT_2;
 
@@ -16,9 +16,9 @@ pub(super) fn tanh(x: f32) -> f32 {
     } else if x >= 10.0 {
         x
     } else {
-        let x = Half::F16.round(x);
+        let x = HalfType::F16.round(x);
         let inner = real::SQRT_2_OVER_PI * x * (1.0 + 0.044715 * x * x);
-        Half::F16.round(0.5 * x * (1.0 + real::tanh(inner)))
+        HalfType::F16.round(0.5 * x * (1.0 + real::tanh(inner)))
     }
 }
 

@@ -1,5 +1,5 @@
-//! Where and how a gated block in a half type rounds between gate and down: the second of the axes,
-//! beside the activation and the dtype, on which "the same" block differs.
+//! Where and how a gated block in a half-precision type rounds between gate and down: beside the
+//! activation and the dtype, what tells one framework's block from another's with equal weights.
 
 mod candle_cuda;
 mod cuda;
@@ -15,7 +15,7 @@ mod sleef;
 
 pub use framework::Framework;
 
-use crate::kernels::elementwise::Activation;
+use crate::kernels::activation::Activation;
 use crate::kernels::geglu::{activate, activated_and_product, geglu};
 use crate::kernels::gelu::Gelu;
 use crate::kernels::operands::check_pair;
@@ -26,7 +26,7 @@ use std::fmt;
 
 /// Where `activation(gate) ⊙ up` is rounded to the block's dtype.
 ///
-/// In f32 and f64 only [`EveryOp`](Self::EveryOp) is another than the rest.
+/// In f32 and f64 all give the same bits, but [`EveryOp`](Self::EveryOp), which has candle's.
 ///
 /// ```
 /// use gemma_mlp::{Framework, Rounding};
@@ -34,23 +34,24 @@ use std::fmt;
 /// assert_eq!(Rounding::from_name("candle"), Some(Rounding::EveryOp));
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
 pub enum Rounding {
-    /// Once, at the end: what this crate does, and fused GPU kernels.
+    /// Once, at the end: what this crate does, and GPU kernels that compute the product in one pass.
     #[default]
     Once,
     /// The activation, then the product, each correctly rounded: PyTorch and transformers, but for
     /// the last bits of their polynomials.
     AfterActivation,
     /// Every operation inside the activation too, as candle 0.11 has it on the CPU: by its own `gelu`,
-    /// `gelu_erf` and `silu`. Its exact form of a half type is computed in f64 and rounded once before
-    /// the product.
+    /// `gelu_erf` and `silu`. Its exact form of a half-precision type is computed in f64 and rounded
+    /// once before the product.
     EveryOp,
     /// Bit for bit as a framework does, its polynomials included.
     Like(Framework),
 }
 
 impl Rounding {
-    const NAMES: [(&'static str, Self); 4] = [
+    const NAMES: &'static [(&'static str, Self)] = &[
         ("once", Self::Once),
         ("after-activation", Self::AfterActivation),
         ("every-op", Self::EveryOp),
@@ -59,8 +60,9 @@ impl Rounding {
 
     /// All accepted names with what they stand for: places, then frameworks.
     pub fn names() -> impl Iterator<Item = (&'static str, Self)> {
-        let frameworks = Framework::NAMES.map(|(name, framework)| (name, Self::Like(framework)));
-        Self::NAMES.into_iter().chain(frameworks)
+        let frameworks = Framework::NAMES.iter();
+        let frameworks = frameworks.map(|&(name, framework)| (name, Self::Like(framework)));
+        Self::NAMES.iter().copied().chain(frameworks)
     }
 
     /// The rounding with a name.
@@ -74,7 +76,7 @@ impl Rounding {
         Self::names().find(|(_, rounding)| *rounding == self).map_or("", |(name, _)| name)
     }
 
-    /// `activation(x)` in the dtype of `x`, rounded so.
+    /// `activation(x)` in the shape and dtype of `x`, rounded so.
     ///
     /// # Errors
     /// An integer dtype.
@@ -90,10 +92,10 @@ impl Rounding {
         }
     }
 
-    /// `activation(gate) ⊙ up`, rounded so.
+    /// `activation(gate) ⊙ up` in the shape and dtype of both, rounded so.
     ///
     /// # Errors
-    /// Shapes or dtypes that differ, and as [`Self::activate`].
+    /// Shapes or dtypes that differ, an integer dtype.
     pub fn geglu(self, gate: &Tensor, up: &Tensor, activation: Activation) -> Result<Tensor> {
         if let Some(emulated) = self.emulated(activation, gate.dtype()) {
             check_pair(gate, up, "geglu")?;
@@ -106,10 +108,11 @@ impl Rounding {
         }
     }
 
-    /// Both, for little more than the price of one.
+    /// `activation(gate)` and `activation(gate) ⊙ up`, rounded so, for little more than the price of
+    /// one of them.
     ///
     /// # Errors
-    /// As [`Self::geglu`].
+    /// Those of [`Self::geglu`].
     pub(crate) fn activated_and_product(
         self,
         gate: &Tensor,

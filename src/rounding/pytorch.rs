@@ -1,4 +1,4 @@
-//! PyTorch on the CPU: `F.gelu` of a half type in f32, as its vectors compute it.
+//! PyTorch on the CPU: `F.gelu` of a half-precision type in f32, as its vectors compute it.
 //!
 //! PyTorch 2.15.0, `aten/src/ATen/native/cpu/Activation.cpp` (`GeluKernelImpl`) and
 //! `aten/src/ATen/cpu/vec/vec512/vec512_float.h`; nothing is fused that is not written so.

@@ -1,138 +1,117 @@
-//! The fused passes on the CPU: any strides in, contiguous out, f32 or f64 in between.
+//! The operations on the CPU, each one pass over its operands: any strides in, contiguous out, f32 or
+//! f64 in between.
 
-use crate::kernels::elementwise::Activation;
-use crate::kernels::elementwise::{BLOCK, Float, buffer};
-use crate::kernels::elementwise::{Pointwise, multiply};
+use super::op::Op;
+use crate::kernels::activation::{Activation, Pointwise};
+use crate::kernels::number::{BUFFER, Float, buffer, multiply};
 use crate::kernels::threads;
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, DType, Error, Layout, Result, WithDType};
+use candle_core::{CpuStorage, DType, Error, Layout, Result, bail};
 use half::{bf16, f16};
 
 /// A tensor as an operation receives it.
 type Strided<'a> = (&'a CpuStorage, &'a Layout);
 
 /// Elements that one thread takes at a time. Fewer than that are not worth waking another one.
-const CHUNK: usize = 16 * BLOCK;
+const CHUNK: usize = 16 * BUFFER;
 
-/// An element type that tensors come in.
-trait Element: WithDType + Float {}
+/// Runs an operation. Two results lie one behind the other.
+pub(super) fn run(op: Op, operands: &[Strided]) -> Result<CpuStorage> {
+    match operands[0].0.dtype() {
+        DType::F32 => run_in::<f32>(op, operands),
+        DType::F64 => run_in::<f64>(op, operands),
+        DType::BF16 => run_in::<bf16>(op, operands),
+        DType::F16 => run_in::<f16>(op, operands),
+        dtype => Err(Error::UnsupportedDTypeForOp(dtype, op.name())),
+    }
+}
 
-impl<T: WithDType + Float> Element for T {}
-
-/// Calls a function that is generic over the element type with the type of a storage.
-macro_rules! for_dtype {
-    ($dtype:expr, $op:expr, $t:ident => $call:expr) => {
-        match $dtype {
-            DType::F32 => for_dtype!(@ f32, $t, $call),
-            DType::F64 => for_dtype!(@ f64, $t, $call),
-            DType::BF16 => for_dtype!(@ bf16, $t, $call),
-            DType::F16 => for_dtype!(@ f16, $t, $call),
-            dtype => Err(Error::UnsupportedDTypeForOp(dtype, $op)),
+fn run_in<T: Float>(op: Op, operands: &[Strided]) -> Result<CpuStorage> {
+    let readers = operands.iter().map(|&operand| Reader::<T>::new(operand));
+    let readers = readers.collect::<Result<Vec<_>>>()?;
+    let result = match (op, readers.as_slice()) {
+        (Op::Activate(activation), [x]) => produce(x.count(), |at, y| {
+            x.read(at, y.len(), |x| activation.values(x, y));
+        }),
+        (Op::ActivateBackward(activation), [x, grad]) => times(activation.derivative(), x, grad),
+        (Op::Geglu(activation), [gate, up]) => times(activation.value(), gate, up),
+        (Op::GegluPair, [gate, up]) => geglu_pair(gate, up),
+        (Op::ActivatedAndProduct(activation), [gate, up]) => {
+            activated_and_product(activation, gate, up)
         }
+        (Op::GegluBackward(activation), [gate, up, grad]) => {
+            geglu_backward(activation, gate, up, grad)
+        }
+        _ => bail!("{} of {} tensors", op.name(), operands.len()),
     };
-    (@ $type:ty, $t:ident, $call:expr) => {{
-        type $t = $type;
-        $call.map(<$type as WithDType>::to_cpu_storage_owned)
-    }};
-}
-
-pub(super) fn activate(activation: Activation, x: Strided) -> Result<CpuStorage> {
-    for_dtype!(x.0.dtype(), "activate", T => {
-        let x = Reader::<T>::new(x)?;
-        Ok(produce(x.count(), |at, y| x.read(at, y.len(), |x| activation.values(x, y))))
-    })
-}
-
-pub(super) fn activate_backward(
-    activation: Activation,
-    x: Strided,
-    grad: Strided,
-) -> Result<CpuStorage> {
-    times("activate-backward", Pointwise { activation, derivative: true }, x, grad)
-}
-
-pub(super) fn geglu(activation: Activation, gate: Strided, up: Strided) -> Result<CpuStorage> {
-    times("geglu", Pointwise { activation, derivative: false }, gate, up)
-}
-
-/// The product under the exact form, then that under the tanh form, in one storage.
-pub(super) fn geglu_pair(gate: Strided, up: Strided) -> Result<CpuStorage> {
-    let [exact, tanh] = [Activation::EXACT, Activation::TANH]
-        .map(|activation| Pointwise { activation, derivative: false });
-    for_dtype!(gate.0.dtype(), "geglu", T => {
-        let (gate, up) = (Reader::<T>::new(gate)?, Reader::<T>::new(up)?);
-        Ok(produce_two(gate.count(), |at, of_exact, of_tanh| {
-            let n = of_exact.len();
-            gate.read(at, n, |gate| up.read(at, n, |up| {
-                T::gated(exact, gate, up, of_exact);
-                T::gated(tanh, gate, up, of_tanh);
-            }));
-        }))
-    })
-}
-
-/// `activation(gate)`, then its product with up before it is rounded, in one storage.
-pub(super) fn activated_and_product(
-    activation: Activation,
-    gate: Strided,
-    up: Strided,
-) -> Result<CpuStorage> {
-    let function = Pointwise { activation, derivative: false };
-    for_dtype!(gate.0.dtype(), "geglu", T => {
-        let (gate, up) = (Reader::<T>::new(gate)?, Reader::<T>::new(up)?);
-        Ok(produce_two(gate.count(), |at, activated, product| {
-            let n = activated.len();
-            let mut wide = buffer();
-            let wide = &mut wide[..n];
-            gate.read(at, n, |gate| T::evaluate_wide(function, gate, wide));
-            T::narrow(wide, activated);
-            up.read(at, n, |up| multiply_widened::<T>(wide, up));
-            T::narrow(wide, product);
-        }))
-    })
+    Ok(T::to_cpu_storage_owned(result))
 }
 
 /// `function(x) ⊙ by`, rounded once.
-fn times(op: &'static str, function: Pointwise, x: Strided, by: Strided) -> Result<CpuStorage> {
-    for_dtype!(x.0.dtype(), op, T => {
-        let (x, by) = (Reader::<T>::new(x)?, Reader::<T>::new(by)?);
-        Ok(produce(x.count(), |at, out| {
-            let n = out.len();
-            x.read(at, n, |x| by.read(at, n, |by| T::gated(function, x, by, out)));
-        }))
+fn times<T: Float>(function: &Pointwise, x: &Reader<T>, by: &Reader<T>) -> Vec<T> {
+    produce(x.count(), |at, out| {
+        let n = out.len();
+        x.read(at, n, |x| by.read(at, n, |by| T::gated(function, x, by, out)));
     })
 }
 
-/// The gradient of gate, then that of up, in one storage.
-pub(super) fn geglu_backward(
+/// The product under the exact form, then that under the tanh form.
+fn geglu_pair<T: Float>(gate: &Reader<T>, up: &Reader<T>) -> Vec<T> {
+    let (exact, tanh) = (Activation::EXACT.value(), Activation::TANH.value());
+    produce_two(gate.count(), |at, of_exact, of_tanh| {
+        let n = of_exact.len();
+        gate.read(at, n, |gate| {
+            up.read(at, n, |up| {
+                T::gated(exact, gate, up, of_exact);
+                T::gated(tanh, gate, up, of_tanh);
+            });
+        });
+    })
+}
+
+/// `activation(gate)`, then its product with up before it is rounded.
+fn activated_and_product<T: Float>(
     activation: Activation,
-    gate: Strided,
-    up: Strided,
-    grad: Strided,
-) -> Result<CpuStorage> {
-    for_dtype!(gate.0.dtype(), "geglu-backward", T => {
-        let (gate, up) = (Reader::<T>::new(gate)?, Reader::<T>::new(up)?);
-        let grad = Reader::<T>::new(grad)?;
-        let [value, derivative] =
-            [false, true].map(|derivative| Pointwise { activation, derivative });
-        Ok(produce_two(gate.count(), |at, dgate, dup| {
-            let n = dgate.len();
-            let (mut wide_dgate, mut wide_dup) = (buffer(), buffer());
-            let (wide_dgate, wide_dup) = (&mut wide_dgate[..n], &mut wide_dup[..n]);
-            gate.read(at, n, |gate| {
-                T::evaluate_wide(value, gate, wide_dup);
-                T::evaluate_wide(derivative, gate, wide_dgate);
-            });
-            // Gradient times derivative first: the derivative is at most 1.13, so that only a
-            // product whose true value overflows does, where grad·up might on the way to 0.
-            grad.read(at, n, |grad| {
-                multiply_widened::<T>(wide_dgate, grad);
-                multiply_widened::<T>(wide_dup, grad);
-            });
-            up.read(at, n, |up| multiply_widened::<T>(wide_dgate, up));
-            T::narrow(wide_dgate, dgate);
-            T::narrow(wide_dup, dup);
-        }))
+    gate: &Reader<T>,
+    up: &Reader<T>,
+) -> Vec<T> {
+    let function = activation.value();
+    produce_two(gate.count(), |at, activated, product| {
+        let n = activated.len();
+        let mut wide = buffer();
+        let wide = &mut wide[..n];
+        gate.read(at, n, |gate| T::evaluate_wide(function, gate, wide));
+        T::narrow(wide, activated);
+        up.read(at, n, |up| multiply_widened::<T>(wide, up));
+        T::narrow(wide, product);
+    })
+}
+
+/// The gradient of gate, then that of up.
+fn geglu_backward<T: Float>(
+    activation: Activation,
+    gate: &Reader<T>,
+    up: &Reader<T>,
+    grad: &Reader<T>,
+) -> Vec<T> {
+    let (value, derivative) = (activation.value(), activation.derivative());
+    produce_two(gate.count(), |at, dgate, dup| {
+        let n = dgate.len();
+        let (mut wide_dgate, mut wide_dup) = (buffer(), buffer());
+        let (wide_dgate, wide_dup) = (&mut wide_dgate[..n], &mut wide_dup[..n]);
+        gate.read(at, n, |gate| {
+            T::evaluate_wide(value, gate, wide_dup);
+            T::evaluate_wide(derivative, gate, wide_dgate);
+        });
+        // Gradient times derivative first: the derivative is at most 1.13, so that only a
+        // product whose true value overflows does, where grad·up might on the way to 0.
+        grad.read(at, n, |grad| {
+            multiply_widened::<T>(wide_dgate, grad);
+            multiply_widened::<T>(wide_dup, grad);
+        });
+        up.read(at, n, |up| multiply_widened::<T>(wide_dgate, up));
+        T::narrow(wide_dgate, dgate);
+        T::narrow(wide_dup, dup);
     })
 }
 
@@ -144,30 +123,28 @@ fn multiply_widened<T: Float>(products: &mut [T::Wide], by: &[T]) {
     multiply(products, wide);
 }
 
-/// Fills a new vector block by block: `fill(at, out)` writes the elements from `at` on.
+/// Fills a new vector buffer by buffer: `fill(at, out)` writes the elements from `at` on.
 /// Every element depends on its own inputs only, hence the same bits for any number of threads.
-fn produce<T: Element>(count: usize, fill: impl Fn(usize, &mut [T]) + Sync) -> Vec<T> {
+fn produce<T: Float>(count: usize, fill: impl Fn(usize, &mut [T]) + Sync) -> Vec<T> {
     let mut out = vec![T::zero(); count];
     for_each_chunk(out.chunks_mut(CHUNK), |start, out: &mut [T]| {
-        for (i, out) in out.chunks_mut(BLOCK).enumerate() {
-            fill(start + i * BLOCK, out);
+        for (i, out) in out.chunks_mut(BUFFER).enumerate() {
+            fill(start + i * BUFFER, out);
         }
     });
     out
 }
 
-/// As [`produce`], with two results one behind the other.
-fn produce_two<T: Element>(
-    count: usize,
-    fill: impl Fn(usize, &mut [T], &mut [T]) + Sync,
-) -> Vec<T> {
+/// Fills a new vector with two results, one behind the other, buffer by buffer: `fill(at, first,
+/// second)` writes the elements of both from `at` on.
+fn produce_two<T: Float>(count: usize, fill: impl Fn(usize, &mut [T], &mut [T]) + Sync) -> Vec<T> {
     let mut out = vec![T::zero(); 2 * count];
     let (first, second) = out.split_at_mut(count);
     let chunks = first.chunks_mut(CHUNK).zip(second.chunks_mut(CHUNK));
     for_each_chunk(chunks, |start, (first, second): (&mut [T], &mut [T])| {
-        let blocks = first.chunks_mut(BLOCK).zip(second.chunks_mut(BLOCK));
-        for (i, (first, second)) in blocks.enumerate() {
-            fill(start + i * BLOCK, first, second);
+        let pieces = first.chunks_mut(BUFFER).zip(second.chunks_mut(BUFFER));
+        for (i, (first, second)) in pieces.enumerate() {
+            fill(start + i * BUFFER, first, second);
         }
     });
     out
@@ -192,7 +169,7 @@ struct Reader<'a, T> {
     outer: usize,
 }
 
-impl<'a, T: Element> Reader<'a, T> {
+impl<'a, T: Float> Reader<'a, T> {
     fn new((storage, layout): Strided<'a>) -> Result<Self> {
         let data = T::cpu_storage_as_slice(storage)?;
         let (mut run, mut outer) = (1, layout.dims().len());
@@ -216,7 +193,7 @@ impl<'a, T: Element> Reader<'a, T> {
             let start = self.start_of_run(at / self.run) + at % self.run;
             return f(&self.data[start..start + n]);
         }
-        let (mut gathered, mut done) = ([T::zero(); BLOCK], 0);
+        let (mut gathered, mut done) = ([T::zero(); BUFFER], 0);
         while done < n {
             let (run, into) = ((at + done) / self.run, (at + done) % self.run);
             let start = self.start_of_run(run) + into;

@@ -1,9 +1,9 @@
-//! The fused passes on CUDA: contiguous tensors of f32, bf16 and f16, GELU in either form. Every input
-//! is read once, on the stream that candle computes on.
+//! The operations on CUDA, each one pass over its operands: contiguous tensors of f32, bf16 and f16,
+//! GELU in either form. Every input is read once, on the stream that candle computes on.
 //!
 //! The kernels are in `cuda/geglu.cu`, and `tests/kernels.rs` proves them without a GPU.
 
-use crate::kernels::elementwise::Activation;
+use super::op::Op;
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::cudarc::driver::sys::CUdevice_attribute;
 use candle_core::cuda_backend::cudarc::driver::{DeviceRepr, LaunchConfig, PushKernelArg};
@@ -18,9 +18,10 @@ type Contiguous<'a> = (&'a CudaStorage, &'a Layout);
 const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/geglu.ptx"));
 const MODULE: &str = "gemma-mlp-geglu";
 
-/// Threads of a block, as the kernels have it.
+/// Threads of a thread block, as the kernels have it.
 const THREADS: usize = 256;
-/// Blocks that are started for each multiprocessor at most; every thread then goes on to the next elements.
+/// Thread blocks that are started for each multiprocessor at most; every thread then goes on to the
+/// next elements.
 const BLOCKS: usize = 8;
 /// What a thread reads at once.
 const BYTES: usize = 16;
@@ -32,62 +33,31 @@ pub(super) fn takes(device: &CudaDevice, dtype: DType) -> bool {
         && attribute(device, major).is_ok_and(|major| major >= 8)
 }
 
-pub(super) fn activate(activation: Activation, x: Contiguous) -> Result<CudaStorage> {
-    run("activate", Some(activation), &[x], 1)
-}
-
-pub(super) fn activate_backward(
-    activation: Activation,
-    x: Contiguous,
-    grad: Contiguous,
-) -> Result<CudaStorage> {
-    run("activate_backward", Some(activation), &[x, grad], 1)
-}
-
-pub(super) fn geglu(
-    activation: Activation,
-    gate: Contiguous,
-    up: Contiguous,
-) -> Result<CudaStorage> {
-    run("geglu", Some(activation), &[gate, up], 1)
-}
-
-/// The product under the exact form, then that under the tanh form, in one storage.
-pub(super) fn geglu_pair(gate: Contiguous, up: Contiguous) -> Result<CudaStorage> {
-    run("geglu_pair", None, &[gate, up], 2)
-}
-
-/// The gradient of gate, then that of up, in one storage.
-pub(super) fn geglu_backward(
-    activation: Activation,
-    gate: Contiguous,
-    up: Contiguous,
-    grad: Contiguous,
-) -> Result<CudaStorage> {
-    run("geglu_backward", Some(activation), &[gate, up, grad], 2)
-}
-
-/// Runs the kernel of an operation, an activation and the inputs' dtype.
-fn run(
-    op: &'static str,
-    activation: Option<Activation>,
-    inputs: &[Contiguous],
-    outputs: usize,
-) -> Result<CudaStorage> {
-    let dtype = inputs[0].0.dtype();
-    let kernel = kernel(op, activation, dtype);
+/// Runs the kernel of an operation, its activation and the operands' dtype. Two results lie one
+/// behind the other.
+pub(super) fn run(op: Op, operands: &[Contiguous]) -> Result<CudaStorage> {
+    let dtype = operands[0].0.dtype();
+    let kernel = kernel(op, dtype);
     match dtype {
-        DType::F32 => launch::<f32>(&kernel, inputs, outputs),
-        DType::BF16 => launch::<bf16>(&kernel, inputs, outputs),
-        DType::F16 => launch::<f16>(&kernel, inputs, outputs),
-        dtype => Err(Error::UnsupportedDTypeForOp(dtype, op)),
+        DType::F32 => launch::<f32>(&kernel, operands, op.outputs()),
+        DType::BF16 => launch::<bf16>(&kernel, operands, op.outputs()),
+        DType::F16 => launch::<f16>(&kernel, operands, op.outputs()),
+        dtype => Err(Error::UnsupportedDTypeForOp(dtype, op.name())),
     }
 }
 
-/// The name of a kernel, as in `geglu_exact_bf16`.
-fn kernel(op: &str, activation: Option<Activation>, dtype: DType) -> String {
-    let form = activation.map_or_else(String::new, |activation| format!("_{activation}"));
-    format!("{op}{form}_{}", dtype.as_str())
+/// The name of a kernel, as in `geglu_exact_bf16`. There is none for both results of
+/// [`Op::ActivatedAndProduct`], which takes two operations here.
+fn kernel(op: Op, dtype: DType) -> String {
+    let form = match op {
+        Op::GegluPair => String::new(),
+        Op::Activate(activation)
+        | Op::ActivateBackward(activation)
+        | Op::Geglu(activation)
+        | Op::ActivatedAndProduct(activation)
+        | Op::GegluBackward(activation) => format!("_{activation}"),
+    };
+    format!("{}{form}_{}", op.name().replace('-', "_"), dtype.as_str())
 }
 
 fn launch<T: CudaDType + DeviceRepr>(
@@ -146,18 +116,18 @@ fn attribute(device: &CudaDevice, attribute: CUdevice_attribute) -> Result<i32> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::activation::Activation;
 
     /// Every kernel that is asked for is embedded, under its name.
     #[test]
     fn all_kernels_are_there() {
         for dtype in [DType::F32, DType::BF16, DType::F16] {
-            let mut names = vec![kernel("geglu_pair", None, dtype)];
-            for op in ["activate", "activate_backward", "geglu", "geglu_backward"] {
-                for activation in [Activation::EXACT, Activation::TANH] {
-                    names.push(kernel(op, Some(activation), dtype));
-                }
+            let mut ops = vec![Op::GegluPair];
+            for form in [Activation::EXACT, Activation::TANH] {
+                ops.extend([Op::Activate(form), Op::ActivateBackward(form)]);
+                ops.extend([Op::Geglu(form), Op::GegluBackward(form)]);
             }
-            for name in names {
+            for name in ops.into_iter().map(|op| kernel(op, dtype)) {
                 assert!(PTX.contains(&format!(".visible .entry {name}(")), "{name}");
             }
         }

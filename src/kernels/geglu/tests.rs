@@ -1,7 +1,6 @@
 use super::*;
-use crate::kernels::elementwise::Float;
-use crate::kernels::gelu::Gelu;
-use candle_core::{DType, Error, Var, WithDType};
+use crate::kernels::number::Float;
+use candle_core::{DType, Error, Var};
 use half::{bf16, f16};
 use proptest::prelude::*;
 
@@ -35,7 +34,7 @@ fn grid(dtype: DType) -> Result<(Tensor, Tensor, Tensor)> {
 }
 
 #[test]
-fn composed_equals_fused_forward_and_backward() -> Result<()> {
+fn composed_equals_the_kernels_forward_and_backward() -> Result<()> {
     for dtype in DTYPES {
         let (gate, up, w) = grid(dtype)?;
         // One unit in the last place of the dtype; f64's only bound is that of candle's erf.
@@ -46,10 +45,10 @@ fn composed_equals_fused_forward_and_backward() -> Result<()> {
             _ => (1e-9, 1e-9),
         };
         for &act in Activation::ALL {
-            let fused = forward_backward(|g, u| geglu(g, u, act), &gate, &up, &w)?;
+            let ours = forward_backward(|g, u| geglu(g, u, act), &gate, &up, &w)?;
             let other = forward_backward(|g, u| composed::geglu(g, u, act), &gate, &up, &w)?;
-            for (fused, other) in fused.iter().zip(&other) {
-                for (i, (a, b)) in fused.iter().zip(other).enumerate() {
+            for (ours, other) in ours.iter().zip(&other) {
+                for (i, (a, b)) in ours.iter().zip(other).enumerate() {
                     let tolerance = absolute + relative * a.abs();
                     assert!((a - b).abs() <= tolerance, "{act} {dtype:?} [{i}]: {a} {b}");
                 }
@@ -76,7 +75,7 @@ fn a_pair_is_both() -> Result<()> {
         let pair = geglu_pair(&gate, &up)?;
         let weights = Tensor::stack(&[&w, &(&w * 0.5)?], 0)?;
         let of_pair = (&pair * &weights)?.sum_all()?.backward()?;
-        let [exact, tanh] = Gelu::ALL.map(|gelu| geglu(&gate, &up, gelu));
+        let [exact, tanh] = [Gelu::Exact, Gelu::Tanh].map(|gelu| geglu(&gate, &up, gelu));
         let alone = Tensor::stack(&[exact?, tanh?], 0)?;
         assert_eq!(to_f64(&pair), to_f64(&alone));
         let of_alone = (&alone * &weights)?.sum_all()?.backward()?;
@@ -114,7 +113,7 @@ fn activation_and_product_at_once_are_those_alone() -> Result<()> {
 }
 
 #[test]
-fn gradients_are_finite_for_every_finite_half() -> Result<()> {
+fn gradients_are_finite_for_every_finite_number_of_16_bits() -> Result<()> {
     let halves = |bits: &dyn Fn(u16) -> f64| -> Vec<f64> {
         (0..=u16::MAX).map(bits).filter(|x| x.is_finite()).collect()
     };
@@ -166,16 +165,16 @@ fn a_vanishing_derivative_beats_a_large_gradient() -> Result<()> {
     Ok(())
 }
 
-/// To a half type, each to the nearest number. candle goes by f32 or drops the last 32 bits.
-fn nearest<T: Float<Wide = f64> + WithDType>(x: &[f64]) -> Vec<f64> {
+/// To a half-precision type, each to the nearest number. candle goes by f32 or drops the last 32 bits.
+fn nearest<T: Float<Wide = f64>>(x: &[f64]) -> Vec<f64> {
     let mut rounded = vec![T::zero(); x.len()];
     T::narrow(x, &mut rounded);
-    rounded.into_iter().map(WithDType::to_f64).collect()
+    rounded.into_iter().map(T::to_f64).collect()
 }
 
-/// Halves: the result is the f64 result rounded, not rounded twice.
+/// Half-precision types: the result is the f64 result rounded, not rounded twice.
 #[test]
-fn halves_are_rounded_once() -> Result<()> {
+fn half_precision_is_rounded_once() -> Result<()> {
     for dtype in [DType::BF16, DType::F16] {
         let (gate, up, _) = grid(dtype)?;
         for &act in Activation::ALL {
@@ -229,7 +228,7 @@ fn mismatches_are_typed_errors() -> Result<()> {
 #[test]
 fn the_backward_pass_is_not_differentiable_in_silence() -> Result<()> {
     let x = Var::new(&[0.5f32], &Device::Cpu)?;
-    let dx = x.apply_op3(&x, &x, GegluBackward(Activation::TANH))?;
+    let dx = Op::GegluBackward(Activation::TANH).apply([&x, &x, &x])?;
     assert!(dx.sum_all()?.backward().is_err());
     Ok(())
 }
@@ -262,13 +261,13 @@ proptest! {
         for &act in Activation::ALL {
             let strided = geglu(&gate, &up, act)?;
             prop_assert_eq!(to_f64(&strided), to_f64(&geglu(&plain(&gate)?, &plain(&up)?, act)?));
-            let both = gate.apply_op3_no_bwd(&up, &w, &GegluBackward(act))?;
-            let other = plain(&gate)?.apply_op3_no_bwd(&plain(&up)?, &plain(&w)?, &GegluBackward(act))?;
+            let both = gate.apply_op3_no_bwd(&up, &w, &Op::GegluBackward(act))?;
+            let other = plain(&gate)?.apply_op3_no_bwd(&plain(&up)?, &plain(&w)?, &Op::GegluBackward(act))?;
             prop_assert_eq!(to_f64(&both), to_f64(&other));
         }
     }
 
-    /// Lengths around the block and chunk sizes: every element is computed once, at its place.
+    /// Lengths around the sizes of buffers and chunks: every element is computed once, at its place.
     #[test]
     fn lengths_do_not_matter(n in prop_oneof![1usize..600, 16_300usize..16_500, 40_000usize..40_010]) {
         let x: Vec<f32> = (0..n).map(|i| (i as f32 * 0.37).sin() * 4.0).collect();

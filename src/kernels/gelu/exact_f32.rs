@@ -8,13 +8,14 @@
 //! of any width and without any.
 
 use super::coefficients::{TAIL, TAIL_CENTER, TAIL_LAST, TAIL_SCALE};
-use super::exact;
+use super::exact::Exact;
 use super::lookup::{Lookup, Vectorized, dispatch};
 use super::precision::Single;
+use crate::kernels::activation::Formula;
 use pulp::{NullaryFnOnce, Simd};
 
 /// Numbers after which those beyond the table are looked for.
-const BLOCK: usize = 1024;
+const CHUNK: usize = 1024;
 /// Vectors that are computed side by side: one alone waits for its own results.
 const ABREAST: usize = 4;
 /// 1.5·2^23: what is added to it is rounded to an integer, which then stands in the low bits.
@@ -48,7 +49,7 @@ impl Vectorized for Values<'_> {
 impl Values<'_> {
     #[inline(always)]
     fn all<S: Lookup>(self, simd: S) {
-        for (x, y) in self.x.chunks(BLOCK).zip(self.y.chunks_mut(BLOCK)) {
+        for (x, y) in self.x.chunks(CHUNK).zip(self.y.chunks_mut(CHUNK)) {
             near(simd, x, y);
             far(x, y);
         }
@@ -63,18 +64,18 @@ fn near<S: Lookup>(simd: S, x: &[f32], y: &mut [f32]) {
     let (x, x_single) = x.as_chunks::<ABREAST>();
     let (y, y_single) = y.as_chunks_mut::<ABREAST>();
     for (y, &x) in y.iter_mut().zip(x) {
-        *y = product(simd, x);
+        *y = by_table(simd, x);
     }
     for (y, &x) in y_single.iter_mut().zip(x_single) {
-        [*y] = product(simd, [x]);
+        [*y] = by_table(simd, [x]);
     }
     if !x_rest.is_empty() {
-        let [y] = product(simd, [simd.partial_load_f32s(x_rest)]);
+        let [y] = by_table(simd, [simd.partial_load_f32s(x_rest)]);
         simd.partial_store_f32s(y_rest, y);
     }
 }
 
-/// The same below the table, where there are any such x: seldom, so that they are looked for among
+/// `x·Φ(x)` where x is below the table, if there are any such x: seldom, so that they are looked for among
 /// many first.
 #[inline(always)]
 fn far(x: &[f32], y: &mut [f32]) {
@@ -101,14 +102,14 @@ fn any_far(x: &[f32]) -> bool {
 #[inline(always)]
 fn in_f64(x: &[f32], y: &mut [f32]) {
     for (y, &x) in y.iter_mut().zip(x) {
-        let far = exact::value::<Single>(f64::from(x)) as f32;
+        let far = Exact::value::<Single>(f64::from(x)) as f32;
         *y = if x < -TAIL_LAST { far } else { *y };
     }
 }
 
-/// `x·Φ(x)` of several vectors.
+/// `x·Φ(x)` of several vectors, by the table.
 #[inline(always)]
-fn product<S: Lookup, const N: usize>(simd: S, x: [S::f32s; N]) -> [S::f32s; N] {
+fn by_table<S: Lookup, const N: usize>(simd: S, x: [S::f32s; N]) -> [S::f32s; N] {
     let v = Vectors(simd);
     let z = v.map(x, |s, x| s.min_f32s(s.splat_f32s(TAIL_LAST), s.abs_f32s(x)));
     let root = v.mul_add(z, v.all(TAIL_SCALE), v.all(TAIL_SCALE));

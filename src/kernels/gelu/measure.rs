@@ -11,7 +11,7 @@ use half::{bf16, f16};
 use std::fmt;
 use std::str::FromStr;
 
-/// One of the four functions.
+/// GELU in either form, or its derivative.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Function {
     /// Which GELU.
@@ -21,8 +21,8 @@ pub struct Function {
 }
 
 impl Function {
-    /// All four.
-    pub const ALL: [Self; 4] = [
+    /// Both forms, then the derivatives of both.
+    pub const ALL: &'static [Self] = &[
         Self { gelu: Gelu::Exact, derivative: false },
         Self { gelu: Gelu::Tanh, derivative: false },
         Self { gelu: Gelu::Exact, derivative: true },
@@ -47,8 +47,10 @@ impl FromStr for Function {
 
     /// Reads `exact`, `tanh`, `exact'` or `tanh'`.
     fn from_str(name: &str) -> Result<Self, String> {
-        let all = Self::ALL.into_iter().find(|function| function.to_string() == name);
-        all.ok_or_else(|| format!("no function is called '{name}': exact, tanh, exact' or tanh'"))
+        let found = Self::ALL.iter().find(|function| function.to_string() == name);
+        found
+            .copied()
+            .ok_or_else(|| format!("no function is called '{name}': exact, tanh, exact' or tanh'"))
     }
 }
 
@@ -105,7 +107,7 @@ pub struct Errors {
 }
 
 impl Errors {
-    /// Both taken together. Of two equal errors the first stays.
+    /// The largest errors among the inputs of two measurements. Of two equal errors the first stays.
     pub fn and(self, other: Self) -> Self {
         let mut both = if other.ulp > self.ulp {
             Self { ulp: other.ulp, ulp_at: other.ulp_at, ..self }
@@ -129,7 +131,10 @@ pub const NEAR_ZERO: f64 = 0.0625;
 /// Arguments whose truth is computed side by side.
 const LANES: usize = 8;
 
-/// The errors of `y = function(x)`. Infinite and NaN inputs are passed over.
+/// The errors of `y = function(x)`, in ULP. Infinite and NaN inputs are passed over.
+///
+/// # Panics
+/// If the slices differ in length.
 pub fn measure<T: Measured>(function: Function, x: &[T], y: &[T]) -> Errors {
     assert_eq!(x.len(), y.len(), "slices of one length");
     let mut errors = Errors::default();

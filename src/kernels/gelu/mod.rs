@@ -1,22 +1,26 @@
-//! GELU in its two forms: formulas and names. No tensors here.
+//! GELU in its two forms: formulas, names, and the truth that computed values are measured by.
 
 mod coefficients;
 mod double_double;
-pub mod exact;
-pub mod exact_f32;
-pub mod logistic;
+mod exact;
+mod exact_f32;
+pub(crate) mod logistic;
 mod lookup;
 pub mod measure;
 mod precision;
 mod symmetric;
-pub mod tanh;
+mod tanh;
 mod truth;
 
 pub use double_double::DoubleDouble;
-pub use precision::{Double, Precision, Single};
-pub use truth::{Truth, logistic_truth, truth};
+pub(crate) use exact::Exact;
+pub(crate) use precision::{Double, Precision, Single};
+pub(crate) use tanh::Tanh;
+pub(crate) use truth::logistic_truth;
+pub use truth::{Truth, truth};
 
 use crate::error::UnknownActivation;
+use crate::kernels::activation::from_file;
 use std::{fmt, str::FromStr};
 
 /// The switch: which of its two functions "GELU" means.
@@ -24,7 +28,9 @@ use std::{fmt, str::FromStr};
 /// They differ by at most 4.73e-4, near |x| = 2.70, and their derivatives by at most 8.7e-4,
 /// near |x| = 2.02. Gemma was trained with [`Gelu::Tanh`].
 ///
-/// Parsing accepts what each framework calls them; printing gives `exact` or `tanh`.
+/// Parsing accepts what each framework calls them; printing gives `exact` or `tanh`. In files, where
+/// it is a string too, only [`Gelu::NAMES`] are accepted: `none`, PyTorch's argument for the exact
+/// form, might mean no activation there.
 ///
 /// ```
 /// use gemma_mlp::Gelu;
@@ -42,15 +48,14 @@ pub enum Gelu {
 }
 
 impl Gelu {
-    /// Both forms.
-    pub const ALL: [Self; 2] = [Self::Exact, Self::Tanh];
+    /// Exact, then tanh.
+    pub const ALL: &'static [Self] = &[Self::Exact, Self::Tanh];
 
-    /// The names that are accepted, with what each of them means.
+    /// The names that files may use, with what each of them means: our own and transformers'.
     ///
-    /// Beside our own: transformers' `hidden_act`, PyTorch's `approximate=`, JAX's and Keras's
-    /// `approximate=`. transformers' `gelu_new`, `gelu_fast` and `gelu_accurate` are the same tanh
-    /// formula, written out (`transformers/activations.py`).
-    pub const NAMES: [(&'static str, Self); 14] = [
+    /// transformers' `gelu_new`, `gelu_fast` and `gelu_accurate` are one tanh formula, written out
+    /// (`transformers/activations.py`).
+    pub const NAMES: &'static [(&'static str, Self)] = &[
         ("exact", Self::Exact),
         ("tanh", Self::Tanh),
         ("gelu", Self::Exact),
@@ -60,12 +65,23 @@ impl Gelu {
         ("gelu_accurate", Self::Tanh),
         ("gelu_new", Self::Tanh),
         ("gelu_fast", Self::Tanh),
+    ];
+
+    /// What PyTorch's, JAX's and Keras's functions are called with, which parsing accepts as well.
+    const ARGUMENTS: &'static [(&'static str, Self)] = &[
         ("none", Self::Exact),
         ("approximate=none", Self::Exact),
         ("approximate=tanh", Self::Tanh),
         ("approximate=false", Self::Exact),
         ("approximate=true", Self::Tanh),
     ];
+
+    /// The form that a function's argument stands for, if it is one that is not a name too.
+    pub(crate) fn of_argument(argument: &str) -> Option<Self> {
+        let argument = plain(argument);
+        let found = Self::ARGUMENTS.iter().find(|(accepted, _)| *accepted == argument);
+        found.map(|&(_, gelu)| gelu)
+    }
 
     /// Our own name, which [`fmt::Display`] prints too.
     pub fn name(self) -> &'static str {
@@ -91,6 +107,14 @@ impl Gelu {
         }
     }
 
+    /// candle's method of a tensor: `gelu_erf` or `gelu`, which there is the tanh form.
+    pub fn candle_name(self) -> &'static str {
+        match self {
+            Self::Exact => "gelu_erf",
+            Self::Tanh => "gelu",
+        }
+    }
+
     /// The argument of `jax.nn.gelu(x, approximate=…)` and of `keras.activations.gelu`.
     pub fn jax_approximate(self) -> bool {
         self == Self::Tanh
@@ -106,19 +130,33 @@ impl fmt::Display for Gelu {
 impl FromStr for Gelu {
     type Err = UnknownActivation;
 
-    /// Reads any of [`Gelu::NAMES`], in any case, with or without quotes and spaces.
+    /// Reads any of [`Gelu::NAMES`], or the argument of a framework's function (`none`,
+    /// `approximate=True`), in any case, with or without quotes and spaces.
     fn from_str(name: &str) -> Result<Self, UnknownActivation> {
         let plain = plain(name);
-        Self::NAMES
-            .iter()
-            .find(|(accepted, _)| *accepted == plain)
-            .map(|&(_, gelu)| gelu)
-            .ok_or_else(|| UnknownActivation::new(name, Self::NAMES.map(|(n, _)| n)))
+        let all = Self::NAMES.iter().chain(Self::ARGUMENTS);
+        match all.clone().find(|(accepted, _)| *accepted == plain) {
+            Some(&(_, gelu)) => Ok(gelu),
+            None => Err(UnknownActivation::new(name, all.map(|&(n, _)| n))),
+        }
+    }
+}
+
+impl serde::Serialize for Gelu {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Gelu {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        from_file(&name, Self::NAMES.iter().copied()).map_err(serde::de::Error::custom)
     }
 }
 
 /// A name as it is compared: lower case, without spaces and quotes.
-pub fn plain(name: &str) -> String {
+pub(crate) fn plain(name: &str) -> String {
     name.chars()
         .filter(|c| !c.is_whitespace() && !matches!(c, '"' | '\''))
         .flat_map(char::to_lowercase)
@@ -131,7 +169,7 @@ mod tests {
 
     #[test]
     fn every_framework_name_is_read_and_printed_back() {
-        for gelu in Gelu::ALL {
+        for &gelu in Gelu::ALL {
             for name in [gelu.name(), gelu.huggingface_name(), gelu.pytorch_name()] {
                 assert_eq!(name.parse(), Ok(gelu), "{name}");
             }
@@ -143,10 +181,25 @@ mod tests {
         assert_eq!(" GELU_New ".parse(), Ok(Gelu::Tanh));
     }
 
+    /// candle's `gelu` is not transformers' of that name.
+    #[test]
+    fn candle_s_methods_are_the_forms() -> candle_core::Result<()> {
+        let x = candle_core::Tensor::new(&[2.7f64], &candle_core::Device::Cpu)?;
+        for &gelu in Gelu::ALL {
+            let theirs = match gelu.candle_name() {
+                "gelu" => x.gelu()?,
+                _ => x.gelu_erf()?,
+            };
+            let difference = theirs.to_vec1::<f64>()?[0] - truth(gelu, [2.7]).value.hi[0];
+            assert!(difference.abs() < 1e-7, "{gelu}: {difference}");
+        }
+        Ok(())
+    }
+
     #[test]
     fn an_unknown_name_lists_the_accepted_ones() {
         let message = "swish".parse::<Gelu>().unwrap_err().to_string();
-        for (name, _) in Gelu::NAMES {
+        for (name, _) in Gelu::NAMES.iter().chain(Gelu::ARGUMENTS) {
             assert!(message.contains(name), "{message}");
         }
     }

@@ -5,24 +5,50 @@
 //! Since `(1 + tanh u)/2 = σ(2u)`, it is evaluated as `x·σ(2u)`: the same function, but without
 //! the cancellation of `1 + tanh u` on the left.
 
-use super::logistic;
 use super::precision::{Precision, two_sum};
+use super::{Gelu, Truth, logistic, truth};
+use crate::kernels::activation::{Formula, weighted};
+use candle_core::{Result, Tensor};
+use candle_nn::ops::sigmoid;
+use std::f64::consts::FRAC_2_PI;
 
 /// `2·√(2/π)`, in two parts.
 const LINEAR: (f64, f64) = (1.595_769_121_605_730_8, -9.969_308_809_110_92e-17);
 /// `2·√(2/π)·0.044715`, 0.044715 being the coefficient of x³ as Hendrycks & Gimpel fitted it.
 const CUBIC: (f64, f64) = (0.071_354_816_272_600_25, -6.175_149_918_155_315e-19);
 
-/// The tanh form of GELU.
-#[inline(always)]
-pub fn value<P: Precision>(x: f64) -> f64 {
-    logistic::value::<P>(x, twice_u)
-}
+pub struct Tanh;
 
-/// Its derivative.
-#[inline(always)]
-pub fn derivative<P: Precision>(x: f64) -> f64 {
-    logistic::derivative::<P>(x, twice_u, twice_du)
+impl Formula for Tanh {
+    const NAMES: &'static [&'static str] = &["tanh"];
+    const TITLE: &'static str = "GELU tanh";
+    const CANDLE_NN: &'static [candle_nn::Activation] =
+        &[candle_nn::Activation::NewGelu, candle_nn::Activation::GeluPytorchTanh];
+
+    #[inline(always)]
+    fn value<P: Precision>(x: f64) -> f64 {
+        logistic::value::<P>(x, twice_u)
+    }
+
+    #[inline(always)]
+    fn derivative<P: Precision>(x: f64) -> f64 {
+        logistic::derivative::<P>(x, twice_u, twice_du)
+    }
+
+    fn composed(x: &Tensor) -> Result<Tensor> {
+        weighted(x, |x| {
+            let cubic = ((x.sqr()? * 0.044715)? + 1.0)?;
+            sigmoid(&((x * (2.0 * FRAC_2_PI.sqrt()))? * cubic)?)
+        })
+    }
+
+    fn candle(x: &Tensor) -> Result<Tensor> {
+        x.gelu()
+    }
+
+    fn truth(x: f64) -> Truth<1> {
+        truth(Gelu::Tanh, [x])
+    }
 }
 
 /// `CUBIC·z²`, in two parts.

@@ -227,7 +227,7 @@ mod tests {
         let expected = above.value.hi[0] + above.derivative.hi[0] * (6.0 - 5.999_999_999_999_999);
         assert!((below.value.hi[0] / expected - 1.0).abs() < 1e-15);
         let x = [-7.0, 0.3, -0.2, 5.0, -30.0, 1e-13, -1e-30, 60.0];
-        for gelu in Gelu::ALL {
+        for &gelu in Gelu::ALL {
             let together = truth(gelu, x);
             for (i, &x) in x.iter().enumerate() {
                 let alone = truth(gelu, [x]);

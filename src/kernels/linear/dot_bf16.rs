@@ -5,7 +5,7 @@
 //! Instruction Set Extensions Reference, `VDPBF16PS`), so that the error has the bound of the other
 //! kernels; but subnormal numbers, below 2^-126, count as 0.
 
-use super::kernel::{BLOCK, Kernel, Line, Sliver, prefetch};
+use super::kernel::{Kernel, Line, Sliver, TILE, prefetch};
 use super::stored::PANEL;
 use half::bf16;
 use pulp::{cast, f32x16, u32x16};
@@ -43,7 +43,7 @@ const VECTORS: usize = PANEL / 16;
 fn multiply<const R: usize>(sliver: Sliver<bf16, bf16, R>) {
     let Sliver { x, panel, ahead, ahead_of_x, sums: out, width, pass: _ } = sliver;
     let mut sums = [[cast::<_, f32x16>([0f32; 16]); VECTORS]; R];
-    let steps = panel.len().min(BLOCK / 2);
+    let steps = panel.len().min(TILE / 2);
     for (i, columns) in panel[..steps].iter().enumerate() {
         prefetch(ahead.0.wrapping_byte_add(i * ahead.1));
         let w: [u32x16; VECTORS] = cast(columns.pairs());

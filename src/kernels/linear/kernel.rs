@@ -1,25 +1,25 @@
-//! The innermost product: a few rows of x with one panel of the weight.
+//! The innermost matrix product: a few rows of x with one panel of the weight.
 //!
 //! Every element of a product is summed in the same order, whatever is computed beside it: fused
-//! multiplications and additions, one after the other, over the columns of a block; then the
-//! blocks' sums, one after the other. Hence the same bits for any number of threads and for a row
+//! multiplications and additions, one after the other, over the columns of a tile; then the
+//! tiles' sums, one after the other. Hence the same bits for any number of threads and for a row
 //! alone or among others.
 
 use super::stored::{Columns, PANEL, Stored};
 use pulp::{Arch, Simd, WithSimd};
 use std::sync::atomic::{Ordering, compiler_fence};
 
-/// Columns that are summed before their sum is added to the rest: few enough for a block of a
+/// Columns that are summed before their sum is added to the rest: few enough for a tile of a
 /// panel and of x to stay in the first two caches, many enough for that addition not to count.
-pub const BLOCK: usize = 512;
+pub const TILE: usize = 512;
 
-/// Rows of x that are computed between two visits of a panel: their blocks stay in the second-level
+/// Rows of x that are computed between two visits of a panel: their tiles stay in the second-level
 /// cache.
 const GROUP: usize = 96;
 
-/// Blocks of x that are gone through panel by panel: as many as stay in a large cache, all that
+/// Tiles of x that are gone through panel by panel: as many as stay in a large cache, all that
 /// there are if x is small, since a panel is read fastest from end to end.
-const BLOCKS_OF_X: usize = 1024;
+const TILES_OF_X: usize = 1024;
 
 /// How far ahead of its use a panel is fetched if every part of it is used only once.
 const AHEAD_BYTES: usize = 4096;
@@ -39,15 +39,15 @@ pub trait Kernel<W: Stored>: Copy {
     fn multiply<const R: usize>(self, sliver: Sliver<W, Self::X, R>);
 }
 
-/// `R` rows of a block of x and a block of a panel.
+/// `R` rows of a tile of x and a tile of a panel.
 pub struct Sliver<'a, W: Stored, X, const R: usize> {
-    pub x: &'a [[X; BLOCK]; R],
+    pub x: &'a [[X; TILE]; R],
     /// The panel's columns, step by step.
     pub panel: &'a [Columns<W>],
     /// What to fetch of the weight on the way: from where, and how many bytes further with every step.
     pub ahead: (*const Columns<W>, usize),
-    /// The same of x, with every column.
-    pub ahead_of_x: (*const [X; BLOCK], usize),
+    /// What to fetch of x on the way: from where, and how many bytes further with every column.
+    pub ahead_of_x: (*const [X; TILE], usize),
     /// Where the sums begin, `[R, PANEL]` inside rows of some width.
     pub sums: &'a mut [f32],
     pub width: usize,
@@ -56,9 +56,9 @@ pub struct Sliver<'a, W: Stored, X, const R: usize> {
 }
 
 /// Some panels of a weight, one behind the other, times rows of x.
-pub struct Product<'a, W: Stored, X> {
-    /// The blocks of x: `[blocks, rows]`.
-    pub x: &'a [[X; BLOCK]],
+pub struct PanelMatmul<'a, W: Stored, X> {
+    /// The tiles of x: `[tiles, rows]`.
+    pub x: &'a [[X; TILE]],
     /// How many rows x has.
     pub rows: usize,
     /// The panels' columns: `[panels, steps]`.
@@ -71,31 +71,31 @@ pub struct Product<'a, W: Stored, X> {
     pub width: usize,
 }
 
-impl<W: Stored> Product<'_, W, f32> {
+impl<W: Stored> PanelMatmul<'_, W, f32> {
     /// Does the work with the widest vectors that the machine has.
     pub fn add(self) {
         Arch::new().dispatch(self);
     }
 }
 
-impl<W: Stored, X: Copy> Product<'_, W, X> {
+impl<W: Stored, X: Copy> PanelMatmul<'_, W, X> {
     /// Does the work with a kernel.
     pub fn add_with(self, kernel: impl Kernel<W, X = X>) {
         let Self { x, rows, panels, steps, sums, width } = self;
-        let blocks = steps.div_ceil(BLOCK / W::WIDTH);
-        let step = (BLOCKS_OF_X / rows.max(1)).max(1);
-        for first in (0..blocks).step_by(step) {
+        let tiles = steps.div_ceil(TILE / W::WIDTH);
+        let step = (TILES_OF_X / rows.max(1)).max(1);
+        for first in (0..tiles).step_by(step) {
             for start in (0..rows).step_by(GROUP) {
                 let group = GROUP.min(rows - start);
                 for (at, panel) in panels.chunks_exact(steps).enumerate() {
                     let sums = &mut sums[start * width + at * PANEL..];
-                    let some = panel.chunks(BLOCK / W::WIDTH).enumerate().skip(first).take(step);
-                    for (b, block) in some {
+                    let some = panel.chunks(TILE / W::WIDTH).enumerate().skip(first).take(step);
+                    for (t, tile) in some {
                         // The first panel brings x into the second-level cache.
                         let next =
-                            (at == 0).then(|| x.as_ptr().wrapping_add((b + 1) * rows + start));
-                        let x = &x[b * rows + start..][..group];
-                        multiply_block(kernel, x, next, block, sums, width);
+                            (at == 0).then(|| x.as_ptr().wrapping_add((t + 1) * rows + start));
+                        let x = &x[t * rows + start..][..group];
+                        multiply_tile(kernel, x, next, tile, sums, width);
                     }
                 }
             }
@@ -103,11 +103,11 @@ impl<W: Stored, X: Copy> Product<'_, W, X> {
     }
 }
 
-/// One block of a panel times a group of rows; `next` is the group's next block, if it is to be fetched.
-fn multiply_block<W: Stored, K: Kernel<W>>(
+/// One tile of a panel times a group of rows; `next` is the group's next tile, if it is to be fetched.
+fn multiply_tile<W: Stored, K: Kernel<W>>(
     kernel: K,
-    x: &[[K::X; BLOCK]],
-    next: Option<*const [K::X; BLOCK]>,
+    x: &[[K::X; TILE]],
+    next: Option<*const [K::X; TILE]>,
     panel: &[Columns<W>],
     sums: &mut [f32],
     width: usize,
@@ -115,18 +115,19 @@ fn multiply_block<W: Stored, K: Kernel<W>>(
     if x.len() <= K::ROWS {
         return multiply_slivers(kernel, x, next, panel, sums, width, None);
     }
-    // What a pass reads of the block stays in the first-level cache from sliver to sliver.
+    // What a pass reads of the tile stays in the first-level cache from sliver to sliver.
     for pass in 0..K::PASSES {
         let next = next.filter(|_| pass == 0);
         multiply_slivers(kernel, x, next, panel, sums, width, Some(pass));
     }
 }
 
-/// The same in one pass, or all, in slivers of as many rows as the registers can hold.
+/// One tile of a panel times a group of rows, in one pass or all, in slivers of as many rows as the
+/// registers can hold.
 fn multiply_slivers<W: Stored, K: Kernel<W>>(
     kernel: K,
-    x: &[[K::X; BLOCK]],
-    next: Option<*const [K::X; BLOCK]>,
+    x: &[[K::X; TILE]],
+    next: Option<*const [K::X; TILE]>,
     panel: &[Columns<W>],
     sums: &mut [f32],
     width: usize,
@@ -137,7 +138,7 @@ fn multiply_slivers<W: Stored, K: Kernel<W>>(
     for sliver in 0..slivers {
         let rows = (x.len() - start).div_ceil(slivers - sliver);
         // A sliver fetches x for the next one.
-        let bytes = rows * size_of::<[K::X; BLOCK]>() / (W::WIDTH * panel.len());
+        let bytes = rows * size_of::<[K::X; TILE]>() / (W::WIDTH * panel.len());
         let ahead_of_x = match next {
             Some(_) if sliver + 1 < slivers => (x[start + rows..].as_ptr(), bytes),
             Some(next) => (next, bytes),
@@ -145,8 +146,8 @@ fn multiply_slivers<W: Stored, K: Kernel<W>>(
         };
         let x = &x[start..start + rows];
         let sums = &mut sums[start * width..];
-        // What is behind this block is wanted next. One sliver reads on as it goes; several share
-        // the next block out between them.
+        // What is behind this tile is wanted next. One sliver reads on as it goes; several share
+        // the next tile out between them.
         let size = size_of::<Columns<W>>();
         let ahead = match slivers {
             1 => (panel.as_ptr().wrapping_byte_add(AHEAD_BYTES), size),
@@ -174,18 +175,18 @@ fn multiply_slivers<W: Stored, K: Kernel<W>>(
 
 /// Fused multiplication and addition of f32, with vectors of any instruction set.
 #[derive(Clone, Copy)]
-pub struct Fused<S>(S);
+pub struct MulAdd<S>(S);
 
-impl<W: Stored> WithSimd for Product<'_, W, f32> {
+impl<W: Stored> WithSimd for PanelMatmul<'_, W, f32> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        self.add_with(Fused(simd));
+        self.add_with(MulAdd(simd));
     }
 }
 
-impl<S: Simd, W: Stored> Kernel<W> for Fused<S> {
+impl<S: Simd, W: Stored> Kernel<W> for MulAdd<S> {
     type X = f32;
 
     const ROWS: usize = match S::F32_LANES {
@@ -244,7 +245,7 @@ impl<W: Stored, const R: usize> Sliver<'_, W, f32, R> {
     #[inline(always)]
     fn vectors<S: Simd, const V: usize>(&mut self, simd: S, at: usize) {
         let mut sums = [[simd.splat_f32s(0.0); V]; R];
-        let steps = self.panel.len().min(BLOCK / W::WIDTH);
+        let steps = self.panel.len().min(TILE / W::WIDTH);
         for (i, columns) in self.panel[..steps].iter().enumerate() {
             prefetch(self.ahead.0.wrapping_byte_add(i * self.ahead.1));
             for column in 0..W::WIDTH {

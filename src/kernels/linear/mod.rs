@@ -1,27 +1,27 @@
-//! Matrix products with weights that stay.
+//! Linear layers: matrix products with weights that stay.
 //!
 //! A weight is candle's tensor, which trains, or [`Packed`], which is fast: packed once, read as it
-//! is stored, multiplied and summed in f32. Every element of a packed product is summed in one
-//! order, so that a row has the same bits alone and in a batch, and for any number of threads.
+//! is stored, multiplied and summed in f32. Every element of a product with a packed weight is summed
+//! in one order, so that a row of x has the same bits alone and in a batch, and for any number of
+//! threads.
 
-mod convert;
 #[cfg(target_arch = "x86_64")]
 mod dot_bf16;
 mod kernel;
+mod matmul;
 mod packed;
-mod product;
-mod rows;
+pub(crate) mod rows;
 mod stored;
 mod strips;
 
-pub use convert::{Number, nearest_bf16};
-pub use kernel::{BLOCK, Product};
 pub use packed::Packed;
-pub use packed::rows_at_a_time;
-pub use product::packed_product;
-pub use rows::{Block, Rows};
-pub use stored::{Columns, PANEL, Stored};
-pub use strips::{Strip, strips};
+
+pub(crate) use kernel::{PanelMatmul, TILE};
+pub(crate) use matmul::packed_matmul;
+pub(crate) use packed::rows_at_a_time;
+pub(crate) use rows::{Rows, TileType};
+pub(crate) use stored::{Columns, PANEL, Stored};
+pub(crate) use strips::{Strip, strips};
 
 use crate::error::InvalidLayer;
 use candle_core::{D, DType, Device, Error, Module, Result, Tensor};
@@ -37,10 +37,10 @@ pub enum Weight {
 }
 
 impl Weight {
-    /// The same, packed. Of a packed weight it is a copy of the handle.
+    /// The weight packed, in the dtype it has. Of a packed one it is a copy of the handle.
     ///
     /// # Errors
-    /// As [`Packed::new`].
+    /// Those of [`Packed::new`].
     pub fn packed(&self) -> Result<Self> {
         match self {
             Self::Tensor(weight) => Packed::new(weight).map(Self::Packed),
@@ -48,7 +48,8 @@ impl Weight {
         }
     }
 
-    /// The same weight; if it is packed, as a constant to a backward pass.
+    /// The weight with a packed one [frozen](Packed::frozen), a constant to a backward pass. A tensor
+    /// stays as it is. Nothing is copied.
     pub fn frozen(&self) -> Self {
         match self {
             Self::Tensor(_) => self.clone(),
@@ -63,7 +64,7 @@ impl Weight {
     pub fn dims(&self) -> Result<(usize, usize)> {
         match self {
             Self::Tensor(weight) => weight.dims2(),
-            Self::Packed(packed) => Ok((packed.rows(), packed.columns())),
+            Self::Packed(packed) => Ok((packed.out_features(), packed.in_features())),
         }
     }
 
@@ -75,11 +76,11 @@ impl Weight {
         }
     }
 
-    /// Whether two are the same memory.
-    pub fn is(&self, other: &Self) -> bool {
+    /// Whether both are one tensor of candle's, or one part of one packed weight.
+    pub fn shares_storage(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Tensor(a), Self::Tensor(b)) => a.id() == b.id(),
-            (Self::Packed(a), Self::Packed(b)) => a.is(b),
+            (Self::Packed(a), Self::Packed(b)) => a.shares_storage(b),
             _ => false,
         }
     }
@@ -110,7 +111,19 @@ impl Weight {
         }
     }
 
-    /// As a tensor of a dtype: unpacked if it is packed.
+    /// The weight in a dtype, as candle converts numbers. A packed one is unpacked, converted and
+    /// packed again, unless it has that dtype already: for a moment several copies of it are there.
+    ///
+    /// # Errors
+    /// Of a packed weight, another dtype than f32, bf16 and f16.
+    pub fn to_dtype(&self, dtype: DType) -> Result<Self> {
+        match self {
+            Self::Tensor(weight) => weight.to_dtype(dtype).map(Self::Tensor),
+            Self::Packed(packed) => packed.to_dtype(dtype).map(Self::Packed),
+        }
+    }
+
+    /// A tensor of the weight in a dtype, `[out, in]`: unpacked if it is packed.
     ///
     /// # Errors
     /// candle's, if memory runs out.
@@ -124,15 +137,15 @@ impl Weight {
     /// `xs·weightᵀ + bias` over the last dimension of a tensor of any rank but 0: `[..., in]` to
     /// `[..., out]`, in the dtype of `xs`. `bias` is `[out]`.
     ///
-    /// A packed product is summed in f32, in blocks of 512 columns, and rounded once. A tensor's is
-    /// candle's: in the common dtype of all three, or, where they differ, in f32 (f64 if one is f64),
+    /// With a packed weight it is summed in f32, in tiles of 512 columns, and rounded once. With a tensor
+    /// it is candle's: in the common dtype of all three, or, where they differ, in f32 (f64 if one is f64),
     /// to which the weight is then widened on every call. An f64 input of a packed weight is
     /// multiplied in f64, by the weight unpacked on every call.
     ///
     /// # Errors
     /// A last dimension that is not the weight's; a bias of another shape; an input that is not f64,
     /// f32, bf16 or f16; for a packed weight one that is not on the CPU.
-    pub fn product(&self, xs: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    pub fn matmul(&self, xs: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
         let x = as_rows(xs)?; // [rows, in]
         let (out, width) = self.dims()?;
         if x.dim(1)? != width {
@@ -141,7 +154,7 @@ impl Weight {
         let dims = [&xs.dims()[..xs.rank() - 1], &[out]].concat();
         let weight = match self {
             Self::Packed(packed) if xs.dtype() != DType::F64 => {
-                return packed_product(packed, &x, bias)?.reshape(dims);
+                return packed_matmul(packed, &x, bias)?.reshape(dims);
             }
             Self::Packed(_) => self.to_tensor(DType::F64)?,
             Self::Tensor(weight) => weight.clone(),
@@ -158,7 +171,7 @@ impl Weight {
 
 /// What some tensors are multiplied in: their dtype if they have one in common, or else f32, or f64 if
 /// one is.
-pub fn common_dtype<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> Result<DType> {
+pub(crate) fn common_dtype<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> Result<DType> {
     let mut common = None;
     for dtype in tensors.map(Tensor::dtype) {
         if !is_float(dtype) {
@@ -180,7 +193,7 @@ fn is_float(dtype: DType) -> bool {
 }
 
 /// A tensor of any rank but 0 as a matrix: `[..., width]` to `[rows, width]`.
-pub fn as_rows(xs: &Tensor) -> Result<Tensor> {
+pub(crate) fn as_rows(xs: &Tensor) -> Result<Tensor> {
     if xs.rank() == 0 {
         candle_core::bail!("a scalar is no input of a layer; it takes [..., in]")
     }
@@ -217,14 +230,14 @@ impl Linear {
     }
 
     /// Checks shapes and dtypes, and returns the weight's shape, `[out, in]`.
-    pub fn check(&self) -> std::result::Result<[usize; 2], InvalidLayer> {
+    pub(crate) fn check(&self) -> std::result::Result<[usize; 2], InvalidLayer> {
         let layer = "linear";
         let (weight, dtype) = match &self.weight {
             Weight::Tensor(weight) => (weight.dims().to_vec(), weight.dtype()),
             Weight::Packed(packed) => {
                 // Several matrices are one input's, and no weight of a layer.
                 let parts = Some(packed.parts()).filter(|&parts| parts != 1);
-                let dims = parts.into_iter().chain([packed.rows(), packed.columns()]);
+                let dims = parts.into_iter().chain([packed.out_features(), packed.in_features()]);
                 (dims.collect(), packed.dtype())
             }
         };
@@ -246,7 +259,8 @@ impl Linear {
         }
     }
 
-    /// One layer that returns what several return, one behind the other.
+    /// One layer that returns what several return, one behind the other: `[..., in]` to
+    /// `[..., sum of all out]`. Packed weights are unpacked.
     ///
     /// # Errors
     /// Layers of different inputs, of which only some have a bias, or none at all.
@@ -275,31 +289,42 @@ impl Linear {
         self.bias.as_ref()
     }
 
-    /// The same weight and bias under a backward pass that takes a packed weight for a constant:
-    /// [`Packed::frozen`].
+    /// The layer with a packed weight [frozen](Packed::frozen), a constant to a backward pass. Nothing
+    /// is copied.
     pub fn frozen(&self) -> Self {
         Self { weight: self.weight.frozen(), bias: self.bias.clone() }
     }
 
-    /// The same layer, packed for inference on the CPU. Pack after training: a backward pass through a
-    /// packed layer is an error.
+    /// The layer with weight and bias in a dtype: [`Weight::to_dtype`].
     ///
     /// # Errors
-    /// As [`Packed::new`].
+    /// Of a packed weight, another dtype than f32, bf16 and f16; of a tensor, one that is not f64, f32,
+    /// bf16 or f16.
+    pub fn to_dtype(&self, dtype: DType) -> Result<Self> {
+        let bias = self.bias.as_ref().map(|bias| bias.to_dtype(dtype)).transpose()?;
+        Ok(Self::new(self.weight.to_dtype(dtype)?, bias)?)
+    }
+
+    /// The layer packed for inference on the CPU. Pack after training: a backward pass through a
+    /// packed layer is an error, unless it is [frozen](Self::frozen).
+    ///
+    /// # Errors
+    /// Those of [`Packed::new`].
     pub fn packed(&self) -> Result<Self> {
         Ok(Self { weight: self.weight.packed()?, bias: self.bias.clone() })
     }
 }
 
 impl Module for Linear {
-    /// `[..., in]` to `[..., out]`: [`Weight::product`].
+    /// `[..., in]` to `[..., out]`: [`Weight::matmul`].
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        self.weight.product(xs, self.bias.as_ref())
+        self.weight.matmul(xs, self.bias.as_ref())
     }
 }
 
 /// Whether a model that runs in a dtype on a device has its matrices packed when it is loaded.
-pub fn packs(dtype: DType, device: &Device) -> bool {
+#[doc(hidden)]
+pub fn should_pack(dtype: DType, device: &Device) -> bool {
     matches!((dtype, device), (DType::F32 | DType::BF16 | DType::F16, Device::Cpu))
 }
 

@@ -1,13 +1,13 @@
 //! Matrices in the order in which the kernels read them.
 
-use super::convert::Number;
 #[cfg(target_arch = "x86_64")]
 use super::dot_bf16::DotBf16;
-use super::kernel::{BLOCK, Product};
-use super::rows::{Blocks, Rows};
+use super::kernel::{PanelMatmul, TILE};
+use super::rows::{Rows, Tiles};
 use super::stored::{Columns, PANEL, Stored};
 use super::strips::strips;
 use crate::kernels::memory::{kept, on_large_pages, with_scratch};
+use crate::kernels::number::Float;
 use crate::kernels::operands::slice;
 use crate::kernels::threads;
 use candle_core::{DType, Device, Error, Result, Storage, Tensor, WithDType};
@@ -16,19 +16,19 @@ use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// A weight `[out, in]` that stays, packed for products on the CPU: in the dtype it was stored in,
-/// 32 rows side by side, column after column. Cloning shares it.
+/// A weight `[out, in]` that stays, packed for matrix products on the CPU: in the dtype it was stored
+/// in, f32, bf16 or f16, 32 rows side by side, column after column. Cloning shares it.
 ///
 /// It may be several matrices of one shape, whose panels alternate, so that what is multiplied by
-/// the same x is read in one stream.
+/// one x is read in one stream.
 #[derive(Debug, Clone)]
 pub struct Packed {
     data: Arc<Data>,
     /// The first panel, of each part, that belongs to it.
     first: usize,
     parts: usize,
-    rows: usize,
-    columns: usize,
+    out_features: usize,
+    in_features: usize,
     /// Whether a backward pass may take it for a constant.
     frozen: bool,
 }
@@ -64,8 +64,8 @@ impl Packed {
     /// Packs a weight, `[out, in]`, with all threads.
     ///
     /// # Errors
-    /// A weight that is no matrix or an empty one, that is not in the CPU's memory, or of another dtype than f32,
-    /// bf16 and f16.
+    /// A weight that is no matrix or an empty one, that is not in the CPU's memory, or of another dtype
+    /// than f32, bf16 and f16.
     pub fn new(weight: &Tensor) -> Result<Self> {
         Self::interleaved(&[weight])
     }
@@ -73,7 +73,7 @@ impl Packed {
     /// Packs weights of one shape, `[out, in]`, into one stream.
     ///
     /// # Errors
-    /// As [`Self::new`]; shapes or dtypes that differ.
+    /// Those of [`Self::new`]; shapes or dtypes that differ; no weight at all.
     pub fn interleaved(weights: &[&Tensor]) -> Result<Self> {
         let Some(first) = weights.first() else { candle_core::bail!("no weight to pack") };
         let (rows, columns) = first.dims2()?;
@@ -93,20 +93,20 @@ impl Packed {
             data: Arc::new(data),
             first: 0,
             parts: weights.len(),
-            rows,
-            columns,
+            out_features: rows,
+            in_features: columns,
             frozen: false,
         })
     }
 
-    /// Rows of each of its matrices, which is how many numbers come out.
-    pub fn rows(&self) -> usize {
-        self.rows
+    /// Rows of each of its matrices: how many numbers come out for a row of x.
+    pub fn out_features(&self) -> usize {
+        self.out_features
     }
 
-    /// Columns, which is how many numbers of x go in.
-    pub fn columns(&self) -> usize {
-        self.columns
+    /// Columns: how many numbers a row of x has.
+    pub fn in_features(&self) -> usize {
+        self.in_features
     }
 
     /// How many matrices it holds.
@@ -123,7 +123,8 @@ impl Packed {
         }
     }
 
-    /// The same memory, as a constant to a backward pass, which then goes through it to the input.
+    /// The weight as a constant to a backward pass, which then goes through it to the input, and is an
+    /// error otherwise. Nothing is copied.
     pub fn frozen(&self) -> Self {
         Self { frozen: true, ..self.clone() }
     }
@@ -133,9 +134,10 @@ impl Packed {
         self.frozen
     }
 
-    /// Whether two are the same memory.
-    pub fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.data, &other.data) && (self.first, self.rows) == (other.first, other.rows)
+    /// Whether both are views of one memory, and of one part of it.
+    pub fn shares_storage(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.data, &other.data)
+            && (self.first, self.out_features) == (other.first, other.out_features)
     }
 
     /// Some of its rows, without a copy.
@@ -143,28 +145,46 @@ impl Packed {
     /// # Errors
     /// Rows that do not exist, or that do not start at a multiple of 32.
     pub fn narrow(&self, start: usize, len: usize) -> Result<Self> {
-        if !start.is_multiple_of(PANEL) || start.saturating_add(len) > self.rows {
-            candle_core::bail!("{len} rows from row {start} of a packed weight of {}", self.rows)
+        if !start.is_multiple_of(PANEL) || start.saturating_add(len) > self.out_features {
+            candle_core::bail!(
+                "{len} rows from row {start} of a packed weight of {}",
+                self.out_features
+            )
         }
-        Ok(Self { first: self.first + start / PANEL, rows: len, ..self.clone() })
+        Ok(Self { first: self.first + start / PANEL, out_features: len, ..self.clone() })
     }
 
-    /// The matrices as tensors `[rows, columns]`, in the dtype they are stored in.
+    /// Its matrices in a dtype, unpacked, converted by candle and packed again; a copy of the handle if
+    /// that is their dtype already. What is [frozen](Self::frozen) stays so.
+    ///
+    /// # Errors
+    /// Another dtype than f32, bf16 and f16.
+    pub fn to_dtype(&self, dtype: DType) -> Result<Self> {
+        if dtype == self.dtype() {
+            return Ok(self.clone());
+        }
+        let weights = self.unpacked()?.into_iter().map(|weight| weight.to_dtype(dtype));
+        let weights = weights.collect::<Result<Vec<_>>>()?;
+        let packed = Self::interleaved(&weights.iter().collect::<Vec<_>>())?;
+        Ok(Self { frozen: self.frozen, ..packed })
+    }
+
+    /// The matrices as tensors `[out, in]`, in the dtype they are stored in.
     ///
     /// # Errors
     /// candle's, if memory runs out.
     pub fn unpacked(&self) -> Result<Vec<Tensor>> {
-        let all: Vec<usize> = (0..self.rows).collect();
+        let all: Vec<usize> = (0..self.out_features).collect();
         (0..self.parts).map(|part| self.gather(part, &all)).collect()
     }
 
-    /// Some rows of the first matrix as a tensor, `[ids, columns]`, in the dtype it is stored in.
+    /// Some rows of the first matrix as a tensor, `[ids, in]`, in the dtype it is stored in.
     ///
     /// # Errors
     /// A row that does not exist.
     pub fn index_select(&self, ids: &[usize]) -> Result<Tensor> {
-        if let Some(id) = ids.iter().find(|&&id| id >= self.rows) {
-            candle_core::bail!("row {id} of {}", self.rows)
+        if let Some(id) = ids.iter().find(|&&id| id >= self.out_features) {
+            candle_core::bail!("row {id} of {}", self.out_features)
         }
         self.gather(0, ids)
     }
@@ -172,12 +192,12 @@ impl Packed {
     fn gather(&self, part: usize, rows: &[usize]) -> Result<Tensor> {
         /// Rows that a thread takes at a time.
         const ROWS: usize = 16;
-        let (steps, shape) = (self.steps(), (rows.len(), self.columns));
+        let (steps, shape) = (self.steps(), (rows.len(), self.in_features));
         with_columns!(&*self.data, W, data => {
-            let mut gathered = vec![<W as WithDType>::from_f64(0.0); rows.len() * self.columns];
-            let out = gathered.chunks_mut((ROWS * self.columns).max(1)).zip(rows.chunks(ROWS));
-            threads::for_each(rows.len() * self.columns, out, |(out, rows)| {
-                for (out, &row) in out.chunks_mut(self.columns).zip(rows) {
+            let mut gathered = vec![<W as WithDType>::from_f64(0.0); rows.len() * self.in_features];
+            let out = gathered.chunks_mut((ROWS * self.in_features).max(1)).zip(rows.chunks(ROWS));
+            threads::for_each(rows.len() * self.in_features, out, |(out, rows)| {
+                for (out, &row) in out.chunks_mut(self.in_features).zip(rows) {
                     let panel = (self.first + row / PANEL) * self.parts + part;
                     let columns = &data[panel * steps..];
                     for (out, columns) in out.chunks_mut(W::WIDTH).zip(columns) {
@@ -193,21 +213,22 @@ impl Packed {
 
     /// Steps in a panel.
     fn steps(&self) -> usize {
-        with_columns!(&*self.data, W, _data => self.columns.div_ceil(W::WIDTH * TILE) * TILE)
+        with_columns!(&*self.data, W, _data => self.in_features.div_ceil(W::WIDTH * STEPS) * STEPS)
     }
 
     /// Panels of each matrix that one thread takes at a time: enough pieces for all threads to end
-    /// together, and few enough panels for some blocks of them to stay in the second-level cache,
+    /// together, and few enough panels for some tiles of them to stay in the second-level cache,
     /// while rows of x are multiplied by one after the other. A power of two.
-    pub fn panels_at_a_time(&self) -> usize {
+    pub(crate) fn panels_at_a_time(&self) -> usize {
         const PIECES: usize = 16;
-        let fair = self.rows.div_ceil(PANEL) / (PIECES * threads::likely());
+        let fair = self.out_features.div_ceil(PANEL) / (PIECES * threads::likely());
         1 << fair.clamp(1, 4).ilog2()
     }
 
     /// Calls `f` with the products of x and some rows, which start at a multiple of 32:
     /// `[count, panels, parts, 32]`, in f32. The last panel may hold rows behind the last one,
     /// whose products are without meaning.
+    #[doc(hidden)]
     pub fn sums<R>(&self, x: Rows, rows: Range<usize>, f: impl FnOnce(&mut [f32]) -> R) -> R {
         kept!(SUMS);
         let panels = rows.start / PANEL..rows.end.div_ceil(PANEL);
@@ -218,12 +239,12 @@ impl Packed {
         with_scratch(&SUMS, len, |sums: &mut [f32]| {
             sums.fill(0.0);
             let (rows, width, memory) = (x.count(), panels.len() * self.parts * PANEL, &mut *sums);
-            match x.blocks {
-                Blocks::F32(x) => with_columns!(&*self.data, W, data => {
+            match x.tiles {
+                Tiles::F32(x) => with_columns!(&*self.data, W, data => {
                     let panels = &data[range];
-                    Product::<W, f32> { x, rows, panels, steps, sums: memory, width }.add();
+                    PanelMatmul::<W, f32> { x, rows, panels, steps, sums: memory, width }.add();
                 }),
-                Blocks::BF16(x) => self.dots(x, range, memory),
+                Tiles::BF16(x) => self.dots(x, range, memory),
             }
             f(sums)
         })
@@ -231,7 +252,7 @@ impl Packed {
 
     /// Whether x of a type is multiplied as bf16: where it is, the weights are, and the machine has
     /// the instruction.
-    pub fn takes_bf16<T: WithDType>(&self) -> bool {
+    pub(crate) fn takes_bf16<T: WithDType>(&self) -> bool {
         #[cfg(target_arch = "x86_64")]
         if let (DType::BF16, Data::BF16(_)) = (T::DTYPE, &*self.data) {
             return DotBf16::new().is_some();
@@ -239,37 +260,40 @@ impl Packed {
         false
     }
 
-    /// Calls `f` with the rows of x, `[count, columns]`, for products with this weight.
-    pub fn with_rows<T: Number, R>(&self, x: &[T], f: impl FnOnce(Rows) -> R) -> R {
+    /// Calls `f` with the rows of x, `[count, in]`, for products with this weight.
+    #[doc(hidden)]
+    pub fn with_rows<T: Float, R>(&self, x: &[T], f: impl FnOnce(Rows) -> R) -> R {
         match self.takes_bf16::<T>() {
-            true => Rows::with::<T, bf16, R>(x, self.columns, f),
-            false => Rows::with::<T, f32, R>(x, self.columns, f),
+            true => Rows::with::<T, bf16, R>(x, self.in_features, f),
+            false => Rows::with::<T, f32, R>(x, self.in_features, f),
         }
     }
 
     /// The sums of bf16 with bf16.
     #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
-    fn dots(&self, x: &[[bf16; BLOCK]], range: Range<usize>, sums: &mut [f32]) {
+    fn dots(&self, x: &[[bf16; TILE]], range: Range<usize>, sums: &mut [f32]) {
         #[cfg(target_arch = "x86_64")]
         if let (Some(kernel), Data::BF16(data)) = (DotBf16::new(), &*self.data) {
             let (rows, steps, panels) =
-                (x.len() / self.columns.div_ceil(BLOCK), self.steps(), &data[range]);
+                (x.len() / self.in_features.div_ceil(TILE), self.steps(), &data[range]);
             let width = panels.len() / steps * PANEL;
-            return Product::<bf16, bf16> { x, rows, panels, steps, sums, width }.add_with(kernel);
+            return PanelMatmul::<bf16, bf16> { x, rows, panels, steps, sums, width }
+                .add_with(kernel);
         }
         unreachable!("`takes_bf16` said that x comes in f32");
     }
 
     /// What a product with some rows of x takes one thread, roughly: the longer of reading the weights
     /// at 25 GB/s and of 40 multiplications a nanosecond.
+    #[doc(hidden)]
     pub fn nanoseconds(&self, count: usize) -> usize {
-        let weights = self.rows * self.columns * self.parts;
+        let weights = self.out_features * self.in_features * self.parts;
         (weights * self.dtype().size_in_bytes() / 25).max(weights * count / 40)
     }
 
     /// Writes `x·weightᵀ + bias`, rounded once, for each matrix, into the rows that `row_of` says, of
     /// a part and a row of x: out is `[all of these, rows]`. A bias is `[parts, rows]`.
-    pub fn product<T: Number>(
+    pub(crate) fn matmul<T: Float>(
         &self,
         x: Rows,
         bias: Option<&[f32]>,
@@ -280,10 +304,11 @@ impl Packed {
         if x.count() == 0 {
             return;
         }
-        let strips = strips(out, self.rows, step);
+        let strips = strips(out, self.out_features, step);
         threads::for_each(self.nanoseconds(x.count()), strips, |mut strip| {
             let columns = strip.columns();
-            let bias = |part: usize| bias.map(|bias| &bias[part * self.rows + columns.start..]);
+            let bias =
+                |part: usize| bias.map(|bias| &bias[part * self.out_features + columns.start..]);
             self.sums(x, columns.clone(), |sums| {
                 // The panels of the parts take turns, unless there is only one part.
                 let run = if self.parts == 1 { columns.len() } else { PANEL };
@@ -312,7 +337,7 @@ pub fn rows_at_a_time(elements: usize) -> usize {
 
 /// Steps that are packed at a time: as many numbers of a row as make up a good part of a cache line.
 /// Panels are padded to a multiple of them.
-const TILE: usize = 8;
+const STEPS: usize = 8;
 
 /// The panels of matrices in turns: `[panels, parts, steps]`.
 fn pack<W: Stored>(weights: &[&Tensor], rows: usize, columns: usize) -> Result<Vec<Columns<W>>> {
@@ -325,25 +350,25 @@ fn pack<W: Stored>(weights: &[&Tensor], rows: usize, columns: usize) -> Result<V
             _ => candle_core::bail!("weights are packed in the CPU's memory"),
         }
     }
-    let width = W::WIDTH * TILE;
-    let tiles = columns.div_ceil(width);
-    let count = rows.div_ceil(PANEL) * parts.len() * tiles;
+    let width = W::WIDTH * STEPS;
+    let groups = columns.div_ceil(width);
+    let count = rows.div_ceil(PANEL) * parts.len() * groups;
     let pack = |i: usize| {
-        let (panel, column) = (i / tiles, i % tiles * width);
+        let (panel, column) = (i / groups, i % groups * width);
         let (panel, part) = (panel / parts.len(), parts[panel % parts.len()]);
-        let mut tile = [Columns::ZEROS; TILE];
+        let mut group = [Columns::ZEROS; STEPS];
         for lane in 0..PANEL.min(rows - panel * PANEL) {
             let row = &part[(panel * PANEL + lane) * columns..][..columns];
-            let mut numbers = [<W as WithDType>::from_f64(0.0); 2 * TILE];
+            let mut numbers = [<W as WithDType>::from_f64(0.0); 2 * STEPS];
             let len = width.min(columns - column);
             numbers[..len].copy_from_slice(&row[column..][..len]);
-            for (step, numbers) in tile.iter_mut().zip(numbers.chunks_exact(W::WIDTH)) {
+            for (step, numbers) in group.iter_mut().zip(numbers.chunks_exact(W::WIDTH)) {
                 W::set(step, lane, numbers);
             }
         }
-        tile
+        group
     };
     let mut packed = on_large_pages(count);
-    (0..count).into_par_iter().with_min_len(tiles.max(1)).map(pack).collect_into_vec(&mut packed);
+    (0..count).into_par_iter().with_min_len(groups.max(1)).map(pack).collect_into_vec(&mut packed);
     Ok(packed.into_flattened())
 }

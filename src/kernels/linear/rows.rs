@@ -1,50 +1,50 @@
 //! The left side of a product as the kernels read it.
 
-use super::convert::Number;
-use super::kernel::BLOCK;
+use super::kernel::TILE;
 use crate::kernels::memory::{Kept, kept, with_scratch};
+use crate::kernels::number::Float;
 use crate::kernels::threads;
 use half::bf16;
 use pulp::bytemuck::Pod;
 use std::thread::LocalKey;
 
-/// Rows of x, in blocks of columns: `[columns / BLOCK, count, BLOCK]`. A block of some rows is one
+/// Rows of x, in tiles of columns: `[columns / TILE, count, TILE]`. A tile of some rows is one
 /// piece of memory then, which no stride maps onto the same cache lines.
 #[derive(Clone, Copy)]
 pub struct Rows<'a> {
-    pub(super) blocks: Blocks<'a>,
+    pub(super) tiles: Tiles<'a>,
     count: usize,
 }
 
 /// What x comes in.
 #[derive(Clone, Copy)]
-pub(super) enum Blocks<'a> {
-    F32(&'a [[f32; BLOCK]]),
+pub(super) enum Tiles<'a> {
+    F32(&'a [[f32; TILE]]),
     /// For weights in bf16 on a machine that multiplies it with bf16.
-    BF16(&'a [[bf16; BLOCK]]),
+    BF16(&'a [[bf16; TILE]]),
 }
 
-/// A type that blocks come in.
-pub trait Block: Number + Pod {
-    /// Blocks that are filled, `[columns / BLOCK, count]`, as rows. What is behind the last column
+/// A type that tiles come in.
+pub trait TileType: Float + Pod {
+    /// Tiles that are filled, `[columns / TILE, count]`, as rows. What is behind the last column
     /// must be 0.
-    fn rows(blocks: &[[Self; BLOCK]], count: usize) -> Rows<'_>;
+    fn rows(tiles: &[[Self; TILE]], count: usize) -> Rows<'_>;
 
-    /// Writes numbers of a type as those of blocks, rounded where these are narrower.
-    fn convert<T: Number>(from: &[T], to: &mut [Self]);
+    /// Writes numbers of a type as those of tiles, rounded where these are narrower.
+    fn convert<T: Float>(from: &[T], to: &mut [Self]);
 
     /// Memory for x, and for what lies between two products.
     fn kept() -> [&'static LocalKey<Kept>; 2];
 }
 
-macro_rules! block {
+macro_rules! tile_type {
     ($t:ident, $variant:ident, $convert:expr) => {
-        impl Block for $t {
-            fn rows(blocks: &[[$t; BLOCK]], count: usize) -> Rows<'_> {
-                Rows { blocks: Blocks::$variant(blocks), count }
+        impl TileType for $t {
+            fn rows(tiles: &[[$t; TILE]], count: usize) -> Rows<'_> {
+                Rows { tiles: Tiles::$variant(tiles), count }
             }
 
-            fn convert<T: Number>(from: &[T], to: &mut [$t]) {
+            fn convert<T: Float>(from: &[T], to: &mut [$t]) {
                 let convert: fn(&[T], &mut [$t]) = $convert;
                 convert(from, to);
             }
@@ -57,8 +57,8 @@ macro_rules! block {
     };
 }
 
-block!(f32, F32, T::to_f32s);
-block!(bf16, BF16, T::to_bf16s);
+tile_type!(f32, F32, T::to_f32s);
+tile_type!(bf16, BF16, T::to_bf16s);
 
 impl Rows<'_> {
     /// How many rows there are.
@@ -66,25 +66,25 @@ impl Rows<'_> {
         self.count
     }
 
-    /// Calls `f` with the rows of x, `[count, columns]`, as blocks of a type.
-    pub fn with<T: Number, B: Block, R>(x: &[T], columns: usize, f: impl FnOnce(Rows) -> R) -> R {
-        /// Blocks that a thread fills at a time.
+    /// Calls `f` with the rows of x, `[count, columns]`, as tiles of a type.
+    pub fn with<T: Float, B: TileType, R>(x: &[T], columns: usize, f: impl FnOnce(Rows) -> R) -> R {
+        /// Tiles that a thread fills at a time.
         const CHUNK: usize = 64;
         let count = x.len() / columns.max(1);
         let [kept, _] = B::kept();
-        let len = columns.div_ceil(BLOCK) * count;
-        with_scratch(kept, len, |blocks: &mut [[B; BLOCK]]| {
-            let chunks = blocks.chunks_mut(CHUNK).enumerate();
-            threads::for_each(len * BLOCK / 4, chunks, |(chunk, blocks)| {
-                for (i, block) in blocks.iter_mut().enumerate() {
+        let len = columns.div_ceil(TILE) * count;
+        with_scratch(kept, len, |tiles: &mut [[B; TILE]]| {
+            let chunks = tiles.chunks_mut(CHUNK).enumerate();
+            threads::for_each(len * TILE / 4, chunks, |(chunk, tiles)| {
+                for (i, tile) in tiles.iter_mut().enumerate() {
                     let i = chunk * CHUNK + i;
-                    let (first, row) = (i / count * BLOCK, i % count);
-                    let len = BLOCK.min(columns - first);
-                    B::convert(&x[row * columns + first..][..len], &mut block[..len]);
-                    block[len..].fill(B::zero());
+                    let (first, row) = (i / count * TILE, i % count);
+                    let len = TILE.min(columns - first);
+                    B::convert(&x[row * columns + first..][..len], &mut tile[..len]);
+                    tile[len..].fill(B::zero());
                 }
             });
-            f(B::rows(blocks, count))
+            f(B::rows(tiles, count))
         })
     }
 }

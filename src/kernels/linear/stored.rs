@@ -5,12 +5,12 @@ use half::{bf16, f16};
 use pulp::{Simd, bytemuck};
 use std::marker::PhantomData;
 
-/// Rows of the weight, which are columns of the product, that are packed together.
+/// Rows of the weight that are packed side by side; to each belongs a column of the product.
 pub const PANEL: usize = 32;
 
 /// What a step along a panel holds, on a cache line's boundary: of f32 the 32 numbers of a column; of
-/// half types those of two neighbouring columns in 32 pairs, the first column's number in the low
-/// bits, so that one load gives both.
+/// half-precision types those of two neighbouring columns in 32 pairs, the first column's number in
+/// the low bits, so that one load gives both.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
 pub struct Columns<W>([u32; PANEL], PhantomData<W>);
@@ -79,7 +79,7 @@ impl Stored for bf16 {
     }
 
     fn get(columns: &Columns<bf16>, row: usize, column: usize) -> bf16 {
-        bf16::from_bits(half_of(columns.0[row], column))
+        bf16::from_bits(one_of(columns.0[row], column))
     }
 
     /// A bf16 is the upper half of the f32.
@@ -102,7 +102,7 @@ impl Stored for f16 {
     }
 
     fn get(columns: &Columns<f16>, row: usize, column: usize) -> f16 {
-        f16::from_bits(half_of(columns.0[row], column))
+        f16::from_bits(one_of(columns.0[row], column))
     }
 
     #[inline(always)]
@@ -122,7 +122,7 @@ fn pair(first: u16, second: u16) -> u32 {
     u32::from(first) | u32::from(second) << 16
 }
 
-fn half_of(pair: u32, column: usize) -> u16 {
+fn one_of(pair: u32, column: usize) -> u16 {
     (pair >> (16 * column)) as u16
 }
 

@@ -1,4 +1,4 @@
-use super::kernel::Product;
+use super::kernel::PanelMatmul;
 use super::stored::{Columns, Stored};
 use super::*;
 use candle_core::{Device, Var};
@@ -66,9 +66,9 @@ proptest! {
             assert_eq!(bits(&packed.to_tensor(DType::F32)?)?, bits(&weight)?);
 
             let wide = x.to_dtype(DType::F32)?;
-            let y = packed.product(&wide, None)?;
+            let y = packed.matmul(&wide, None)?;
             let [right, magnitude] = truth(&x, &weight)?;
-            for (y, half_ulp) in [(&y, 0.0), (&packed.product(&x, None)?, half_ulp(x.dtype()))] {
+            for (y, half_ulp) in [(&y, 0.0), (&packed.matmul(&x, None)?, half_ulp(x.dtype()))] {
                 assert_eq!(y.dims(), [rows, out]);
                 let sums: Vec<f64> = y.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?;
                 for ((&sum, &right), &magnitude) in sums.iter().zip(&right).zip(&magnitude) {
@@ -79,17 +79,17 @@ proptest! {
                 }
             }
             let widened = Weight::Tensor(weight.to_dtype(DType::F32)?).packed()?;
-            assert_eq!(bits(&widened.product(&wide, None)?)?, bits(&y)?);
+            assert_eq!(bits(&widened.matmul(&wide, None)?)?, bits(&y)?);
             for x in [&wide, &x] {
-                let all = packed.product(x, None)?;
+                let all = packed.matmul(x, None)?;
                 assert_eq!(all.dtype(), x.dtype());
                 for row in (0..rows).step_by(9) {
-                    let alone = packed.product(&x.narrow(0, row, 1)?, None)?;
+                    let alone = packed.matmul(&x.narrow(0, row, 1)?, None)?;
                     assert_eq!(bits(&alone)?, bits(&all.narrow(0, row, 1)?)?);
                 }
             }
             if out > 32 && rows > 0 {
-                let some = packed.narrow(32, out - 32)?.product(&wide, None)?;
+                let some = packed.narrow(32, out - 32)?.matmul(&wide, None)?;
                 assert_eq!(bits(&some)?, bits(&y.narrow(1, 32, out - 32)?)?);
             }
             Ok(())
@@ -115,13 +115,13 @@ proptest! {
                 columns
             };
             let panels: Vec<_> = (0..2 * steps).map(columns).collect();
-            let blocks = steps.div_ceil(BLOCK / W::WIDTH) * rows;
-            let x: Vec<[f32; BLOCK]> =
-                (0..blocks).map(|b| std::array::from_fn(|i| number(b * BLOCK + i + 7))).collect();
-            let sums = |run: &dyn Fn(Product<W, f32>)| {
+            let tiles = steps.div_ceil(TILE / W::WIDTH) * rows;
+            let x: Vec<[f32; TILE]> =
+                (0..tiles).map(|t| std::array::from_fn(|i| number(t * TILE + i + 7))).collect();
+            let sums = |run: &dyn Fn(PanelMatmul<W, f32>)| {
                 let width = 2 * PANEL;
                 let mut sums = vec![0.0; rows * width];
-                run(Product { x: &x, rows, panels: &panels, steps, sums: &mut sums, width });
+                run(PanelMatmul { x: &x, rows, panels: &panels, steps, sums: &mut sums, width });
                 sums
             };
             let best = sums(&|product| product.add());
@@ -151,7 +151,7 @@ fn weights_are_widened_exactly() -> Result<()> {
         Tensor::from_vec(halves, (all, 1), &Device::Cpu)?,
         Tensor::from_vec(bf16s, (all, 1), &Device::Cpu)?,
     ] {
-        let product = Packed::new(&weight).map(Weight::Packed)?.product(&one, None)?;
+        let product = Packed::new(&weight).map(Weight::Packed)?.matmul(&one, None)?;
         let product: Vec<f32> = product.flatten_all()?.to_vec1()?;
         let right: Vec<f32> = weight.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
         for (product, right) in product.iter().zip(&right) {
@@ -171,7 +171,7 @@ fn nonfinite_numbers_pass_through() -> Result<()> {
             let mut x = vec![1f32; 3 * columns];
             x[columns + columns / 2] = special;
             let x = Tensor::from_vec(x, (3, columns), &Device::Cpu)?;
-            let y = Weight::Tensor(weight).packed()?.product(&x, None)?.to_vec2::<f32>()?;
+            let y = Weight::Tensor(weight).packed()?.matmul(&x, None)?.to_vec2::<f32>()?;
             assert!(y[0].iter().chain(&y[2]).all(|&y| y == columns as f32));
             assert!(
                 y[1].iter()
@@ -188,7 +188,7 @@ fn bits_do_not_depend_on_threads() -> Result<()> {
     let x = random((50, 300), DType::F32)?;
     let on = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-        pool.map_err(candle_core::Error::wrap)?.install(|| bits(&weight.product(&x, None)?))
+        pool.map_err(candle_core::Error::wrap)?.install(|| bits(&weight.matmul(&x, None)?))
     };
     let one = on(1)?;
     for threads in [2, 3, 7] {
@@ -227,9 +227,9 @@ fn input_gradient() -> Result<()> {
         Ok(gradients.get(&x).expect("x takes part").clone())
     };
     let packed = Weight::Tensor(weight.clone()).packed()?;
-    let error = gradient(packed.product(&x, None)?).unwrap_err().to_string();
+    let error = gradient(packed.matmul(&x, None)?).unwrap_err().to_string();
     assert!(error.contains("pack after training"), "{error}");
-    let ours = gradient(packed.frozen().product(&x, None)?)?;
+    let ours = gradient(packed.frozen().matmul(&x, None)?)?;
     let candles = gradient(x.matmul(&weight.to_dtype(DType::F32)?.t()?)?)?;
     let difference = (ours - candles)?.abs()?.max_all()?.to_scalar::<f32>()?;
     assert!(difference < 1e-5, "{difference}");

@@ -26,8 +26,9 @@ use team::Team;
 /// is long over: to wake a core that has gone to sleep takes a tenth of a millisecond on a virtual machine.
 const WORTH_WAKING: usize = 150_000;
 
-/// The same for a call that follows the last one at once, as its successor is likely to do: after it,
-/// the helper will still be awake.
+/// How long a loop takes at least, in nanoseconds, for each helper that is woken for it, if the call
+/// follows the last one at once, as its successor is likely to do: after it, the helper will still be
+/// awake.
 const WORTH_WAKING_AGAIN: usize = 25_000;
 
 /// A loop that ends so soon, in nanoseconds, is not shared if no core is free when it begins. In a longer
@@ -132,7 +133,8 @@ pub fn for_each<T: Send>(
     for_each_with(nanoseconds, items, || (), |(), item| body(item));
 }
 
-/// As [`for_each`], with something that every thread makes before its first item, and uses again.
+/// Calls `body` with every item, on this thread and its helpers, and with what `init` makes for every
+/// thread before its first item. Otherwise [`for_each`].
 pub fn for_each_with<T: Send, S>(
     nanoseconds: usize,
     items: impl Iterator<Item = T> + Send,

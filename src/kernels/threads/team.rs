@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 /// two loops of a model, shorter than anyone would notice.
 const PATIENCE: Duration = Duration::from_micros(200);
 
-/// The same behind the end of a call: less than it takes to fall asleep and be woken.
+/// How long a helper stays awake behind the end of a call: less than it takes to fall asleep and be
+/// woken.
 const BETWEEN_CALLS: Duration = Duration::from_micros(10);
 
 /// All helpers of the process.

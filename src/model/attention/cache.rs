@@ -1,6 +1,6 @@
 //! Keys and values of the tokens so far.
 
-use crate::kernels::linear::{BLOCK, Columns, PANEL, Stored};
+use crate::kernels::linear::{Columns, PANEL, Stored, TILE};
 use crate::kernels::threads;
 use crate::model::identity::Identity;
 use candle_core::Result;
@@ -52,7 +52,7 @@ struct Head {
     /// A key is a row: `[len / 32, head_dim]` columns.
     keys: Vec<Columns<f32>>,
     /// A key's position is a column, and blocks of positions follow one another:
-    /// `[len / BLOCK, head_dim / 32, BLOCK]` columns.
+    /// `[len / TILE, head_dim / 32, TILE]` columns.
     values: Vec<Columns<f32>>,
 }
 
@@ -99,7 +99,7 @@ impl Panels {
         let nanoseconds = 4 * count * self.heads.len() * head_dim;
         for kept in &mut self.heads {
             kept.keys.resize(len.div_ceil(PANEL) * head_dim, Columns::ZEROS);
-            kept.values.resize(len.div_ceil(BLOCK) * panels * BLOCK, Columns::ZEROS);
+            kept.values.resize(len.div_ceil(TILE) * panels * TILE, Columns::ZEROS);
         }
         let first = start / PANEL;
         let of_keys = self.heads.iter_mut().enumerate().flat_map(|(head, kept)| {
@@ -115,16 +115,16 @@ impl Panels {
                 }
             }
         });
-        let first = start / BLOCK * panels;
+        let first = start / TILE * panels;
         let of_values = self.heads.iter_mut().enumerate().flat_map(|(head, kept)| {
-            let columns = kept.values[first * BLOCK..].chunks_mut(BLOCK).enumerate();
+            let columns = kept.values[first * TILE..].chunks_mut(TILE).enumerate();
             columns.map(move |(i, columns)| (head, first + i, columns))
         });
         threads::for_each(nanoseconds / 4, of_values, |(head, i, columns)| {
             let (block, panel) = (i / panels, i % panels);
             let rows = panel * PANEL..head_dim.min((panel + 1) * PANEL);
-            for at in added(block * BLOCK, BLOCK) {
-                let place = columns[(start + at) % BLOCK].numbers_mut();
+            for at in added(block * TILE, TILE) {
+                let place = columns[(start + at) % TILE].numbers_mut();
                 value(head, at, rows.clone(), &mut place[..rows.len()]);
             }
         });
@@ -139,8 +139,8 @@ impl Panels {
 
     /// The columns in a panel of values that belong to some keys of one block.
     pub fn values(&self, head: usize, panel: usize, keys: &Range<usize>) -> &[Columns<f32>] {
-        let block = keys.start / BLOCK * self.panels_of_values() + panel;
-        let first = block * BLOCK + keys.start % BLOCK;
+        let block = keys.start / TILE * self.panels_of_values() + panel;
+        let first = block * TILE + keys.start % TILE;
         &self.heads[head].values[first..first + keys.len()]
     }
 }

@@ -7,8 +7,9 @@
 use super::cache::Panels;
 use super::softmax::{Scores, softmax};
 use super::visible::Visible;
-use crate::kernels::linear::{BLOCK, Number, PANEL, Product};
+use crate::kernels::linear::{PANEL, PanelMatmul, TILE};
 use crate::kernels::memory::{kept, with_scratch};
+use crate::kernels::number::Float;
 use crate::kernels::threads;
 use crate::model::norm::Scale;
 use std::ops::Range;
@@ -18,7 +19,7 @@ use std::ops::Range;
 const ROWS: usize = 96;
 
 /// A row's numbers by blocks.
-type Block = [f32; BLOCK];
+type Block = [f32; TILE];
 
 /// What attention does to what the projections return.
 pub(super) struct Fused<'a> {
@@ -38,7 +39,7 @@ impl Fused<'_> {
     /// Queries, keys and values of some texts, `[batch, seq, (heads + 2 kv_heads) · head_dim]`, to
     /// what attention makes of them and of what was kept, `[batch, seq, heads · head_dim]`. Keys
     /// and values are kept.
-    pub fn attend<T: Number>(&self, x: &[T], seq: usize, kept: &mut Panels) -> Vec<T> {
+    pub fn attend<T: Float>(&self, x: &[T], seq: usize, kept: &mut Panels) -> Vec<T> {
         let (width, start) = ((self.heads + 2 * self.kv_heads) * self.head_dim, kept.len());
         // The numbers of a head, counted among all of the projections, at a position of a text.
         let head = |text: usize, at: usize, head: usize| {
@@ -123,7 +124,7 @@ impl Tile<'_> {
 
     /// Writes this tile's heads of `out`, `[queries, heads · head_dim]`. `query` returns the numbers
     /// of a head of a query.
-    fn attend<'x, T: Number>(&self, query: impl Fn(usize, usize) -> &'x [T], out: &mut [T]) {
+    fn attend<'x, T: Float>(&self, query: impl Fn(usize, usize) -> &'x [T], out: &mut [T]) {
         kept!(QUERIES, WEIGHTS, SUMS);
         let Fused { heads, head_dim, sliding_window, causal, .. } = *self.attention;
         let visible = Visible {
@@ -134,7 +135,7 @@ impl Tile<'_> {
         };
         let pieces = pieces(&visible.clone().trimmed().keys);
         let rows = self.rows();
-        let blocks = head_dim.div_ceil(BLOCK);
+        let blocks = head_dim.div_ceil(TILE);
         let width = self.kept.panels_of_values() * PANEL;
         with_scratch(&QUERIES, blocks * rows, |queries: &mut [Block]| {
             with_scratch(&WEIGHTS, pieces.len() * rows, |weights: &mut [Block]| {
@@ -157,11 +158,7 @@ impl Tile<'_> {
     }
 
     /// The queries, normed and rotated: `[blocks of head_dim, rows]`.
-    fn queries<'x, T: Number>(
-        &self,
-        query: impl Fn(usize, usize) -> &'x [T],
-        blocks: &mut [Block],
-    ) {
+    fn queries<'x, T: Float>(&self, query: impl Fn(usize, usize) -> &'x [T], blocks: &mut [Block]) {
         let Fused { head_dim, norms, .. } = self.attention;
         let norm = norms.as_ref().map(|(norm, _)| norm);
         let mut numbers = vec![0.0; *head_dim];
@@ -170,7 +167,7 @@ impl Tile<'_> {
             let head = self.kv_head * self.group() + row % self.group();
             T::to_f32s(query(at, head), &mut numbers);
             self.attention.turn(norm, at, &mut numbers);
-            for (block, numbers) in numbers.chunks(BLOCK).enumerate() {
+            for (block, numbers) in numbers.chunks(TILE).enumerate() {
                 blocks[block * self.rows() + row][..numbers.len()].copy_from_slice(numbers);
             }
         }
@@ -181,13 +178,13 @@ impl Tile<'_> {
         for (keys, scores) in pieces.iter().zip(scores.chunks_mut(self.rows())) {
             let columns = keys.len().next_multiple_of(PANEL);
             scores.iter_mut().for_each(|row| row[..columns].fill(0.0));
-            Product::<f32, f32> {
+            PanelMatmul::<f32, f32> {
                 x: queries,
                 rows: self.rows(),
                 panels: self.kept.keys(self.head(), keys),
                 steps: self.kept.columns_of_keys(),
                 sums: scores.as_flattened_mut(),
-                width: BLOCK,
+                width: TILE,
             }
             .add();
         }
@@ -226,7 +223,7 @@ impl Tile<'_> {
                 let panels = self.kept.values(self.head(), panel, keys);
                 let sums = &mut sums[panel * PANEL..];
                 let (rows, steps) = (self.rows(), panels.len());
-                Product::<f32, f32> { x: weights, rows, panels, steps, sums, width }.add();
+                PanelMatmul::<f32, f32> { x: weights, rows, panels, steps, sums, width }.add();
             }
         }
     }
@@ -235,6 +232,6 @@ impl Tile<'_> {
 /// Keys in pieces that end where blocks of positions end, the first from a panel's first key on.
 fn pieces(keys: &Range<usize>) -> Vec<Range<usize>> {
     let first = keys.start / PANEL * PANEL;
-    let blocks = first / BLOCK..keys.end.div_ceil(BLOCK);
-    blocks.map(|i| first.max(i * BLOCK)..keys.end.min((i + 1) * BLOCK)).collect()
+    let blocks = first / TILE..keys.end.div_ceil(TILE);
+    blocks.map(|i| first.max(i * TILE)..keys.end.min((i + 1) * TILE)).collect()
 }

@@ -11,7 +11,8 @@ use super::identity::Identity;
 use super::norm::{RmsNorm, wide_dtype};
 use super::rope::RotaryEmbedding;
 use crate::checkpoint::{AttentionConfig, LayerAttention};
-use crate::kernels::linear::{Linear, Number};
+use crate::kernels::linear::Linear;
+use crate::kernels::number::Float;
 use crate::kernels::operands::with_slice;
 use crate::kernels::threads;
 use cache::{FOREIGN, Kept, Panels};
@@ -176,7 +177,7 @@ impl Attention {
         }
     }
 
-    fn fused_in<T: Number>(&self, all: &Tensor, cache: Option<&mut KeyValues>) -> Result<Tensor> {
+    fn fused_in<T: Float>(&self, all: &Tensor, cache: Option<&mut KeyValues>) -> Result<Tensor> {
         let (batch, seq, _) = all.dims3()?;
         let shape = (batch, seq, self.num_attention_heads * self.head_dim);
         let heads = batch * self.num_key_value_heads;

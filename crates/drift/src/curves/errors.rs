@@ -96,11 +96,11 @@ fn computed(rounding: Rounding, function: Function, x: &Var) -> Result<Vec<f64>>
 fn presets(derivative: bool) -> Vec<(String, Rounding)> {
     let own = [("gemma-mlp", Rounding::Once), ("candle", Rounding::EveryOp)];
     let own = own.map(|(name, rounding)| (name.to_string(), rounding));
-    let frameworks = Framework::ALL.map(|framework| {
+    let frameworks = Framework::ALL.iter().map(|&framework| {
         let source = if framework.is_proven() { "" } else { " (read from source)" };
         (format!("{framework}{source}"), Rounding::Like(framework))
     });
-    own.into_iter().chain(frameworks.into_iter().filter(|_| !derivative)).collect()
+    own.into_iter().chain(frameworks.filter(|_| !derivative)).collect()
 }
 
 #[cfg(test)]
@@ -112,7 +112,7 @@ mod tests {
     #[test]
     fn ours_is_the_least() {
         let range = Range::new(-4.0, 4.0).unwrap();
-        for function in Function::ALL {
+        for &function in Function::ALL {
             let errors = relative_errors(function, DType::BF16, range).unwrap();
             let [ours, others @ ..] = &errors.presets[..] else { panic!("no presets") };
             // Around the derivative's zero nothing is said.

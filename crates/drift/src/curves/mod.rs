@@ -80,9 +80,9 @@ impl Curves {
             derivatives: if *derivatives { of(true) } else { vec![] },
             differences: orders.iter().map(|&d| difference(d, *range, POINTS)).collect(),
             errors: Function::ALL
-                .into_iter()
+                .iter()
                 .filter(|function| orders.contains(&function.derivative))
-                .map(|function| relative_errors(function, *dtype, *range))
+                .map(|&function| relative_errors(function, *dtype, *range))
                 .collect::<Result<_>>()?,
         })
     }
@@ -105,7 +105,7 @@ fn curve(activation: Activation, derivative: bool, range: Range, points: usize) 
 fn difference(derivative: bool, range: Range, points: usize) -> Curve {
     let x = range.points(points);
     let at = |&x: &f64| {
-        let [a, b] = Gelu::ALL.map(|gelu| {
+        let [a, b] = [Gelu::Exact, Gelu::Tanh].map(|gelu| {
             let truth = truth(gelu, [x]);
             if derivative { truth.derivative } else { truth.value }
         });
@@ -118,13 +118,8 @@ fn difference(derivative: bool, range: Range, points: usize) -> Curve {
 
 /// A function's name in a legend.
 fn label(activation: Activation, derivative: bool) -> String {
-    let name = match activation {
-        Activation::Gelu(gelu) => format!("GELU {gelu}"),
-        Activation::Silu => "SiLU".into(),
-        Activation::QuickGelu => "quick GELU".into(),
-        Activation::Relu => "ReLU".into(),
-    };
-    if derivative { name + "′" } else { name }
+    let name = activation.title();
+    if derivative { format!("{name}′") } else { name.into() }
 }
 
 #[cfg(test)]

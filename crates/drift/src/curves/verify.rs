@@ -6,9 +6,9 @@ use candle_core::{DType, Device, Tensor, Var, WithDType};
 use gemma_mlp::Activation;
 use gemma_mlp::Float;
 use gemma_mlp::activate;
+use gemma_mlp::gelu::DoubleDouble;
 use gemma_mlp::gelu::measure::Measured;
-use gemma_mlp::gelu::{DoubleDouble, logistic_truth, truth};
-use gemma_mlp::internal::QUICK;
+use gemma_mlp::internal::{activate_by_candle, activation_truth};
 use half::{bf16, f16};
 use serde::Serialize;
 
@@ -100,9 +100,10 @@ fn verified<T: Float + Measured + WithDType>(
     let x: Vec<T> = range.points(POINTS).into_iter().map(T::from_f64).collect();
     let mut verified = vec![];
     for &function in functions {
-        let [ours, candle] = [own(function), candles(function)];
+        let ours = |x: &Tensor| activate(x, function);
+        let candle = |x: &Tensor| activate_by_candle(x, function);
         for derivative in [false, true] {
-            let results = |f: &Computed| -> Result<Vec<f64>> {
+            let results = |f: &dyn Fn(&Tensor) -> candle_core::Result<Tensor>| -> Result<Vec<f64>> {
                 let x = Var::from_slice(&x, x.len(), &Device::Cpu)?;
                 let y = f(&x)?;
                 let y = match derivative {
@@ -115,8 +116,11 @@ fn verified<T: Float + Measured + WithDType>(
                 Ok(y.to_dtype(DType::F64)?.to_vec1()?)
             };
             let (ours, candle) = (results(&ours)?, results(&candle)?);
-            let truth: Vec<_> =
-                x.iter().map(|x| true_value(function, derivative, x.wide())).collect();
+            let truth = |x: &T| {
+                let truth = activation_truth(function, x.wide());
+                if derivative { truth.derivative } else { truth.value }
+            };
+            let truth: Vec<_> = x.iter().map(truth).collect();
             let prime = if derivative { "'" } else { "" };
             let of = |y: &[f64], to: &dyn Fn(usize) -> DoubleDouble<1>| {
                 let step = |i: usize| step::<T>(truth[i].hi[0], derivative);
@@ -133,37 +137,6 @@ fn verified<T: Float + Measured + WithDType>(
         }
     }
     Ok(verified)
-}
-
-type Computed = Box<dyn Fn(&Tensor) -> candle_core::Result<Tensor>>;
-
-fn own(function: Activation) -> Computed {
-    Box::new(move |x| activate(x, function))
-}
-
-/// What a user of candle would write.
-fn candles(function: Activation) -> Computed {
-    use gemma_mlp::gelu::Gelu;
-    match function {
-        Activation::Gelu(Gelu::Exact) => Box::new(Tensor::gelu_erf),
-        Activation::Gelu(Gelu::Tanh) => Box::new(Tensor::gelu),
-        Activation::Silu => Box::new(Tensor::silu),
-        Activation::QuickGelu => Box::new(|x| x * candle_nn::ops::sigmoid(&(x * QUICK)?)?),
-        Activation::Relu => Box::new(Tensor::relu),
-    }
-}
-
-fn true_value(function: Activation, derivative: bool, x: f64) -> DoubleDouble<1> {
-    let truth = match function {
-        Activation::Gelu(gelu) => truth(gelu, [x]),
-        Activation::Silu => logistic_truth(1.0, [x]),
-        Activation::QuickGelu => logistic_truth(QUICK, [x]),
-        Activation::Relu => {
-            let (value, slope) = if x > 0.0 { (x, 1.0) } else { (0.0, 0.0) };
-            return DoubleDouble::from_f64([if derivative { slope } else { value }]);
-        }
-    };
-    if derivative { truth.derivative } else { truth.value }
 }
 
 /// The step of the type at a true value.

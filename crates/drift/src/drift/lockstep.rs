@@ -4,8 +4,7 @@ use super::side::Side;
 use crate::Result;
 use candle_core::{DType, Device, Tensor};
 use gemma_mlp::Checkpoint;
-use gemma_mlp::internal::threads::awake;
-use gemma_mlp::linear::packs;
+use gemma_mlp::internal::{should_pack, threads::awake};
 use gemma_mlp::mlp::{GateUp, GemmaMlp};
 use gemma_mlp::model::{Cache, Gemma, Layer};
 
@@ -172,7 +171,7 @@ pub(super) fn load_sharing<'a>(
     device: &Device,
 ) -> Result<Gemma> {
     let exact = |dtype| checkpoint.tensors().are_exact_in(dtype);
-    let packs = |dtype| packs(dtype, device);
+    let packs = |dtype| should_pack(dtype, device);
     let shares = |other: &&Gemma| {
         let other = other.dtype();
         let held_alike = other == dtype || (packs(other) && packs(dtype));

@@ -1,11 +1,11 @@
-// activation(gate) ⊙ up and its gradients, fused: every input is read once, every output written once.
+// activation(gate) ⊙ up and its gradients, in one pass: every input is read once, every output written once.
 //
 // Tensors are contiguous, of n elements, anywhere in memory. Numbers move 16 bytes at a time where all tensors are
 // aligned to that, and one by one at the end and elsewhere. Every element depends on its own inputs only.
 
 #include "gelu.cuh"
 
-// Threads of a block; src/geglu/cuda.rs starts as many.
+// Threads of a thread block; kernels/geglu/cuda.rs starts as many.
 constexpr int THREADS = 256;
 
 // What a thread reads of a tensor at once.

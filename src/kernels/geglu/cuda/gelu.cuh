@@ -1,8 +1,8 @@
 // Both forms of GELU and their derivatives, of f32.
 //
 // f(x) = x·C(x) with C(x) + C(-x) = 1: on the left, where all digits are in danger, C(-z) comes from a table of
-// polynomials up to z = LAST, as on the CPU (src/gelu/exact_f32.rs); what lies beyond, next to nothing, from the formulas
-// in f64 (src/gelu/exact.rs, tanh.rs). On the right x minus that. Both forms, and their derivatives, take the same steps.
+// polynomials up to z = LAST, as on the CPU (kernels/gelu/exact_f32.rs); what lies beyond, next to nothing, from the formulas
+// in f64 (kernels/gelu/exact.rs, tanh.rs). On the right x minus that. Both forms, and their derivatives, take the same steps.
 #pragma once
 
 #include "number.cuh"

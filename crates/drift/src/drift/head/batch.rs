@@ -28,7 +28,7 @@ impl<'a> Batch<'a> {
         for (i, (head, hidden)) in sides.iter().enumerate() {
             let alike = |group: &&mut Vec<usize>| {
                 let (other, other_hidden) = &sides[group[0]];
-                other.weight().is(head.weight())
+                other.weight().shares_storage(head.weight())
                     && other.softcap() == head.softcap()
                     && other_hidden.dtype() == hidden.dtype()
             };

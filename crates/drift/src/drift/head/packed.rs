@@ -4,11 +4,9 @@
 use super::batch::{Batch, Lane};
 use super::position::{Buffers, Position};
 use candle_core::{DType, Result};
-use gemma_mlp::internal::threads;
-use gemma_mlp::internal::vectorized;
-use gemma_mlp::internal::widen_bf16;
-use gemma_mlp::internal::with_slice;
-use gemma_mlp::linear::{Number, Packed, Rows, Weight, nearest_bf16};
+use gemma_mlp::Float;
+use gemma_mlp::internal::{Rows, nearest_bf16, threads, vectorized, widen_bf16, with_slice};
+use gemma_mlp::linear::{Packed, Weight};
 use half::{bf16, f16};
 use std::ops::Range;
 
@@ -46,7 +44,7 @@ pub(super) fn positions(
     }
     let mut positions = blank.to_vec();
     with_inputs(batches, vec![], &mut |inputs| {
-        let vocab = inputs.first().map_or(0, |input| input.weight.rows());
+        let vocab = inputs.first().map_or(0, |input| input.weight.out_features());
         let part = vocab.div_ceil(PARTS).next_multiple_of(PIECE);
         let starts = (0..vocab).step_by(part.max(1));
         let parts = threads::map(vocab * blank.len(), starts, |start| {
@@ -78,7 +76,7 @@ fn with_inputs(batches: &[Batch], before: Vec<Input>, run: &mut dyn FnMut(&[Inpu
 }
 
 /// Calls `run` with batches of which the first one's type is known, after those before them.
-fn with_input<T: Number>(
+fn with_input<T: Float>(
     batches: &[Batch],
     before: Vec<Input>,
     run: &mut dyn FnMut(&[Input]),

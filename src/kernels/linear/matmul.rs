@@ -1,7 +1,7 @@
-//! The packed product as a candle operation.
+//! Matrix products with packed weights as a candle operation.
 
-use super::convert::Number;
 use super::packed::{Packed, rows_at_a_time};
+use crate::kernels::number::Float;
 use crate::kernels::operands::slice;
 use crate::kernels::threads;
 use candle_core::backend::BackendStorage;
@@ -10,41 +10,41 @@ use half::{bf16, f16};
 
 /// `x·weightᵀ + bias` for each matrix of a packed weight: `[rows, in]` to `[parts, rows, out]`, in
 /// the dtype of x; a bias is `[out]`, or `[parts, out]`.
-pub fn packed_product(weight: &Packed, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+pub fn packed_matmul(weight: &Packed, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let bias = match bias {
         Some(bias) => Some(bias.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?),
         None => None,
     };
-    let (found, expected) = (bias.as_ref().map(Vec::len), weight.parts() * weight.rows());
+    let (found, expected) = (bias.as_ref().map(Vec::len), weight.parts() * weight.out_features());
     if found.is_some_and(|found| found != expected) {
         candle_core::bail!("a bias of {} numbers for {expected} rows", found.unwrap_or_default())
     }
-    x.contiguous()?.apply_op1(Product { weight: weight.clone(), bias })
+    x.contiguous()?.apply_op1(Matmul { weight: weight.clone(), bias })
 }
 
-struct Product {
+struct Matmul {
     weight: Packed,
     bias: Option<Vec<f32>>,
 }
 
-impl CustomOp1 for Product {
+impl CustomOp1 for Matmul {
     fn name(&self) -> &'static str {
-        "packed-product"
+        "packed-matmul"
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (rows, width) = layout.shape().dims2()?;
-        if width != self.weight.columns() {
-            let columns = self.weight.columns();
+        if width != self.weight.in_features() {
+            let columns = self.weight.in_features();
             candle_core::bail!("an input of width {width} for a weight of {columns} columns")
         }
         let y = match x {
-            CpuStorage::F32(_) => self.product::<f32>(slice(x, layout)?),
-            CpuStorage::BF16(_) => self.product::<bf16>(slice(x, layout)?),
-            CpuStorage::F16(_) => self.product::<f16>(slice(x, layout)?),
-            _ => Err(Error::UnsupportedDTypeForOp(x.dtype(), "packed-product")),
+            CpuStorage::F32(_) => self.matmul::<f32>(slice(x, layout)?),
+            CpuStorage::BF16(_) => self.matmul::<bf16>(slice(x, layout)?),
+            CpuStorage::F16(_) => self.matmul::<f16>(slice(x, layout)?),
+            _ => Err(Error::UnsupportedDTypeForOp(x.dtype(), "packed-matmul")),
         };
-        Ok((y?, Shape::from((self.weight.parts(), rows, self.weight.rows()))))
+        Ok((y?, Shape::from((self.weight.parts(), rows, self.weight.out_features()))))
     }
 
     /// The input's gradient, `Σ gradient·weight` over the matrices, if these are meant to stay.
@@ -64,17 +64,17 @@ impl CustomOp1 for Product {
     }
 }
 
-impl Product {
-    fn product<T: Number>(&self, x: &[T]) -> Result<CpuStorage> {
-        let width = self.weight.columns();
+impl Matmul {
+    fn matmul<T: Float>(&self, x: &[T]) -> Result<CpuStorage> {
+        let width = self.weight.in_features();
         let rows = x.len().checked_div(width).unwrap_or(0);
-        let mut y = vec![T::zero(); self.weight.parts() * rows * self.weight.rows()];
+        let mut y = vec![T::zero(); self.weight.parts() * rows * self.weight.out_features()];
         let bias = self.bias.as_deref();
         let at_a_time = rows_at_a_time(width);
         threads::operation(|| {
             for (i, some) in x.chunks((at_a_time * width).max(1)).enumerate() {
                 let row_of = |part: usize, row: usize| part * rows + i * at_a_time + row;
-                self.weight.with_rows(some, |some| self.weight.product(some, bias, &mut y, row_of));
+                self.weight.with_rows(some, |some| self.weight.matmul(some, bias, &mut y, row_of));
             }
         });
         Ok(T::to_cpu_storage_owned(y))

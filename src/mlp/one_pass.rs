@@ -1,13 +1,12 @@
 //! The packed block in one operation: what is between gate and down stays in the cache, in the
 //! order in which down reads it.
 
-use crate::kernels::elementwise::Activation;
-use crate::kernels::elementwise::Pointwise;
-use crate::kernels::elementwise::{BLOCK as ELEMENTS, Float};
+use crate::kernels::activation::Activation;
 use crate::kernels::linear::{
-    BLOCK, Block, Number, PANEL, Packed, Rows, Strip, as_rows, rows_at_a_time, strips,
+    PANEL, Packed, Rows, Strip, TILE, TileType, as_rows, rows_at_a_time, strips,
 };
 use crate::kernels::memory::with_scratch;
+use crate::kernels::number::{BUFFER, Float};
 use crate::kernels::operands::slice;
 use crate::kernels::threads;
 use candle_core::backend::BackendStorage;
@@ -16,7 +15,7 @@ use half::{bf16, f16};
 use std::ops::Range;
 
 /// A block under some activations: `[rows, hidden]` to `[activations, rows, hidden]`.
-pub(super) struct Fused {
+pub(super) struct OnePass {
     /// Gate and up in one, `[2, intermediate, hidden]`, and their bias, `[2, intermediate]`.
     pub gate_up: (Packed, Option<Tensor>),
     /// `[hidden, intermediate]`, and its bias.
@@ -24,7 +23,7 @@ pub(super) struct Fused {
     pub activations: Vec<Activation>,
 }
 
-impl Fused {
+impl OnePass {
     /// `[..., hidden]` to `[activations, ..., hidden]`.
     pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         let dims = [&[self.activations.len()], xs.dims()].concat();
@@ -45,7 +44,7 @@ struct Biases {
 }
 
 struct Op<'a> {
-    block: &'a Fused,
+    block: &'a OnePass,
     biases: Biases,
 }
 
@@ -56,7 +55,7 @@ impl CustomOp1 for Op<'_> {
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (rows, width) = layout.shape().dims2()?;
-        let hidden = self.block.gate_up.0.columns();
+        let hidden = self.block.gate_up.0.in_features();
         if width != hidden {
             candle_core::bail!("an input of width {width} for a block of hidden size {hidden}")
         }
@@ -66,62 +65,64 @@ impl CustomOp1 for Op<'_> {
             CpuStorage::F16(_) => self.forward::<f16>(slice(x, layout)?),
             _ => return Err(Error::UnsupportedDTypeForOp(x.dtype(), "gemma-mlp")),
         };
-        let shape = (self.block.activations.len(), rows, self.block.down.0.rows());
+        let shape = (self.block.activations.len(), rows, self.block.down.0.out_features());
         Ok((y, Shape::from(shape)))
     }
 }
 
 impl Op<'_> {
-    fn forward<T: Number + Float>(&self, x: &[T]) -> CpuStorage {
+    fn forward<T: Float>(&self, x: &[T]) -> CpuStorage {
         threads::operation(|| match self.block.down.0.takes_bf16::<T>() {
             true => self.forward_in::<T, bf16>(x),
             false => self.forward_in::<T, f32>(x),
         })
     }
 
-    /// The same with the products in a type that down takes: some rows at a time.
-    fn forward_in<T: Number + Float, B: Block>(&self, x: &[T]) -> CpuStorage {
+    /// The outputs `[activations, rows, hidden]`, with the gated products in a type that down takes: some
+    /// rows at a time.
+    fn forward_in<T: Float, B: TileType>(&self, x: &[T]) -> CpuStorage {
         let (gate_up, down) = (&self.block.gate_up.0, &self.block.down.0);
-        let (width, activations) = (gate_up.columns(), self.block.activations.len());
+        let (width, activations) = (gate_up.in_features(), self.block.activations.len());
         let rows = x.len().checked_div(width).unwrap_or(0);
-        let mut y = vec![T::zero(); activations * rows * down.rows()];
-        let at_a_time = rows_at_a_time(activations * gate_up.rows());
+        let mut y = vec![T::zero(); activations * rows * down.out_features()];
+        let at_a_time = rows_at_a_time(activations * gate_up.out_features());
         for (i, some) in x.chunks((at_a_time * width).max(1)).enumerate() {
             let count = some.len() / width;
             // Rows of the product are counted through all activations.
             let row_of = |_, row: usize| row / count * rows + i * at_a_time + row % count;
             let [_, kept] = B::kept();
-            let blocks = gate_up.rows().div_ceil(BLOCK) * activations * count;
-            with_scratch(kept, blocks, |product: &mut [[B; BLOCK]]| {
+            let tiles = gate_up.out_features().div_ceil(TILE) * activations * count;
+            with_scratch(kept, tiles, |product: &mut [[B; TILE]]| {
                 gate_up.with_rows(some, |x| self.product::<T, B>(x, product));
                 let product = B::rows(product, activations * count);
-                down.product(product, self.biases.down.as_deref(), &mut y, row_of);
+                down.matmul(product, self.biases.down.as_deref(), &mut y, row_of);
             });
         }
         T::to_cpu_storage_owned(y)
     }
 
-    /// `activation(gate) ⊙ up` for each activation: `[blocks, activations, rows, BLOCK]`.
-    fn product<T: Number + Float, B: Block>(&self, x: Rows, product: &mut [[B; BLOCK]]) {
+    /// `activation(gate) ⊙ up` for each activation: `[tiles, activations, rows, TILE]`.
+    fn product<T: Float, B: TileType>(&self, x: Rows, product: &mut [[B; TILE]]) {
         let gate_up = &self.block.gate_up.0;
         let step = gate_up.panels_at_a_time() * PANEL;
         let rows = self.block.activations.len() * x.count();
         if rows == 0 {
             return;
         }
-        let blocks = product.chunks_mut(rows).enumerate();
-        let strips = blocks.flat_map(|(i, block)| {
-            strips(block.as_flattened_mut(), BLOCK, step).map(move |strip| (i * BLOCK, strip))
+        let tiles = product.chunks_mut(rows).enumerate();
+        let strips = tiles.flat_map(|(i, tile)| {
+            strips(tile.as_flattened_mut(), TILE, step).map(move |strip| (i * TILE, strip))
         });
         threads::for_each(gate_up.nanoseconds(x.count()), strips, |(first, mut strip)| {
             let columns = first + strip.columns().start..first + strip.columns().end;
-            let real = columns.start.min(gate_up.rows())..columns.end.min(gate_up.rows());
+            let real =
+                columns.start.min(gate_up.out_features())..columns.end.min(gate_up.out_features());
             if !real.is_empty() {
                 gate_up.sums(x, real.clone(), |sums| {
                     self.activate::<T, B>(sums, &real, x.count(), &mut strip);
                 });
             }
-            // What pads the last block is multiplied by zeros.
+            // What pads the last tile is multiplied by zeros.
             for row in 0..strip.rows() {
                 strip.row(row)[real.len()..].fill(B::zero());
             }
@@ -129,7 +130,7 @@ impl Op<'_> {
     }
 
     /// Writes some columns of the products of `count` rows, out of the sums for gate and up.
-    fn activate<T: Number + Float, B: Block>(
+    fn activate<T: Float, B: TileType>(
         &self,
         sums: &mut [f32],
         columns: &Range<usize>,
@@ -137,17 +138,16 @@ impl Op<'_> {
         out: &mut Strip<B>,
     ) {
         let width = columns.len().next_multiple_of(PANEL);
-        let at_once = ELEMENTS / width;
-        let [mut gate, mut up, mut product] = [[T::zero(); ELEMENTS]; 3];
+        let at_once = BUFFER / width;
+        let [mut gate, mut up, mut product] = [[T::zero(); BUFFER]; 3];
         for (i, sums) in sums.chunks_mut(2 * at_once * width).enumerate() {
             let len = sums.len() / 2;
             let (gate, up, product) = (&mut gate[..len], &mut up[..len], &mut product[..len]);
             self.split(sums, columns.start, width, gate, up);
-            for (activation, &value) in self.block.activations.iter().enumerate() {
-                let function = Pointwise { activation: value, derivative: false };
-                T::gated(function, gate, up, product);
+            for (at, activation) in self.block.activations.iter().enumerate() {
+                T::gated(activation.value(), gate, up, product);
                 for (row, product) in product.chunks_exact(width).enumerate() {
-                    let out = out.row(activation * count + i * at_once + row);
+                    let out = out.row(at * count + i * at_once + row);
                     B::convert(&product[..columns.len()], &mut out[..columns.len()]);
                 }
             }
@@ -156,7 +156,7 @@ impl Op<'_> {
 
     /// Gate and up of some rows, `[rows, width]`, out of their sums, `[rows, panels, 2, PANEL]`: with
     /// their biases from the `first` on, rounded to the type of x as a layer rounds what it returns.
-    fn split<T: Number>(
+    fn split<T: Float>(
         &self,
         sums: &mut [f32],
         first: usize,
