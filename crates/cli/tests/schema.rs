@@ -171,9 +171,9 @@ fn what_is_not_documented_is_refused() {
     assert!(refused(|r| r["logits"]["new"] = json!(0)).contains("not documented"));
     assert!(refused(|r| drop(r.as_object_mut().unwrap().remove("verdict"))).contains("missing"));
     let mut other = report.clone();
-    other["schema"] = json!(2);
+    other["schema"] = json!(SCHEMA - 1);
     let message = Drift::from_json("old.json", &other.to_string()).unwrap_err().to_string();
-    assert!(message.contains("old.json") && message.contains("version 2"), "{message}");
+    assert!(message.contains("old.json") && message.contains("version 3"), "{message}");
 }
 
 /// The gates of a run are counted once each, and the worst positions are the largest of all.

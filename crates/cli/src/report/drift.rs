@@ -4,6 +4,7 @@ use super::align::{activation_line, align, warnings};
 use super::number::{grouped, short};
 use super::paint::{Paint, Tone};
 use super::sparkline::sparkline;
+use super::verdict::{NAT, NOISE_FLOOR, Words};
 use gemma_mlp::Rounding;
 use gemma_mlp_drift::drift::{Drift, GradientDrift, LogitMetrics, Ranked, Sides, Size};
 use gemma_mlp_drift::input::InputKind;
@@ -25,8 +26,12 @@ pub fn drift_table(drift: &Drift, paint: Paint) -> String {
         all if all == drift.tokens => String::new(),
         some => format!(", on the first {}", grouped(some as u64)),
     };
-    line(format!("floor:  {}: what rounding alone does{on}", pair(&header.floor_sides)));
+    let floor = pair(&header.floor_sides);
+    line(format!("floor:  {floor}: the noise floor, {NOISE_FLOOR}{on}"));
     line(tokens_line(drift));
+    if drift.logits.is_some() {
+        line(format!("KL:     how far the next token's distributions are apart, in nats; {NAT}"));
+    }
     line(String::new());
     text += &layer_rows(drift, paint);
     if let (Some(logits), Some(floor)) = (&drift.logits, &drift.floor.logits) {
@@ -46,7 +51,7 @@ pub fn drift_table(drift: &Drift, paint: Paint) -> String {
         Size::AboveFloor => Tone::Notable,
         Size::FarAboveFloor | Size::NotFinite => Tone::Bad,
     };
-    let _ = writeln!(text, "\n{}", paint.paint(tone, &drift.verdict.verdict));
+    let _ = writeln!(text, "\n{}", paint.paint(tone, Words::new(drift, short).text()));
     text += &warnings(&header.warnings);
     text
 }
@@ -227,16 +232,4 @@ fn ranking_rows(ranking: &[Ranked], paint: Paint) -> String {
         ]);
     }
     emphasised(&align(&rows, 1), 1, paint)
-}
-
-/// The name of a verdict's size, as in the JSON.
-pub(super) fn size_name(size: Size) -> &'static str {
-    match size {
-        Size::None => "none",
-        Size::FarBelowFloor => "far-below-floor",
-        Size::BelowFloor => "below-floor",
-        Size::AboveFloor => "above-floor",
-        Size::FarAboveFloor => "far-above-floor",
-        Size::NotFinite => "not-finite",
-    }
 }

@@ -16,6 +16,7 @@ mod paint;
 mod side_by_side;
 mod sparkline;
 mod table;
+mod verdict;
 
 pub use bench::{bench_table, limits_line};
 pub use chart::{Axis, Chart, Colour, Mark, Scale, Series, chart_text, figure};

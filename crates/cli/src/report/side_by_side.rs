@@ -1,8 +1,9 @@
 //! Several runs in one table.
 
 use super::charts::Run;
-use super::drift::{pair, size_name};
+use super::drift::pair;
 use super::number::{grouped, precise, short};
+use super::verdict::{NAT, NOISE_FLOOR, Words, size_words};
 use gemma_mlp_drift::drift::{Drift, LogitMetrics};
 
 /// The table that `gemma-mlp report` prints of several runs: a row for each figure, a column for
@@ -21,9 +22,9 @@ pub fn side_by_side_table(runs: &[Run]) -> String {
         text.push('\n');
     }
     for run in runs {
-        text += &format!("\n{}: {}", run.name, run.drift.verdict.verdict);
+        text += &format!("\n{}: {}", run.name, Words::new(run.drift, short).text());
     }
-    text + "\n"
+    text + &format!("\n\nThe noise floor is {NOISE_FLOOR}; {NAT}.\n")
 }
 
 /// What a row shows of a run.
@@ -60,7 +61,7 @@ pub(super) fn rows(runs: &[Run]) -> Vec<Vec<String>> {
         ("perplexity of b", |d| exactly(&d.logits, |m| m.ppl_b)),
         ("farthest block, rel L2", |d| farthest(d, |l| l.drift.output.rel_l2)),
         ("  of the floor", |d| farthest(d, |l| l.floor.output.rel_l2)),
-        ("verdict", |d| size_name(d.verdict.size).replace('-', " ")),
+        ("verdict", |d| size_words(d.verdict.size).to_string()),
     ];
     let row = |(name, figure): Figure| {
         std::iter::once(name.to_string()).chain(runs.iter().map(|run| figure(run.drift))).collect()

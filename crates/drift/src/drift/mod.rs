@@ -43,5 +43,5 @@ pub use rank::{Ranked, rank};
 pub use result::{CheckpointSummary, Drift, EXCERPT, Floor, Header, RRatio, SCHEMA, merge};
 pub use run::drift;
 pub use side::{Side, SideSpec, Sides, floor_sides};
-pub use verdict::{Size, Verdict};
+pub use verdict::{Basis, Size, Verdict};
 pub use window::{Window, Windowing};

@@ -8,7 +8,7 @@ use super::origin::Origin;
 use super::positions::{Notable, Positions, TokenDrift};
 use super::side::Sides;
 use super::sums::WindowSums;
-use super::verdict::{Verdict, verdict};
+use super::verdict::Verdict;
 use super::{gradient::GradientDrift, rank::Ranked};
 use crate::input::InputKind;
 use candle_core::Device;
@@ -18,7 +18,7 @@ use gemma_mlp::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 /// The version of the layout that docs/drift.schema.json describes.
-pub const SCHEMA: u32 = 3;
+pub const SCHEMA: u32 = 4;
 
 /// Tokens of a text that are kept to tell it by.
 pub const EXCERPT: usize = 64;
@@ -59,7 +59,6 @@ pub struct Drift {
     /// The first layer where a side is not finite.
     pub first_nonfinite: Option<usize>,
     /// What follows from the figures.
-    #[serde(flatten)]
     pub verdict: Verdict,
     /// Of the loss's gradients, if they were asked for.
     #[serde(skip_serializing_if = "Option::is_none", flatten)]
@@ -283,7 +282,7 @@ impl Drift {
             residual: if whole_model { named().map(residual).collect() } else { vec![] },
             first_above_floor: layers.iter().find(above).map(|layer| layer.index),
             first_nonfinite,
-            verdict: verdict(header.sides, &layers, logits.zip(floor), first_nonfinite),
+            verdict: Verdict::new(tokens, &layers, logits.zip(floor), first_nonfinite.is_none()),
             r_ratio: golden.zip(floor).map(|(golden, floor)| RRatio {
                 rel_l2: golden.rel_l2 / floor.rel_l2,
                 kl_mean: golden.kl_mean_nats / floor.kl_mean_nats,

@@ -2,8 +2,8 @@
 
 use crate::report::chart::{DARK, LIGHT, SHAPES, Theme, colours, draw};
 use crate::report::charts::Plot;
-use crate::report::drift::size_name;
 use crate::report::escape::escape;
+use crate::report::verdict::size_words;
 use gemma_mlp_drift::drift::Size;
 use std::fmt::Write;
 
@@ -65,8 +65,8 @@ fn style() -> String {
 
 /// A verdict's size, with its colour.
 pub(super) fn badge(size: Size) -> String {
-    let name = size_name(size);
-    format!("<span class=\"badge {name}\">{}</span>", name.replace('-', " "))
+    let words = size_words(size);
+    format!("<span class=\"badge {}\">{words}</span>", words.replace(' ', "-"))
 }
 
 /// A plot with its table: a figure that can be read with eyes, mouse, keyboard or screen reader.
@@ -159,14 +159,6 @@ fn contents(sections: &[Section]) -> String {
         let _ = write!(html, "<li><a href=\"#{id}\">{}</a></li>", escape(name));
     }
     html + "</ul></nav>\n"
-}
-
-/// The first letter as at the beginning of a sentence.
-pub(super) fn capitalised(text: &str) -> String {
-    let mut chars = text.chars();
-    chars
-        .next()
-        .map_or(String::new(), |first| first.to_uppercase().collect::<String>() + chars.as_str())
 }
 
 #[cfg(test)]

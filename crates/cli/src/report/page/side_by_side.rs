@@ -1,10 +1,11 @@
 //! Several runs side by side.
 
-use super::html::{Section, badge, capitalised, document, plot, table};
+use super::html::{Section, badge, document, plot, table};
 use crate::report::charts::{Run, drift_plots};
 use crate::report::escape::escape;
-use crate::report::number::pretty_words;
+use crate::report::number::pretty;
 use crate::report::side_by_side::rows;
+use crate::report::verdict::{NAT, NOISE_FLOOR, Words};
 use std::fmt::Write;
 
 pub(super) fn page(runs: &[Run]) -> String {
@@ -27,7 +28,7 @@ fn sections(runs: &[Run]) -> Vec<Section> {
             id: "verdicts",
             name: "Verdicts",
             heading: "What follows from each".into(),
-            how_to_read: "Every run beside its own noise floor.".into(),
+            how_to_read: format!("Every run beside its own noise floor, {NOISE_FLOOR}; {NAT}."),
             content: verdicts(runs),
         },
         Section {
@@ -62,13 +63,12 @@ fn sections(runs: &[Run]) -> Vec<Section> {
 fn verdicts(runs: &[Run]) -> String {
     let mut html = "<dl class=\"facts\">\n".to_string();
     for run in runs {
-        let verdict = &run.drift.verdict;
         let _ = writeln!(
             html,
             "<dt>{}</dt><dd>{}<br>{}</dd>",
             escape(run.name),
-            badge(verdict.size),
-            escape(&capitalised(&pretty_words(&verdict.verdict)))
+            badge(run.drift.verdict.size),
+            escape(&Words::new(run.drift, pretty).text())
         );
     }
     html + "</dl>\n"

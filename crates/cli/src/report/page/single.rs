@@ -1,37 +1,32 @@
 //! What the page of one run consists of.
 
-use super::html::{Section, badge, capitalised, document, facts, figures, plot};
+use super::html::{Section, badge, document, facts, figures, plot};
 use crate::report::charts::{Plot, Run, drift_plots, shown};
 use crate::report::drift::pair;
 use crate::report::escape::escape;
-use crate::report::number::{grouped, pretty, pretty_words};
+use crate::report::number::{grouped, pretty};
+use crate::report::verdict::{NAT, NOISE_FLOOR, Words};
 use gemma_mlp_drift::drift::{Drift, EXCERPT, TokenDrift};
 use gemma_mlp_drift::input::InputKind;
 use std::fmt::Write;
 
 pub(super) fn page(drift: &Drift) -> String {
-    let title = format!("Drift: {}", headline(drift));
+    let title = format!("Drift: {}", Words::new(drift, pretty).headline());
     document(&title, &header(drift), &sections(drift), &footer(drift))
-}
-
-/// The verdict's first clause.
-fn headline(drift: &Drift) -> String {
-    let verdict = drift.verdict.verdict.trim_end_matches('.');
-    capitalised(verdict.split("; ").next().unwrap_or_default())
 }
 
 /// The verdict in a sentence, and the figures that it rests on.
 fn header(drift: &Drift) -> String {
-    let verdict = &drift.verdict;
-    let rest = verdict.verdict.split_once("; ").map_or("", |(_, rest)| rest);
+    let words = Words::new(drift, pretty);
     let mut html = format!(
         "<p class=\"kicker\">gemma-mlp drift · {} · {} tokens</p>\n<h1>{}</h1>\n<p class=\"lead\">{}</p>\n\
-         <p>{}</p>\n",
+         <p class=\"gloss\">The noise floor is {NOISE_FLOOR}; nats are the unit of KL divergence, how far two \
+         distributions are apart: {NAT}.</p>\n<p>{}</p>\n",
         escape(&drift.header.checkpoint.source),
         grouped(drift.tokens as u64),
-        escape(&headline(drift)),
-        escape(&capitalised(&pretty_words(rest))),
-        badge(verdict.size)
+        escape(&words.headline()),
+        escape(&words.evidence()),
+        badge(drift.verdict.size)
     );
     html += &figures(&key_figures(drift));
     if !drift.header.warnings.is_empty() || !drift.complete {
