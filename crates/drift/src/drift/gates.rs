@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 /// How often gates have which value. Bins are half open: the i-th holds `low + i·step ≤ x <
 /// low + (i + 1)·step`. NaN is in none.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub struct GateHistogram {
     /// The left end of the first bin.
     pub low: f64,

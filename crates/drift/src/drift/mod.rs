@@ -34,7 +34,7 @@ pub use gradient::{
 };
 pub use layers::{BlockPoints, LayerDrift, ResidualDrift};
 pub use lockstep::{Caches, LaneStep, Lockstep};
-pub use logits::LogitMetrics;
+pub use logits::{FigureKind, LogitFigure, LogitMetrics};
 pub use metrics::{Accumulator, Metrics};
 pub use options::{DriftOptions, Progress, Shard};
 pub use origin::Origin;

@@ -25,6 +25,7 @@ pub const EXCERPT: usize = 64;
 
 /// The drift between two sides, beside what rounding alone does.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub struct Drift {
     /// What was compared.
     #[serde(flatten)]
@@ -73,6 +74,7 @@ pub struct Drift {
 
 /// Figures of the pair that differs by rounding alone, beyond those of the layers.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub struct Floor {
     /// The scored positions of it.
     pub tokens: usize,
@@ -82,6 +84,7 @@ pub struct Floor {
 
 /// Ratios of distances to the high-precision result.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub struct RRatio {
     /// Of the logits' relative L2.
     #[serde(deserialize_with = "nan_from_null")]
@@ -93,8 +96,10 @@ pub struct RRatio {
 
 /// What a drift was measured on, and how.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub struct Header {
     /// Version of this layout.
+    #[cfg_attr(feature = "schemars", schemars(extend("const" = SCHEMA)))]
     pub schema: u32,
     /// The version of this crate.
     pub version: String,
@@ -126,10 +131,12 @@ pub struct Header {
 
 /// The checkpoint as reports name it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub struct CheckpointSummary {
     /// Where it comes from.
     pub source: String,
     /// Its family.
+    #[cfg_attr(feature = "schemars", schemars(with = "String"))]
     pub family: Family,
     /// `model_type` of its config.
     pub model_type: String,
@@ -138,7 +145,19 @@ pub struct CheckpointSummary {
     /// How many MLP blocks it has.
     pub blocks: usize,
     /// What its config means the activation to be, with the reason.
+    #[cfg_attr(feature = "schemars", schemars(with = "ResolvedActivation"))]
     pub activation: Resolved<Activation>,
+}
+
+/// The JSON of a resolved activation, as the schema describes it.
+#[cfg(feature = "schemars")]
+#[derive(schemars::JsonSchema)]
+#[expect(dead_code, reason = "only its schema is used")]
+struct ResolvedActivation {
+    /// The activation.
+    value: String,
+    /// Why it is meant.
+    reason: String,
 }
 
 /// The sums of all windows that are there.
@@ -152,6 +171,7 @@ struct RunSums {
 
 /// What must be added up with the other parts.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 struct Part {
     shard: Shard,
     windows: Vec<WindowSums>,

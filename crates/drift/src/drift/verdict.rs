@@ -7,20 +7,22 @@ use serde::{Deserialize, Serialize};
 
 /// How a drift compares with its floor, and the figures that decided.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub struct Verdict {
-    /// The class that the rule of [`Size`] puts it in.
+    /// The class, by the ratio.
     pub size: Size,
     /// The drift over its floor; 0 where nothing drifts.
     #[serde(deserialize_with = "nan_from_null")]
     pub ratio: f64,
     /// The scored positions that it rests on.
     pub tokens: usize,
-    /// What the ratio is taken of.
+    /// The figures that the ratio compares.
     pub basis: Basis,
 }
 
 /// The figures that a verdict rests on.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Basis {
     /// The mean KL divergence of the logits.
@@ -54,9 +56,10 @@ pub enum Basis {
     },
 }
 
-/// The rule: the ratio of the drift to the floor, taken of the mean KL divergence of the logits,
-/// or, where there are no logits, of the farthest block output's relative L2.
+/// The rule: the ratio of the drift to the floor, in the mean KL divergence of the logits or, where
+/// there are no logits, in the relative L2 of the block output that moves farthest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Size {
     /// Not one bit differs.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 /// Where a block's input comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum InputKind {
     /// The model's own, computed from the token ids.
