@@ -1,6 +1,6 @@
 //! A verdict in words.
 
-use gemma_mlp_drift::drift::{Basis, Drift, Size, Verdict};
+use gemma_mlp_drift::drift::{Basis, Drift, Header, Size, Verdict};
 
 /// What the noise floor is, where a report first speaks of it.
 pub(super) const NOISE_FLOOR: &str = "what rounding alone does";
@@ -36,12 +36,9 @@ impl<'a> Words<'a> {
     }
 
     fn phrase(&self, size: Size) -> String {
-        let [wide, dtype] = {
-            let floor = &self.drift.header.floor_sides;
-            [floor.a, floor.b].map(|side| side.dtype.as_str())
-        };
+        let Header { sides, floor_sides: floor, .. } = &self.drift.header;
+        let [wide, dtype] = [floor.a, floor.b].map(|side| side.dtype.as_str());
         // Rounding on one side is no mistake, another function is: hidden or not.
-        let sides = &self.drift.header.sides;
         let mistake = if sides.a.activation == sides.b.activation {
             String::new()
         } else {
