@@ -86,8 +86,13 @@ fn drift_json_has_the_fixed_names() {
         (&drift["first_above_floor"], &drift["first_nonfinite"]),
         (&Value::Null, &Value::Null)
     );
-    assert_eq!((&drift["size"], &drift["complete"]), (&json!("far-below-floor"), &json!(true)));
-    assert!(drift["verdict"].as_str().unwrap().contains("far below the noise floor"));
+    let verdict = &drift["verdict"];
+    assert_eq!((&verdict["size"], &drift["complete"]), (&json!("far-below-floor"), &json!(true)));
+    let basis = &verdict["basis"]["logits"];
+    assert_eq!(basis["kl_mean_nats"], drift["logits"]["kl_mean_nats"]);
+    assert_eq!(basis["floor_kl_mean_nats"], drift["floor"]["logits"]["kl_mean_nats"]);
+    let [kl, floor] = ["kl_mean_nats", "floor_kl_mean_nats"].map(|k| number(&basis[k]));
+    assert_eq!((number(&verdict["ratio"]), &verdict["tokens"]), (kl / floor, &drift["tokens"]));
 }
 
 #[test]
@@ -97,7 +102,8 @@ fn a_model_against_itself_does_not_drift() {
         assert_eq!(drift["logits"][figure], 0.0, "{figure}");
     }
     assert_eq!(drift["logits"]["ppl_a"], drift["logits"]["ppl_b"]);
-    assert_eq!((&drift["size"], &drift["residual"][1]["rel_l2"]), (&json!("none"), &json!(0.0)));
+    let size = &drift["verdict"]["size"];
+    assert_eq!((size, &drift["residual"][1]["rel_l2"]), (&json!("none"), &json!(0.0)));
     let layers = drift["layers"].as_array().unwrap();
     assert_eq!(layers.iter().map(|l| l["index"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 2, 3]);
     for layer in layers {
@@ -550,9 +556,12 @@ fn sides_and_overflow() {
     let ids = dir.path().join("ids.json");
     std::fs::write(&ids, "[1, 2, 3]").unwrap();
     let [model, ids] = [dir.path(), &ids].map(|path| path.to_str().unwrap());
-    let drift = run_json(&["drift", "--json", "--model", model, "--ids", ids, "--b", "tanh:f16"]);
-    assert_eq!((&drift["first_nonfinite"], &drift["size"]), (&json!(0), &json!("not-finite")));
-    assert!(drift["verdict"].as_str().unwrap().contains("from layer 0 on"), "{drift}");
+    let args = ["drift", "--model", model, "--ids", ids, "--b", "tanh:f16"];
+    let drift = run_json(&[&args[..], &["--json"]].concat());
+    let size = &drift["verdict"]["size"];
+    assert_eq!((&drift["first_nonfinite"], size), (&json!(0), &json!("not-finite")));
+    let text = run(&args);
+    assert!(text.contains("On 3 tokens only") && text.contains("from layer 0 on"), "{text}");
 }
 
 /// Names and meanings of the benchmark's figures; how large they are is the machine's business.
@@ -673,13 +682,13 @@ fn reports_are_shown_again() {
         ["divergence.svg", "gates.svg", "layers.svg", "positions.svg", "residual.svg"]
     );
 
-    let other = run_json(&["drift", "--b", "silu", "--dtype", "bf16", "--out", &two, "--json"]);
+    let other = run(&["drift", "--b", "silu", "--dtype", "bf16", "--out", &two]);
     let both = run(&["report", &one, &two, "--html", &second]);
     let header: Vec<_> = both.lines().next().unwrap().split_whitespace().collect();
     assert_eq!(header, ["one", "two"]);
     assert!(
         both.contains("silu against tanh, both in bf16")
-            && both.contains(other["verdict"].as_str().unwrap())
+            && both.contains(other.lines().last().unwrap())
     );
     assert!(read(&second).contains("2 runs side by side"));
     let command = serde_json::from_str::<Value>(&read(&two)).unwrap()["origin"]["command"].clone();

@@ -254,10 +254,10 @@ fn texts_and_ids() {
     refused(&["merge", &file("no.json", "{}")], &["no.json", "not a report of a drift run"]);
     refused(&["merge", "/no/such.json"], &["/no/such.json"]);
     refused(&["report", "/no/such.json"], &["/no/such.json"]);
-    for bad in ["", "[]", "{}", "{\"schema\": 3}", "nonsense"] {
+    for bad in ["", "[]", "{}", "{\"schema\": 4}", "nonsense"] {
         refused(&["report", &file("bad.json", bad)], &["bad.json", "not a report of a drift run"]);
     }
-    refused(&["report", &file("old.json", "{\"schema\": 2}")], &["old.json", "version 2", "again"]);
+    refused(&["report", &file("old.json", "{\"schema\": 3}")], &["old.json", "version 3", "again"]);
     refused(&["plot", "--dtype", "f32"], &["f32", "bf16 or f16"]);
     let bad_utf8 = dir.path().join("latin1.txt");
     std::fs::write(&bad_utf8, [0xe9]).unwrap();
@@ -459,7 +459,7 @@ fn damaged_reports_are_refused_or_shown() {
             assert!(report::drift_page(&[run]).len() > 10_000);
             assert!(report::drift_page(&[run, run]).len() > 10_000);
             report::drift_table(&drift, Paint::Plain);
-            report::drift_csv(&[run]);
+            report::drift_csv(&[run]).unwrap();
             shown += 1;
         }
     }

@@ -289,3 +289,28 @@ fn long_texts_make_no_large_pages() {
         9001usize.div_ceil(5)
     );
 }
+
+/// A run with everything in it shows every view, and its list of contents has them all.
+#[test]
+fn every_view_is_shown() {
+    let html = std::fs::read_to_string(Report::new().path("report.html")).unwrap();
+    let ids = |before: &str| -> Vec<&str> {
+        html.split(before).skip(1).filter_map(|rest| rest.split('"').next()).collect()
+    };
+    let views = [
+        "compared",
+        "distribution",
+        "logits",
+        "layers",
+        "residual",
+        "gates",
+        "positions",
+        "worst",
+        "flips",
+        "gradients",
+        "ranking",
+        "origin",
+    ];
+    assert_eq!(ids("<section id=\""), views);
+    assert_eq!(ids("<li><a href=\"#"), views);
+}

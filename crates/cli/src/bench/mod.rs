@@ -10,10 +10,11 @@ mod shape;
 mod timing;
 mod weights;
 
-pub use block::{Case, Row};
 pub use limits::{Limits, Sampler};
-pub use shape::{InvalidShape, Shape};
 pub use weights::Weights;
+
+pub(crate) use block::{Case, Row};
+pub(crate) use shape::Shape;
 
 use block::Sides;
 use gemma_mlp::{Error, Result};
@@ -23,7 +24,7 @@ use std::num::NonZeroUsize;
 
 /// What to measure of every shape.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BenchOptions {
+pub(crate) struct BenchOptions {
     /// How many tokens go through the block at once, each in a row of its own.
     pub tokens: Vec<NonZeroUsize>,
     /// The types of weights and input.
@@ -40,7 +41,7 @@ impl Default for BenchOptions {
 
 /// The result of a benchmark: plain data, of which table and JSON are views.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Bench {
+pub(crate) struct Bench {
     /// What this machine can do at most.
     pub limits: Limits,
     /// One for each shape, type of weights and number of tokens, in this order.
@@ -55,7 +56,7 @@ pub struct Bench {
 ///
 /// # Errors
 /// Blocks that do not fit the memory, before anything is measured; candle's while computing.
-pub fn run(
+pub(crate) fn run(
     shapes: &[Shape],
     options: &BenchOptions,
     mut progress: impl FnMut(usize, usize),

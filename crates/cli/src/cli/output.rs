@@ -28,7 +28,7 @@ impl OutputArgs {
             write(path, report::drift_page(runs).as_bytes())?;
         }
         if let Some(path) = &self.csv {
-            write(path, report::drift_csv(runs).as_bytes())?;
+            write(path, report::drift_csv(runs)?.as_bytes())?;
         }
         print(&match runs {
             [Run { drift, .. }] if json => report::json(drift)?,

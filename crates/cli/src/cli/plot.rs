@@ -72,7 +72,7 @@ pub fn run(args: &Args) -> Result<()> {
         write(path, &report::png(&svg).context("cannot draw the picture")?)?;
     }
     if let Some(path) = &args.csv {
-        write(path, report::curves_csv(&curves).as_bytes())?;
+        write(path, report::curves_csv(&curves)?.as_bytes())?;
     }
     match (&args.svg, &args.png, &args.csv) {
         (None, None, None) => print(&report::curves_text(&curves, paint())),

@@ -1,27 +1,20 @@
 //! Aligned text, and lines that several reports have.
 
+use comfy_table::{CellAlignment, Row, Table, presets};
 use gemma_mlp::Activation;
 use gemma_mlp::checkpoint::Resolved;
-use std::fmt::Write;
 
 /// Columns of one width each, the first `left` of them flush left.
-pub(super) fn align<const N: usize>(rows: &[[String; N]], left: usize) -> String {
-    let width =
-        |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; N] = std::array::from_fn(width);
-    let mut text = String::new();
-    for row in rows {
-        let mut line = String::new();
-        for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
-            let _ = if column < left {
-                write!(line, "{cell:<width$}  ")
-            } else {
-                write!(line, "{cell:>width$}  ")
-            };
+pub(super) fn align<R: Into<Row>>(rows: impl IntoIterator<Item = R>, left: usize) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).add_rows(rows);
+    for (i, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        if i >= left {
+            column.set_cell_alignment(CellAlignment::Right);
         }
-        text.extend([line.trim_end(), "\n"]);
     }
-    text
+    table.trim_fmt() + "\n"
 }
 
 pub(super) fn activation_line(Resolved { value, reason }: &Resolved<Activation>) -> String {

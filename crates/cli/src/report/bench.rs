@@ -8,7 +8,7 @@ use crate::bench::{Bench, Limits, Row};
 pub fn bench_table(bench: &Bench) -> String {
     let mut text = limits_line(&bench.limits);
     text += "block:  one forward pass under tanh, its weights not in the caches; medians, ours and candle's in turns\n\
-             CPU:    what all threads computed meanwhile: twice the time where two share the work\n\n";
+             CPU:    computing time of all threads: twice the other where two share the work\n\n";
     text += &rows(&bench.rows);
     text
 }
@@ -53,7 +53,7 @@ fn rows(rows: &[Row]) -> String {
             ratio,
         ]);
     }
-    align(&table, 2)
+    align(table, 2)
 }
 
 #[cfg(test)]
@@ -84,7 +84,7 @@ mod tests {
         let expected = "\
 limits: 229 GFLOP/s of f32 multiply-adds, 459 of bf16, 40.0 GB/s of reading memory, on 2 threads
 block:  one forward pass under tanh, its weights not in the caches; medians, ours and candle's in turns
-CPU:    what all threads computed meanwhile: twice the time where two share the work
+CPU:    computing time of all threads: twice the other where two share the work
 
                              limit    ours                                   candle          candle
 block       weights  tokens     ms      ms  CPU ms  of limit  GFLOP/s  GB/s      ms  CPU ms  / ours

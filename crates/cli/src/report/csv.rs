@@ -1,21 +1,23 @@
-//! Tables as comma-separated values (RFC 4180, lines end in a line feed).
+//! Tables as comma-separated values.
 
-use super::escape::csv_cell;
+use anyhow::Result;
 
 /// A table that grows by rows.
-pub(super) struct Csv {
-    pub(super) text: String,
-}
+pub(super) struct Csv(csv::Writer<Vec<u8>>);
 
 impl Csv {
-    pub(super) fn new(header: &[&str]) -> Self {
-        Self { text: header.join(",") + "\n" }
+    pub(super) fn new(header: &[&str]) -> Result<Self> {
+        let mut writer = csv::Writer::from_writer(vec![]);
+        writer.write_record(header)?;
+        Ok(Self(writer))
     }
 
-    pub(super) fn row(&mut self, cells: &[String]) {
-        let cells: Vec<_> = cells.iter().map(|cell| csv_cell(cell)).collect();
-        self.text += &cells.join(",");
-        self.text.push('\n');
+    pub(super) fn row(&mut self, cells: &[&str]) -> Result<()> {
+        Ok(self.0.write_record(cells)?)
+    }
+
+    pub(super) fn text(self) -> Result<String> {
+        Ok(String::from_utf8(self.0.into_inner()?)?)
     }
 
     /// A number with all its digits; nothing where it is NaN.

@@ -5,6 +5,7 @@ use super::chart::{Axis, Chart, Colour, Mark, Series, chart_text, figure};
 use super::csv::Csv;
 use super::number::short;
 use super::paint::{Paint, Tone};
+use anyhow::Result;
 use gemma_mlp_drift::curves::{Curve, Curves, Distance, ErrorCurves, Verification};
 use std::fmt::Write;
 
@@ -131,7 +132,7 @@ fn extreme(curve: &Curve) -> (f64, f64) {
 
 /// All curves in one picture.
 pub fn curves_svg(curves: &Curves) -> String {
-    figure("GELU in its two forms, beside its kin", &curve_charts(curves))
+    figure("The two forms of GELU, beside related functions", &curve_charts(curves))
 }
 
 /// All curves as text.
@@ -142,24 +143,28 @@ pub fn curves_text(curves: &Curves, paint: Paint) -> String {
 }
 
 /// All curves as a table with a row for each point: which picture, which curve, x and y.
-pub fn curves_csv(curves: &Curves) -> String {
-    let mut csv = Csv::new(&["plot", "curve", "x", "y"]);
-    let mut add = |plot: &str, curve: &Curve| {
+///
+/// # Errors
+/// None that is known: the table is written to memory.
+pub fn curves_csv(curves: &Curves) -> Result<String> {
+    let mut csv = Csv::new(&["plot", "curve", "x", "y"])?;
+    let mut add = |plot: &str, curve: &Curve| -> Result<()> {
         for (x, y) in curve.x.iter().zip(&curve.y) {
-            csv.row(&[plot.into(), curve.name.clone(), Csv::number(*x), Csv::number(*y)]);
+            csv.row(&[plot, &curve.name, &Csv::number(*x), &Csv::number(*y)])?;
         }
+        Ok(())
     };
-    curves.values.iter().for_each(|curve| add("functions", curve));
-    curves.derivatives.iter().for_each(|curve| add("derivatives", curve));
+    curves.values.iter().try_for_each(|curve| add("functions", curve))?;
+    curves.derivatives.iter().try_for_each(|curve| add("derivatives", curve))?;
     for (name, curve) in ["difference", "difference-derivative"].iter().zip(&curves.differences) {
-        add(name, curve);
+        add(name, curve)?;
     }
     for errors in &curves.errors {
         let of = if errors.derivative { "-derivative" } else { "" };
         let name = format!("relative-error-{}{of}-{}", errors.form, errors.dtype);
-        errors.presets.iter().for_each(|curve| add(&name, curve));
+        errors.presets.iter().try_for_each(|curve| add(&name, curve))?;
     }
-    csv.text
+    csv.text()
 }
 
 /// The table that `gemma-mlp verify` prints.
@@ -196,7 +201,7 @@ pub fn verification_table(verification: &Verification, paint: Paint) -> String {
         let bound = format!("{:.2}", row.bound_ulp);
         rows.push([row.function.clone(), d1, x1, ulp, bound, d2, x2, d3, x3]);
     }
-    let mut text = align(&rows, 1);
+    let mut text = align(rows, 1);
     let failed: Vec<_> = verification
         .functions
         .iter()
@@ -241,7 +246,7 @@ mod tests {
 
     #[test]
     fn csv_has_every_point() {
-        let csv = curves_csv(&curves());
+        let csv = curves_csv(&curves()).unwrap();
         assert_eq!(csv.lines().count(), 1 + (3 + 3 + 2) * 401 + 2 * (8 + 2) * 160);
         assert!(csv.starts_with("plot,curve,x,y\nfunctions,GELU exact,-4,"), "{csv}");
     }

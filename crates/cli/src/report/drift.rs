@@ -1,11 +1,15 @@
 //! A drift run as aligned text for a terminal.
 
 use super::align::{activation_line, align, warnings};
+use super::figures;
 use super::number::{grouped, short};
 use super::paint::{Paint, Tone};
 use super::sparkline::sparkline;
+use super::verdict::{NAT, NOISE_FLOOR, Words};
 use gemma_mlp::Rounding;
-use gemma_mlp_drift::drift::{Drift, GradientDrift, LogitMetrics, Ranked, Sides, Size};
+use gemma_mlp_drift::drift::{
+    Drift, GradientDrift, LayerDrift, Ranked, ResidualDrift, Sides, Size,
+};
 use gemma_mlp_drift::input::InputKind;
 use std::fmt::Write;
 
@@ -25,13 +29,17 @@ pub fn drift_table(drift: &Drift, paint: Paint) -> String {
         all if all == drift.tokens => String::new(),
         some => format!(", on the first {}", grouped(some as u64)),
     };
-    line(format!("floor:  {}: what rounding alone does{on}", pair(&header.floor_sides)));
+    let floor = pair(&header.floor_sides);
+    line(format!("floor:  {floor}: the noise floor, {NOISE_FLOOR}{on}"));
     line(tokens_line(drift));
+    if drift.logits.is_some() {
+        line(format!("KL:     how far the next token's distributions are apart, in nats; {NAT}"));
+    }
     line(String::new());
     text += &layer_rows(drift, paint);
-    if let (Some(logits), Some(floor)) = (&drift.logits, &drift.floor.logits) {
+    if drift.logits.is_some() {
         text += "\n";
-        text += &logit_rows(logits, floor, paint);
+        text += &logit_rows(drift, paint);
     }
     if let Some(gradients) = &drift.gradients {
         text += "\n";
@@ -46,7 +54,7 @@ pub fn drift_table(drift: &Drift, paint: Paint) -> String {
         Size::AboveFloor => Tone::Notable,
         Size::FarAboveFloor | Size::NotFinite => Tone::Bad,
     };
-    let _ = writeln!(text, "\n{}", paint.paint(tone, &drift.verdict.verdict));
+    let _ = writeln!(text, "\n{}", paint.paint(tone, Words::new(drift, short).text()));
     text += &warnings(&header.warnings);
     text
 }
@@ -69,7 +77,7 @@ fn tokens_line(drift: &Drift) -> String {
     if header.windows > header.texts {
         let _ = write!(
             line,
-            ", in {} windows of at most {}, each ending {} behind the last",
+            ", in {} windows of at most {}, each ending {} tokens after the one before",
             header.windows, header.window, header.stride
         );
     }
@@ -105,7 +113,7 @@ fn layer_rows(drift: &Drift, paint: Paint) -> String {
         .map(short);
         rows.push([layer.index.to_string(), d1, d2, d3, d4, d5, r1, r2, r3]);
     }
-    let mut text = emphasised(&align(&rows, 1), 2, paint);
+    let mut text = emphasised(&align(rows, 1), 2, paint);
     text += &layer_bars(drift, paint);
     if let Some(layer) = drift.first_above_floor {
         let _ = writeln!(text, "first above its floor: layer {layer}");
@@ -127,17 +135,13 @@ fn layer_bars(drift: &Drift, paint: Paint) -> String {
     if drift.layers.len() < 3 {
         return String::new();
     }
-    let of = |pick: fn(&gemma_mlp_drift::drift::LayerDrift) -> f64| {
-        drift.layers.iter().map(pick).collect()
-    };
+    let of = |pick: fn(&LayerDrift) -> f64| drift.layers.iter().map(pick).collect();
     let mut lines: Vec<(&str, Tone, Vec<f64>)> = vec![
         ("block output", Tone::Series(0), of(|l| l.drift.output.rel_l2)),
         ("its floor", Tone::Faint, of(|l| l.floor.output.rel_l2)),
     ];
     if !drift.residual.is_empty() {
-        let of = |pick: fn(&gemma_mlp_drift::drift::ResidualDrift) -> f64| {
-            drift.residual.iter().map(pick).collect()
-        };
+        let of = |pick: fn(&ResidualDrift) -> f64| drift.residual.iter().map(pick).collect();
         lines.push(("residual", Tone::Series(0), of(|r| r.rel_l2)));
         lines.push(("its floor", Tone::Faint, of(|r| r.floor_rel_l2)));
     }
@@ -153,34 +157,10 @@ fn layer_bars(drift: &Drift, paint: Paint) -> String {
 }
 
 /// The figures of the logits beside the floor's, and how many times those they are.
-fn logit_rows(drift: &LogitMetrics, floor: &LogitMetrics, paint: Paint) -> String {
-    let mut rows = vec![["logits", "drift", "floor", "ratio"].map(String::from)];
-    let mut row = |name: &str, figure: fn(&LogitMetrics) -> f64| {
-        let (d, f) = (figure(drift), figure(floor));
-        rows.push([name.to_string(), short(d), short(f), short(d / f)]);
-    };
-    row("max abs", |m| m.max_abs);
-    row("relative L2", |m| m.rel_l2);
-    row("KL mean, nats", |m| m.kl_mean_nats);
-    row("KL median", |m| m.kl_median_nats);
-    row("KL 90 %", |m| m.kl_p90_nats);
-    row("KL 99 %", |m| m.kl_p99_nats);
-    row("KL 99.9 %", |m| m.kl_p999_nats);
-    row("KL maximum", |m| m.kl_max_nats);
-    row("RMS Δp of the right token", |m| m.rms_dp);
-    for (name, figure) in [
-        (
-            "same top token",
-            (|m| format!("{:.2} %", 100.0 * m.top1_agreement)) as fn(&LogitMetrics) -> String,
-        ),
-        ("common among the top 5", |m| format!("{:.2} %", 100.0 * m.top5_agreement)),
-        ("perplexity of a", |m| format!("{:.4} ± {:.4}", m.ppl_a, m.ppl_a_se)),
-        ("perplexity of b", |m| format!("{:.4} ± {:.4}", m.ppl_b, m.ppl_b_se)),
-        ("ln(ppl b / ppl a)", |m| format!("{:.2e} ± {:.1e}", m.ln_ppl_ratio, m.ln_ppl_ratio_se)),
-    ] {
-        rows.push([name.to_string(), figure(drift), figure(floor), String::new()]);
-    }
-    emphasised(&align(&rows, 1), 1, paint)
+fn logit_rows(drift: &Drift, paint: Paint) -> String {
+    let header = ["logits", "drift", "floor", "ratio"].map(String::from);
+    let figures = figures::rows(drift).into_iter().map(|(_, cells)| cells);
+    emphasised(&align(std::iter::once(header).chain(figures), 1), 1, paint)
 }
 
 fn gradient_rows(gradients: &GradientDrift, paint: Paint) -> String {
@@ -202,10 +182,10 @@ fn gradient_rows(gradients: &GradientDrift, paint: Paint) -> String {
         rows.push([layer.index.to_string(), g, gf, u, uf, d, df]);
     }
     let [a, b] = gradients.loss;
-    let mut text = emphasised(&align(&rows, 1), 2, paint);
+    let mut text = emphasised(&align(rows, 1), 2, paint);
     let _ = writeln!(
         text,
-        "of the mean loss over {} tokens: {a:.6} nats under a, {b:.6} under b; input gradient: rel L2 {}",
+        "mean loss over {} tokens: {a:.6} nats under a, {b:.6} under b; gradient of the input: rel L2 {}",
         gradients.gradient_tokens,
         short(gradients.input_gradient.rel_l2)
     );
@@ -226,17 +206,5 @@ fn ranking_rows(ranking: &[Ranked], paint: Paint) -> String {
             short(ranked.ppl),
         ]);
     }
-    emphasised(&align(&rows, 1), 1, paint)
-}
-
-/// The name of a verdict's size, as in the JSON.
-pub(super) fn size_name(size: Size) -> &'static str {
-    match size {
-        Size::None => "none",
-        Size::FarBelowFloor => "far-below-floor",
-        Size::BelowFloor => "below-floor",
-        Size::AboveFloor => "above-floor",
-        Size::FarAboveFloor => "far-above-floor",
-        Size::NotFinite => "not-finite",
-    }
+    emphasised(&align(rows, 1), 1, paint)
 }

@@ -1,47 +1,44 @@
 //! A drift run as comma-separated values.
 
-use super::charts::{Run, shown};
+use super::Run;
 use super::csv::Csv;
+use super::page::shown;
+use anyhow::Result;
 use gemma_mlp_drift::drift::{Drift, LogitMetrics, Metrics};
 
 /// Every figure of runs as a row: which run, which part of it, which layer, position or difference,
 /// its name there, the figure's name as in the JSON report, its value, and the noise floor's where
 /// there is one. docs/drift.md lists the sections.
-pub fn drift_csv(runs: &[Run]) -> String {
+///
+/// # Errors
+/// None that is known: the table is written to memory.
+pub fn drift_csv(runs: &[Run]) -> Result<String> {
     let header = ["run", "section", "index", "name", "figure", "drift", "floor"];
-    let mut table = Table { csv: Csv::new(&header), run: String::new() };
+    let mut csv = Csv::new(&header)?;
     for Run { name, drift } in runs {
-        table.run = name.to_string();
-        add(&mut table, drift);
+        add(&mut Table { csv: &mut csv, run: name }, drift)?;
     }
-    table.csv.text
+    csv.text()
 }
 
-struct Table {
-    csv: Csv,
-    run: String,
+/// The rows of a run.
+struct Table<'a> {
+    csv: &'a mut Csv,
+    run: &'a str,
 }
 
 /// Where a row belongs: its section, index and name.
 type Place<'a> = (&'a str, String, &'a str);
 
-impl Table {
-    fn row(&mut self, place: &Place, figure: &str, drift: f64, floor: Option<f64>) {
+impl Table<'_> {
+    fn row(&mut self, place: &Place, figure: &str, drift: f64, floor: Option<f64>) -> Result<()> {
         let (section, index, name) = place;
-        let cells = [
-            self.run.clone(),
-            section.to_string(),
-            index.clone(),
-            name.to_string(),
-            figure.to_string(),
-            Csv::number(drift),
-            floor.map_or(String::new(), Csv::number),
-        ];
-        self.csv.row(&cells);
+        let [drift, floor] = [Some(drift), floor].map(|x| x.map_or(String::new(), Csv::number));
+        self.csv.row(&[self.run, section, index, name, figure, &drift, &floor])
     }
 }
 
-fn add(table: &mut Table, drift: &Drift) {
+fn add(table: &mut Table, drift: &Drift) -> Result<()> {
     for layer in &drift.layers {
         let place = ("layers", layer.index.to_string(), layer.name.as_str());
         let points = [
@@ -51,48 +48,24 @@ fn add(table: &mut Table, drift: &Drift) {
         ];
         for (point, own, floor) in points {
             for (figure, of) in METRICS {
-                table.row(&place, &format!("{point}.{figure}"), of(&own), Some(of(&floor)));
+                table.row(&place, &format!("{point}.{figure}"), of(&own), Some(of(&floor)))?;
             }
         }
     }
     for layer in &drift.residual {
         let place = ("residual", layer.index.to_string(), "");
-        table.row(&place, "rel_l2", layer.rel_l2, Some(layer.floor_rel_l2));
+        table.row(&place, "rel_l2", layer.rel_l2, Some(layer.floor_rel_l2))?;
     }
-    if let Some(logits) = &drift.logits {
-        for (figure, of) in LOGITS {
-            table.row(
-                &("logits", String::new(), ""),
-                figure,
-                of(logits),
-                drift.floor.logits.as_ref().map(of),
-            );
-        }
-    }
-    gates(table, drift);
-    if let Some(positions) = &drift.positions {
-        for (i, &kl) in positions.kl_mean_nats.iter().enumerate() {
-            let place = ("positions", i.saturating_mul(positions.group).to_string(), "");
-            let at = |list: &[f64]| list.get(i).copied().filter(|kl| !kl.is_nan());
-            let floor = at(&positions.floor_kl_mean_nats);
-            table.row(&place, "kl_mean_nats", kl, floor);
-            if positions.group > 1 {
-                table.row(
-                    &place,
-                    "kl_max_nats",
-                    at(&positions.kl_max_nats).unwrap_or(f64::NAN),
-                    None,
-                );
-            }
-        }
-    }
+    logits(table, drift)?;
+    gates(table, drift)?;
+    positions(table, drift)?;
     for (section, tokens) in [("worst", &drift.worst), ("flips", &drift.flips)] {
         for token in tokens {
             let name = token.likeliest.each_ref().map(shown).join(" → ");
             let place = (section, token.position.to_string(), name.as_str());
-            table.row(&place, "kl_nats", token.kl_nats, None);
-            table.row(&place, "margins.a", token.margins[0], None);
-            table.row(&place, "margins.b", token.margins[1], None);
+            table.row(&place, "kl_nats", token.kl_nats, None)?;
+            table.row(&place, "margins.a", token.margins[0], None)?;
+            table.row(&place, "margins.b", token.margins[1], None)?;
         }
     }
     for layer in drift.gradients.iter().flat_map(|gradients| &gradients.gradients) {
@@ -103,58 +76,65 @@ fn add(table: &mut Table, drift: &Drift) {
         ];
         for (name, own, floor) in matrices {
             let place = ("gradients", layer.index.to_string(), name);
-            table.row(&place, "rel_l2", own.rel_l2, Some(floor.rel_l2));
-            table.row(&place, "cosine", own.cosine, Some(floor.cosine));
+            table.row(&place, "rel_l2", own.rel_l2, Some(floor.rel_l2))?;
+            table.row(&place, "cosine", own.cosine, Some(floor.cosine))?;
         }
     }
     for (i, ranked) in drift.ranking.iter().flatten().enumerate() {
         let place = ("ranking", i.to_string(), ranked.difference.as_ref());
-        table.row(&place, "kl_mean_nats", ranked.kl_mean_nats, None);
-        table.row(&place, "kl_max_nats", ranked.kl_max_nats, None);
-        table.row(&place, "top1_agreement", ranked.top1_agreement, None);
-        table.row(&place, "rel_l2", ranked.rel_l2, None);
-        table.row(&place, "ppl", ranked.ppl, None);
+        table.row(&place, "kl_mean_nats", ranked.kl_mean_nats, None)?;
+        table.row(&place, "kl_max_nats", ranked.kl_max_nats, None)?;
+        table.row(&place, "top1_agreement", ranked.top1_agreement, None)?;
+        table.row(&place, "rel_l2", ranked.rel_l2, None)?;
+        table.row(&place, "ppl", ranked.ppl, None)?;
     }
+    Ok(())
+}
+
+fn logits(table: &mut Table, drift: &Drift) -> Result<()> {
+    let Some(logits) = &drift.logits else { return Ok(()) };
+    let place = ("logits", String::new(), "");
+    for figure in LogitMetrics::FIGURES {
+        for (name, of) in [(figure.name, figure.value)].into_iter().chain(figure.error) {
+            table.row(&place, name, of(logits), drift.floor.logits.as_ref().map(of))?;
+        }
+    }
+    Ok(())
 }
 
 /// The histogram of each layer, by the left ends of its bins.
-fn gates(table: &mut Table, drift: &Drift) {
+fn gates(table: &mut Table, drift: &Drift) -> Result<()> {
     for layer in &drift.layers {
         let gates = &layer.gates;
         for (i, &count) in gates.counts.iter().enumerate() {
             let left = gates.low + gates.step * i as f64;
             let place = ("gates", layer.index.to_string(), layer.name.as_str());
-            table.row(&place, &format!("count from {left}"), count as f64, None);
+            table.row(&place, &format!("count from {left}"), count as f64, None)?;
         }
     }
+    Ok(())
 }
 
-type Figure<T> = (&'static str, fn(&T) -> f64);
+fn positions(table: &mut Table, drift: &Drift) -> Result<()> {
+    let Some(positions) = &drift.positions else { return Ok(()) };
+    for (i, &kl) in positions.kl_mean_nats.iter().enumerate() {
+        let place = ("positions", i.saturating_mul(positions.group).to_string(), "");
+        let at = |list: &[f64]| list.get(i).copied().filter(|kl| !kl.is_nan());
+        table.row(&place, "kl_mean_nats", kl, at(&positions.floor_kl_mean_nats))?;
+        if positions.group > 1 {
+            let largest = at(&positions.kl_max_nats).unwrap_or(f64::NAN);
+            table.row(&place, "kl_max_nats", largest, None)?;
+        }
+    }
+    Ok(())
+}
 
-const METRICS: [Figure<Metrics>; 4] = [
+/// A figure of a point in a block: its name, and its value.
+type Figure = (&'static str, fn(&Metrics) -> f64);
+
+const METRICS: [Figure; 4] = [
     ("max_abs", |m| m.max_abs),
     ("rms", |m| m.rms),
     ("rel_l2", |m| m.rel_l2),
     ("cosine", |m| m.cosine),
-];
-
-const LOGITS: [Figure<LogitMetrics>; 18] = [
-    ("max_abs", |m| m.max_abs),
-    ("rel_l2", |m| m.rel_l2),
-    ("kl_mean_nats", |m| m.kl_mean_nats),
-    ("kl_mean_se_nats", |m| m.kl_mean_se_nats),
-    ("kl_median_nats", |m| m.kl_median_nats),
-    ("kl_p90_nats", |m| m.kl_p90_nats),
-    ("kl_p99_nats", |m| m.kl_p99_nats),
-    ("kl_p999_nats", |m| m.kl_p999_nats),
-    ("kl_max_nats", |m| m.kl_max_nats),
-    ("rms_dp", |m| m.rms_dp),
-    ("top1_agreement", |m| m.top1_agreement),
-    ("top5_agreement", |m| m.top5_agreement),
-    ("ppl_a", |m| m.ppl_a),
-    ("ppl_a_se", |m| m.ppl_a_se),
-    ("ppl_b", |m| m.ppl_b),
-    ("ppl_b_se", |m| m.ppl_b_se),
-    ("ln_ppl_ratio", |m| m.ln_ppl_ratio),
-    ("ln_ppl_ratio_se", |m| m.ln_ppl_ratio_se),
 ];

@@ -20,7 +20,7 @@ pub fn generation_table(generation: &Generation) -> String {
     side("a", sides.a.to_string(), &generation.a);
     side("b", sides.b.to_string(), &generation.b);
     match &generation.parting {
-        None => text += "They do not part.\n",
+        None => text += "They are the same.\n",
         Some(parting) => {
             let shown = |i: usize| match &parting.texts[i] {
                 Some(token) => format!("{token:?}"),
@@ -28,7 +28,7 @@ pub fn generation_table(generation: &Generation) -> String {
             };
             let _ = writeln!(
                 text,
-                "They part at token {}: {} is {} above the next best for a, {} is {} for b.",
+                "They part at token {}: a goes on with {}, whose logit is {} above the next best, b with {}, {} above it.",
                 parting.index,
                 shown(0),
                 short(parting.margins[0]),

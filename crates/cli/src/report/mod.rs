@@ -3,32 +3,36 @@
 mod align;
 mod bench;
 mod chart;
-mod charts;
 mod csv;
 mod curves;
 mod drift;
 mod drift_csv;
 mod escape;
+mod figures;
 mod generation;
 mod number;
 mod page;
 mod paint;
+mod run;
 mod side_by_side;
 mod sparkline;
 mod table;
+mod verdict;
 
-pub use bench::{bench_table, limits_line};
-pub use chart::{Axis, Chart, Colour, Mark, Scale, Series, chart_text, figure};
+pub use bench::limits_line;
 pub use chart::{PngError, png};
-pub use charts::{Plot, Run, drift_plots};
-pub use curves::{curve_charts, curves_csv, curves_svg, curves_text, verification_table};
 pub use drift::drift_table;
 pub use drift_csv::drift_csv;
-pub use generation::generation_table;
-pub use page::{drift_figures, drift_page};
+pub use page::drift_page;
 pub use paint::Paint;
-pub use side_by_side::side_by_side_table;
-pub use table::{forward_table, inspect_table};
+pub use run::Run;
+
+pub(crate) use bench::bench_table;
+pub(crate) use curves::{curves_csv, curves_svg, curves_text, verification_table};
+pub(crate) use generation::generation_table;
+pub(crate) use page::drift_figures;
+pub(crate) use side_by_side::side_by_side_table;
+pub(crate) use table::{forward_table, inspect_table};
 
 use serde::Serialize;
 

@@ -1,69 +1,54 @@
 //! Several runs in one table.
 
-use super::charts::Run;
-use super::drift::{pair, size_name};
-use super::number::{grouped, precise, short};
-use gemma_mlp_drift::drift::{Drift, LogitMetrics};
+use super::Run;
+use super::align::align;
+use super::drift::pair;
+use super::figures::value;
+use super::number::{grouped, short};
+use super::verdict::{NAT, NOISE_FLOOR, Words, size_words};
+use gemma_mlp_drift::drift::{Drift, FigureKind, LayerDrift, LogitMetrics};
 
 /// The table that `gemma-mlp report` prints of several runs: a row for each figure, a column for
 /// each run.
 pub fn side_by_side_table(runs: &[Run]) -> String {
-    let header = std::iter::once(String::new()).chain(runs.iter().map(|run| run.name.to_string()));
-    let all: Vec<Vec<String>> = std::iter::once(header.collect()).chain(rows(runs)).collect();
-    let columns = runs.len() + 1;
-    let width =
-        |column: usize| all.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let mut text = String::new();
-    for row in &all {
-        let cells = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:<width$}"));
-        text += cells.collect::<Vec<_>>().join("  ").trim_end();
-        text.push('\n');
-    }
+    let names = runs.iter().map(|run| run.name.to_string());
+    let header = std::iter::once(String::new()).chain(names).collect();
+    let mut text = align(std::iter::once(header).chain(rows(runs)), usize::MAX);
     for run in runs {
-        text += &format!("\n{}: {}", run.name, run.drift.verdict.verdict);
+        text += &format!("\n{}: {}", run.name, Words::new(run.drift, short).text());
     }
-    text + "\n"
+    text + &format!("\n\nThe noise floor is {NOISE_FLOOR}; {NAT}.\n")
 }
-
-/// What a row shows of a run.
-type Figure = (&'static str, fn(&Drift) -> String);
 
 /// The rows: the name of a figure, then that of each run.
 pub(super) fn rows(runs: &[Run]) -> Vec<Vec<String>> {
-    fn of(logits: &Option<LogitMetrics>, figure: fn(&LogitMetrics) -> f64) -> String {
-        logits.as_ref().map_or_else(|| "none".into(), |logits| short(figure(logits)))
-    }
-    fn exactly(logits: &Option<LogitMetrics>, figure: fn(&LogitMetrics) -> f64) -> String {
-        logits.as_ref().map_or_else(|| "none".into(), |logits| precise(figure(logits)))
-    }
-    fn farthest(drift: &Drift, figure: fn(&gemma_mlp_drift::drift::LayerDrift) -> f64) -> String {
-        short(drift.layers.iter().map(figure).fold(0.0, f64::max))
-    }
-    let figures: [Figure; 20] = [
-        ("weights", |d| d.header.checkpoint.source.clone()),
-        ("sides", |d| pair(&d.header.sides)),
-        ("noise floor", |d| pair(&d.header.floor_sides)),
-        ("machine", |d| format!("{}; {}", d.origin.machine, d.header.device)),
-        ("tokens", |d| grouped(d.tokens as u64)),
-        ("KL mean, nats", |d| of(&d.logits, |m| m.kl_mean_nats)),
-        ("  of the floor", |d| of(&d.floor.logits, |m| m.kl_mean_nats)),
-        ("KL 99 %", |d| of(&d.logits, |m| m.kl_p99_nats)),
-        ("  of the floor", |d| of(&d.floor.logits, |m| m.kl_p99_nats)),
-        ("KL maximum", |d| of(&d.logits, |m| m.kl_max_nats)),
-        ("  of the floor", |d| of(&d.floor.logits, |m| m.kl_max_nats)),
-        ("logits, rel L2", |d| of(&d.logits, |m| m.rel_l2)),
-        ("  of the floor", |d| of(&d.floor.logits, |m| m.rel_l2)),
-        ("same top token, %", |d| of(&d.logits, |m| 100.0 * m.top1_agreement)),
-        ("  of the floor", |d| of(&d.floor.logits, |m| 100.0 * m.top1_agreement)),
-        ("perplexity of a", |d| exactly(&d.logits, |m| m.ppl_a)),
-        ("perplexity of b", |d| exactly(&d.logits, |m| m.ppl_b)),
-        ("farthest block, rel L2", |d| farthest(d, |l| l.drift.output.rel_l2)),
-        ("  of the floor", |d| farthest(d, |l| l.floor.output.rel_l2)),
-        ("verdict", |d| size_name(d.verdict.size).replace('-', " ")),
-    ];
-    let row = |(name, figure): Figure| {
-        std::iter::once(name.to_string()).chain(runs.iter().map(|run| figure(run.drift))).collect()
+    const FLOOR: &str = "  of the floor";
+    let mut rows = vec![];
+    let mut add = |name: &str, of: &dyn Fn(&Drift) -> String| {
+        let cells = runs.iter().map(|run| of(run.drift));
+        rows.push(std::iter::once(name.to_string()).chain(cells).collect());
     };
-    figures.map(row).to_vec()
+    add("weights", &|d| d.header.checkpoint.source.clone());
+    add("sides", &|d| pair(&d.header.sides));
+    add("noise floor", &|d| pair(&d.header.floor_sides));
+    add("machine", &|d| format!("{}; {}", d.origin.machine, d.header.device));
+    add("tokens", &|d| grouped(d.tokens as u64));
+    for figure in LogitMetrics::FIGURES {
+        let Some(name) = figure.brief else { continue };
+        let of = |logits: &Option<LogitMetrics>| {
+            logits.as_ref().map_or_else(|| "none".into(), |logits| value(figure, logits))
+        };
+        add(name, &|d| of(&d.logits));
+        // A perplexity is of one side, and the floor's sides are others.
+        if figure.kind != FigureKind::Perplexity {
+            add(FLOOR, &|d| of(&d.floor.logits));
+        }
+    }
+    let farthest = |drift: &Drift, of: fn(&LayerDrift) -> f64| {
+        short(drift.layers.iter().map(of).fold(0.0, f64::max))
+    };
+    add("farthest block, rel L2", &|d| farthest(d, |l| l.drift.output.rel_l2));
+    add(FLOOR, &|d| farthest(d, |l| l.floor.output.rel_l2));
+    add("verdict", &|d| size_words(d.verdict.size).into());
+    rows
 }

@@ -37,7 +37,7 @@ fn forward_rows(layers: &[BlockSummary]) -> String {
         let row: Vec<String> = head.into_iter().chain(cells).collect();
         rows.extend(<[String; 12]>::try_from(row));
     }
-    let mut text = align(&rows, 2);
+    let mut text = align(rows, 2);
     for layer in layers {
         let parts = [layer.gate, layer.up, layer.activated, layer.product, layer.output];
         let nonfinite: usize = parts.iter().map(|part| part.nonfinite).sum();
@@ -70,7 +70,7 @@ fn top_rows(top: &[Vec<TopToken>]) -> String {
             let [logit, probability] = [token.logit, token.probability].map(short);
             rows.push([shown, token.id.to_string(), logit, probability]);
         }
-        text += &align(&rows, 1);
+        text += &align(rows, 1);
     }
     text
 }
@@ -101,11 +101,7 @@ pub fn inspect_table(inspection: &Inspection) -> String {
     for stack in &inspection.stacks {
         rows.extend(stack_rows(stack));
     }
-    let width = rows.iter().map(|[key, _]| key.len()).max().unwrap_or(0);
-    let mut text: String =
-        rows.iter().map(|[key, value]| format!("{key:width$}  {value}\n")).collect();
-    text += &warnings(&inspection.warnings);
-    text
+    align(rows, 2) + &warnings(&inspection.warnings)
 }
 
 fn stack_rows(stack: &StackInspection) -> Vec<[String; 2]> {

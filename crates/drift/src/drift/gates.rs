@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 /// low + (i + 1)·step`. NaN is in none.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub struct GateHistogram {
     /// The left end of the first bin.
     pub low: f64,

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 /// first window.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[non_exhaustive]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub struct GradientDrift {
     /// Tokens of the window.
     pub gradient_tokens: usize,
@@ -33,6 +34,7 @@ pub struct GradientDrift {
 /// How far two gradients are apart.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub struct GradientMetrics {
     /// ‖b − a‖/‖a‖.
     #[serde(deserialize_with = "nan_from_null")]
@@ -45,6 +47,7 @@ pub struct GradientMetrics {
 /// The gradients of a block's weights, and what rounding alone does to them.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub struct LayerGradients {
     /// Which layer.
     pub index: usize,
@@ -57,6 +60,7 @@ pub struct LayerGradients {
 
 /// The gradients of a block's three matrices.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub struct BlockGradients {
     /// The gradient of `gate_proj.weight`.
     pub gate_proj: GradientMetrics,

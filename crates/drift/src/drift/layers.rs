@@ -11,6 +11,7 @@ use std::ops::Range;
 
 /// Figures at three points of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub struct BlockPoints {
     /// `activation(gate)`.
     pub activation: Metrics,
@@ -24,6 +25,7 @@ pub struct BlockPoints {
 /// text, that of the narrower dtype, or else side a.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[non_exhaustive]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub struct LayerDrift {
     /// Which block.
     pub index: usize,
@@ -43,6 +45,7 @@ pub struct LayerDrift {
 /// How far the residual streams after a layer have come apart.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[non_exhaustive]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub struct ResidualDrift {
     /// After which layer.
     pub index: usize,
@@ -59,6 +62,7 @@ pub(super) type PointSums = [Accumulator; 3];
 
 /// The sums of one layer in one window.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub(super) struct LayerSums {
     pub(super) drift: PointSums,
     pub(super) floor: PointSums,

@@ -4,68 +4,115 @@
 use super::metrics::{Accumulator, nan_from_null};
 use serde::{Deserialize, Serialize};
 
-/// How far two sides' next-token distributions are apart, over all scored positions.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct LogitMetrics {
+/// A figure of [`LogitMetrics`], and how reports show it.
+#[derive(Debug, Clone, Copy)]
+pub struct LogitFigure {
+    /// As the field, JSON and CSV name it.
+    pub name: &'static str,
+    /// What it says, in a sentence.
+    pub description: &'static str,
+    /// How it is written.
+    pub kind: FigureKind,
+    /// Its name in a table of the logits.
+    pub label: &'static str,
+    /// Its name where a few figures stand for all, if it is one of them.
+    pub brief: Option<&'static str>,
+    /// Reads it.
+    pub value: Read,
+    /// The field of its standard error, if it has one.
+    pub error: Option<(&'static str, Read)>,
+}
+
+type Read = fn(&LogitMetrics) -> f64;
+
+/// How a figure is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FigureKind {
+    /// A number from 0 on, of which the ratio to the floor's tells.
+    Distance,
+    /// A fraction, in percent.
+    Fraction,
+    /// A perplexity of one side, with its error.
+    Perplexity,
+    /// A number of either sign, with its error.
+    Change,
+}
+
+/// Defines [`LogitMetrics`] and [`LogitMetrics::FIGURES`]: a line is a field, `+-` that of its standard
+/// error, the kind, the label, and the brief one.
+macro_rules! figures {
+    ($(
+        #[doc = $description:literal]
+        $name:ident $(+- $error:ident)?: $kind:ident, $label:literal $(, $brief:literal)?;
+    )+) => {
+        /// How far two sides' next-token distributions are apart, over all scored positions.
+        #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+        #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
+        #[non_exhaustive]
+        pub struct LogitMetrics {
+            $(
+                #[doc = $description]
+                #[serde(deserialize_with = "nan_from_null")]
+                pub $name: f64,
+                $(
+                    #[doc = concat!("The standard error of `", stringify!($name), "`.")]
+                    #[serde(deserialize_with = "nan_from_null")]
+                    pub $error: f64,
+                )?
+            )+
+        }
+
+        impl LogitMetrics {
+            /// Every figure, in the order of reports.
+            pub const FIGURES: &[LogitFigure] = &[$(LogitFigure {
+                name: stringify!($name),
+                description: $description.trim_ascii_start(),
+                kind: FigureKind::$kind,
+                label: $label,
+                brief: figures!(@option $($brief)?),
+                value: |m| m.$name,
+                error: figures!(@option $((stringify!($error), |m| m.$error))?),
+            }),+];
+        }
+    };
+    (@option) => { None };
+    (@option $some:expr) => { Some($some) };
+}
+
+figures! {
     /// The largest difference of a logit.
-    #[serde(deserialize_with = "nan_from_null")]
-    pub max_abs: f64,
+    max_abs: Distance, "max abs";
     /// ‖b − a‖/‖a‖ over all logits.
-    #[serde(deserialize_with = "nan_from_null")]
-    pub rel_l2: f64,
-    /// KL(A‖B) of a position in nats, on average.
-    #[serde(deserialize_with = "nan_from_null")]
-    pub kl_mean_nats: f64,
-    /// The standard error of the mean KL, positions taken as independent.
-    #[serde(deserialize_with = "nan_from_null")]
-    pub kl_mean_se_nats: f64,
-    /// The median KL, in nats.
-    #[serde(deserialize_with = "nan_from_null")]
-    pub kl_median_nats: f64,
-    /// KL in nats below which 90 % of the positions are.
-    #[serde(deserialize_with = "nan_from_null")]
-    pub kl_p90_nats: f64,
-    /// KL in nats below which 99 % of the positions are.
-    #[serde(deserialize_with = "nan_from_null")]
-    pub kl_p99_nats: f64,
-    /// KL in nats below which 99.9 % of the positions are.
-    #[serde(deserialize_with = "nan_from_null")]
-    pub kl_p999_nats: f64,
-    /// KL of the worst position, in nats.
-    #[serde(deserialize_with = "nan_from_null")]
-    pub kl_max_nats: f64,
+    rel_l2: Distance, "relative L2", "logits, rel L2";
+    /// KL(A‖B) of a position in nats, on average; its error takes positions as independent.
+    kl_mean_nats +- kl_mean_se_nats: Distance, "KL mean, nats", "KL mean, nats";
+    /// KL of the middle position.
+    kl_median_nats: Distance, "KL median";
+    /// KL below which 90 % of the positions are.
+    kl_p90_nats: Distance, "KL 90 %";
+    /// KL below which 99 % of the positions are.
+    kl_p99_nats: Distance, "KL 99 %", "KL 99 %";
+    /// KL below which 99.9 % of the positions are.
+    kl_p999_nats: Distance, "KL 99.9 %";
+    /// KL of the worst position.
+    kl_max_nats: Distance, "KL maximum", "KL maximum";
     /// Root mean square of the change in the right token's probability (a fraction, not percent).
-    #[serde(deserialize_with = "nan_from_null")]
-    pub rms_dp: f64,
+    rms_dp: Distance, "RMS Δp of the right token";
     /// The fraction of positions whose likeliest token is the same.
-    #[serde(deserialize_with = "nan_from_null")]
-    pub top1_agreement: f64,
+    top1_agreement: Fraction, "same top token", "same top token";
     /// How many of the five likeliest tokens the sides have in common, as a fraction.
-    #[serde(deserialize_with = "nan_from_null")]
-    pub top5_agreement: f64,
+    top5_agreement: Fraction, "common among the top 5";
     /// Perplexity of a: exp of the mean negative log-likelihood of the right token.
-    #[serde(deserialize_with = "nan_from_null")]
-    pub ppl_a: f64,
-    /// The standard error of a's perplexity.
-    #[serde(deserialize_with = "nan_from_null")]
-    pub ppl_a_se: f64,
+    ppl_a +- ppl_a_se: Perplexity, "perplexity of a", "perplexity of a";
     /// Perplexity of b.
-    #[serde(deserialize_with = "nan_from_null")]
-    pub ppl_b: f64,
-    /// The standard error of b's perplexity.
-    #[serde(deserialize_with = "nan_from_null")]
-    pub ppl_b_se: f64,
-    /// ln(ppl_b/ppl_a).
-    #[serde(deserialize_with = "nan_from_null")]
-    pub ln_ppl_ratio: f64,
-    /// The standard error of that logarithm, from the differences position by position.
-    #[serde(deserialize_with = "nan_from_null")]
-    pub ln_ppl_ratio_se: f64,
+    ppl_b +- ppl_b_se: Perplexity, "perplexity of b", "perplexity of b";
+    /// ln(ppl_b/ppl_a); its error is from the differences position by position.
+    ln_ppl_ratio +- ln_ppl_ratio_se: Change, "ln(ppl b / ppl a)";
 }
 
 /// Every scored position of a pair of sides, in order.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub(super) struct LogitSums {
     pub(super) logits: Accumulator,
     #[serde(deserialize_with = "nans_from_nulls")]

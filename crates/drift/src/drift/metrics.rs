@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 /// How far `b` is from `a`. JSON shows a figure that is not finite as `null`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub struct Metrics {
     /// The largest |b - a|.
     #[serde(deserialize_with = "nan_from_null")]
@@ -39,6 +40,7 @@ impl Metrics {
 /// The sums that [`Metrics`] come from, in f64. Accumulators of parts of a tensor add up to that of
 /// the whole.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub(super) struct Accumulator {
     count: usize,
     #[serde(deserialize_with = "nan_from_null")]

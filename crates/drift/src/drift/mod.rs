@@ -40,7 +40,7 @@ pub use gradient::{
 pub use layers::{BlockPoints, LayerDrift, ResidualDrift};
 #[doc(hidden)]
 pub use lockstep::{Caches, LaneStep, Lockstep};
-pub use logits::LogitMetrics;
+pub use logits::{FigureKind, LogitFigure, LogitMetrics};
 pub use metrics::Metrics;
 pub use options::{DriftOptions, Progress, Shard};
 pub use origin::Origin;
@@ -50,5 +50,5 @@ pub use result::{CheckpointSummary, Drift, EXCERPT, Floor, Header, RRatio, SCHEM
 pub use run::drift;
 pub use side::{Side, Sides};
 pub use spelling::{InvalidSide, SideSpec};
-pub use verdict::{Size, Verdict};
+pub use verdict::{Basis, Size, Verdict};
 pub use window::Windowing;

@@ -61,6 +61,7 @@ impl DriftOptions {
 
 /// A part of a run, for machines that share the work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub struct Shard {
     /// Which part, from 1 on.
     pub index: usize,

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 /// By which program and on which machine a result was computed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub struct Origin {
     /// The command line, without what says where its result goes or which part of the work it does;
     /// null where the library was called.

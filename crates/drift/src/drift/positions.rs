@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// KL divergence along the text, in at most 2,048 groups of neighbouring positions.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub struct Positions {
     /// How many positions make a group; the last one may have fewer.
     pub group: usize,
@@ -24,6 +25,7 @@ pub struct Positions {
 
 /// A position where the sides differ much, in its context.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub struct TokenDrift {
     /// Which of the scored positions, from 0 on.
     pub position: usize,
@@ -45,6 +47,7 @@ pub struct TokenDrift {
 
 /// A token.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub struct Token {
     /// Its id.
     pub id: u32,
@@ -60,6 +63,7 @@ pub(super) fn pair_from_nulls<'de, D: serde::Deserializer<'de>>(
 
 /// The tokens of a window, or of a run, that are shown.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub(super) struct Notable {
     /// Those of the largest KL, the largest first.
     pub(super) worst: Vec<TokenDrift>,

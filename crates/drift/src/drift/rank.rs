@@ -21,6 +21,7 @@ use std::ops::ControlFlow;
 /// What one difference does.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[non_exhaustive]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub struct Ranked {
     /// What is different.
     pub difference: Cow<'static, str>,

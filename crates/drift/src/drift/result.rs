@@ -8,7 +8,7 @@ use super::origin::Origin;
 use super::positions::{Notable, Positions, TokenDrift};
 use super::side::Sides;
 use super::sums::WindowSums;
-use super::verdict::{Verdict, verdict};
+use super::verdict::Verdict;
 use super::{gradient::GradientDrift, rank::Ranked};
 use crate::input::InputKind;
 use candle_core::Device;
@@ -18,13 +18,14 @@ use gemma_mlp::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 /// The version of the layout that docs/drift.schema.json describes.
-pub const SCHEMA: u32 = 3;
+pub const SCHEMA: u32 = 4;
 
 /// Tokens of a text that are kept to tell it by.
 pub const EXCERPT: usize = 64;
 
 /// The drift between two sides, beside what rounding alone does.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub struct Drift {
     /// What was compared.
     #[serde(flatten)]
@@ -59,7 +60,6 @@ pub struct Drift {
     /// The first layer where a side is not finite.
     pub first_nonfinite: Option<usize>,
     /// What follows from the figures.
-    #[serde(flatten)]
     pub verdict: Verdict,
     /// Of the loss's gradients, if they were asked for.
     #[serde(skip_serializing_if = "Option::is_none", flatten)]
@@ -74,6 +74,7 @@ pub struct Drift {
 
 /// Figures of the pair that differs by rounding alone, beyond those of the layers.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub struct Floor {
     /// The scored positions of it.
     pub tokens: usize,
@@ -83,6 +84,7 @@ pub struct Floor {
 
 /// Ratios of distances to the high-precision result.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub struct RRatio {
     /// Of the logits' relative L2.
     #[serde(deserialize_with = "nan_from_null")]
@@ -94,8 +96,10 @@ pub struct RRatio {
 
 /// What a drift was measured on, and how.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub struct Header {
     /// Version of this layout.
+    #[cfg_attr(feature = "schemars", schemars(extend("const" = SCHEMA)))]
     pub schema: u32,
     /// The version of this crate.
     pub version: String,
@@ -127,10 +131,12 @@ pub struct Header {
 
 /// The checkpoint as reports name it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub struct CheckpointSummary {
     /// Where it comes from.
     pub source: String,
     /// Its family.
+    #[cfg_attr(feature = "schemars", schemars(with = "String"))]
     pub family: Family,
     /// `model_type` of its config.
     pub model_type: String,
@@ -139,7 +145,19 @@ pub struct CheckpointSummary {
     /// How many MLP blocks it has.
     pub blocks: usize,
     /// What its config means the activation to be, with the reason.
+    #[cfg_attr(feature = "schemars", schemars(with = "ResolvedActivation"))]
     pub activation: Resolved<Activation>,
+}
+
+/// The JSON of a resolved activation, as the schema describes it.
+#[cfg(feature = "schemars")]
+#[derive(schemars::JsonSchema)]
+#[expect(dead_code, reason = "only its schema is used")]
+struct ResolvedActivation {
+    /// The activation.
+    value: String,
+    /// Why it is meant.
+    reason: String,
 }
 
 /// The sums of all windows that are there.
@@ -153,6 +171,7 @@ struct RunSums {
 
 /// What must be added up with the other parts.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 struct Part {
     shard: Shard,
     windows: Vec<WindowSums>,
@@ -283,7 +302,7 @@ impl Drift {
             residual: if whole_model { named().map(residual).collect() } else { vec![] },
             first_above_floor: layers.iter().find(above).map(|layer| layer.index),
             first_nonfinite,
-            verdict: verdict(header.sides, &layers, logits.zip(floor), first_nonfinite),
+            verdict: Verdict::new(tokens, &layers, logits.zip(floor), first_nonfinite.is_none()),
             r_ratio: golden.zip(floor).map(|(golden, floor)| RRatio {
                 rel_l2: golden.rel_l2 / floor.rel_l2,
                 kl_mean: golden.kl_mean_nats / floor.kl_mean_nats,

@@ -8,13 +8,17 @@ use std::fmt;
 
 /// One way of computing the model: an activation, where and how it is rounded, and a dtype.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub struct Side {
     /// What stands in the gate.
+    #[cfg_attr(feature = "schemars", schemars(with = "String"))]
     pub activation: Activation,
     /// Where and how the gated activation is rounded.
+    #[cfg_attr(feature = "schemars", schemars(with = "String"))]
     pub rounding: Rounding,
     /// The dtype of the residual stream and of everything that is not documented to be wider.
     #[serde(with = "dtype")]
+    #[cfg_attr(feature = "schemars", schemars(with = "String"))]
     pub dtype: DType,
 }
 
@@ -28,6 +32,7 @@ impl Side {
 /// Two sides: ways of computing a model, or anything else of which there are two to be compared.
 /// Figures say how far b is from a.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub struct Sides<S = Side> {
     /// The reference.
     pub a: S,

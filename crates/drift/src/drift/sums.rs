@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// The sums of one window.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub(super) struct WindowSums {
     /// Which of all windows.
     pub(super) index: usize,

@@ -30,7 +30,7 @@ impl Axis {
         Self { label: label.into(), scale: Scale::Linear, range, categories: vec![], whole: false }
     }
 
-    /// The same of things that are counted.
+    /// A linear axis of things that are counted.
     pub fn whole(label: &str, range: (f64, f64)) -> Self {
         Self { whole: true, ..Self::linear(label, range) }
     }

@@ -8,14 +8,13 @@ mod style;
 mod svg;
 mod terminal;
 
-pub use axis::{Axis, Scale};
-pub use figure::figure;
 pub use png::{PngError, png};
-pub use terminal::chart_text;
 
-pub(super) use axis::superscript;
+pub(super) use axis::{Axis, superscript};
+pub(super) use figure::figure;
 pub(super) use style::{DARK, LIGHT, SHAPES, Theme, colours};
 pub(super) use svg::draw;
+pub(super) use terminal::chart_text;
 
 /// A picture.
 #[derive(Debug, Clone)]
@@ -107,12 +106,13 @@ impl Series {
         Self { name: name.into(), mark: Mark::Line, colour, on_right: false, points }
     }
 
-    /// The same, drawn in another way.
+    /// This series, drawn in another way.
     pub fn drawn(self, mark: Mark) -> Self {
         Self { mark, ..self }
     }
 }
 
+#[cfg(test)]
 impl Chart {
     /// How many marks there are: points that can be drawn.
     pub fn marks(&self) -> usize {

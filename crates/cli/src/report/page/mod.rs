@@ -1,25 +1,31 @@
 //! A drift run as a page for a browser: one file, light and dark, with a table behind every plot.
 
+mod document;
+mod header;
 mod html;
-mod side_by_side;
-mod single;
+mod plot;
+mod view;
 
+pub(super) use plot::shown;
+
+use super::Run;
 use super::chart::figure;
-use super::charts::{Plot, Run, drift_plots};
+use view::{Content, View};
 
 /// The page of one run, or of several side by side. It asks for nothing from elsewhere; whatever text
 /// is in the runs stays text.
 pub fn drift_page(runs: &[Run]) -> String {
-    match runs {
-        [Run { drift, .. }] => single::page(drift),
-        runs => side_by_side::page(runs),
-    }
+    document::document(&header::of(runs), &View::sections(runs))
 }
 
 /// Every chart of the page as a picture that stands alone, under its name.
 pub fn drift_figures(runs: &[Run]) -> Vec<(String, String)> {
-    let picture = |Plot { chart, .. }: Plot| {
-        (chart.id.clone(), figure(&chart.title, std::slice::from_ref(&chart)))
-    };
-    drift_plots(runs).into_iter().map(picture).collect()
+    let sections = View::sections(runs).into_iter();
+    let plots = sections.filter_map(|section| match section.content {
+        Content::Plot(plot) => Some(plot.chart),
+        Content::Html(_) => None,
+    });
+    plots
+        .map(|chart| (chart.id.clone(), figure(&chart.title, std::slice::from_ref(&chart))))
+        .collect()
 }

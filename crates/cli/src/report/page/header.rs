@@ -1,0 +1,107 @@
+//! What stands above and below the sections of a page.
+
+use super::html::{badge, figures};
+use crate::report::Run;
+use crate::report::number::{grouped, pretty};
+use crate::report::verdict::{NAT, NOISE_FLOOR, Words};
+use gemma_mlp_drift::drift::Drift;
+use maud::{Markup, html};
+
+pub(super) struct Header {
+    /// Of the window.
+    pub(super) title: String,
+    pub(super) top: Markup,
+    pub(super) footer: Markup,
+}
+
+pub(super) fn of(runs: &[Run]) -> Header {
+    match runs {
+        [Run { drift, .. }] => single(drift),
+        runs => side_by_side(runs),
+    }
+}
+
+/// The verdict in words, and the figures that it rests on.
+fn single(drift: &Drift) -> Header {
+    let words = Words::new(drift, pretty);
+    let (header, headline) = (&drift.header, words.headline());
+    let top = html! {
+        p.kicker {
+            "gemma-mlp drift · " (header.checkpoint.source) " · " (grouped(drift.tokens as u64)) " tokens"
+        }
+        h1 { (headline) }
+        p.lead { (words.evidence()) }
+        p.gloss {
+            "The noise floor is " (NOISE_FLOOR) ". KL divergence says how far two distributions are apart, in \
+             nats: " (NAT) "."
+        }
+        p { (badge(drift.verdict.size)) }
+        (figures(&key_figures(drift)))
+        @if !header.warnings.is_empty() || !drift.complete {
+            ul.warnings {
+                @if !drift.complete {
+                    li { "This is a part of the run: not all windows of the texts are in." }
+                }
+                @for warning in &header.warnings { li { (warning) } }
+            }
+        }
+    };
+    let footer = html! {
+        p {
+            "Relative L2 is ‖b − a‖/‖a‖. KL, Δp and perplexity are those of llama.cpp's --kl-divergence, \
+             summed in f64. The rule of the verdict is the ratio of drift to noise floor, of the mean KL \
+             divergence; docs/drift.md has every definition."
+        }
+        p { "Made by gemma-mlp " (header.version) ". This page asks for nothing from elsewhere." }
+    };
+    Header { title: format!("Drift: {headline}"), top, footer }
+}
+
+fn side_by_side(runs: &[Run]) -> Header {
+    let names: Vec<_> = runs.iter().map(|run| run.name).collect();
+    Header {
+        title: format!("Drift: {}", names.join(" and ")),
+        top: html! {
+            p.kicker { "gemma-mlp report" }
+            h1 { (runs.len()) " runs side by side" }
+        },
+        footer: html! { p { "This page asks for nothing from elsewhere." } },
+    }
+}
+
+fn key_figures(drift: &Drift) -> Vec<[String; 3]> {
+    let mut all = vec![];
+    if let (Some(own), Some(floor)) = (&drift.logits, &drift.floor.logits) {
+        let ratio = own.kl_mean_nats / floor.kl_mean_nats;
+        all.push([
+            "Mean KL divergence, nats".into(),
+            pretty(own.kl_mean_nats),
+            format!("noise floor {}, ratio {}", pretty(floor.kl_mean_nats), pretty(ratio)),
+        ]);
+        all.push([
+            "Same likeliest token".into(),
+            format!("{:.2} %", 100.0 * own.top1_agreement),
+            format!(
+                "{} of {} change; noise floor {:.2} %",
+                drift.flip_count,
+                grouped(drift.tokens as u64),
+                100.0 * floor.top1_agreement
+            ),
+        ]);
+        all.push([
+            "Perplexity of b".into(),
+            format!("{:.4}", own.ppl_b),
+            format!("of a {:.4}; ± {:.4}", own.ppl_a, own.ppl_a_se),
+        ]);
+    }
+    let output =
+        drift.layers.iter().max_by(|a, b| a.drift.output.rel_l2.total_cmp(&b.drift.output.rel_l2));
+    if let Some(layer) = output {
+        all.push([
+            "Farthest block, relative L2".into(),
+            pretty(layer.drift.output.rel_l2),
+            format!("layer {}; its noise floor {}", layer.index, pretty(layer.floor.output.rel_l2)),
+        ]);
+    }
+    all
+}

@@ -1,0 +1,108 @@
+//! What a page shows, view by view. A new view is a file here and its lines in this one.
+
+mod by_layer;
+mod compared;
+mod distribution;
+mod figures;
+mod flips;
+mod gates;
+mod gradients;
+mod layers;
+mod origin;
+mod positions;
+mod ranking;
+mod residual;
+mod side_by_side;
+mod verdicts;
+mod worst;
+
+use super::plot::Plot;
+use crate::report::Run;
+use gemma_mlp_drift::drift::Drift;
+use maud::Markup;
+
+/// A part of a page.
+pub(super) struct Section {
+    pub(super) id: &'static str,
+    /// In the list of contents.
+    pub(super) name: &'static str,
+    pub(super) heading: String,
+    pub(super) how_to_read: String,
+    pub(super) content: Content,
+}
+
+pub(super) enum Content {
+    Plot(Box<Plot>),
+    Html(Markup),
+}
+
+/// Everything that there is to see of runs.
+#[derive(Clone, Copy)]
+pub(super) enum View {
+    Verdicts,
+    SideBySide,
+    Compared,
+    Distribution,
+    Figures,
+    Layers,
+    Residual,
+    Gates,
+    Positions,
+    Worst,
+    Flips,
+    Gradients,
+    Ranking,
+    Origin,
+}
+
+impl View {
+    /// The order of a page. Nothing else makes a variant, so the compiler warns of one that is missing.
+    const ALL: &[Self] = &[
+        Self::Verdicts,
+        Self::SideBySide,
+        Self::Compared,
+        Self::Distribution,
+        Self::Figures,
+        Self::Layers,
+        Self::Residual,
+        Self::Gates,
+        Self::Positions,
+        Self::Worst,
+        Self::Flips,
+        Self::Gradients,
+        Self::Ranking,
+        Self::Origin,
+    ];
+
+    /// All views that runs have data for.
+    pub(super) fn sections(runs: &[Run]) -> Vec<Section> {
+        Self::ALL.iter().filter_map(|view| view.section(runs)).collect()
+    }
+
+    fn section(self, runs: &[Run]) -> Option<Section> {
+        match self {
+            Self::Verdicts => verdicts::section(runs),
+            Self::SideBySide => side_by_side::section(runs),
+            Self::Compared => compared::section(runs),
+            Self::Distribution => distribution::section(runs),
+            Self::Figures => figures::section(runs),
+            Self::Layers => layers::section(runs),
+            Self::Residual => residual::section(runs),
+            Self::Gates => gates::section(runs),
+            Self::Positions => positions::section(runs),
+            Self::Worst => worst::section(runs),
+            Self::Flips => flips::section(runs),
+            Self::Gradients => gradients::section(runs),
+            Self::Ranking => ranking::section(runs),
+            Self::Origin => origin::section(runs),
+        }
+    }
+}
+
+/// The only run there is: of several, a view that calls this shows nothing.
+fn single<'a>(runs: &[Run<'a>]) -> Option<&'a Drift> {
+    match runs {
+        [Run { drift, .. }] => Some(drift),
+        _ => None,
+    }
+}

@@ -1,0 +1,123 @@
+//! A verdict in words.
+
+use gemma_mlp_drift::drift::{Basis, Drift, Header, Size, Verdict};
+
+/// What the noise floor is, where a report first speaks of it.
+pub(super) const NOISE_FLOOR: &str = "what rounding alone does";
+/// What a nat is, where a report first has one.
+pub(super) const NAT: &str = "1 nat is 1.44 bits";
+
+/// A verdict's words, numbers written as `number` does.
+pub(super) struct Words<'a> {
+    drift: &'a Drift,
+    number: fn(f64) -> String,
+}
+
+impl<'a> Words<'a> {
+    pub(super) fn new(drift: &'a Drift, number: fn(f64) -> String) -> Self {
+        Self { drift, number }
+    }
+
+    /// All of it.
+    pub(super) fn text(&self) -> String {
+        format!("{}. {}", self.headline(), self.evidence()).trim_end().to_string()
+    }
+
+    /// What follows, without a full stop.
+    pub(super) fn headline(&self) -> String {
+        let Verdict { size, tokens, .. } = self.drift.verdict;
+        let sides = &self.drift.header.sides;
+        let on = match tokens {
+            1 => "on 1 token only: ".to_string(),
+            n if n < Verdict::FEW_TOKENS => format!("on {n} tokens only: "),
+            _ => String::new(),
+        };
+        capitalised(&format!("{on}{} instead of {} {}", sides.b, sides.a, self.phrase(size)))
+    }
+
+    fn phrase(&self, size: Size) -> String {
+        let Header { sides, floor_sides: floor, .. } = &self.drift.header;
+        let [wide, dtype] = [floor.a, floor.b].map(|side| side.dtype.as_str());
+        // Rounding on one side is no mistake, another function is: hidden or not.
+        let mistake = if sides.a.activation == sides.b.activation {
+            String::new()
+        } else {
+            format!(", but it is still a mistake to mend, and shows in {wide}")
+        };
+        match size {
+            Size::None => "makes no difference at all".into(),
+            Size::FarBelowFloor => {
+                format!("is far below the noise floor: rounding to {dtype} hides it{mistake}")
+            }
+            Size::BelowFloor => {
+                format!("is below the noise floor: rounding to {dtype} does more{mistake}")
+            }
+            Size::AboveFloor => "is above the noise floor, but less than ten times as large".into(),
+            Size::FarAboveFloor => "is far above the noise floor: it changes the model".into(),
+            Size::NotFinite => match self.drift.first_nonfinite {
+                Some(layer) => {
+                    format!("cannot be measured: values are not finite from layer {layer} on")
+                }
+                None => "cannot be measured: values are not finite".into(),
+            },
+        }
+    }
+
+    /// The figures that decided, in sentences.
+    pub(super) fn evidence(&self) -> String {
+        let Verdict { size, ratio, basis, .. } = self.drift.verdict;
+        if size == Size::NotFinite {
+            return String::new();
+        }
+        let moved = |what: &str, drift: f64, unit: &str, floor: f64| {
+            let [drift, times, floor] = [drift, ratio, floor].map(self.number);
+            match ratio {
+                _ if size == Size::None => String::new(),
+                ratio if ratio.is_finite() => {
+                    format!("{what} {drift} {unit}, {times} times the {floor} of rounding alone. ")
+                }
+                _ => format!("{what} {drift} {unit}, and rounding alone moves nothing. "),
+            }
+        };
+        match basis {
+            Basis::Logits {
+                kl_mean_nats: kl,
+                floor_kl_mean_nats,
+                top1_agreement,
+                ppl_a,
+                ppl_b,
+            } => {
+                let logits =
+                    moved("The logits move by a mean KL of", kl, "nats", floor_kl_mean_nats);
+                let share = 100.0 * top1_agreement;
+                format!(
+                    "{logits}{share:.2} % of the likeliest tokens agree; perplexity goes from \
+                     {ppl_a:.4} to {ppl_b:.4}."
+                )
+            }
+            Basis::BlockOutput { layer, rel_l2, floor_rel_l2 } => {
+                let what = format!("Layer {layer}'s block output moves farthest, by");
+                moved(&what, rel_l2, "of its norm", floor_rel_l2)
+            }
+        }
+    }
+}
+
+/// A size in words.
+pub(super) fn size_words(size: Size) -> &'static str {
+    match size {
+        Size::None => "none",
+        Size::FarBelowFloor => "far below floor",
+        Size::BelowFloor => "below floor",
+        Size::AboveFloor => "above floor",
+        Size::FarAboveFloor => "far above floor",
+        Size::NotFinite => "not finite",
+    }
+}
+
+/// The first letter as at the beginning of a sentence.
+fn capitalised(text: &str) -> String {
+    let mut chars = text.chars();
+    let first = chars.next().map(char::to_uppercase);
+    first.into_iter().flatten().chain(chars).collect()
+}
