@@ -3,7 +3,7 @@
 use super::failure::failed;
 use super::remote::RemoteFile;
 use crate::error::HubError;
-use sha2::{Digest, Sha256};
+use ring::digest::{Context, SHA256};
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{Read, Write as _};
@@ -14,7 +14,7 @@ pub(super) struct Part {
     path: PathBuf,
     blob: PathBuf,
     file: File,
-    hash: Sha256,
+    hash: Context,
     len: u64,
     /// Held for as long as this is.
     _lock: File,
@@ -30,7 +30,7 @@ impl Part {
     ) -> Result<Self, HubError> {
         let file = File::options().read(true).append(true).create(true).open(&path);
         let file = file.map_err(failed(&path))?;
-        let mut part = Self { path, blob, file, hash: Sha256::new(), len: 0, _lock: lock };
+        let mut part = Self { path, blob, file, hash: Context::new(&SHA256), len: 0, _lock: lock };
         part.read_back()?;
         if part.len > remote.size {
             part.restart()?;
@@ -69,7 +69,7 @@ impl Part {
     /// Forgets everything.
     pub(super) fn restart(&mut self) -> Result<(), HubError> {
         self.file.set_len(0).map_err(failed(&self.path))?;
-        self.hash = Sha256::new();
+        self.hash = Context::new(&SHA256);
         self.len = 0;
         Ok(())
     }
@@ -92,7 +92,7 @@ impl Part {
             return damaged(format!("{} bytes, not {}", self.len, remote.size));
         }
         let mut sha256 = String::new();
-        for byte in self.hash.clone().finalize() {
+        for byte in self.hash.clone().finish().as_ref() {
             // Writing into a string does not fail.
             let _ = write!(sha256, "{byte:02x}");
         }
