@@ -249,7 +249,7 @@ fn texts_and_ids() {
     refused(&["drift", "--window", "1"], &["window of 1 tokens"]);
     refused(&["drift", "--window", "8", "--stride", "9"], &["stride of 9"]);
     refused(&["drift", "--shard", "2/2"], &["part 2/2 is empty", "1 windows"]);
-    refused(&["drift", "--a", "tanh:f64", "--floor-dtype", "f64"], &["no noise floor of f64"]);
+    refused(&["drift", "--a", "tanh:f64", "--floor-dtype", "f64"], &["f64 has no noise floor"]);
     refused(&["drift", "--gradients", "--ids", &file("ids.json", "[2]")], &["two tokens"]);
     refused(&["merge", &file("no.json", "{}")], &["no.json", "not a report of a drift run"]);
     refused(&["merge", "/no/such.json"], &["/no/such.json"]);

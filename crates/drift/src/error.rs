@@ -77,7 +77,7 @@ pub enum Error {
         lacks: &'static str,
     },
     /// A dtype of which there is no noise floor.
-    #[error("there is no noise floor of {}: pass f32, bf16 or f16", .0.as_str())]
+    #[error("{} has no noise floor here: pass f32, bf16 or f16", .0.as_str())]
     NoFloor(DType),
     /// A floor that is measured on no token.
     #[error("the noise floor needs at least one token of each window")]

@@ -7,7 +7,7 @@ use crate::bench::{Bench, Limits, Row};
 /// The table that `gemma-mlp bench` prints.
 pub fn bench_table(bench: &Bench) -> String {
     let mut text = limits_line(&bench.limits);
-    text += "block:  one forward pass under tanh, its weights not in the caches; medians, ours and candle's in turns\n\
+    text += "block:  one forward pass under tanh, weights read from memory, not cache; medians; ours and candle's in turns\n\
              CPU:    computing time of all threads: twice the other where two share the work\n\n";
     text += &rows(&bench.rows);
     text
@@ -83,7 +83,7 @@ mod tests {
         let table = bench_table(&Bench { limits, rows: vec![row, prompt] });
         let expected = "\
 limits: 229 GFLOP/s of f32 multiply-adds, 459 of bf16, 40.0 GB/s of reading memory, on 2 threads
-block:  one forward pass under tanh, its weights not in the caches; medians, ours and candle's in turns
+block:  one forward pass under tanh, weights read from memory, not cache; medians; ours and candle's in turns
 CPU:    computing time of all threads: twice the other where two share the work
 
                              limit    ours                                   candle          candle

@@ -87,12 +87,12 @@ fn error_chart(errors: &ErrorCurves, curves: &Curves) -> Chart {
         false => [
             format!("error-{}", errors.form),
             format!("GELU {} in {}: error of each preset", errors.form, errors.dtype),
-            "* read from source, not run".into(),
+            "* taken from the framework's source, not run".into(),
         ],
         true => [
             format!("error-{}-derivative", errors.form),
             format!("GELU {}′ in {}: error of the gradient", errors.form, errors.dtype),
-            "no other preset has gradients of its own".into(),
+            "no other preset has its own gradients".into(),
         ],
     };
     Chart {
@@ -172,7 +172,7 @@ pub fn verification_table(verification: &Verification, paint: Paint) -> String {
     let mut rows = vec![
         [
             verification.dtype,
-            "ours and the truth",
+            "ours against the truth",
             "",
             "",
             "",
@@ -209,9 +209,9 @@ pub fn verification_table(verification: &Verification, paint: Paint) -> String {
         .map(|row| row.function.as_str())
         .collect();
     let verdict = if failed.is_empty() {
-        paint.paint(Tone::Good, "every function is as near to the truth as promised")
+        paint.paint(Tone::Good, "every function is within its error bound")
     } else {
-        paint.paint(Tone::Bad, format!("beyond the bound: {}", failed.join(", ")))
+        paint.paint(Tone::Bad, format!("outside the error bound: {}", failed.join(", ")))
     };
     let (points, range) = (verification.points, verification.range);
     let _ = writeln!(text, "\n{verdict}, at {points} points of {range}");

@@ -85,7 +85,7 @@ fn tokens_line(drift: &Drift) -> String {
         line += " (a part of the run)";
     }
     if drift.layers.iter().any(|layer| layer.input == InputKind::Gaussian) {
-        line += "; each block on noise of RMS 1 through its own norm, as the model around it does not run here";
+        line += "; blocks only, on Gaussian noise (RMS 1) through their own norm: the whole model is not supported for this family";
     }
     line
 }
@@ -116,7 +116,7 @@ fn layer_rows(drift: &Drift, paint: Paint) -> String {
     let mut text = emphasised(&align(rows, 1), 2, paint);
     text += &layer_bars(drift, paint);
     if let Some(layer) = drift.first_above_floor {
-        let _ = writeln!(text, "first above its floor: layer {layer}");
+        let _ = writeln!(text, "first layer above its noise floor: {layer}");
     }
     text
 }

@@ -28,7 +28,7 @@ pub fn generation_table(generation: &Generation) -> String {
             };
             let _ = writeln!(
                 text,
-                "They part at token {}: a goes on with {}, whose logit is {} above the next best, b with {}, {} above it.",
+                "They differ from token {} on: a takes {} (its logit leads by {}), b takes {} (leads by {}).",
                 parting.index,
                 shown(0),
                 short(parting.margins[0]),

@@ -22,7 +22,7 @@ pub fn side_by_side_table(runs: &[Run]) -> String {
 
 /// The rows: the name of a figure, then that of each run.
 pub(super) fn rows(runs: &[Run]) -> Vec<Vec<String>> {
-    const FLOOR: &str = "  of the floor";
+    const FLOOR: &str = "  noise floor";
     let mut rows = vec![];
     let mut add = |name: &str, of: &dyn Fn(&Drift) -> String| {
         let cells = runs.iter().map(|run| of(run.drift));
@@ -47,7 +47,7 @@ pub(super) fn rows(runs: &[Run]) -> Vec<Vec<String>> {
     let farthest = |drift: &Drift, of: fn(&LayerDrift) -> f64| {
         short(drift.layers.iter().map(of).fold(0.0, f64::max))
     };
-    add("farthest block, rel L2", &|d| farthest(d, |l| l.drift.output.rel_l2));
+    add("largest block drift, rel L2", &|d| farthest(d, |l| l.drift.output.rel_l2));
     add(FLOOR, &|d| farthest(d, |l| l.floor.output.rel_l2));
     add("verdict", &|d| size_words(d.verdict.size).into());
     rows

@@ -54,7 +54,7 @@ fn forward_rows(layers: &[BlockSummary]) -> String {
 
 fn head_line(stack: &StackInspection) -> String {
     let Resolved { value: tied, reason } = &stack.tied_head;
-    let which = if *tied { "the embedding" } else { "a matrix of its own" };
+    let which = if *tied { "the embedding" } else { "a separate matrix" };
     format!("{which}, {} words: {reason}", grouped(stack.vocab_size as u64))
 }
 

@@ -1,4 +1,4 @@
-//! GELU and its kin as curves: functions, derivatives, their difference, and the error of every
+//! GELU in both forms, SiLU and ReLU as curves: functions, derivatives, their difference, and the error of every
 //! framework preset. Data, not pixels: a report draws them.
 
 mod errors;

@@ -63,14 +63,14 @@ pub struct Distance {
 const POINTS: usize = 20_001;
 
 impl VerifiedFunction {
-    /// Whether ours is as near to the truth as promised.
+    /// Whether ours is within its error bound.
     pub fn holds(&self) -> bool {
         self.truth.not_finite == 0 && self.truth.max_ulp <= self.bound_ulp
     }
 }
 
 impl Verification {
-    /// Whether every function is as near to the truth as promised.
+    /// Whether every function is within its error bound.
     pub fn holds(&self) -> bool {
         self.functions.iter().all(VerifiedFunction::holds)
     }

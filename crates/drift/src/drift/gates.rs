@@ -1,4 +1,4 @@
-//! Where the gates lie: a histogram of `gate(x)`, what the activation is taken of.
+//! Where the gates lie: a histogram of `gate(x)`, the activation's input.
 
 use super::values::with_values;
 use crate::Result;

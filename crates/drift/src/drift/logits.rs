@@ -97,11 +97,11 @@ figures! {
     /// KL of the worst position.
     kl_max_nats: Distance, "KL maximum", "KL maximum";
     /// Root mean square of the change in the right token's probability (a fraction, not percent).
-    rms_dp: Distance, "RMS Δp of the right token";
+    rms_dp: Distance, "RMS Δp of the next token";
     /// The fraction of positions whose likeliest token is the same.
     top1_agreement: Fraction, "same top token", "same top token";
     /// How many of the five likeliest tokens the sides have in common, as a fraction.
-    top5_agreement: Fraction, "common among the top 5";
+    top5_agreement: Fraction, "shared among the top 5";
     /// Perplexity of a: exp of the mean negative log-likelihood of the right token.
     ppl_a +- ppl_a_se: Perplexity, "perplexity of a", "perplexity of a";
     /// Perplexity of b.

@@ -365,7 +365,7 @@ pub fn merge(reports: &[(String, String)]) -> Result<Drift> {
         };
         if first.header != report.header || sums.shard.of != part.shard.of {
             let first = &reports[0].0;
-            return Err(Error::Input(format!("{name}: of another run than {first}")));
+            return Err(Error::Input(format!("{name} belongs to another run than {first}")));
         }
         let least = |part: &Part| part.windows.iter().map(|window| window.index).min();
         if least(&part) < least(sums) {

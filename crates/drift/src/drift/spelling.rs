@@ -39,7 +39,7 @@ pub enum InvalidSide {
         source: UnknownActivation,
     },
     /// Two activations, roundings or dtypes.
-    #[error("'{text}' says twice what '{part}' is for")]
+    #[error("'{part}' in '{text}' repeats a setting")]
     Repeated {
         /// The second one.
         part: String,
@@ -47,7 +47,7 @@ pub enum InvalidSide {
         text: String,
     },
     /// No activation.
-    #[error("'{0}' says how GELU is computed and not which: add exact or tanh")]
+    #[error("'{0}' does not name an activation: add exact or tanh, as in pytorch:exact")]
     NoActivation(String),
 }
 

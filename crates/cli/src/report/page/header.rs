@@ -52,7 +52,7 @@ fn single(drift: &Drift) -> Header {
              summed in f64. The rule of the verdict is the ratio of drift to noise floor, of the mean KL \
              divergence; docs/drift.md has every definition."
         }
-        p { "Made by gemma-mlp " (header.version) ". This page asks for nothing from elsewhere." }
+        p { "Made by gemma-mlp " (header.version) ". This page loads nothing from the network." }
     };
     Header { title: format!("Drift: {headline}"), top, footer }
 }
@@ -65,7 +65,7 @@ fn side_by_side(runs: &[Run]) -> Header {
             p.kicker { "gemma-mlp report" }
             h1 { (runs.len()) " runs side by side" }
         },
-        footer: html! { p { "This page asks for nothing from elsewhere." } },
+        footer: html! { p { "This page loads nothing from the network." } },
     }
 }
 

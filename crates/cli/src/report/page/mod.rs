@@ -12,7 +12,7 @@ use super::Run;
 use super::chart::figure;
 use view::{Content, View};
 
-/// The page of one run, or of several side by side. It asks for nothing from elsewhere; whatever text
+/// The page of one run, or of several side by side. It loads nothing from the network; whatever text
 /// is in the runs stays text.
 pub fn drift_page(runs: &[Run]) -> String {
     document::document(&header::of(runs), &View::sections(runs))

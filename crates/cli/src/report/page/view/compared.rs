@@ -15,7 +15,7 @@ pub(super) fn section(runs: &[Run]) -> Option<Section> {
         name: "Compared",
         heading: "What was compared".into(),
         how_to_read: format!(
-            "Side b against side a, and beside it the noise floor: one and the same activation in two dtypes, \
+            "Side b against side a, and beside it the noise floor: side a in two dtypes, \
              {NOISE_FLOOR}."
         ),
         content: Content::Html(facts(&all(drift))),

@@ -14,7 +14,7 @@ pub(super) fn section(runs: &[Run]) -> Option<Section> {
     let (heading, how_to_read) = match drift.flip_count {
         0 => (
             "No likeliest token changes".to_string(),
-            "Both sides hold the same token for the likeliest at every position.",
+            "Both sides have the same likeliest token at every position.",
         ),
         n => (
             if n == 1 {
