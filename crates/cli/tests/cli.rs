@@ -709,7 +709,7 @@ fn colours_only_on_a_terminal() {
         common::skip("terminal", "there is no `script` to make a terminal with");
         return;
     };
-    assert!(coloured.contains("\u{1b}[32m"), "{coloured}");
+    assert!(coloured.contains("\u{1b}[33m"), "{coloured}");
     for environment in ["TERM=xterm NO_COLOR=1", "TERM=dumb NO_COLOR="] {
         let plain = on_a_terminal(environment).unwrap();
         assert!(!plain.contains('\u{1b}') && plain.contains("KL mean"), "{environment}: {plain}");

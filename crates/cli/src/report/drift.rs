@@ -5,7 +5,7 @@ use super::figures;
 use super::number::{grouped, short};
 use super::paint::{Paint, Tone};
 use super::sparkline::sparkline;
-use super::verdict::{NAT, NOISE_FLOOR, Words};
+use super::verdict::{NAT, NOISE_FLOOR, Words, is_hidden_mistake};
 use gemma_mlp::Rounding;
 use gemma_mlp_drift::drift::{
     Drift, GradientDrift, LayerDrift, Ranked, ResidualDrift, Sides, Size,
@@ -50,6 +50,7 @@ pub fn drift_table(drift: &Drift, paint: Paint) -> String {
         text += &ranking_rows(ranking, paint);
     }
     let tone = match drift.verdict.size {
+        _ if is_hidden_mistake(drift) => Tone::Notable,
         Size::None | Size::FarBelowFloor | Size::BelowFloor => Tone::Good,
         Size::AboveFloor => Tone::Notable,
         Size::FarAboveFloor | Size::NotFinite => Tone::Bad,

@@ -1,6 +1,6 @@
 //! A verdict in words.
 
-use gemma_mlp_drift::drift::{Basis, Drift, Header, Size, Verdict};
+use gemma_mlp_drift::drift::{Basis, Drift, Sides, Size, Verdict};
 
 /// What the noise floor is, where a report first speaks of it.
 pub(super) const NOISE_FLOOR: &str = "what rounding alone does";
@@ -36,13 +36,12 @@ impl<'a> Words<'a> {
     }
 
     fn phrase(&self, size: Size) -> String {
-        let Header { sides, floor_sides: floor, .. } = &self.drift.header;
+        let floor = &self.drift.header.floor_sides;
         let [wide, dtype] = [floor.a, floor.b].map(|side| side.dtype.as_str());
-        // Rounding on one side is no mistake, another function is: hidden or not.
-        let mistake = if sides.a.activation == sides.b.activation {
-            String::new()
-        } else {
+        let mistake = if is_hidden_mistake(self.drift) {
             format!(", but it is still a mistake to mend, and shows in {wide}")
+        } else {
+            String::new()
         };
         match size {
             Size::None => "makes no difference at all".into(),
@@ -101,6 +100,14 @@ impl<'a> Words<'a> {
             }
         }
     }
+}
+
+/// Whether another function stands in the gate, and rounding hides it. (Sides that are rounded
+/// differently are no mistake.)
+pub(super) fn is_hidden_mistake(drift: &Drift) -> bool {
+    let Sides { a, b } = &drift.header.sides;
+    let hidden = matches!(drift.verdict.size, Size::FarBelowFloor | Size::BelowFloor);
+    hidden && a.activation != b.activation
 }
 
 /// A size in words.

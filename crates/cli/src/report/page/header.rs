@@ -35,7 +35,7 @@ fn single(drift: &Drift) -> Header {
             "The noise floor is " (NOISE_FLOOR) ". KL divergence says how far two distributions are apart, in \
              nats: " (NAT) "."
         }
-        p { (badge(drift.verdict.size)) }
+        p { (badge(drift)) }
         (figures(&key_figures(drift)))
         @if !header.warnings.is_empty() || !drift.complete {
             ul.warnings {

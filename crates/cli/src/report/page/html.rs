@@ -2,14 +2,15 @@
 
 use super::plot::Plot;
 use crate::report::chart::draw;
-use crate::report::verdict::size_words;
-use gemma_mlp_drift::drift::Size;
+use crate::report::verdict::{is_hidden_mistake, size_words};
+use gemma_mlp_drift::drift::Drift;
 use maud::{Markup, PreEscaped, html};
 
-/// A verdict's size, with its colour.
-pub(super) fn badge(size: Size) -> Markup {
-    let words = size_words(size);
-    html! { span class={ "badge " (words.replace(' ', "-")) } { (words) } }
+/// The size of a run's verdict, with its colour.
+pub(super) fn badge(drift: &Drift) -> Markup {
+    let words = size_words(drift.verdict.size);
+    let mistake = if is_hidden_mistake(drift) { " mistake" } else { "" };
+    html! { span class={ "badge " (words.replace(' ', "-")) (mistake) } { (words) } }
 }
 
 /// A plot with its table: a figure that can be read with eyes, mouse, keyboard or screen reader.

@@ -12,7 +12,7 @@ pub(super) fn section(runs: &[Run]) -> Option<Section> {
         dl.facts {
             @for Run { name, drift } in runs {
                 dt { (name) }
-                dd { (badge(drift.verdict.size)) br; (Words::new(drift, pretty).text()) }
+                dd { (badge(drift)) br; (Words::new(drift, pretty).text()) }
             }
         }
     };
