@@ -78,7 +78,7 @@ pub enum InvalidLayer {
         /// The shape of down's weight.
         down: Vec<usize>,
         /// What gate and up ask for.
-        expected: [usize; 2],
+        expected: Vec<usize>,
     },
 }
 

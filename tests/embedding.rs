@@ -175,7 +175,7 @@ fn wrong_shapes_are_named() {
     let new = |gate, up, down| GemmaMlp::new(gate, up, down, Gelu::Tanh).unwrap_err();
     let fine = || layer(12, 8, None);
     let down = new(fine(), fine(), layer(8, 16, None));
-    assert_eq!(down, InvalidLayer::Down { down: vec![8, 16], expected: [8, 12] });
+    assert_eq!(down, InvalidLayer::Down { down: vec![8, 16], expected: vec![8, 12] });
     assert_eq!(
         down.to_string(),
         "down has shape [8, 16]; it must be [8, 12], [hidden, intermediate]"

@@ -197,7 +197,7 @@ impl GemmaMlp {
         let [intermediate, hidden] = shape;
         if found != [hidden, intermediate] {
             let expected = [hidden, intermediate];
-            return Err(InvalidLayer::Down { down: found.into(), expected });
+            return Err(InvalidLayer::Down { down: found.into(), expected: expected.to_vec() });
         }
         Ok(Self { gate_up, down, activation, rounding: Rounding::Once })
     }

@@ -17,7 +17,9 @@ pub use embedding::Embedding;
 pub use gemma::{Cache, Gemma};
 pub use head::Head;
 pub use layer::Layer;
-pub use load::{load_mlp, load_norm};
+pub use load::load_mlp;
+#[doc(hidden)]
+pub use load::load_norm;
 #[doc(hidden)]
 pub use norm::wide_dtype;
 pub use norm::{NormRounding, RmsNorm};

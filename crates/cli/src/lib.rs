@@ -3,7 +3,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`report`] | results as tables, JSON, CSV, plots and pages |
-//! | [`bench`] | how fast the block is, beside candle's operations and the machine's limits |
+//! | [`mod@bench`] | how fast the block is, beside candle's operations and the machine's limits |
 //! | [`cli`] | flags, progress, which report to write, exit codes |
 #![deny(missing_docs)]
 

@@ -5,7 +5,7 @@ use crate::Result;
 use candle_core::{Device, Module, Tensor};
 use gemma_mlp::Checkpoint;
 use gemma_mlp::checkpoint::BlockSpec;
-use gemma_mlp::model::load_norm;
+use gemma_mlp::internal::load_norm;
 use rand::{SeedableRng, rngs::StdRng};
 use rand_distr::{Distribution, StandardNormal};
 use serde::{Deserialize, Serialize};
