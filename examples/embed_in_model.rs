@@ -74,6 +74,7 @@ impl Model {
             x = layer.forward(&x)?;
         }
         let logits = x.squeeze(0)?.matmul(&self.embedding.embeddings().t()?)?; // [seq, vocab]
+        let logits = (logits / HIDDEN as f64)?;
         candle_nn::loss::cross_entropy(&logits, &ids.narrow(1, 1, n)?.squeeze(0)?)
     }
 }
@@ -93,9 +94,9 @@ fn main() -> Result<()> {
             var.set(value)?;
         }
         let model = Model::new(gelu, vb.clone())?;
-        let mut adam = AdamW::new_lr(variables.clone(), 1e-2)?;
+        let mut adam = AdamW::new_lr(variables.clone(), 3e-3)?;
         let before = model.loss(&ids)?.to_scalar::<f32>()?;
-        for _ in 0..100 {
+        for _ in 0..200 {
             adam.backward_step(&model.loss(&ids)?)?;
         }
         let after = model.loss(&ids)?.to_scalar::<f32>()?;

@@ -36,14 +36,6 @@ impl From<InvalidShape> for gemma_mlp::Error {
 }
 
 /// The sizes of a block, `2048x16384` in words: hidden, then intermediate.
-///
-/// ```
-/// use gemma_mlp_cli::bench::Shape;
-///
-/// let shape: Shape = "2048x16384".parse()?;
-/// assert_eq!((shape.hidden(), shape.intermediate()), (2048, 16384));
-/// # Ok::<(), gemma_mlp_cli::bench::InvalidShape>(())
-/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Shape {
     hidden: usize,
@@ -126,6 +118,12 @@ mod tests {
         }
         assert_eq!("64x96".parse::<Shape>().unwrap().weights(), 3 * 64 * 96);
         assert!(Shape::GEMMAS.iter().all(|s| Shape::new(s.hidden, s.intermediate) == Ok(*s)));
+    }
+
+    #[test]
+    fn hidden_comes_first() {
+        let shape: Shape = "2048x16384".parse().unwrap();
+        assert_eq!((shape.hidden(), shape.intermediate()), (2048, 16384));
     }
 
     #[test]
