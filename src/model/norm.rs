@@ -85,8 +85,8 @@ impl RmsNorm {
 impl Module for RmsNorm {
     /// `[..., hidden]` to the same shape and dtype.
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        match self.is_fused(x) {
-            true => x.contiguous()?.apply_op1_no_bwd(&Fused(self.scale()?)),
+        match self.is_one_pass(x) {
+            true => x.contiguous()?.apply_op1_no_bwd(&OnePass(self.scale()?)),
             false => self.composed(x),
         }
     }
@@ -98,18 +98,18 @@ impl RmsNorm {
     /// # Errors
     /// candle's, for shapes that do not fit.
     pub fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
-        match self.is_fused(x) && !residual.track_op() {
+        match self.is_one_pass(x) && !residual.track_op() {
             true => {
                 check_pair(x, residual, "rms-norm-add")?;
                 let residual = residual.contiguous()?;
-                x.contiguous()?.apply_op2_no_bwd(&residual, &Fused(self.scale()?))
+                x.contiguous()?.apply_op2_no_bwd(&residual, &OnePass(self.scale()?))
             }
             false => residual + self.forward(x)?,
         }
     }
 
     /// Whether it is computed in one pass, which has no gradient.
-    fn is_fused(&self, x: &Tensor) -> bool {
+    fn is_one_pass(&self, x: &Tensor) -> bool {
         let tracked = x.track_op() || self.weight.track_op();
         let wide = x.dtype() == DType::F64;
         !tracked && !wide && x.device().is_cpu() && self.rounds_once() && x.elem_count() > 0
@@ -157,9 +157,9 @@ impl Scale {
 }
 
 /// The norm in one pass on the CPU, and perhaps a sum with what it is added to.
-struct Fused(Scale);
+struct OnePass(Scale);
 
-impl CustomOp1 for Fused {
+impl CustomOp1 for OnePass {
     fn name(&self) -> &'static str {
         "rms-norm"
     }
@@ -175,7 +175,7 @@ impl CustomOp1 for Fused {
     }
 }
 
-impl CustomOp2 for Fused {
+impl CustomOp2 for OnePass {
     fn name(&self) -> &'static str {
         "rms-norm-add"
     }
@@ -199,7 +199,7 @@ impl CustomOp2 for Fused {
     }
 }
 
-impl Fused {
+impl OnePass {
     fn rows<T: Float>(&self, x: &[T], to: Option<&[T]>) -> Result<CpuStorage> {
         /// Elements that are worth another thread.
         const CHUNK: usize = 1 << 14;
@@ -240,9 +240,9 @@ mod tests {
         for dtype in [DType::F32, DType::F64, DType::BF16, DType::F16] {
             let x = Tensor::randn(0f32, 3., (3, 5, 70), &Device::Cpu)?.to_dtype(dtype)?;
             let norm = RmsNorm::new(Tensor::randn(0f32, 0.5, 70, &Device::Cpu)?, 1e-6);
-            let (fused, composed) = (norm.forward(&x)?, norm.composed(&x)?);
-            assert_eq!(fused.dtype(), dtype);
-            let difference = (fused.to_dtype(DType::F64)? - composed.to_dtype(DType::F64)?)?;
+            let (one_pass, composed) = (norm.forward(&x)?, norm.composed(&x)?);
+            assert_eq!(one_pass.dtype(), dtype);
+            let difference = (one_pass.to_dtype(DType::F64)? - composed.to_dtype(DType::F64)?)?;
             let bound = match dtype {
                 DType::F64 => 1e-14,
                 DType::F32 => 2e-6,
@@ -250,7 +250,7 @@ mod tests {
             };
             assert!(difference.abs()?.max_all()?.to_scalar::<f64>()? < bound, "{dtype:?}");
             let residual = Tensor::randn(0f32, 3., x.shape(), &Device::Cpu)?.to_dtype(dtype)?;
-            let (added, sum) = (norm.forward_add(&x, &residual)?, (residual + fused)?);
+            let (added, sum) = (norm.forward_add(&x, &residual)?, (residual + one_pass)?);
             let difference = (added.to_dtype(DType::F64)? - sum.to_dtype(DType::F64)?)?;
             assert_eq!(difference.abs()?.max_all()?.to_scalar::<f64>()?, 0.0, "{dtype:?}");
         }

@@ -72,7 +72,7 @@ impl RotaryEmbedding {
         let (cos, sin) = self.rows(start, x.dim(2)?, x.device())?; // [seq, head_dim / 2]
         let wide = |table: Tensor| table.to_dtype(wide_dtype(x.dtype()));
         let (cos, sin) = (wide(cos)?, wide(sin)?);
-        // candle's fused rotation has no gradient.
+        // candle's rotation in one pass has no gradient.
         let rotate = if x.track_op() { rope_slow } else { rope };
         rotate(&x.contiguous()?, &cos, &sin)
     }

@@ -91,6 +91,18 @@ pub enum Error {
     /// A side that is misspelt.
     #[error(transparent)]
     InvalidSide(#[from] InvalidSide),
+    /// A saved report that cannot be used.
+    #[error("{name}: {reason}")]
+    Report {
+        /// The report, as a file is called.
+        name: String,
+        /// Why.
+        #[source]
+        reason: InvalidReport,
+    },
+    /// Nothing to merge.
+    #[error("there are no reports to merge")]
+    NoReports,
     /// Logits that cannot be compared.
     #[error("logits of shapes {a:?} and {b:?} cannot be compared; both must be [seq, vocab]")]
     LogitShapes {
@@ -106,6 +118,38 @@ pub enum Error {
         labels: usize,
         /// How many positions the logits have.
         positions: usize,
+    },
+}
+
+/// Why a saved report cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidReport {
+    /// No JSON, or none of a drift.
+    #[error("not a report of a drift run: {0}")]
+    Malformed(String),
+    /// Another version's layout.
+    #[error("its layout is version {schema}, this program reads version {reads}; run drift again")]
+    Layout {
+        /// The report's version.
+        schema: u32,
+        /// This program's.
+        reads: u32,
+    },
+    /// A whole run among parts.
+    #[error("not a part of a drift run, as --shard writes it")]
+    NotAPart,
+    /// Parts of two runs.
+    #[error("belongs to another run than {first}")]
+    OtherRun {
+        /// The first report.
+        first: String,
+    },
+    /// A window that another part has too.
+    #[error("window {window} is there twice")]
+    Repeated {
+        /// Which window.
+        window: usize,
     },
 }
 

@@ -21,7 +21,7 @@ mod error;
 pub mod forward;
 pub mod input;
 
-pub use error::{Error, Result};
+pub use error::{Error, InvalidReport, Result};
 
 /// The README's code is a test.
 #[cfg(doctest)]

@@ -1,7 +1,7 @@
 //! Gemma's attention, with or without a cache.
 
 mod cache;
-mod fused;
+mod one_pass;
 mod softmax;
 mod visible;
 
@@ -19,8 +19,8 @@ use cache::{FOREIGN, Kept, Panels};
 use candle_core::{D, DType, Device, Error, Module, Result, Tensor};
 use candle_nn::kv_cache::KvCache;
 use candle_nn::{VarBuilder, linear_b};
-use fused::Fused;
 use half::{bf16, f16};
+use one_pass::OnePass;
 use softmax::{Scores, masked_softmax};
 use visible::Visible;
 
@@ -126,8 +126,8 @@ impl Attention {
     /// candle's, for shapes that do not fit; a cache that another model or batch began.
     pub fn forward(&self, x: &Tensor, cache: Option<&mut KeyValues>) -> Result<Tensor> {
         let attended = match &self.qkv {
-            Projections::Packed(qkv) if self.is_fused(x)? => {
-                self.fused(&qkv.forward(x)?, cache)? // of [batch, seq, (heads + 2 kv_heads) · head_dim]
+            Projections::Packed(qkv) if self.is_one_pass(x)? => {
+                self.one_pass(&qkv.forward(x)?, cache)? // of [batch, seq, (heads + 2 kv_heads) · head_dim]
             }
             _ => self.composed(x, cache)?,
         };
@@ -168,16 +168,16 @@ impl Attention {
     }
 
     /// Attention in one pass, out of what the projections return in one.
-    fn fused(&self, all: &Tensor, cache: Option<&mut KeyValues>) -> Result<Tensor> {
+    fn one_pass(&self, all: &Tensor, cache: Option<&mut KeyValues>) -> Result<Tensor> {
         match all.dtype() {
-            DType::F32 => self.fused_in::<f32>(all, cache),
-            DType::BF16 => self.fused_in::<bf16>(all, cache),
-            DType::F16 => self.fused_in::<f16>(all, cache),
+            DType::F32 => self.one_pass_in::<f32>(all, cache),
+            DType::BF16 => self.one_pass_in::<bf16>(all, cache),
+            DType::F16 => self.one_pass_in::<f16>(all, cache),
             dtype => Err(Error::UnsupportedDTypeForOp(dtype, "attention")),
         }
     }
 
-    fn fused_in<T: Float>(&self, all: &Tensor, cache: Option<&mut KeyValues>) -> Result<Tensor> {
+    fn one_pass_in<T: Float>(&self, all: &Tensor, cache: Option<&mut KeyValues>) -> Result<Tensor> {
         let (batch, seq, _) = all.dims3()?;
         let shape = (batch, seq, self.num_attention_heads * self.head_dim);
         let heads = batch * self.num_key_value_heads;
@@ -196,7 +196,7 @@ impl Attention {
         let attended = with_slice(all, |all| {
             with_slice(&cos, |cos| {
                 with_slice(&sin, |sin| {
-                    let fused = Fused {
+                    let attention = OnePass {
                         heads: self.num_attention_heads,
                         kv_heads: self.num_key_value_heads,
                         head_dim: self.head_dim,
@@ -206,7 +206,7 @@ impl Attention {
                         sliding_window: self.sliding_window,
                         causal: self.causal,
                     };
-                    threads::operation(|| fused.attend::<T>(all, seq, kept))
+                    threads::operation(|| attention.attend::<T>(all, seq, kept))
                 })
             })
         })???;
@@ -283,7 +283,7 @@ impl Attention {
 
     /// Whether it is computed in one pass, which has no gradient and rounds as norms do that round
     /// once.
-    fn is_fused(&self, x: &Tensor) -> Result<bool> {
+    fn is_one_pass(&self, x: &Tensor) -> Result<bool> {
         let rounds_once = match &self.qk_norm {
             Some((q, k)) => q.rounds_once() && k.rounds_once(),
             None => true,

@@ -26,7 +26,7 @@ impl Interrupt {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// The same, as runs take it.
+    /// What runs ask after each window: whether to go on.
     pub fn flow(&self) -> ControlFlow<()> {
         if self.asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }

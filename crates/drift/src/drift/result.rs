@@ -11,10 +11,10 @@ use super::sums::WindowSums;
 use super::verdict::Verdict;
 use super::{gradient::GradientDrift, rank::Ranked};
 use crate::input::InputKind;
+use crate::{Error, InvalidReport, Result};
 use candle_core::Device;
 use gemma_mlp::Activation;
 use gemma_mlp::checkpoint::{Checkpoint, Family, Resolved};
-use gemma_mlp::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 /// The version of the layout that docs/drift.schema.json describes.
@@ -333,15 +333,13 @@ impl Drift {
         struct Version {
             schema: u32,
         }
-        let failed = |e| Error::Input(format!("{name}: not a report of a drift run: {e}"));
-        let Version { schema } = serde_json::from_str(json).map_err(failed)?;
+        let refused = |reason| Error::Report { name: name.into(), reason };
+        let malformed = |e: serde_json::Error| refused(InvalidReport::Malformed(e.to_string()));
+        let Version { schema } = serde_json::from_str(json).map_err(malformed)?;
         if schema != SCHEMA {
-            return Err(Error::Input(format!(
-                "{name}: its layout is version {schema}, this program reads version {SCHEMA}; \
-                 run drift again"
-            )));
+            return Err(refused(InvalidReport::Layout { schema, reads: SCHEMA }));
         }
-        serde_json::from_str(json).map_err(failed)
+        serde_json::from_str(json).map_err(malformed)
     }
 }
 
@@ -354,18 +352,16 @@ pub fn merge(reports: &[(String, String)]) -> Result<Drift> {
     let mut merged: Option<(Drift, Part)> = None;
     for (name, json) in reports {
         let mut report = Drift::from_json(name, json)?;
+        let refused = |reason| Err(Error::Report { name: name.clone(), reason });
         let Some(part) = report.part.take() else {
-            return Err(Error::Input(format!(
-                "{name}: not a part of a drift run, as --shard writes it"
-            )));
+            return refused(InvalidReport::NotAPart);
         };
         let Some((first, sums)) = &mut merged else {
             merged = Some((report, part));
             continue;
         };
         if first.header != report.header || sums.shard.of != part.shard.of {
-            let first = &reports[0].0;
-            return Err(Error::Input(format!("{name} belongs to another run than {first}")));
+            return refused(InvalidReport::OtherRun { first: reports[0].0.clone() });
         }
         let least = |part: &Part| part.windows.iter().map(|window| window.index).min();
         if least(&part) < least(sums) {
@@ -374,14 +370,13 @@ pub fn merge(reports: &[(String, String)]) -> Result<Drift> {
         }
         for window in part.windows {
             if sums.windows.iter().any(|other| other.index == window.index) {
-                let index = window.index;
-                return Err(Error::Input(format!("{name}: window {index} is there twice")));
+                return refused(InvalidReport::Repeated { window: window.index });
             }
             sums.windows.push(window);
         }
     }
     let Some((Drift { header, origin, .. }, part)) = merged else {
-        return Err(Error::Input("there are no reports to merge".into()));
+        return Err(Error::NoReports);
     };
     Ok(Drift::new(header, origin, part.shard, part.windows))
 }

@@ -22,7 +22,7 @@ const ROWS: usize = 96;
 type Block = [f32; TILE];
 
 /// What attention does to what the projections return.
-pub(super) struct Fused<'a> {
+pub(super) struct OnePass<'a> {
     pub heads: usize,
     pub kv_heads: usize,
     pub head_dim: usize,
@@ -35,7 +35,7 @@ pub(super) struct Fused<'a> {
     pub causal: bool,
 }
 
-impl Fused<'_> {
+impl OnePass<'_> {
     /// Queries, keys and values of some texts, `[batch, seq, (heads + 2 kv_heads) · head_dim]`, to
     /// what attention makes of them and of what was kept, `[batch, seq, heads · head_dim]`. Keys
     /// and values are kept.
@@ -96,7 +96,7 @@ impl Fused<'_> {
 
 /// Some queries of one text, with the heads that share a key head.
 struct Tile<'a> {
-    attention: &'a Fused<'a>,
+    attention: &'a OnePass<'a>,
     kept: &'a Panels,
     text: usize,
     kv_head: usize,
@@ -126,7 +126,7 @@ impl Tile<'_> {
     /// of a head of a query.
     fn attend<'x, T: Float>(&self, query: impl Fn(usize, usize) -> &'x [T], out: &mut [T]) {
         kept!(QUERIES, WEIGHTS, SUMS);
-        let Fused { heads, head_dim, sliding_window, causal, .. } = *self.attention;
+        let OnePass { heads, head_dim, sliding_window, causal, .. } = *self.attention;
         let visible = Visible {
             queries: self.start + self.queries.start..self.start + self.queries.end,
             keys: 0..self.kept.len(),
@@ -159,7 +159,7 @@ impl Tile<'_> {
 
     /// The queries, normed and rotated: `[blocks of head_dim, rows]`.
     fn queries<'x, T: Float>(&self, query: impl Fn(usize, usize) -> &'x [T], blocks: &mut [Block]) {
-        let Fused { head_dim, norms, .. } = self.attention;
+        let OnePass { head_dim, norms, .. } = self.attention;
         let norm = norms.as_ref().map(|(norm, _)| norm);
         let mut numbers = vec![0.0; *head_dim];
         for row in 0..self.rows() {
