@@ -1,9 +1,9 @@
 //! The types of numbers: f32, f64, bf16 and f16, and how one becomes another.
 
-use crate::kernels::activation::Pointwise;
 use crate::kernels::exp::vectorized;
 use candle_core::WithDType;
 use half::{bf16, f16, slice::HalfFloatSliceExt};
+use pulp::bytemuck::Pod;
 
 /// A floating-point type that is computed with: `f32`, `f64`, `bf16` or `f16`.
 ///
@@ -12,7 +12,7 @@ use half::{bf16, f16, slice::HalfFloatSliceExt};
 /// the same on every processor.
 ///
 /// No other type can implement it.
-pub trait Float: WithDType + sealed::Sealed {
+pub trait Float: WithDType + Pod + sealed::Sealed {
     /// What activations are computed in before rounding: f64 for half-precision types, otherwise the
     /// type itself.
     type Wide: Float;
@@ -41,16 +41,6 @@ pub trait Float: WithDType + sealed::Sealed {
             bf16::from_f32s(wide, to);
         }
     }
-
-    /// Writes the function of every x, rounded to nearest.
-    #[doc(hidden)]
-    fn evaluate(function: &Pointwise, x: &[Self], y: &mut [Self]);
-    /// Writes the function of every x as it is to be computed with.
-    #[doc(hidden)]
-    fn evaluate_wide(function: &Pointwise, x: &[Self], y: &mut [Self::Wide]);
-    /// Writes the function of every x times its counterpart, rounded once.
-    #[doc(hidden)]
-    fn gated(function: &Pointwise, x: &[Self], by: &[Self], y: &mut [Self]);
 }
 
 mod sealed {
@@ -72,19 +62,6 @@ macro_rules! as_it_is {
 
         fn narrow(from: &[$t], to: &mut [$t]) {
             to.copy_from_slice(from);
-        }
-
-        fn evaluate(function: &Pointwise, x: &[$t], y: &mut [$t]) {
-            (function.$t)(x, y);
-        }
-
-        fn evaluate_wide(function: &Pointwise, x: &[$t], y: &mut [$t]) {
-            (function.$t)(x, y);
-        }
-
-        fn gated(function: &Pointwise, x: &[$t], by: &[$t], y: &mut [$t]) {
-            (function.$t)(x, y);
-            multiply(y, by);
         }
     };
 }
@@ -120,9 +97,8 @@ impl Float for f64 {
     }
 }
 
-/// What is computed in f64, at no cost: a half-precision type has so few numbers that its functions
-/// are tables.
-macro_rules! looked_up {
+/// What is computed in f64.
+macro_rules! in_f64 {
     ($t:ident) => {
         type Wide = f64;
 
@@ -134,33 +110,11 @@ macro_rules! looked_up {
                 Self::from_f32s(single, to);
             }
         }
-
-        fn evaluate(function: &Pointwise, x: &[$t], y: &mut [$t]) {
-            let table = &function.$t.of(function, $t::from_bits).rounded;
-            look_up(table, x, y, |x| x.to_bits());
-        }
-
-        fn evaluate_wide(function: &Pointwise, x: &[$t], y: &mut [f64]) {
-            let table = &function.$t.of(function, $t::from_bits).wide;
-            look_up(table, x, y, |x| x.to_bits());
-        }
-
-        fn gated(function: &Pointwise, x: &[$t], by: &[$t], y: &mut [$t]) {
-            let [mut product, mut factor] = [[0f64; SMALL_BUFFER]; 2];
-            let pieces = x.chunks(SMALL_BUFFER).zip(by.chunks(SMALL_BUFFER));
-            for ((x, by), y) in pieces.zip(y.chunks_mut(SMALL_BUFFER)) {
-                let (product, factor) = (&mut product[..x.len()], &mut factor[..x.len()]);
-                Self::evaluate_wide(function, x, product);
-                Self::widen(by, factor);
-                multiply(product, factor);
-                Self::narrow(product, y);
-            }
-        }
     };
 }
 
 impl Float for bf16 {
-    looked_up!(bf16);
+    in_f64!(bf16);
 
     fn widen(from: &[bf16], to: &mut [f64]) {
         map(from, to, widen_bf16);
@@ -185,7 +139,7 @@ impl Float for bf16 {
 }
 
 impl Float for f16 {
-    looked_up!(f16);
+    in_f64!(f16);
 
     fn widen(from: &[f16], to: &mut [f64]) {
         for (from, to) in from.chunks(BUFFER).zip(to.chunks_mut(BUFFER)) {
@@ -210,11 +164,16 @@ impl Float for f16 {
 pub const BUFFER: usize = 1024;
 
 /// Of half-precision types fewer, since what they are widened into is zeroed first, at every call.
-const SMALL_BUFFER: usize = 256;
+pub const SMALL_BUFFER: usize = 256;
 
 /// A buffer of zeros.
 pub fn buffer<T: Float>() -> [T; BUFFER] {
     [T::zero(); BUFFER]
+}
+
+/// A small buffer of zeros.
+pub fn small_buffer<T: Float>() -> [T; SMALL_BUFFER] {
+    [T::zero(); SMALL_BUFFER]
 }
 
 /// `f` of every number, with the widest vectors there are; `f` itself must be inlined.
@@ -240,14 +199,6 @@ pub fn multiply<T: Float>(products: &mut [T], by: &[T]) {
         #[inline(always)]
         || products.iter_mut().zip(by).for_each(|(product, &by)| *product *= by),
     );
-}
-
-/// Writes every x's entry.
-fn look_up<T: Copy, Y: Copy>(table: &[Y], x: &[T], y: &mut [Y], bits: impl Fn(T) -> u16) {
-    assert_eq!(x.len(), y.len(), "slices of one length");
-    for (y, &x) in y.iter_mut().zip(x) {
-        *y = table[usize::from(bits(x))];
-    }
 }
 
 /// Exact, and made for vectors, which `half`'s is not.

@@ -145,7 +145,7 @@ impl Op<'_> {
             let (gate, up, product) = (&mut gate[..len], &mut up[..len], &mut product[..len]);
             self.split(sums, columns.start, width, gate, up);
             for (at, activation) in self.block.activations.iter().enumerate() {
-                T::gated(activation.value(), gate, up, product);
+                activation.value().gated::<T>(gate, up, product);
                 for (row, product) in product.chunks_exact(width).enumerate() {
                     let out = out.row(at * count + i * at_once + row);
                     B::convert(&product[..columns.len()], &mut out[..columns.len()]);

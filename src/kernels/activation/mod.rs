@@ -7,20 +7,19 @@
 //!
 //! A new activation is a file here, a variant, and a line in the list.
 
-mod formula;
+mod definition;
 mod pointwise;
 mod quick_gelu;
 mod relu;
 mod silu;
 
-pub use formula::{Formula, weighted};
 pub use pointwise::Pointwise;
 
 use crate::error::UnknownActivation;
-use crate::kernels::gelu::{Exact, Gelu, Tanh, Truth, plain};
+use crate::kernels::gelu::{Exact, Gelu, Tanh, Truth, from_file, plain};
 use crate::kernels::number::Float;
 use candle_core::{Result as CandleResult, Tensor};
-use formula::Definition;
+use definition::Definition;
 use quick_gelu::QuickGelu;
 use relu::Relu;
 use silu::Silu;
@@ -137,7 +136,7 @@ impl Activation {
     /// # Panics
     /// If the slices differ in length.
     pub fn values<T: Float>(self, x: &[T], y: &mut [T]) {
-        T::evaluate(self.value(), x, y);
+        self.value().evaluate(x, y);
     }
 
     /// Writes the derivative at every `x` to `dy`; as exact as the values, but near its own zero,
@@ -146,7 +145,7 @@ impl Activation {
     /// # Panics
     /// If the slices differ in length.
     pub fn derivatives<T: Float>(self, x: &[T], dy: &mut [T]) {
-        T::evaluate(self.derivative(), x, dy);
+        self.derivative().evaluate(x, dy);
     }
 
     /// It, as loops over slices.
@@ -159,7 +158,7 @@ impl Activation {
         &self.definition().derivative
     }
 
-    /// It, of f32 or f64 on any device, out of candle's operations: [`Formula::composed`].
+    /// It, of f32 or f64 on any device, out of candle's operations: `Formula::composed`.
     pub(crate) fn composed(self, x: &Tensor) -> CandleResult<Tensor> {
         (self.definition().composed)(x)
     }
@@ -238,24 +237,6 @@ impl<'de> serde::Deserialize<'de> for Activation {
         let name = String::deserialize(deserializer)?;
         from_file(&name, Self::names()).map_err(serde::de::Error::custom)
     }
-}
-
-/// What a file means by a name. Its spelling is the file's own: nothing else is understood.
-pub fn from_file<T>(
-    name: &str,
-    names: impl Iterator<Item = (&'static str, T)> + Clone,
-) -> Result<T, String> {
-    if let Some((_, value)) = names.clone().find(|(accepted, _)| *accepted == name) {
-        return Ok(value);
-    }
-    Err(match Gelu::of_argument(name) {
-        Some(gelu) => format!(
-            "'{name}' is an argument of a function gelu, not an activation; write \"{}\" or \"{}\"",
-            gelu.huggingface_name(),
-            gelu.name()
-        ),
-        None => UnknownActivation::new(name, names.map(|(n, _)| n)).to_string(),
-    })
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! ReLU, `max(x, 0)`, with derivative 0 at 0 as in PyTorch and JAX.
 
-use super::formula::Formula;
-use crate::kernels::gelu::{DoubleDouble, Precision, Truth};
+use crate::kernels::gelu::{DoubleDouble, Formula, Precision, Truth};
 use candle_core::{Result, Tensor};
 
 pub struct Relu;

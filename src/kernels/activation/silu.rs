@@ -3,8 +3,7 @@
 //! Hendrycks & Gimpel 2016, <https://arxiv.org/abs/1606.08415>, section 2, where it is first named;
 //! Ramachandran, Zoph & Le 2017, <https://arxiv.org/abs/1710.05941>. PyTorch's `F.silu`.
 
-use super::formula::{Formula, weighted};
-use crate::kernels::gelu::{Precision, Truth, logistic, logistic_truth};
+use crate::kernels::gelu::{Formula, Precision, Truth, logistic, logistic_truth, weighted};
 use candle_core::{Result, Tensor};
 use candle_nn::ops::sigmoid;
 

@@ -51,7 +51,7 @@ fn run_in<T: Float>(op: Op, operands: &[Strided]) -> Result<CpuStorage> {
 fn times<T: Float>(function: &Pointwise, x: &Reader<T>, by: &Reader<T>) -> Vec<T> {
     produce(x.count(), |at, out| {
         let n = out.len();
-        x.read(at, n, |x| by.read(at, n, |by| T::gated(function, x, by, out)));
+        x.read(at, n, |x| by.read(at, n, |by| function.gated::<T>(x, by, out)));
     })
 }
 
@@ -62,8 +62,8 @@ fn geglu_pair<T: Float>(gate: &Reader<T>, up: &Reader<T>) -> Vec<T> {
         let n = of_exact.len();
         gate.read(at, n, |gate| {
             up.read(at, n, |up| {
-                T::gated(exact, gate, up, of_exact);
-                T::gated(tanh, gate, up, of_tanh);
+                exact.gated::<T>(gate, up, of_exact);
+                tanh.gated::<T>(gate, up, of_tanh);
             });
         });
     })
@@ -80,7 +80,7 @@ fn activated_and_product<T: Float>(
         let n = activated.len();
         let mut wide = buffer();
         let wide = &mut wide[..n];
-        gate.read(at, n, |gate| T::evaluate_wide(function, gate, wide));
+        gate.read(at, n, |gate| function.evaluate_wide::<T>(gate, wide));
         T::narrow(wide, activated);
         up.read(at, n, |up| multiply_widened::<T>(wide, up));
         T::narrow(wide, product);
@@ -100,8 +100,8 @@ fn geglu_backward<T: Float>(
         let (mut wide_dgate, mut wide_dup) = (buffer(), buffer());
         let (wide_dgate, wide_dup) = (&mut wide_dgate[..n], &mut wide_dup[..n]);
         gate.read(at, n, |gate| {
-            T::evaluate_wide(value, gate, wide_dup);
-            T::evaluate_wide(derivative, gate, wide_dgate);
+            value.evaluate_wide::<T>(gate, wide_dup);
+            derivative.evaluate_wide::<T>(gate, wide_dgate);
         });
         // Gradient times derivative first: the derivative is at most 1.13, so that only a
         // product whose true value overflows does, where grad·up might on the way to 0.

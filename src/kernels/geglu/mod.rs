@@ -8,6 +8,7 @@ mod composed;
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod custom_op;
 mod op;
 
 use crate::kernels::activation::Activation;
@@ -15,6 +16,8 @@ use crate::kernels::gelu::Gelu;
 use crate::kernels::operands::check_pair;
 use candle_core::{Device, Result, Tensor};
 use op::Op;
+
+pub use custom_op::{activate_gradient, geglu_gradients};
 
 /// `activation(gate) ⊙ up`, element by element: GEGLU where the activation is GELU
 /// (Shazeer 2020, <https://arxiv.org/abs/2002.05202>, equation 6).
@@ -86,22 +89,6 @@ pub fn activate(x: &Tensor, activation: impl Into<Activation>) -> Result<Tensor>
     } else {
         composed::activate(x, activation)
     }
-}
-
-/// The gradient of `x`, given that of `activation(x)`.
-pub fn activate_gradient(x: &Tensor, grad: &Tensor, activation: Activation) -> Result<Tensor> {
-    Op::ActivateBackward(activation).apply([x, grad])
-}
-
-/// The gradients of `gate` and `up`, given that of the product.
-pub fn geglu_gradients(
-    gate: &Tensor,
-    up: &Tensor,
-    grad: &Tensor,
-    activation: Activation,
-) -> Result<[Tensor; 2]> {
-    let both = Op::GegluBackward(activation).apply([gate, up, grad])?; // [2, ...]
-    Ok([both.get(0)?, both.get(1)?])
 }
 
 #[cfg(test)]

@@ -8,10 +8,9 @@
 //! of any width and without any.
 
 use super::coefficients::{TAIL, TAIL_CENTER, TAIL_LAST, TAIL_SCALE};
-use super::exact::Exact;
+use super::exact_f64;
 use super::lookup::{Lookup, Vectorized, dispatch};
 use super::precision::Single;
-use crate::kernels::activation::Formula;
 use pulp::{NullaryFnOnce, Simd};
 
 /// Numbers after which those beyond the table are looked for.
@@ -102,7 +101,7 @@ fn any_far(x: &[f32]) -> bool {
 #[inline(always)]
 fn in_f64(x: &[f32], y: &mut [f32]) {
     for (y, &x) in y.iter_mut().zip(x) {
-        let far = Exact::value::<Single>(f64::from(x)) as f32;
+        let far = exact_f64::value::<Single>(f64::from(x)) as f32;
         *y = if x < -TAIL_LAST { far } else { *y };
     }
 }

@@ -4,6 +4,8 @@ mod coefficients;
 mod double_double;
 mod exact;
 mod exact_f32;
+mod exact_f64;
+mod formula;
 pub(crate) mod logistic;
 mod lookup;
 pub mod measure;
@@ -14,13 +16,13 @@ mod truth;
 
 pub use double_double::DoubleDouble;
 pub(crate) use exact::Exact;
+pub(crate) use formula::{Formula, weighted};
 pub(crate) use precision::{Double, Precision, Single};
 pub(crate) use tanh::Tanh;
 pub(crate) use truth::logistic_truth;
 pub use truth::{Truth, truth};
 
 use crate::error::UnknownActivation;
-use crate::kernels::activation::from_file;
 use std::{fmt, str::FromStr};
 
 /// The switch: which of its two functions "GELU" means.
@@ -161,6 +163,24 @@ pub(crate) fn plain(name: &str) -> String {
         .filter(|c| !c.is_whitespace() && !matches!(c, '"' | '\''))
         .flat_map(char::to_lowercase)
         .collect()
+}
+
+/// What a file means by a name. Its spelling is the file's own: nothing else is understood.
+pub(crate) fn from_file<T>(
+    name: &str,
+    names: impl Iterator<Item = (&'static str, T)> + Clone,
+) -> Result<T, String> {
+    if let Some((_, value)) = names.clone().find(|(accepted, _)| *accepted == name) {
+        return Ok(value);
+    }
+    Err(match Gelu::of_argument(name) {
+        Some(gelu) => format!(
+            "'{name}' is an argument of a function gelu, not an activation; write \"{}\" or \"{}\"",
+            gelu.huggingface_name(),
+            gelu.name()
+        ),
+        None => UnknownActivation::new(name, names.map(|(n, _)| n)).to_string(),
+    })
 }
 
 #[cfg(test)]

@@ -5,9 +5,9 @@
 //! Since `(1 + tanh u)/2 = σ(2u)`, it is evaluated as `x·σ(2u)`: the same function, but without
 //! the cancellation of `1 + tanh u` on the left.
 
+use super::formula::{Formula, weighted};
 use super::precision::{Precision, two_sum};
 use super::{Gelu, Truth, logistic, truth};
-use crate::kernels::activation::{Formula, weighted};
 use candle_core::{Result, Tensor};
 use candle_nn::ops::sigmoid;
 use std::f64::consts::FRAC_2_PI;

@@ -1,8 +1,8 @@
 //! What an activation is: its names, its formula and its derivative's, the same out of candle's
 //! operations, and the truth that it is measured by. Each activation has a file with all of it.
 
-use super::pointwise::Pointwise;
-use crate::kernels::gelu::{Precision, Single, Truth};
+use super::precision::{Precision, Single};
+use super::truth::Truth;
 use crate::kernels::number::map;
 use candle_core::{Result, Tensor};
 
@@ -39,33 +39,6 @@ pub trait Formula {
 
     /// Value and derivative of a finite number, sharing nothing with the above.
     fn truth(x: f64) -> Truth<1>;
-}
-
-/// A [`Formula`] as values.
-pub struct Definition {
-    pub names: &'static [&'static str],
-    pub title: &'static str,
-    pub candle_nn: &'static [candle_nn::Activation],
-    pub value: Pointwise,
-    pub derivative: Pointwise,
-    pub composed: fn(&Tensor) -> Result<Tensor>,
-    pub candle: fn(&Tensor) -> Result<Tensor>,
-    pub truth: fn(f64) -> Truth<1>,
-}
-
-impl Definition {
-    pub const fn of<F: Formula>() -> Self {
-        Self {
-            names: F::NAMES,
-            title: F::TITLE,
-            candle_nn: F::CANDLE_NN,
-            value: Pointwise::value::<F>(),
-            derivative: Pointwise::derivative::<F>(),
-            composed: F::composed,
-            candle: F::candle,
-            truth: F::truth,
-        }
-    }
 }
 
 /// Beyond ±800 every activation equals its limit, in f64 too.
