@@ -9,4 +9,5 @@ pub use crate::kernels::memory::on_large_pages;
 pub use crate::kernels::number::{nearest_bf16, widen_bf16};
 pub use crate::kernels::operands::{slice, with_slice};
 pub use crate::kernels::threads;
-pub use crate::model::{load_norm, wide_dtype};
+pub use crate::model::load::load_norm;
+pub use crate::model::norm::wide_dtype;

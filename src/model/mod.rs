@@ -6,8 +6,8 @@ mod gemma;
 mod head;
 mod identity;
 mod layer;
-mod load;
-mod norm;
+pub(crate) mod load;
+pub(crate) mod norm;
 mod observer;
 mod rope;
 mod variation;
@@ -18,10 +18,6 @@ pub use gemma::{Cache, Gemma};
 pub use head::Head;
 pub use layer::Layer;
 pub use load::load_mlp;
-#[doc(hidden)]
-pub use load::load_norm;
-#[doc(hidden)]
-pub use norm::wide_dtype;
 pub use norm::{NormRounding, RmsNorm};
 pub use observer::{Block, Observer};
 pub use rope::{RopeRounding, RotaryEmbedding};

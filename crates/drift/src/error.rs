@@ -1,7 +1,6 @@
 //! What can be wrong with what is measured, as types. Every message is one line that names the
 //! culprit.
 
-use crate::drift::InvalidSide;
 use candle_core::{DType, Shape};
 
 /// A [`std::result::Result`] with this crate's [`Error`].
@@ -88,9 +87,6 @@ pub enum Error {
     /// A dtype that is no floating-point type.
     #[error("{} has no GELU", .0.as_str())]
     NoGelu(DType),
-    /// A side that is misspelt.
-    #[error(transparent)]
-    InvalidSide(#[from] InvalidSide),
     /// A saved report that cannot be used.
     #[error("{name}: {reason}")]
     Report {

@@ -1,8 +1,8 @@
 //! A drift run as comma-separated values.
 
-use super::Run;
 use super::csv::Csv;
 use super::page::shown;
+use super::run::Run;
 use anyhow::Result;
 use gemma_mlp_drift::drift::{Drift, LogitMetrics, Metrics};
 

@@ -1,10 +1,10 @@
 //! Several runs in one table.
 
-use super::Run;
 use super::align::align;
 use super::drift::pair;
 use super::figures::value;
 use super::number::{grouped, short};
+use super::run::Run;
 use super::verdict::{NAT, NOISE_FLOOR, Words, size_words};
 use gemma_mlp_drift::drift::{Drift, FigureKind, LayerDrift, LogitMetrics};
 

@@ -2,7 +2,7 @@
 //! to it.
 
 use super::{Curve, Range};
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor, Var};
 use gemma_mlp::Activation;
 use gemma_mlp::gelu::measure::{Function, Measured};

@@ -10,7 +10,7 @@ use errors::relative_errors;
 pub use range::{InvalidRange, Range};
 pub use verify::{Distance, Verification, VerifiedFunction, verify};
 
-use crate::Result;
+use crate::error::Result;
 use candle_core::DType;
 use gemma_mlp::Activation;
 use gemma_mlp::gelu::measure::Function;

@@ -1,7 +1,7 @@
 //! Our functions against candle's own and against the truth.
 
 use super::Range;
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor, Var, WithDType};
 use gemma_mlp::Activation;
 use gemma_mlp::Float;

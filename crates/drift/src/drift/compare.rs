@@ -5,7 +5,7 @@ use super::layers::PointSums;
 use super::metrics::{Accumulator, Metrics};
 use super::side::Sides;
 use super::verdict::Size;
-use crate::Result;
+use crate::error::Result;
 use candle_core::{DType, Module, Tensor, Var};
 use gemma_mlp::mlp::GemmaMlp;
 

@@ -1,7 +1,7 @@
 //! Where the gates lie: a histogram of `gate(x)`, the activation's input.
 
 use super::values::with_values;
-use crate::Result;
+use crate::error::Result;
 use candle_core::Tensor;
 use gemma_mlp::internal::threads;
 use gemma_mlp::internal::vectorized;

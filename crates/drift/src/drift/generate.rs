@@ -3,8 +3,8 @@
 use super::lockstep::{Caches, Lockstep};
 use super::result::CheckpointSummary;
 use super::side::Sides;
+use crate::error::{Error, Result};
 use crate::input::TokenIds;
-use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use gemma_mlp::Checkpoint;
 use serde::Serialize;

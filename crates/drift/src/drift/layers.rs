@@ -3,7 +3,7 @@
 use super::gates::GateHistogram;
 use super::lockstep::{LaneStep, Lockstep};
 use super::metrics::{Accumulator, Metrics, nan_from_null};
-use crate::Result;
+use crate::error::Result;
 use crate::input::InputKind;
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};

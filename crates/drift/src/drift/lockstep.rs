@@ -1,7 +1,7 @@
 //! Several sides of one model, layer by layer in one pass over the text.
 
 use super::side::Side;
-use crate::Result;
+use crate::error::Result;
 use candle_core::{DType, Device, Tensor};
 use gemma_mlp::Checkpoint;
 use gemma_mlp::internal::{should_pack, threads::awake};

@@ -2,8 +2,8 @@
 
 use super::side::Sides;
 use super::window::{Window, Windowing};
+use crate::error::{Error, Result};
 use crate::input::TokenIds;
-use crate::{Error, Result};
 use gemma_mlp::Checkpoint;
 use serde::{Deserialize, Serialize};
 

@@ -1,6 +1,6 @@
 //! One way of computing the model.
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 use candle_core::DType;
 use gemma_mlp::{Activation, Rounding};
 use serde::{Deserialize, Serialize};

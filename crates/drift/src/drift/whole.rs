@@ -7,7 +7,7 @@ use super::logits::LogitSums;
 use super::options::DriftOptions;
 use super::side::distinct;
 use super::window::Window;
-use crate::Result;
+use crate::error::Result;
 use crate::input::TokenIds;
 use candle_core::{Device, Tensor};
 use gemma_mlp::Checkpoint;

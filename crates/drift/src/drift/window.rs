@@ -1,6 +1,6 @@
 //! Texts of any length, in windows that a model reads at once.
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 use std::ops::Range;
 
 /// What a model reads at once, and which of its positions count.

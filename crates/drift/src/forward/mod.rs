@@ -7,7 +7,7 @@ mod top;
 pub use summary::{BlockSummary, ForwardSummary, Stats};
 pub use top::TopToken;
 
-use crate::Result;
+use crate::error::Result;
 use crate::input::TokenIds;
 use candle_core::{DType, Device, Tensor};
 use gemma_mlp::{Activation, Checkpoint, Error, Gemma};

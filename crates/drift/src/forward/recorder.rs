@@ -2,7 +2,7 @@
 
 use super::ForwardOptions;
 use super::summary::{BlockSummary, Stats};
-use crate::Result;
+use crate::error::Result;
 use crate::input::{InputKind, TokenIds, gaussian_input};
 use candle_core::{Device, Tensor};
 use gemma_mlp::checkpoint::{Checkpoint, Resolved};

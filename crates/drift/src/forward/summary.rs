@@ -1,7 +1,7 @@
 //! Figures of forward passes, as data.
 
 use super::top::TopToken;
-use crate::Result;
+use crate::error::Result;
 use crate::input::InputKind;
 use candle_core::{DType, Tensor};
 use gemma_mlp::Activation;

@@ -1,6 +1,6 @@
 //! The likeliest next tokens.
 
-use crate::Result;
+use crate::error::Result;
 use candle_core::{DType, Tensor};
 use gemma_mlp::Checkpoint;
 use serde::Serialize;

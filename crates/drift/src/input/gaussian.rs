@@ -1,7 +1,7 @@
 //! Noise as a block's input, where the model around it does not run.
 
 use super::ids::TokenIds;
-use crate::Result;
+use crate::error::Result;
 use candle_core::{Device, Module, Tensor};
 use gemma_mlp::Checkpoint;
 use gemma_mlp::checkpoint::BlockSpec;

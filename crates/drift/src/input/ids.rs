@@ -1,6 +1,6 @@
 //! Token ids, which a model reads.
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 use candle_core::{Device, Tensor};
 
 /// Token ids of one text or of a batch of equally long ones.

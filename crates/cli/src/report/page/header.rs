@@ -1,8 +1,8 @@
 //! What stands above and below the sections of a page.
 
 use super::html::{badge, figures};
-use crate::report::Run;
 use crate::report::number::{grouped, pretty};
+use crate::report::run::Run;
 use crate::report::verdict::{NAT, NOISE_FLOOR, Words};
 use gemma_mlp_drift::drift::Drift;
 use maud::{Markup, html};

@@ -8,8 +8,8 @@ mod view;
 
 pub(super) use plot::shown;
 
-use super::Run;
 use super::chart::figure;
+use super::run::Run;
 use view::{Content, View};
 
 /// The page of one run, or of several side by side. It loads nothing from the network; whatever text

@@ -1,7 +1,7 @@
 //! A plot: a chart, and the table of what it shows.
 
-use crate::report::Run;
 use crate::report::chart::{Chart, Colour};
+use crate::report::run::Run;
 use gemma_mlp_drift::drift::Token;
 
 /// A chart, and the numbers in it: a row for each place that the reader can stop at.

@@ -1,6 +1,6 @@
 //! Sides that go through a head together.
 
-use crate::Result;
+use crate::error::Result;
 use candle_core::Tensor;
 use gemma_mlp::model::Head;
 

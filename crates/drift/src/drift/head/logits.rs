@@ -5,7 +5,7 @@ use super::batch::Lane;
 use super::position::{Position, sums};
 use super::tensors::positions_of_logits;
 use crate::drift::logits::{LogitMetrics, LogitSums};
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 use candle_core::Tensor;
 
 impl LogitMetrics {

@@ -1,8 +1,8 @@
 //! The loss behind a head, and its gradient.
 
 use super::softmax::{Softmax, largest_of, place};
-use crate::Result;
 use crate::drift::values::with_values;
+use crate::error::Result;
 use candle_core::{Device, Tensor};
 use gemma_mlp::internal::{exp, threads, vectorized, wide_dtype};
 use gemma_mlp::model::Head;

@@ -12,7 +12,7 @@ mod tensors;
 pub(super) use loss::loss;
 
 use super::logits::LogitSums;
-use crate::Result;
+use crate::error::Result;
 use batch::Batch;
 use candle_core::Tensor;
 use gemma_mlp::model::Head;

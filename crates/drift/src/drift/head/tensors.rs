@@ -2,8 +2,8 @@
 
 use super::batch::{Batch, Lane};
 use super::position::{Buffers, Position};
-use crate::Result;
 use crate::drift::values::{Values, with_values};
+use crate::error::Result;
 use candle_core::Tensor;
 use gemma_mlp::internal::threads;
 use gemma_mlp::internal::vectorized;

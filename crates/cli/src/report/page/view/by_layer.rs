@@ -1,9 +1,9 @@
 //! A figure of every layer, of the drift and of the floor.
 
-use crate::report::Run;
 use crate::report::chart::{Axis, Chart, Mark, Series};
 use crate::report::number::precise;
 use crate::report::page::plot::{Plot, colours, named};
+use crate::report::run::Run;
 use gemma_mlp_drift::drift::Drift;
 
 /// Which layer, the drift's figure, and the floor's.

@@ -1,10 +1,10 @@
 //! What was compared, on what.
 
 use super::{Content, Section, single};
-use crate::report::Run;
 use crate::report::drift::pair;
 use crate::report::number::grouped;
 use crate::report::page::html::facts;
+use crate::report::run::Run;
 use crate::report::verdict::NOISE_FLOOR;
 use gemma_mlp_drift::drift::{Drift, EXCERPT};
 

@@ -1,10 +1,10 @@
 //! How KL divergence is distributed over positions, of the drift and of the floor.
 
 use super::{Content, Section};
-use crate::report::Run;
 use crate::report::chart::{Axis, Chart, Colour, Mark, Series};
 use crate::report::number::{precise, short};
 use crate::report::page::plot::{Plot, named, strings};
+use crate::report::run::Run;
 use gemma_mlp_drift::drift::LogitMetrics;
 
 pub(super) fn section(runs: &[Run]) -> Option<Section> {

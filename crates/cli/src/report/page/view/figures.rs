@@ -1,10 +1,10 @@
 //! Every figure of the logits, with what it means.
 
 use super::{Content, Section, single};
-use crate::report::Run;
 use crate::report::figures::rows;
 use crate::report::page::html::{scrolled, table};
 use crate::report::page::plot::strings;
+use crate::report::run::Run;
 use maud::html;
 
 pub(super) fn section(runs: &[Run]) -> Option<Section> {

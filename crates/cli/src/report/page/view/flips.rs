@@ -1,10 +1,10 @@
 //! Where the likeliest token changes.
 
 use super::{Content, Section, single};
-use crate::report::Run;
 use crate::report::chart::{Axis, Chart, Colour, Mark, Series};
 use crate::report::number::{grouped, precise};
 use crate::report::page::plot::{Plot, shown, strings};
+use crate::report::run::Run;
 use gemma_mlp_drift::drift::{Drift, Token, TokenDrift};
 use maud::html;
 

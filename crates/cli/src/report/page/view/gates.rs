@@ -1,10 +1,10 @@
 //! The gates of all layers over the difference of the two activations.
 
 use super::{Content, Section, single};
-use crate::report::Run;
 use crate::report::chart::{Axis, Chart, Colour, Mark, Series};
 use crate::report::number::{grouped, precise};
 use crate::report::page::plot::{Plot, strings};
+use crate::report::run::Run;
 use gemma_mlp_drift::drift::{Drift, Sides};
 
 pub(super) fn section(runs: &[Run]) -> Option<Section> {

@@ -1,10 +1,10 @@
 //! The gradients of the loss.
 
 use super::{Content, Section, single};
-use crate::report::Run;
 use crate::report::chart::{Axis, Chart, Colour, Mark, Series};
 use crate::report::number::precise;
 use crate::report::page::plot::Plot;
+use crate::report::run::Run;
 use crate::report::verdict::NOISE_FLOOR;
 use gemma_mlp_drift::drift::{BlockGradients, Drift};
 

@@ -1,7 +1,7 @@
 //! Every block on one input.
 
 use super::{Content, Section, by_layer};
-use crate::report::Run;
+use crate::report::run::Run;
 use gemma_mlp_drift::drift::{Drift, LayerDrift};
 use gemma_mlp_drift::input::InputKind;
 

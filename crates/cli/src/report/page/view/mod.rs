@@ -17,7 +17,7 @@ mod verdicts;
 mod worst;
 
 use super::plot::Plot;
-use crate::report::Run;
+use crate::report::run::Run;
 use gemma_mlp_drift::drift::Drift;
 use maud::Markup;
 

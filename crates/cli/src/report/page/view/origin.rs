@@ -1,8 +1,8 @@
 //! By what a run was measured.
 
 use super::{Content, Section, single};
-use crate::report::Run;
 use crate::report::page::html::facts;
+use crate::report::run::Run;
 use maud::html;
 
 pub(super) fn section(runs: &[Run]) -> Option<Section> {

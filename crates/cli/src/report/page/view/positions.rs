@@ -1,10 +1,10 @@
 //! KL divergence along the text.
 
 use super::{Content, Section, single};
-use crate::report::Run;
 use crate::report::chart::{Axis, Chart, Colour, Mark, Series};
 use crate::report::number::{grouped, precise};
 use crate::report::page::plot::{Plot, strings};
+use crate::report::run::Run;
 use gemma_mlp_drift::drift::Drift;
 
 pub(super) fn section(runs: &[Run]) -> Option<Section> {

@@ -1,10 +1,10 @@
 //! What other differences would do.
 
 use super::{Content, Section, single};
-use crate::report::Run;
 use crate::report::chart::{Axis, Chart, Colour, Mark, Series};
 use crate::report::number::precise;
 use crate::report::page::plot::{Plot, strings};
+use crate::report::run::Run;
 use gemma_mlp_drift::drift::{Drift, Ranked};
 
 pub(super) fn section(runs: &[Run]) -> Option<Section> {

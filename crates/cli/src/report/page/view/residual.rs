@@ -1,7 +1,7 @@
 //! What accumulates in the residual stream.
 
 use super::{Content, Section, by_layer};
-use crate::report::Run;
+use crate::report::run::Run;
 use gemma_mlp_drift::drift::{Drift, ResidualDrift};
 
 pub(super) fn section(runs: &[Run]) -> Option<Section> {

@@ -1,8 +1,8 @@
 //! The figures of several runs.
 
 use super::{Content, Section};
-use crate::report::Run;
 use crate::report::page::html::{scrolled, table};
+use crate::report::run::Run;
 use crate::report::side_by_side::rows;
 use maud::html;
 

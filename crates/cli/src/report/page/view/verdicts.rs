@@ -1,9 +1,9 @@
 //! The verdicts of several runs.
 
 use super::{Content, Section};
-use crate::report::Run;
 use crate::report::number::pretty;
 use crate::report::page::html::badge;
+use crate::report::run::Run;
 use crate::report::verdict::{NAT, NOISE_FLOOR, Words};
 use maud::html;
 

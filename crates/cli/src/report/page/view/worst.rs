@@ -1,9 +1,9 @@
 //! The positions where the sides differ most, in their context.
 
 use super::{Content, Section, single};
-use crate::report::Run;
 use crate::report::number::{grouped, pretty};
 use crate::report::page::plot::shown;
+use crate::report::run::Run;
 use gemma_mlp_drift::drift::TokenDrift;
 use maud::{Markup, html};
 
