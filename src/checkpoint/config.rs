@@ -7,6 +7,7 @@ use super::families::{Family, Model, NormNames};
 use super::json::parse_json;
 use super::limits::{MAX_LAYERS, MAX_VOCAB, MAX_WIDTH};
 use super::raw::RawConfig;
+use super::remark::{Remark, RemarkKind};
 use crate::error::{Error, Result, Unsupported};
 use crate::kernels::activation::Activation;
 use std::{fmt, path::Path};
@@ -24,6 +25,8 @@ pub struct Config {
     pub bos_token_id: u32,
     /// The ids that end a text.
     pub eos_token_ids: Vec<u32>,
+    /// What in it is not used, was guessed, or is odd.
+    pub remarks: Vec<Remark>,
 }
 
 /// One stack of like layers.
@@ -84,11 +87,12 @@ impl Config {
             let part = part.ok_or_else(|| malformed(path, format!("no \"{name}\"")))?;
             stack(family, model, name, part, path)
         });
-        let stacks = stacks.collect::<Result<_>>()?;
+        let stacks: Vec<_> = stacks.collect::<Result<_>>()?;
         let eos = text.eos_token_id.as_ref().or(raw.eos_token_id.as_ref());
         let eos_token_ids = eos.map_or(vec![EOS], |ids| ids.to_vec());
         let bos_token_id = text.bos_token_id.or(raw.bos_token_id).unwrap_or(BOS);
-        Ok(Self { family, model_type, stacks, bos_token_id, eos_token_ids })
+        let remarks = stacks.iter().filter_map(untrained_activation).collect();
+        Ok(Self { family, model_type, stacks, bos_token_id, eos_token_ids, remarks })
     }
 }
 
@@ -98,6 +102,16 @@ const BOS: u32 = 2;
 
 fn malformed(path: &Path, reason: impl fmt::Display) -> Error {
     Error::Json { path: path.into(), reason: reason.to_string() }
+}
+
+fn untrained_activation(stack: &Stack) -> Option<Remark> {
+    let Resolved { value, reason } = &stack.activation;
+    (*value != Activation::TANH).then(|| {
+        let text = format!(
+            "the config asks for {value}, but every Gemma was trained with tanh ({reason})"
+        );
+        Remark::warning(RemarkKind::Unusual, text)
+    })
 }
 
 fn tied_head(field: Option<bool>) -> Resolved<bool> {

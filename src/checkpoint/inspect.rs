@@ -5,6 +5,7 @@ use super::activation::Resolved;
 use super::blocks::BlockSpec;
 use super::config::Stack;
 use super::families::Family;
+use super::remark::{Remark, RemarkKind};
 use super::tensors::Tensors;
 use crate::error::Result;
 use crate::kernels::activation::Activation;
@@ -32,9 +33,8 @@ pub struct Inspection {
     pub bytes: u64,
     /// How many tensors there are of each dtype.
     pub dtypes: BTreeMap<String, usize>,
-    /// What a user should know: NaN or infinite weights, an activation the family was not trained
-    /// with.
-    pub warnings: Vec<String>,
+    /// What is not used, was guessed, or is odd.
+    pub remarks: Vec<Remark>,
 }
 
 /// One stack of an [`Inspection`].
@@ -76,20 +76,19 @@ pub fn inspect(checkpoint: &Checkpoint, mut progress: impl FnMut(usize)) -> Resu
     let tensors = checkpoint.tensors();
     let mut dtypes = BTreeMap::new();
     let mut parameters = 0;
-    let mut warnings =
-        checkpoint.config().stacks.iter().filter_map(training_warning).collect::<Vec<_>>();
+    let mut remarks = checkpoint.remarks().to_vec();
     for (done, (name, shape, dtype)) in tensors.entries().enumerate() {
         let elements = count(shape);
         parameters += elements;
         *dtypes.entry(format!("{dtype:?}")).or_default() += 1;
         // Tensors of other dtypes (a vision tower's integers) cannot be NaN.
         if tensors.dtype(name).is_ok() {
-            warnings.extend(nonfinite_warning(name, tensors.count_nonfinite(name)?));
+            remarks.extend(nonfinite(name, tensors.count_nonfinite(name)?));
         }
         progress(done + 1);
     }
     Ok(Inspection {
-        schema: 1,
+        schema: 2,
         source: checkpoint.source().to_string(),
         family: checkpoint.config().family,
         model_type: checkpoint.config().model_type.clone(),
@@ -103,7 +102,7 @@ pub fn inspect(checkpoint: &Checkpoint, mut progress: impl FnMut(usize)) -> Resu
             .sum(),
         bytes: tensors.size_in_bytes(),
         dtypes,
-        warnings,
+        remarks,
     })
 }
 impl BlockSpec {
@@ -111,12 +110,12 @@ impl BlockSpec {
     ///
     /// # Errors
     /// A file that was written to since it was opened.
-    pub fn nonfinite_warnings(&self, tensors: &Tensors) -> Result<Vec<String>> {
-        let mut warnings = vec![];
+    pub fn nonfinite(&self, tensors: &Tensors) -> Result<Vec<Remark>> {
+        let mut remarks = vec![];
         for (name, _) in self.tensors(tensors) {
-            warnings.extend(nonfinite_warning(&name, tensors.count_nonfinite(&name)?));
+            remarks.extend(nonfinite(&name, tensors.count_nonfinite(&name)?));
         }
-        Ok(warnings)
+        Ok(remarks)
     }
 }
 
@@ -124,14 +123,10 @@ fn count(shape: &[usize]) -> u64 {
     shape.iter().map(|&n| n as u64).product()
 }
 
-fn nonfinite_warning(name: &str, nonfinite: usize) -> Option<String> {
-    (nonfinite > 0).then(|| format!("{name} holds {nonfinite} values that are NaN or infinite"))
-}
-
-fn training_warning(stack: &Stack) -> Option<String> {
-    let Resolved { value, reason } = &stack.activation;
-    (*value != Activation::TANH).then(|| {
-        format!("the config asks for {value}, but every Gemma was trained with tanh ({reason})")
+fn nonfinite(name: &str, count: usize) -> Option<Remark> {
+    (count > 0).then(|| {
+        let text = format!("{name} holds {count} values that are NaN or infinite");
+        Remark::warning(RemarkKind::Weights, text)
     })
 }
 

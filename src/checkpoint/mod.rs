@@ -15,6 +15,7 @@ mod inspect;
 mod json;
 mod limits;
 mod raw;
+mod remark;
 mod shard;
 mod tensors;
 mod tokenizer;
@@ -27,6 +28,7 @@ pub use families::{Family, NormNames};
 #[cfg(feature = "hub")]
 pub use hub::Hub;
 pub use inspect::{Inspection, StackInspection, inspect};
+pub use remark::{Level, Remark, RemarkKind};
 pub use tensors::Tensors;
 
 use crate::error::{Error, Result};
@@ -54,6 +56,7 @@ pub struct Checkpoint {
     tensors: Tensors,
     blocks: Vec<BlockSpec>,
     tokenizer: Tokenizer,
+    remarks: Vec<Remark>,
 }
 
 /// Where a checkpoint comes from.
@@ -134,7 +137,8 @@ impl Checkpoint {
 
     fn new(source: Source, config: Config, tensors: Tensors, tokenizer: Tokenizer) -> Result<Self> {
         let blocks = blocks::find(&config, &tensors)?;
-        Ok(Self { source, config, tensors, blocks, tokenizer })
+        let remarks = config.remarks.clone();
+        Ok(Self { source, config, tensors, blocks, tokenizer, remarks })
     }
 
     /// Where it comes from.
@@ -145,6 +149,11 @@ impl Checkpoint {
     /// What its `config.json` says.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// What its config and its tensors' names say that is not used, was guessed, or is odd.
+    pub fn remarks(&self) -> &[Remark] {
+        &self.remarks
     }
 
     /// Its weights.

@@ -372,7 +372,7 @@ fn inspect_says_what_is_odd() {
     let inspection = inspect(dir.path());
     assert_eq!(inspection["stacks"][0]["activation"]["value"], "exact");
     assert!(
-        inspection["warnings"][0].as_str().unwrap().contains("trained with tanh"),
+        inspection["remarks"][0]["text"].as_str().unwrap().contains("trained with tanh"),
         "{inspection}"
     );
     assert_eq!(

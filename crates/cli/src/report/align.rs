@@ -2,7 +2,7 @@
 
 use comfy_table::{CellAlignment, Row, Table, presets};
 use gemma_mlp::Activation;
-use gemma_mlp::checkpoint::Resolved;
+use gemma_mlp::checkpoint::{Remark, Resolved};
 
 /// Columns of one width each, the first `left` of them flush left.
 pub(super) fn align<R: Into<Row>>(rows: impl IntoIterator<Item = R>, left: usize) -> String {
@@ -21,6 +21,6 @@ pub(super) fn activation_line(Resolved { value, reason }: &Resolved<Activation>)
     format!("activation: {value}: {reason}")
 }
 
-pub(super) fn warnings(warnings: &[String]) -> String {
-    warnings.iter().map(|warning| format!("warning: {warning}\n")).collect()
+pub(super) fn remarks(remarks: &[Remark]) -> String {
+    remarks.iter().map(|remark| format!("{remark}\n")).collect()
 }

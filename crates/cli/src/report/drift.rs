@@ -1,6 +1,6 @@
 //! A drift run as aligned text for a terminal.
 
-use super::align::{activation_line, align, warnings};
+use super::align::{activation_line, align, remarks};
 use super::figures;
 use super::number::{grouped, short};
 use super::paint::{Paint, Tone};
@@ -56,7 +56,7 @@ pub fn drift_table(drift: &Drift, paint: Paint) -> String {
         Size::FarAboveFloor | Size::NotFinite => Tone::Bad,
     };
     let _ = writeln!(text, "\n{}", paint.paint(tone, Words::new(drift, short).text()));
-    text += &warnings(&header.warnings);
+    text += &remarks(&header.remarks);
     text
 }
 

@@ -1,5 +1,6 @@
 //! Two continuations side by side.
 
+use super::align::remarks;
 use super::drift::pair;
 use super::number::short;
 use gemma_mlp_drift::drift::{Continuation, Generation};
@@ -37,5 +38,6 @@ pub fn generation_table(generation: &Generation) -> String {
             );
         }
     }
+    text += &remarks(&generation.remarks);
     text
 }

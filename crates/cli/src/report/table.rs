@@ -1,6 +1,6 @@
 //! Forward passes and inspections as aligned text for a terminal.
 
-use super::align::{activation_line, align, warnings};
+use super::align::{activation_line, align, remarks};
 use super::number::{grouped, short};
 use gemma_mlp::checkpoint::{Inspection, Resolved, StackInspection};
 use gemma_mlp_drift::forward::{BlockSummary, ForwardSummary, Stats, TopToken};
@@ -18,7 +18,7 @@ pub fn forward_table(forward: &ForwardSummary) -> String {
     text += "\n\n";
     text += &forward_rows(&forward.layers);
     text += &top_rows(&forward.top);
-    text += &warnings(&forward.warnings);
+    text += &remarks(&forward.remarks);
     text
 }
 
@@ -101,7 +101,7 @@ pub fn inspect_table(inspection: &Inspection) -> String {
     for stack in &inspection.stacks {
         rows.extend(stack_rows(stack));
     }
-    align(rows, 2) + &warnings(&inspection.warnings)
+    align(rows, 2) + &remarks(&inspection.remarks)
 }
 
 fn stack_rows(stack: &StackInspection) -> Vec<[String; 2]> {

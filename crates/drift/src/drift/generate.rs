@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::input::TokenIds;
 use candle_core::{DType, Device, Tensor};
 use gemma_mlp::Checkpoint;
+use gemma_mlp::checkpoint::Remark;
 use serde::Serialize;
 use std::ops::ControlFlow;
 
@@ -28,6 +29,8 @@ pub struct Generation {
     pub b: Continuation,
     /// Where they part; `None` if they never do.
     pub parting: Option<Parting>,
+    /// What is not used, was guessed, or is odd.
+    pub remarks: Vec<Remark>,
 }
 
 /// How a side continues the prompt.
@@ -104,13 +107,14 @@ pub fn generate(
     }
     let [a, b] = continuations;
     Ok(Generation {
-        schema: 1,
+        schema: 2,
         checkpoint: CheckpointSummary::new(checkpoint),
         sides,
         prompt: prompt.to_vec(),
         parting: parting(checkpoint, &a, &b),
         a,
         b,
+        remarks: checkpoint.remarks().to_vec(),
     })
 }
 

@@ -14,11 +14,11 @@ use crate::error::{Error, InvalidReport, Result};
 use crate::input::InputKind;
 use candle_core::Device;
 use gemma_mlp::Activation;
-use gemma_mlp::checkpoint::{Checkpoint, Family, Resolved};
+use gemma_mlp::checkpoint::{Checkpoint, Family, Remark, Resolved};
 use serde::{Deserialize, Serialize};
 
 /// The version of the layout that docs/drift.schema.json describes.
-pub const SCHEMA: u32 = 4;
+pub const SCHEMA: u32 = 5;
 
 /// Tokens of a text that are kept to tell it by.
 pub const EXCERPT: usize = 64;
@@ -125,8 +125,9 @@ pub struct Header {
     pub device: String,
     /// The layers that are reported, by name.
     blocks: Vec<(usize, String)>,
-    /// NaN or infinite weights.
-    pub warnings: Vec<String>,
+    /// What is not used, was guessed, or is odd.
+    #[cfg_attr(feature = "schemars", schemars(with = "Vec<RemarkSchema>"))]
+    pub remarks: Vec<Remark>,
 }
 
 /// The checkpoint as reports name it.
@@ -158,6 +159,20 @@ struct ResolvedActivation {
     value: String,
     /// Why it is meant.
     reason: String,
+}
+
+/// The JSON of a remark, as the schema describes it.
+#[cfg(feature = "schemars")]
+#[derive(schemars::JsonSchema)]
+#[schemars(rename = "Remark")]
+#[expect(dead_code, reason = "only its schema is used")]
+struct RemarkSchema {
+    /// What it is about: `unused`, `unusual`, `chosen`, `weights`, `text`.
+    kind: String,
+    /// How much it matters: `note` or `warning`.
+    level: String,
+    /// One sentence.
+    text: String,
 }
 
 /// The sums of all windows that are there.
@@ -200,11 +215,12 @@ impl Header {
         texts: &[Vec<u32>],
         windows: usize,
     ) -> Result<Self> {
-        let (mut blocks, mut warnings) = (vec![], vec![]);
+        let mut remarks = checkpoint.remarks().to_vec();
+        let mut blocks = vec![];
         for &index in &options.layers {
             let block = checkpoint.block(index)?;
             blocks.push((index, block.name.clone()));
-            warnings.extend(block.nonfinite_warnings(checkpoint.tensors())?);
+            remarks.extend(block.nonfinite(checkpoint.tensors())?);
         }
         let device = match device {
             Device::Cpu => "cpu",
@@ -228,7 +244,7 @@ impl Header {
                 .and_then(|text| checkpoint.decode(&text[..text.len().min(EXCERPT)]).ok()),
             device: device.to_string(),
             blocks,
-            warnings,
+            remarks,
         })
     }
 }

@@ -10,6 +10,7 @@ pub use top::TopToken;
 use crate::error::Result;
 use crate::input::TokenIds;
 use candle_core::{DType, Device, Tensor};
+use gemma_mlp::checkpoint::Remark;
 use gemma_mlp::{Activation, Checkpoint, Error, Gemma};
 use recorder::Recorder;
 use safetensors::SafeTensorError;
@@ -81,12 +82,12 @@ pub fn forward(
     tensors.append(&mut recorder.kept);
     Ok(Forward {
         summary: ForwardSummary {
-            schema: 2,
+            schema: 3,
             checkpoint: checkpoint.source().to_string(),
             tokens: ids.seq_len(),
             batch: ids.batch(),
             dtype: options.dtype.as_str(),
-            warnings: warnings(checkpoint, options)?,
+            remarks: remarks(checkpoint, options)?,
             layers: recorder.layers,
             top,
         },
@@ -94,12 +95,12 @@ pub fn forward(
     })
 }
 
-fn warnings(checkpoint: &Checkpoint, options: &ForwardOptions) -> Result<Vec<String>> {
-    let mut warnings = vec![];
+fn remarks(checkpoint: &Checkpoint, options: &ForwardOptions) -> Result<Vec<Remark>> {
+    let mut remarks = checkpoint.remarks().to_vec();
     for &index in &options.layers {
-        warnings.extend(checkpoint.block(index)?.nonfinite_warnings(checkpoint.tensors())?);
+        remarks.extend(checkpoint.block(index)?.nonfinite(checkpoint.tensors())?);
     }
-    Ok(warnings)
+    Ok(remarks)
 }
 
 impl Forward {

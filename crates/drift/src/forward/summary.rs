@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::input::InputKind;
 use candle_core::{DType, Tensor};
 use gemma_mlp::Activation;
-use gemma_mlp::checkpoint::Resolved;
+use gemma_mlp::checkpoint::{Remark, Resolved};
 use serde::Serialize;
 use std::collections::HashMap;
 
@@ -28,8 +28,8 @@ pub struct ForwardSummary {
     /// For each text, the likeliest tokens to follow it, likeliest first; empty where the whole
     /// model does not run.
     pub top: Vec<Vec<TopToken>>,
-    /// NaN or infinite weights in these blocks.
-    pub warnings: Vec<String>,
+    /// What is not used, was guessed, or is odd.
+    pub remarks: Vec<Remark>,
 }
 
 impl ForwardSummary {

@@ -37,12 +37,12 @@ fn single(drift: &Drift) -> Header {
         }
         p { (badge(drift)) }
         (figures(&key_figures(drift)))
-        @if !header.warnings.is_empty() || !drift.complete {
+        @if !header.remarks.is_empty() || !drift.complete {
             ul.warnings {
                 @if !drift.complete {
                     li { "This is a part of the run: not all windows of the texts are in." }
                 }
-                @for warning in &header.warnings { li { (warning) } }
+                @for remark in &header.remarks { li { (remark) } }
             }
         }
     };
