@@ -273,6 +273,20 @@ pub enum Error {
         /// What it is and where it comes from.
         remedy: String,
     },
+    /// What should be a checkpoint's directory is a file.
+    #[error("{}: not a directory: {remedy}", path.display())]
+    NotADirectory {
+        /// What was passed.
+        path: PathBuf,
+        /// What it is, and what to pass.
+        remedy: String,
+    },
+    /// A file is only what Git leaves in its place.
+    #[error("{}: a Git LFS pointer in place of the file; fetch the file itself (git lfs pull), or download it", path.display())]
+    GitLfs {
+        /// The file.
+        path: PathBuf,
+    },
     /// What should be a file is a directory, a pipe or a device.
     #[error("{}: not a file, but a directory, a pipe or a device; put the file itself there", path.display())]
     NotAFile {
@@ -380,6 +394,18 @@ impl Error {
     /// Whether the cause lies in what was passed in, as opposed to a failure while computing.
     pub fn is_input(&self) -> bool {
         !matches!(self, Self::Candle(_))
+    }
+
+    /// The error about a weight, with what the weights are quantised by, if the config says so.
+    pub(crate) fn quantised(mut self, method: Option<&str>) -> Self {
+        let Some(method) = method else { return self };
+        match &mut self {
+            Self::MissingTensor { remedy: text, .. } | Self::WeightDType { dtype: text, .. } => {
+                *text += &format!(" (config.json: quantised by {method})");
+            }
+            _ => {}
+        }
+        self
     }
 
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {

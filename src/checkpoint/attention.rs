@@ -1,9 +1,10 @@
 //! The attention part of a config: what a layer does before its MLP.
 
-use super::defaults::Defaults;
-use super::families::{AttentionProfile, Family};
+use super::families::{AttentionProfile, Family, Sliding};
 use super::limits::MAX_WIDTH;
-use super::raw::{LayerType, RawConfig, RopeParameters, RopeScaling};
+use super::notes::{Notes, Refusal};
+use super::raw::{LayerType, RawConfig};
+use super::rope::Rope;
 
 /// Attention as all layers of a stack have it.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,41 +41,51 @@ pub struct LayerAttention {
 }
 
 impl AttentionConfig {
-    /// Resolves the fields for a family, or says in a sentence what is not supported.
+    /// Resolves the fields for a family, or says in a sentence what is not supported or cannot be.
     pub(super) fn resolve(
         family: Family,
         profile: &AttentionProfile,
         raw: &RawConfig,
         layers: usize,
-        defaults: &mut Defaults,
-    ) -> Result<Self, String> {
+        notes: &mut Notes,
+    ) -> Result<Self, Refusal> {
+        let impossible = |reason| Err(Refusal::Impossible(reason));
         let (heads, kv_heads) = (profile.num_attention_heads, profile.num_key_value_heads);
-        let heads = defaults.or("num_attention_heads", raw.num_attention_heads, heads);
-        let kv_heads = defaults.or("num_key_value_heads", raw.num_key_value_heads, kv_heads);
-        let head_dim = defaults.or("head_dim", raw.head_dim, profile.head_dim);
+        let heads = notes.or("num_attention_heads", raw.num_attention_heads, heads);
+        let kv_heads = notes.or("num_key_value_heads", raw.num_key_value_heads, kv_heads);
+        let head_dim = notes.or("head_dim", raw.head_dim, profile.head_dim);
         if heads == 0 || kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
-            return Err(format!("{heads} attention heads cannot share {kv_heads} key-value heads"));
+            return impossible(format!(
+                "{heads} attention heads cannot share {kv_heads} key-value heads"
+            ));
         }
         if head_dim == 0 || !head_dim.is_multiple_of(2) {
-            return Err(format!("head_dim is {head_dim}; rotary embeddings need an even one"));
+            return impossible(format!(
+                "head_dim is {head_dim}; rotary embeddings need an even one"
+            ));
         }
         if heads.checked_mul(head_dim).is_none_or(|width| width > MAX_WIDTH) {
-            return Err(format!(
+            return impossible(format!(
                 "{heads} attention heads of {head_dim} are wider than any Gemma; the limit is {MAX_WIDTH}"
             ));
         }
         let scalar = match profile.query_pre_attn_scalar {
-            Some(default) => {
-                defaults.or("query_pre_attn_scalar", raw.query_pre_attn_scalar, default)
-            }
+            Some(default) => notes.or("query_pre_attn_scalar", raw.query_pre_attn_scalar, default),
             None => head_dim as f64,
         };
-        if scalar.is_nan() || scalar <= 0.0 {
-            return Err(format!("query_pre_attn_scalar is {scalar}; it must be positive"));
+        if !(scalar > 0.0 && scalar.is_finite()) {
+            return impossible(format!("query_pre_attn_scalar is {scalar}; it must be positive"));
         }
+        let softcap =
+            profile.softcap.resolve("attn_logit_softcapping", raw.attn_logit_softcapping, notes);
+        let softcap = softcap.map_err(Refusal::Impossible)?;
         let causal = !raw.use_bidirectional_attention.unwrap_or(false);
+        let types = layer_types(profile, raw, layers, notes)?;
+        let layers = types.iter().map(|layer_type| layer(profile, raw, layer_type, causal, notes));
+        let layers = layers.collect::<Result<_, _>>()?;
         if !causal && !profile.bidirectional {
-            return Err(format!("bidirectional attention in {family} is not supported"));
+            let reason = format!("bidirectional attention in {family} is not supported");
+            return Err(Refusal::Unsupported(reason));
         }
         Ok(Self {
             num_attention_heads: heads,
@@ -83,16 +94,9 @@ impl AttentionConfig {
             bias: raw.attention_bias.unwrap_or(false),
             qk_norm: profile.qk_norm,
             scaling: scalar.powf(-0.5),
-            softcap: profile.softcap.resolve(
-                "attn_logit_softcapping",
-                raw.attn_logit_softcapping,
-                defaults,
-            )?,
+            softcap,
             causal,
-            layers: layer_types(profile, raw, layers, defaults)?
-                .into_iter()
-                .map(|layer_type| layer(profile, raw, layer_type, causal, defaults))
-                .collect::<Result<_, _>>()?,
+            layers,
         })
     }
 }
@@ -102,8 +106,8 @@ fn layer_types(
     profile: &AttentionProfile,
     raw: &RawConfig,
     layers: usize,
-    defaults: &mut Defaults,
-) -> Result<Vec<LayerType>, String> {
+    notes: &mut Notes,
+) -> Result<Vec<LayerType>, Refusal> {
     let Some(sliding) = &profile.sliding else {
         return Ok(vec![LayerType::Full; layers]);
     };
@@ -111,7 +115,7 @@ fn layer_types(
         let pattern = match sliding.reads_pattern {
             true => {
                 let listed = raw.sliding_window_pattern;
-                defaults.or("sliding_window_pattern", listed, sliding.full_every)
+                notes.or("sliding_window_pattern", listed, sliding.full_every)
             }
             false => sliding.full_every,
         };
@@ -121,75 +125,54 @@ fn layer_types(
             .collect());
     };
     if listed.len() != layers {
-        return Err(format!("layer_types lists {} layers of {layers}", listed.len()));
+        let reason = format!("layer_types lists {} layers of {layers}", listed.len());
+        return Err(Refusal::Impossible(reason));
     }
-    let parse = |name: &String| match name.as_str() {
-        "sliding_attention" => Ok(LayerType::Sliding),
-        "full_attention" => Ok(LayerType::Full),
-        other => Err(format!("layer type \"{other}\" is not supported")),
-    };
-    listed.iter().map(parse).collect()
+    let other = listed.iter().find_map(|layer_type| match layer_type {
+        LayerType::Other(name) => Some(name),
+        _ => None,
+    });
+    match other {
+        Some(name) => Err(Refusal::Unsupported(format!("layer type \"{name}\" is not supported"))),
+        None => Ok(listed.clone()),
+    }
 }
 
 fn layer(
     profile: &AttentionProfile,
     raw: &RawConfig,
-    layer_type: LayerType,
+    layer_type: &LayerType,
     causal: bool,
-    defaults: &mut Defaults,
-) -> Result<LayerAttention, String> {
-    let sliding = profile.sliding.as_ref().filter(|_| layer_type == LayerType::Sliding);
+    notes: &mut Notes,
+) -> Result<LayerAttention, Refusal> {
+    let sliding = profile.sliding.as_ref().filter(|_| *layer_type == LayerType::Sliding);
     let sliding_window = match sliding {
         None => None,
-        Some(sliding) => {
-            let window = defaults.or("sliding_window", raw.sliding_window, sliding.window);
-            if window == 0 {
-                return Err("sliding_window is 0; a position must see at least itself".into());
-            }
-            // transformers' Gemma3TextConfig: half the window to each side, exclusive.
-            Some(if causal { window } else { window / 2 + 1 })
-        }
+        Some(sliding) => window(sliding, raw, causal, notes)?,
     };
-    let own_theta = sliding.and_then(|sliding| sliding.rope_theta);
-    let (rope_theta, rope_factor) = match own_theta {
-        Some(theta) => {
-            // The older spelling's scaling does not apply to layers with a base of their own.
-            let older = (raw.rope_local_base_freq, None);
-            rope(("rope_local_base_freq", theta), older, raw, layer_type, defaults)?
-        }
-        None => {
-            let older = (raw.rope_theta, raw.rope_scaling.clone());
-            rope(("rope_theta", profile.rope_theta), older, raw, layer_type, defaults)?
-        }
-    };
-    Ok(LayerAttention { sliding_window, rope_theta, rope_factor })
+    let Rope { theta, factor } = Rope::resolve(profile, raw, layer_type, notes)?;
+    Ok(LayerAttention { sliding_window, rope_theta: theta, rope_factor: factor })
 }
 
-/// Base and factor of the rotary embedding of a layer type: the older spelling's base by its name and
-/// default, what the file has of it, with the scaling that applies to it, and the newer spelling.
-fn rope(
-    (name, default): (&str, f64),
-    (older_theta, older_scaling): (Option<f64>, Option<RopeScaling>),
+/// At what distance a key is out of sight; `None` where the file switches windows off.
+fn window(
+    sliding: &Sliding,
     raw: &RawConfig,
-    layer_type: LayerType,
-    defaults: &mut Defaults,
-) -> Result<(f64, f64), String> {
-    let newer = match &raw.rope_parameters {
-        Some(RopeParameters::PerLayerType(types)) => types.get(&layer_type).cloned().flatten(),
-        Some(RopeParameters::One(parameters)) => Some(parameters.clone()),
-        None => None,
-    };
-    // Where a file has both, transformers merges the older spelling into the newer one.
-    let newer = newer.unwrap_or_default();
-    let theta = defaults.or(name, newer.rope_theta.or(older_theta), default);
-    let scaling = older_scaling.filter(|scaling| scaling.rope_type().is_some()).unwrap_or(newer);
-    if !(theta > 0.0 && theta.is_finite()) {
-        return Err(format!("the rotary base is {theta}; it must be positive"));
-    }
-    match (scaling.rope_type(), scaling.factor) {
-        (None | Some("default"), _) => Ok((theta, 1.0)),
-        (Some("linear"), Some(factor)) if factor > 0.0 => Ok((theta, factor)),
-        (Some(other), _) => Err(format!("rope_type \"{other}\" with this factor is not supported")),
+    causal: bool,
+    notes: &mut Notes,
+) -> Result<Option<usize>, Refusal> {
+    match notes.or("sliding_window", raw.sliding_window, Some(sliding.window)) {
+        None => {
+            notes.chosen(
+                "sliding_window is null: layers of sliding attention see every position before them".into(),
+            );
+            Ok(None)
+        }
+        Some(0) => Err(Refusal::Impossible(
+            "sliding_window is 0; a position must see at least itself".into(),
+        )),
+        // transformers' Gemma3TextConfig: half the window to each side, exclusive.
+        Some(window) => Ok(Some(if causal { window } else { window / 2 + 1 })),
     }
 }
 
@@ -204,16 +187,21 @@ mod tests {
         config.stacks[0].attention.clone().map_err(|why| why.to_string())
     }
 
+    /// The sentence about a config that cannot be.
+    fn impossible(json: &str) -> String {
+        Config::parse(json, Path::new("config.json")).unwrap_err().to_string()
+    }
+
     /// Also where the product, cut to 64 bits, is one that a checkpoint may have.
     #[test]
     fn heads_beyond_any_gemma_are_refused() {
         let cut = (1 << 63) + 64;
         for (heads, head_dim) in [(1u64 << 63, 2u64), (cut, 2), (1 << 32, 1 << 32), (2, 1 << 20)] {
-            let reason = attention(&format!(
+            let reason = impossible(&format!(
                 r#"{{"model_type": "gemma3_text", "num_attention_heads": {heads},
                      "num_key_value_heads": 1, "head_dim": {head_dim}}}"#
             ));
-            assert!(reason.is_err_and(|reason| reason.contains("wider than any Gemma")));
+            assert!(reason.contains("wider than any Gemma"), "{reason}");
         }
     }
 
@@ -258,20 +246,117 @@ mod tests {
         assert!(!embedding.causal && embedding.layers[0].sliding_window == Some(257));
     }
 
+    /// A base or a factor that all layers share does not reach those that have a base of their own.
+    #[test]
+    fn every_spelling_of_the_rotation() {
+        let of = |fields: &str| {
+            let json = format!(
+                r#"{{"model_type": "gemma3_text", "num_hidden_layers": 2, "sliding_window": 512,
+                    "layer_types": ["sliding_attention", "full_attention"], {fields}}}"#
+            );
+            let layers = attention(&json).unwrap().layers;
+            [
+                layers[0].rope_theta,
+                layers[0].rope_factor,
+                layers[1].rope_theta,
+                layers[1].rope_factor,
+            ]
+        };
+        let [sliding, full] =
+            [r#""rope_theta": 3e4"#, r#""rope_type": "linear", "factor": 4.0, "rope_theta": 2e6"#];
+        let older = r#""rope_theta": 2e6, "rope_local_base_freq": 3e4, "rope_scaling": {"rope_type": "linear", "factor": 4.0}"#;
+        for fields in [
+            older.to_string(),
+            format!(
+                r#""rope_parameters": {{"sliding_attention": {{{sliding}}}, "full_attention": {{{full}}}}}"#
+            ),
+            format!(r#""rope_local_base_freq": 3e4, "rope_parameters": {{{full}}}"#),
+            format!(
+                r#""rope_parameters": {{"sliding_attention": {{{sliding}}}, "full_attention": {{{full}}}, "rope_theta": 9.0}}"#
+            ),
+            format!(
+                r#""rope_parameters": {{"sliding_attention": {{{sliding}}}, "full_attention": null, {full}}}"#
+            ),
+            format!(r#""rope_parameters": {{"sliding_attention": {{{sliding}}}}}, {older}"#),
+            format!(r#""rope_parameters": null, {older}"#),
+        ] {
+            assert_eq!(of(&fields), [3e4, 1.0, 2e6, 4.0], "{fields}");
+        }
+        assert_eq!(of(r#""rope_parameters": {"rope_theta": 2e6}"#), [1e4, 1.0, 2e6, 1.0]);
+        assert_eq!(of(r#""rope_theta": 2e6"#), [1e4, 1.0, 2e6, 1.0]);
+        assert_eq!(of(r#""rope_scaling": {"type": "default"}"#), [1e4, 1.0, 1e6, 1.0]);
+        // A family of one base.
+        for fields in [
+            r#""rope_theta": 2e4"#,
+            r#""rope_parameters": {"rope_theta": 2e4}"#,
+            r#""rope_parameters": {"rope_theta": 2e4, "full_attention": null}"#,
+        ] {
+            let layers =
+                attention(&format!(r#"{{"model_type": "gemma2", {fields}}}"#)).unwrap().layers;
+            assert!(layers.iter().all(|layer| layer.rope_theta == 2e4), "{fields}");
+        }
+    }
+
+    #[test]
+    fn spellings_that_disagree_are_told() {
+        for (fields, words) in [
+            (r#""rope_theta": 1e4, "rope_parameters": {"rope_theta": 2e4}"#, "20000 is used"),
+            (
+                r#""rope_scaling": {"rope_type": "linear", "factor": 2.0}, "rope_parameters": {"rope_type": "linear", "factor": 4.0}"#,
+                "rope_scaling is used",
+            ),
+            (r#""sliding_window": null"#, "sliding_window is null"),
+        ] {
+            let json = format!(r#"{{"model_type": "gemma2", {fields}}}"#);
+            let remarks = Config::parse(&json, Path::new("config.json")).unwrap().remarks;
+            let told = remarks.iter().filter(|remark| remark.text.contains(words)).count();
+            assert_eq!(told, 1, "{remarks:?}");
+        }
+    }
+
+    #[test]
+    fn windows_can_be_switched_off() {
+        let layers =
+            attention(r#"{"model_type": "gemma3_text", "sliding_window": null}"#).unwrap().layers;
+        assert!(layers.iter().all(|layer| layer.sliding_window.is_none()));
+        assert_eq!([layers[0].rope_theta, layers[5].rope_theta], [1e4, 1e6]);
+    }
+
     #[test]
     fn what_is_not_supported_is_a_sentence() {
         for fields in [
             r#""rope_scaling": {"rope_type": "yarn", "factor": 2.0}"#,
             r#""rope_scaling": {"type": "yarn", "factor": 2.0}"#,
-            r#""num_attention_heads": 3, "num_key_value_heads": 2"#,
-            r#""head_dim": 7"#,
+            r#""rope_parameters": {"full_attention": {"rope_type": "llama3", "factor": 2.0}}"#,
             r#""use_bidirectional_attention": true"#,
-            r#""layer_types": ["sliding_attention"]"#,
-            r#""query_pre_attn_scalar": 0"#,
-            r#""sliding_window": 0"#,
+            r#""partial_rotary_factor": 0.5"#,
         ] {
             let json = format!(r#"{{"model_type": "gemma2", {fields}}}"#);
             assert!(attention(&json).is_err(), "{json}");
+        }
+        let other: String = r#", "chunked_attention""#.repeat(25);
+        let json =
+            format!(r#"{{"model_type": "gemma2", "layer_types": ["full_attention"{other}]}}"#);
+        assert!(attention(&json).unwrap_err().contains("chunked_attention"));
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        for fields in [
+            r#""num_attention_heads": 3, "num_key_value_heads": 2"#,
+            r#""num_attention_heads": 0, "num_key_value_heads": 0"#,
+            r#""head_dim": 7"#,
+            r#""head_dim": 0"#,
+            r#""layer_types": ["sliding_attention"]"#,
+            r#""query_pre_attn_scalar": 0"#,
+            r#""sliding_window": 0"#,
+            r#""attn_logit_softcapping": -1.0"#,
+            r#""rope_theta": 0.0"#,
+            r#""rope_scaling": {"rope_type": "linear", "factor": 0.0}"#,
+            r#""rope_scaling": {"rope_type": "linear"}"#,
+        ] {
+            let json = format!(r#"{{"model_type": "gemma2", {fields}}}"#);
+            assert!(impossible(&json).starts_with("config.json: "), "{json}");
         }
     }
 }

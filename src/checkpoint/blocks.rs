@@ -1,9 +1,10 @@
 //! Where the MLP blocks of a checkpoint are, by name and shape.
 
 use super::activation::Resolved;
-use super::config::{Config, Stack};
+use super::config::Config;
+use super::names::prefix;
 use super::tensors::Tensors;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::kernels::activation::Activation;
 use candle_core::DType;
 
@@ -85,26 +86,4 @@ pub(super) fn find(config: &Config, tensors: &Tensors) -> Result<Vec<BlockSpec>>
         }
     }
     Ok(blocks)
-}
-
-/// What stands before `layers.N` in this checkpoint.
-///
-/// `model.` is a text model; multimodal models of transformers 4 have `language_model.model.`, of
-/// transformers 5 `model.language_model.`; a bare backbone, as EmbeddingGemma's, has nothing.
-fn prefix(stack: &Stack, mlp: &str, tensors: &Tensors) -> Result<String> {
-    const PREFIXES: [&str; 5] =
-        ["model.", "language_model.model.", "model.language_model.", "language_model.", ""];
-    let own = if stack.name.is_empty() { String::new() } else { format!("{}.", stack.name) };
-    let probe = |prefix: &str| format!("{prefix}{own}layers.0.{mlp}.down_proj.weight");
-    match PREFIXES.iter().find(|prefix| tensors.contains(&probe(prefix))) {
-        Some(prefix) => Ok(format!("{prefix}{own}")),
-        None => Err(Error::MissingTensor {
-            path: tensors.path().into(),
-            tensor: probe("model."),
-            remedy: format!(
-                "nor with the prefixes {}; check that config.json and the weights belong together",
-                PREFIXES[1..4].join(", ")
-            ),
-        }),
-    }
 }

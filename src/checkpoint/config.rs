@@ -2,12 +2,15 @@
 
 use super::activation::{Resolved, resolve_activation};
 use super::attention::AttentionConfig;
-use super::defaults::Defaults;
 use super::families::{Family, Model, NormNames};
+use super::head::HeadKind;
 use super::json::parse_json;
+use super::keys;
 use super::limits::{MAX_LAYERS, MAX_VOCAB, MAX_WIDTH};
-use super::raw::RawConfig;
+use super::notes::{Notes, Refusal};
+use super::raw::{RawConfig, RawKind};
 use super::remark::{Remark, RemarkKind};
+use super::unusual;
 use crate::error::{Error, Result, Unsupported};
 use crate::kernels::activation::Activation;
 use std::{fmt, path::Path};
@@ -23,8 +26,10 @@ pub struct Config {
     pub stacks: Vec<Stack>,
     /// The id with which every text begins.
     pub bos_token_id: u32,
-    /// The ids that end a text.
+    /// The ids that end a text: of every level of the file, and of `generation_config.json`.
     pub eos_token_ids: Vec<u32>,
+    /// By what the weights are quantised, if the file says that they are.
+    pub quantization: Option<String>,
     /// What in it is not used, was guessed, or is odd.
     pub remarks: Vec<Remark>,
 }
@@ -51,8 +56,10 @@ pub struct Stack {
     pub mlp_bias: bool,
     /// Rows of the embedding.
     pub vocab_size: usize,
-    /// Whether the head is the embedding, and why; bidirectional encoders have none.
-    pub tied_head: Resolved<bool>,
+    /// The longest text that the model is made for, in tokens, if the file says so.
+    pub max_position_embeddings: Option<usize>,
+    /// What makes logits of hidden states, and why. A checkpoint's is settled by its weights.
+    pub head: Resolved<HeadKind>,
     /// `cap·tanh(logits/cap)` on the logits (Gemma 2, VaultGemma).
     pub final_softcap: Option<f64>,
     /// The attention of every layer, or the sentence why it is not computed.
@@ -67,32 +74,61 @@ impl Config {
     /// # Errors
     /// Malformed JSON, a model that is not covered, an unknown activation, impossible sizes.
     pub fn parse(json: &str, path: &Path) -> Result<Self> {
-        let raw: RawConfig = parse_json(json, path)?;
-        let model_type = raw.model_type.clone().ok_or_else(|| {
-            malformed(
-                path,
-                "no \"model_type\"; is this the config.json of a transformers checkpoint?",
-            )
-        })?;
+        // What it is comes first: the fields of another model may have other types.
+        let kind: RawKind = parse_json(json, path)?;
+        let model_type = kind.model_type.clone().ok_or_else(|| no_model_type(&kind, path))?;
         let unsupported = |reason: String| Error::UnsupportedModel { path: path.into(), reason };
-        let text = raw.text_config.as_deref().unwrap_or(&raw);
-        let text_type = text.model_type.as_deref();
+        let text_type = kind.text_config.as_ref().and_then(|text| text.model_type.as_deref());
         let (family, model) = Family::detect(&model_type, text_type).map_err(unsupported)?;
-        let stacks = family.profile().stacks.iter().map(|&name| {
+        let raw: RawConfig = parse_json(json, path)?;
+        let text = raw.text_config.as_deref().unwrap_or(&raw);
+        let mut remarks = vec![];
+        if model.model_type != model.text_type && raw.text_config.is_none() {
+            if raw.hidden_size.is_none() {
+                let reason =
+                    format!("model_type is \"{model_type}\", and there is no \"text_config\"");
+                return Err(malformed(path, reason));
+            }
+            remarks.push(Remark::note(
+                RemarkKind::Chosen,
+                format!("config.json has no text_config, which model_type \"{model_type}\" has: the fields at its top are read"),
+            ));
+        }
+        let mut stacks = vec![];
+        for &name in family.profile().stacks {
             let part = match name {
                 "encoder" => raw.encoder.as_deref(),
                 "decoder" => raw.decoder.as_deref(),
                 _ => Some(text),
             };
             let part = part.ok_or_else(|| malformed(path, format!("no \"{name}\"")))?;
-            stack(family, model, name, part, path)
-        });
-        let stacks: Vec<_> = stacks.collect::<Result<_>>()?;
-        let eos = text.eos_token_id.as_ref().or(raw.eos_token_id.as_ref());
-        let eos_token_ids = eos.map_or(vec![EOS], |ids| ids.to_vec());
+            let (mut stack, notes) = stack(family, model, name, part, path)?;
+            let ties = [raw.tie_word_embeddings, part.tie_word_embeddings];
+            let causal = stack.attention.as_ref().map_or(true, |attention| attention.causal);
+            stack.head = HeadKind::of_config(causal, &kind.architectures, ties, &mut remarks);
+            remarks.extend(notes);
+            remarks.extend(untrained_activation(&stack));
+            remarks.extend(unusual::remarks(family, &stack));
+            stacks.push(stack);
+        }
+        remarks.extend(keys::unread(json, path, family)?);
+        let mut eos_token_ids = vec![];
+        for &id in text.eos_token_id.iter().chain(&raw.eos_token_id) {
+            if !eos_token_ids.contains(&id) {
+                eos_token_ids.push(id);
+            }
+        }
+        if eos_token_ids.is_empty() {
+            eos_token_ids.push(EOS);
+        }
         let bos_token_id = text.bos_token_id.or(raw.bos_token_id).unwrap_or(BOS);
-        let remarks = stacks.iter().filter_map(untrained_activation).collect();
-        Ok(Self { family, model_type, stacks, bos_token_id, eos_token_ids, remarks })
+        if bos_token_id != BOS {
+            let text =
+                format!("bos_token_id is {bos_token_id}; that of every released Gemma is {BOS}");
+            remarks.push(Remark::warning(RemarkKind::Unusual, text));
+        }
+        let quantization = kind.quantization().map(String::from);
+        Ok(Self { family, model_type, stacks, bos_token_id, eos_token_ids, quantization, remarks })
     }
 }
 
@@ -114,12 +150,18 @@ fn untrained_activation(stack: &Stack) -> Option<Remark> {
     })
 }
 
-fn tied_head(field: Option<bool>) -> Resolved<bool> {
-    let reason = match field {
-        Some(tied) => format!("tie_word_embeddings says {tied}"),
-        None => "tie_word_embeddings is not set; every family's default is true".to_string(),
-    };
-    Resolved { value: field.unwrap_or(true), reason }
+fn no_model_type(kind: &RawKind, path: &Path) -> Error {
+    malformed(
+        path,
+        match &kind.peft_type {
+            Some(peft) => format!(
+                "the config of a {peft} adapter, which is no model by itself; merge it into its base model first"
+            ),
+            None => {
+                "no \"model_type\"; is this the config.json of a transformers checkpoint?".into()
+            }
+        },
+    )
 }
 
 fn stack(
@@ -128,18 +170,18 @@ fn stack(
     name: &'static str,
     raw: &RawConfig,
     path: &Path,
-) -> Result<Stack> {
+) -> Result<(Stack, Vec<Remark>)> {
     let profile = family.profile();
-    let mut defaults = Defaults::default();
+    let mut notes = Notes::default();
     let mut or_default =
-        |name, value, default, max| size(name, defaults.or(name, value, default), max, path);
+        |name, value, default, max| size(name, notes.or(name, value, default), max, path);
     let sizes = &profile.sizes;
     let hidden_size = or_default("hidden_size", raw.hidden_size, sizes.hidden_size, MAX_WIDTH)?;
     let intermediate = (raw.intermediate_size, sizes.intermediate_size);
     let intermediate = or_default("intermediate_size", intermediate.0, intermediate.1, MAX_WIDTH)?;
     let layers = (raw.num_hidden_layers, sizes.num_hidden_layers);
     let num_hidden_layers = or_default("num_hidden_layers", layers.0, layers.1, MAX_LAYERS)?;
-    let rms_norm_eps = defaults.or("rms_norm_eps", raw.rms_norm_eps, 1e-6);
+    let rms_norm_eps = notes.or("rms_norm_eps", raw.rms_norm_eps, 1e-6);
     if !(rms_norm_eps > 0.0 && rms_norm_eps.is_finite()) {
         return Err(malformed(
             path,
@@ -154,19 +196,23 @@ fn stack(
     let cap = raw.final_logit_softcapping;
     let final_softcap = profile
         .final_softcap
-        .resolve("final_logit_softcapping", cap, &mut defaults)
+        .resolve("final_logit_softcapping", cap, &mut notes)
         .map_err(|reason| malformed(path, reason))?;
-    let vocab = defaults.or("vocab_size", raw.vocab_size, sizes.vocab_size);
+    let vocab = notes.or("vocab_size", raw.vocab_size, sizes.vocab_size);
     let activation =
         resolve_activation(family, raw.hidden_act.as_deref(), raw.hidden_activation.as_deref())
             .map_err(|source| Error::Activation { path: path.into(), source })?;
     let attention = match (&profile.attention, model.incomplete) {
-        (&Err(reason), _) | (_, Some(reason)) => Err(reason.to_string()),
+        (&Err(reason), _) | (_, Some(reason)) => Err(Unsupported(reason.to_string())),
         (Ok(attention), None) => {
-            AttentionConfig::resolve(family, attention, raw, num_hidden_layers, &mut defaults)
+            match AttentionConfig::resolve(family, attention, raw, num_hidden_layers, &mut notes) {
+                Ok(attention) => Ok(attention),
+                Err(Refusal::Unsupported(reason)) => Err(Unsupported(reason)),
+                Err(Refusal::Impossible(reason)) => return Err(malformed(path, reason)),
+            }
         }
     };
-    Ok(Stack {
+    let stack = Stack {
         name,
         hidden_size,
         intermediate_size: if counts_both { intermediate / 2 } else { intermediate },
@@ -176,11 +222,13 @@ fn stack(
         activation,
         mlp_bias: profile.mlp.bias,
         vocab_size: size("vocab_size", vocab, MAX_VOCAB, path)?,
-        tied_head: tied_head(raw.tie_word_embeddings),
+        max_position_embeddings: raw.max_position_embeddings,
+        head: HeadKind::untold(),
         final_softcap,
-        attention: attention.map_err(Unsupported),
-        defaults: defaults.used,
-    })
+        attention,
+        defaults: notes.defaults,
+    };
+    Ok((stack, notes.remarks))
 }
 
 fn size(name: &str, value: usize, max: usize, path: &Path) -> Result<usize> {
@@ -226,6 +274,7 @@ mod tests {
             ("gemma4_text", "double-wide"),
             ("t5gemma2", "not been checked"),
             ("llama", "\"llama\" is not covered"),
+            ("embedding_gemma2", "not been checked"),
         ] {
             let e = parse(&format!(r#"{{"model_type": "{model_type}"}}"#)).unwrap_err();
             assert!(
@@ -262,8 +311,123 @@ mod tests {
             r#"{"model_type": "recurrent_gemma", "intermediate_size": 81}"#,
             r#"{"model_type": "t5gemma", "encoder": {}}"#,
             r#"{"model_type": "gemma", "hidden_activation": "mish"}"#,
+            r#"{"model_type": "gemma3"}"#,
+            r#"{"model_type": "gemma3", "text_config": {"model_type": "gemma2"}}"#,
+            r#"{"peft_type": "LORA", "base_model_name_or_path": "google/gemma-3-270m"}"#,
+            r#"{"model_type": 3}"#,
+            r#"{"model_type": "gemma", "intermediate_size": [8, 8]}"#,
         ] {
             assert!(parse(json).unwrap_err().is_input(), "{json}");
         }
+    }
+
+    /// What is not covered is named, whatever the types of its fields.
+    #[test]
+    fn the_kind_of_model_comes_first() {
+        for json in [
+            r#"{"model_type": "gemma3n", "text_config": {"intermediate_size": [8, 8], "rope_scaling": 3}}"#,
+            r#"{"model_type": "gemma4", "layer_types": 7, "eos_token_id": "x", "rope_parameters": []}"#,
+        ] {
+            assert!(matches!(parse(json), Err(Error::UnsupportedModel { .. })), "{json}");
+        }
+    }
+
+    #[test]
+    fn a_text_part_may_stand_at_the_top() {
+        let config = parse(r#"{"model_type": "gemma3", "hidden_size": 8}"#).unwrap();
+        assert_eq!((config.family.name(), config.stacks[0].hidden_size), ("Gemma 3", 8));
+        assert!(config.remarks.iter().any(|remark| remark.text.contains("no text_config")));
+    }
+
+    #[test]
+    fn end_tokens_of_every_level() {
+        for (json, ids) in [
+            (r#"{"model_type": "gemma"}"#, vec![1]),
+            (r#"{"model_type": "gemma", "eos_token_id": null}"#, vec![1]),
+            (r#"{"model_type": "gemma", "eos_token_id": [1, 107, 1]}"#, vec![1, 107]),
+            (
+                r#"{"model_type": "gemma3", "eos_token_id": [1, 106], "text_config": {"eos_token_id": 5}}"#,
+                vec![5, 1, 106],
+            ),
+        ] {
+            assert_eq!(parse(json).unwrap().eos_token_ids, ids, "{json}");
+        }
+        let long = format!(r#"{{"model_type": "gemma", "eos_token_id": {:?}}}"#, vec![1; 5000]);
+        assert!(parse(&long).is_err());
+    }
+
+    #[test]
+    fn heads_that_configs_ask_for() {
+        use HeadKind as Head;
+        for (fields, head, remarks) in [
+            ("", Head::Embedding, 0),
+            (r#", "tie_word_embeddings": false"#, Head::Separate, 0),
+            (
+                r#", "tie_word_embeddings": false, "text_config": {"tie_word_embeddings": true}"#,
+                Head::Separate,
+                0,
+            ),
+            (r#", "text_config": {"tie_word_embeddings": false}"#, Head::Separate, 0),
+            (r#", "architectures": ["Gemma3ForCausalLM"]"#, Head::Embedding, 0),
+            (r#", "architectures": ["ShieldGemma2ForImageClassification"]"#, Head::Embedding, 0),
+            (r#", "architectures": ["Gemma3TextModel"]"#, Head::Embedding, 1),
+            (r#", "architectures": ["Gemma3ForSequenceClassification"]"#, Head::None, 1),
+            (r#", "architectures": ["GemmaRewardModel"]"#, Head::None, 1),
+        ] {
+            let config = parse(&format!(
+                r#"{{"model_type": "gemma3", "hidden_size": 640, "intermediate_size": 2048, "num_hidden_layers": 18,
+                    "num_attention_heads": 4, "num_key_value_heads": 1, "sliding_window": 512{fields}}}"#
+            ));
+            let config = config.unwrap();
+            assert_eq!(config.stacks[0].head.value, head, "{fields}");
+            let said = config.remarks.iter().filter(|r| r.text.contains("architectures")).count();
+            assert_eq!(said, remarks, "{fields} {:?}", config.remarks);
+        }
+    }
+
+    /// Gemma 3 270M as it was released, and with one value changed.
+    #[test]
+    fn values_of_no_released_model() {
+        let released = r#""hidden_size": 640, "intermediate_size": 2048, "num_hidden_layers": 18,
+            "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 256, "sliding_window": 512,
+            "query_pre_attn_scalar": 256, "rms_norm_eps": 1e-6, "hidden_activation": "gelu_pytorch_tanh""#;
+        let remarks = |model_type: &str, field: &str| {
+            let json = format!(r#"{{"model_type": "{model_type}", {released}{field}}}"#);
+            let remarks = parse(&json).unwrap().remarks;
+            remarks.into_iter().map(|remark| remark.text).collect::<Vec<_>>()
+        };
+        assert_eq!(remarks("gemma3_text", ""), [""; 0]);
+        for (field, words) in [
+            (r#""rope_theta": 1e4"#, "rope_theta is 10000.0; Gemma 3 270M has 1000000.0"),
+            (r#""rope_local_base_freq": 1e6"#, "rope_local_base_freq"),
+            (
+                r#""rope_scaling": {"rope_type": "linear", "factor": 8.0}"#,
+                "factor of rope_scaling is 8.0",
+            ),
+            (
+                r#""final_logit_softcapping": 30.0"#,
+                "final_logit_softcapping is 30.0; Gemma 3 270M has null",
+            ),
+            (r#""attention_bias": true"#, "attention_bias is true"),
+            (r#""bos_token_id": 1"#, "bos_token_id is 1"),
+            (r#""sliding_window_pattern": 2"#, "attention of layer 1 is full"),
+            (r#""use_bidirectional_attention": true"#, "use_bidirectional_attention is true"),
+        ] {
+            let remarks = remarks("gemma3_text", &format!(", {field}"));
+            assert!(remarks.len() == 1 && remarks[0].contains(words), "{field}: {remarks:?}");
+        }
+        for (from, to, words) in [
+            (r#""query_pre_attn_scalar": 256"#, r#""query_pre_attn_scalar": 128"#, "1.414 times"),
+            (r#""rms_norm_eps": 1e-6"#, r#""rms_norm_eps": 1e-5"#, "rms_norm_eps is 1e-5"),
+            (r#""sliding_window": 512"#, r#""sliding_window": 4096"#, "sliding_window is 4096"),
+            (r#""num_hidden_layers": 18"#, r#""num_hidden_layers": 12"#, "num_hidden_layers is 12"),
+        ] {
+            let json =
+                format!(r#"{{"model_type": "gemma3_text", {}}}"#, released.replace(from, to));
+            let remarks = parse(&json).unwrap().remarks;
+            assert!(remarks.iter().any(|remark| remark.text.contains(words)), "{to}: {remarks:?}");
+        }
+        let other = remarks("gemma2", "");
+        assert!(other.iter().any(|text| text.contains("the shape of Gemma 3 270M")), "{other:?}");
     }
 }

@@ -3,6 +3,7 @@
 
 use crate::error::{Error, Result};
 use rayon::prelude::*;
+use std::borrow::Cow;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ pub(super) const PIECE: usize = 64 << 10;
 /// Pieces that a thread takes at least, with one buffer for all.
 const PIECES: usize = 32;
 
-/// A file that stays open, or one inside the program.
+/// A file that stays open, or one in memory.
 pub(super) struct File {
     path: PathBuf,
     len: u64,
@@ -24,8 +25,7 @@ pub(super) struct File {
 enum Content {
     /// With the time of the last write before it was opened, where the system knows it.
     Opened(fs::File, Option<SystemTime>),
-    #[cfg(feature = "embedded")]
-    Static(&'static [u8]),
+    Bytes(Cow<'static, [u8]>),
 }
 
 impl File {
@@ -40,10 +40,9 @@ impl File {
         Ok(Self { path, len: metadata.len(), content })
     }
 
-    /// One inside the program, with a path for messages.
-    #[cfg(feature = "embedded")]
-    pub(super) fn from_static(path: PathBuf, bytes: &'static [u8]) -> Self {
-        Self { path, len: bytes.len() as u64, content: Content::Static(bytes) }
+    /// One in memory, with a path for messages.
+    pub(super) fn from_bytes(path: PathBuf, bytes: Cow<'static, [u8]>) -> Self {
+        Self { path, len: bytes.len() as u64, content: Content::Bytes(bytes) }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -67,8 +66,7 @@ impl File {
                 }
                 Ok(())
             }
-            #[cfg(feature = "embedded")]
-            Content::Static(_) => Ok(()),
+            Content::Bytes(_) => Ok(()),
         }
     }
 
@@ -76,8 +74,7 @@ impl File {
     pub(super) fn fill(&self, at: u64, buffer: &mut [u8]) -> Result<()> {
         match &self.content {
             Content::Opened(file, _) => read_exact_at(file, at, buffer).map_err(|e| self.failed(e)),
-            #[cfg(feature = "embedded")]
-            Content::Static(bytes) => {
+            Content::Bytes(bytes) => {
                 let end = |at: usize| at.checked_add(buffer.len());
                 let range = usize::try_from(at).ok().and_then(|at| Some(at..end(at)?));
                 let bytes = range.and_then(|range| bytes.get(range));

@@ -1,8 +1,17 @@
 //! The header of a safetensors file: which tensors it has, and where.
+//!
+//! The format is that of <https://huggingface.co/docs/safetensors>. It is read here and not by the crate of that name,
+//! whose maps take up to twenty times the header's length: what is kept is one table, in at most four times.
 
 use super::file::File;
+use super::json::is_lfs_pointer;
+use super::names::canonical;
+use super::table::Table;
 use crate::error::{Error, Result};
-use safetensors::tensor::Metadata;
+use safetensors::Dtype;
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use std::fmt;
 
 /// A length in front of everything.
 const LENGTH: u64 = size_of::<u64>() as u64;
@@ -10,17 +19,55 @@ const LENGTH: u64 = size_of::<u64>() as u64;
 /// The longest header: the limit of safetensors itself.
 const LONGEST: u64 = 100_000_000;
 
-/// Reads the header, and nothing else, and checks it: that shapes and dtypes fill the offsets
-/// exactly, without gaps or overlaps, from its own end to the end of the file. Returns with it where
-/// the tensors' bytes begin.
-pub(super) fn read(file: &File) -> Result<(u64, Metadata)> {
-    let invalid = |reason: String| Error::Safetensors { path: file.path().into(), reason };
-    if file.len() < LENGTH {
-        return Err(invalid("header too small".into()));
+/// The most dimensions that a tensor may have; weights have two, convolutions four.
+const MAX_RANK: usize = 8;
+
+/// What a header says.
+pub(super) struct Header {
+    /// Where the tensors' bytes begin in the file.
+    pub(super) data: u64,
+    /// Where and what each is, by its canonical name.
+    pub(super) tensors: Table<Stored>,
+    /// How many of them have another name in the file.
+    pub(super) renamed: usize,
+}
+
+/// A tensor in a file.
+#[derive(Debug, Clone)]
+pub(super) struct Stored {
+    pub(super) dtype: Dtype,
+    shape: Dims,
+    /// Its bytes, from [`Header::data`] on.
+    pub(super) offsets: [usize; 2],
+}
+
+impl Stored {
+    pub(super) fn shape(&self) -> &[usize] {
+        &self.shape.dims[..usize::from(self.shape.rank)]
     }
-    let mut length = [0; LENGTH as usize];
-    file.fill(0, &mut length)?;
-    let length = u64::from_le_bytes(length);
+
+    /// How many bytes its shape and dtype take.
+    fn bytes(&self) -> Option<usize> {
+        let elements = self.shape().iter().try_fold(1, |n: usize, &dim| n.checked_mul(dim))?;
+        let bits = elements.checked_mul(self.dtype.bitsize())?;
+        bits.is_multiple_of(8).then_some(bits / 8)
+    }
+}
+
+/// Reads the header, and nothing else, and checks it: that shapes and dtypes fill the offsets
+/// exactly, without gaps or overlaps, from its own end to the end of the file.
+pub(super) fn read(file: &File) -> Result<Header> {
+    let invalid = |reason: String| Error::Safetensors { path: file.path().into(), reason };
+    let mut beginning = [0; 64];
+    let beginning = &mut beginning[..file.len().min(64) as usize];
+    file.fill(0, beginning)?;
+    if is_lfs_pointer(beginning) {
+        return Err(Error::GitLfs { path: file.path().into() });
+    }
+    let Some((length, _)) = beginning.split_first_chunk() else {
+        return Err(invalid("header too small".into()));
+    };
+    let length = u64::from_le_bytes(*length);
     if length > LONGEST {
         return Err(invalid("header too large".into()));
     }
@@ -33,14 +80,180 @@ pub(super) fn read(file: &File) -> Result<(u64, Metadata)> {
     file.check_unchanged()?;
     let header = std::str::from_utf8(&header)
         .map_err(|e| invalid(format!("invalid UTF-8 in its header: {e}")))?;
-    // The crate checks offsets, shapes and dtypes, and not where the file ends, on the way.
-    let metadata: Metadata =
+    let Tensors { table, renamed } =
         serde_json::from_str(header).map_err(|e| invalid(format!("invalid header: {e}")))?;
-    let end = data.checked_add(metadata.data_len() as u64);
-    if end != Some(file.len()) {
-        let end = end.map_or("beyond any file".into(), |end| format!("at byte {end}"));
-        let reason = format!("its tensors end {end}, the file at {}", file.len());
-        return Err(invalid(reason));
+    let tensors =
+        table.sorted().map_err(|name| invalid(format!("tensor '{name}' is there twice")))?;
+    check_places(&tensors, data, file.len()).map_err(invalid)?;
+    Ok(Header { data, tensors, renamed })
+}
+
+/// Checks that tensors lie one behind the other, each as long as its shape says, up to the end of the file.
+fn check_places(tensors: &Table<Stored>, data: u64, len: u64) -> std::result::Result<(), String> {
+    let mut places: Vec<(usize, usize)> = Vec::with_capacity(tensors.len());
+    for (name, stored) in tensors.iter() {
+        let [start, end] = stored.offsets;
+        let bytes = end.checked_sub(start);
+        if bytes.is_none() || bytes != stored.bytes() {
+            let (shape, dtype) = (stored.shape(), stored.dtype);
+            return Err(format!(
+                "invalid offsets: tensor '{name}' of shape {shape:?} in {dtype:?} lies from byte {start} to {end}"
+            ));
+        }
+        places.push((start, end));
     }
-    Ok((data, metadata))
+    places.sort_unstable();
+    let mut done = 0;
+    for (start, end) in places {
+        if start != done {
+            return Err(format!(
+                "invalid offsets: a tensor begins at byte {start}, the one before it ends at {done}"
+            ));
+        }
+        done = end;
+    }
+    let end = data.checked_add(done as u64);
+    if end != Some(len) {
+        let end = end.map_or("beyond any file".into(), |end| format!("at byte {end}"));
+        return Err(format!("its tensors end {end}, the file at {len}"));
+    }
+    Ok(())
+}
+
+/// The object of a header.
+struct Tensors {
+    table: Table<Stored>,
+    renamed: usize,
+}
+
+impl<'de> Deserialize<'de> for Tensors {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        deserializer.deserialize_map(HeaderVisitor)
+    }
+}
+
+struct HeaderVisitor;
+
+impl<'de> Visitor<'de> for HeaderVisitor {
+    type Value = Tensors;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of tensors")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Tensors, A::Error> {
+        let (mut table, mut renamed) = (Table::default(), 0);
+        while let Some(name) = map.next_key::<String>()? {
+            if name == "__metadata__" {
+                map.next_value_seed(TextMap)?;
+                continue;
+            }
+            let about = |e: A::Error| A::Error::custom(format!("tensor '{name}': {e}"));
+            let Entry { dtype, shape, data_offsets } = map.next_value().map_err(about)?;
+            let stored = Stored { dtype, shape, offsets: data_offsets };
+            let own = canonical(&name);
+            renamed += usize::from(own != name);
+            table.push(&own, stored).map_err(|_| A::Error::custom("its names are too long"))?;
+        }
+        Ok(Tensors { table, renamed })
+    }
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    dtype: Dtype,
+    shape: Dims,
+    data_offsets: [usize; 2],
+}
+
+/// A shape, of a size that is known.
+#[derive(Debug, Clone, Default)]
+struct Dims {
+    dims: [usize; MAX_RANK],
+    rank: u8,
+}
+
+impl<'de> Deserialize<'de> for Dims {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct DimsVisitor;
+        impl<'de> Visitor<'de> for DimsVisitor {
+            type Value = Dims;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "a shape of at most {MAX_RANK} dimensions")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(
+                self,
+                mut list: A,
+            ) -> std::result::Result<Dims, A::Error> {
+                let mut shape = Dims::default();
+                while let Some(dim) = list.next_element()? {
+                    let place = shape.dims.get_mut(usize::from(shape.rank));
+                    *place.ok_or_else(|| A::Error::invalid_length(MAX_RANK + 1, &self))? = dim;
+                    shape.rank += 1;
+                }
+                Ok(shape)
+            }
+        }
+        deserializer.deserialize_seq(DimsVisitor)
+    }
+}
+
+/// Checks that `__metadata__` maps texts to texts, as the format asks: other readers refuse anything else.
+struct TextMap;
+
+impl<'de> DeserializeSeed<'de> for TextMap {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(
+        self,
+        deserializer: D,
+    ) -> std::result::Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for TextMap {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("__metadata__ to be an object of texts; write it anew with texts alone")
+    }
+
+    fn visit_unit<E>(self) -> std::result::Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<(), A::Error> {
+        struct Text;
+        impl<'de> Deserialize<'de> for Text {
+            fn deserialize<D: Deserializer<'de>>(
+                deserializer: D,
+            ) -> std::result::Result<Self, D::Error> {
+                struct TextVisitor;
+                impl Visitor<'_> for TextVisitor {
+                    type Value = Text;
+
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str("a text")
+                    }
+
+                    fn visit_str<E>(self, _: &str) -> std::result::Result<Text, E> {
+                        Ok(Text)
+                    }
+                }
+                deserializer.deserialize_str(TextVisitor)
+            }
+        }
+        while let Some(key) = map.next_key::<String>()? {
+            let about = |e: A::Error| {
+                A::Error::custom(format!(
+                    "__metadata__ must map texts to texts, and '{key}' does not: {e}"
+                ))
+            };
+            map.next_value::<Text>().map_err(about)?;
+        }
+        Ok(())
+    }
 }

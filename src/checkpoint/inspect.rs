@@ -5,6 +5,7 @@ use super::activation::Resolved;
 use super::blocks::BlockSpec;
 use super::config::Stack;
 use super::families::Family;
+use super::head::HeadKind;
 use super::remark::{Remark, RemarkKind};
 use super::tensors::Tensors;
 use crate::error::Result;
@@ -25,6 +26,8 @@ pub struct Inspection {
     pub model_type: String,
     /// Its stacks of layers.
     pub stacks: Vec<StackInspection>,
+    /// The ids that end a text.
+    pub end_tokens: Vec<u32>,
     /// Number of elements of all tensors.
     pub parameters: u64,
     /// Number of elements of the MLP blocks alone.
@@ -58,9 +61,9 @@ pub struct StackInspection {
     pub activation: Resolved<Activation>,
     /// Rows of the embedding.
     pub vocab_size: usize,
-    /// Whether the head is the embedding, with the reason.
-    pub tied_head: Resolved<bool>,
-    /// Whether the whole model runs here, and if not, why.
+    /// What makes logits, with the reason.
+    pub head: Resolved<HeadKind>,
+    /// `supported`, or why the whole model does not run here.
     pub attention: String,
     /// Fields that the config leaves out, with the family's default.
     pub defaults: Vec<String>,
@@ -93,6 +96,7 @@ pub fn inspect(checkpoint: &Checkpoint, mut progress: impl FnMut(usize)) -> Resu
         family: checkpoint.config().family,
         model_type: checkpoint.config().model_type.clone(),
         stacks: stacks(checkpoint),
+        end_tokens: checkpoint.config().eos_token_ids.clone(),
         parameters,
         mlp_parameters: checkpoint
             .blocks()
@@ -147,10 +151,13 @@ fn stacks(checkpoint: &Checkpoint) -> Vec<StackInspection> {
             mlp_bias: stack.mlp_bias,
             activation: stack.activation.clone(),
             vocab_size: stack.vocab_size,
-            tied_head: stack.tied_head.clone(),
-            attention: match &stack.attention {
-                Ok(_) => "supported".into(),
-                Err(reason) => reason.to_string(),
+            head: stack.head.clone(),
+            attention: match (&stack.attention, checkpoint.check_whole_model()) {
+                (Err(reason), _) => reason.to_string(),
+                (Ok(_), Ok(())) => "supported".into(),
+                (Ok(_), Err(e)) => {
+                    format!("cannot be loaded, and neither drift nor forward runs: {e}")
+                }
             },
             defaults: stack.defaults.clone(),
         }

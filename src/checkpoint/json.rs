@@ -2,23 +2,42 @@
 
 use super::file::check_regular;
 use crate::error::{Error, Result};
+use std::io::Read;
 use std::path::Path;
 
 /// Reads a JSON file. The limit is far above any real config or index (a few hundred KB) and far
-/// below what would hurt.
+/// below what would hurt. A byte order mark in front, which some editors leave, is not part of it.
 pub(super) fn read_text(path: &Path) -> Result<String> {
     const LIMIT: u64 = 64 << 20;
     let metadata = std::fs::metadata(path).map_err(Error::io(path))?;
     check_regular(path, &metadata)?;
-    let size = metadata.len();
-    if size > LIMIT {
-        let reason = format!("{size} bytes are too many for a JSON file; the limit is {LIMIT}");
-        return Err(Error::Json { path: path.into(), reason });
+    let malformed = |reason| Error::Json { path: path.into(), reason };
+    let mut bytes = vec![];
+    // Some files of the system have no length, and no end.
+    let file = std::fs::File::open(path).map_err(Error::io(path))?;
+    file.take(LIMIT + 1).read_to_end(&mut bytes).map_err(Error::io(path))?;
+    if bytes.len() as u64 > LIMIT {
+        return Err(malformed(format!(
+            "more than {LIMIT} bytes, which is too much for a JSON file"
+        )));
     }
-    std::fs::read_to_string(path).map_err(Error::io(path))
+    if is_lfs_pointer(&bytes) {
+        return Err(Error::GitLfs { path: path.into() });
+    }
+    let text = String::from_utf8(bytes)
+        .map_err(|e| malformed(format!("not a JSON file: {}", e.utf8_error())))?;
+    Ok(match text.strip_prefix('\u{feff}') {
+        Some(rest) => rest.to_string(),
+        None => text,
+    })
 }
 
-pub(super) fn parse_json<T: serde::de::DeserializeOwned>(json: &str, path: &Path) -> Result<T> {
+/// Whether a file is what Git leaves in place of a large one that was not fetched.
+pub(super) fn is_lfs_pointer(beginning: &[u8]) -> bool {
+    beginning.starts_with(b"version https://git-lfs.github.com/spec/")
+}
+
+pub(super) fn parse_json<'a, T: serde::Deserialize<'a>>(json: &'a str, path: &Path) -> Result<T> {
     serde_json::from_str(json)
         .map_err(|e| Error::Json { path: path.into(), reason: format!("malformed JSON: {e}") })
 }

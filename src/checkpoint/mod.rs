@@ -5,40 +5,56 @@ mod activation;
 mod attention;
 mod blocks;
 mod config;
-mod defaults;
 mod families;
 mod file;
+mod head;
 mod header;
 #[cfg(feature = "hub")]
 mod hub;
+mod index;
 mod inspect;
 mod json;
+mod keys;
 mod limits;
+mod names;
+mod notes;
 mod raw;
 mod remark;
+mod rope;
 mod shard;
+mod siblings;
+mod table;
 mod tensors;
 mod tokenizer;
+mod unused;
+mod unusual;
+mod whole;
 
 pub use activation::Resolved;
 pub use attention::{AttentionConfig, LayerAttention};
 pub use blocks::BlockSpec;
 pub use config::{Config, Stack};
 pub use families::{Family, NormNames};
+pub use head::HeadKind;
 #[cfg(feature = "hub")]
 pub use hub::Hub;
 pub use inspect::{Inspection, StackInspection, inspect};
 pub use remark::{Level, Remark, RemarkKind};
 pub use tensors::Tensors;
+pub(crate) use whole::Parts;
 
 use crate::error::{Error, Result};
 use candle_core::DType;
-use json::read_text;
+use json::{parse_json, read_text};
+use raw::RawGeneration;
+use std::collections::HashSet;
 use std::fmt;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use tokenizer::Tokenizer;
 
 const CONFIG: &str = "config.json";
+const GENERATION: &str = "generation_config.json";
 const TOKENIZER: &str = "tokenizer.json";
 
 /// A checkpoint that has been opened and checked, with no weight read yet.
@@ -55,6 +71,7 @@ pub struct Checkpoint {
     config: Config,
     tensors: Tensors,
     blocks: Vec<BlockSpec>,
+    parts: Parts,
     tokenizer: Tokenizer,
     remarks: Vec<Remark>,
 }
@@ -108,7 +125,8 @@ impl Checkpoint {
         if !path.exists() {
             return Err(missing_config(dir, path));
         }
-        let config = Config::parse(&read_text(&path)?, &path)?;
+        let mut config = Config::parse(&read_text(&path)?, &path)?;
+        config.add_end_tokens(&dir.join(GENERATION));
         let tokenizer = Tokenizer::file(dir.join(TOKENIZER));
         Self::new(source, config, Tensors::open(dir)?, tokenizer)
     }
@@ -130,15 +148,104 @@ impl Checkpoint {
         Self::new(
             Source::Embedded,
             Config::parse(config, &file("config.json"))?,
-            Tensors::from_static(&file("model.safetensors"), weights)?,
+            Tensors::from_bytes(&file("model.safetensors"), &weights[..])?,
             Tokenizer::bytes(tokenizer),
         )
     }
 
-    fn new(source: Source, config: Config, tensors: Tensors, tokenizer: Tokenizer) -> Result<Self> {
-        let blocks = blocks::find(&config, &tensors)?;
-        let remarks = config.remarks.clone();
-        Ok(Self { source, config, tensors, blocks, tokenizer, remarks })
+    /// A checkpoint in memory, without a tokenizer.
+    pub(crate) fn from_bytes(config: &str, weights: Vec<u8>) -> Result<Self> {
+        let dir = Path::new("memory");
+        let config = Config::parse(config, &dir.join(CONFIG))?;
+        let tensors = Tensors::from_bytes(&dir.join(tensors::WEIGHTS), weights)?;
+        Self::new(
+            Source::Directory(dir.into()),
+            config,
+            tensors,
+            Tokenizer::file(dir.join(TOKENIZER)),
+        )
+    }
+
+    fn new(
+        source: Source,
+        mut config: Config,
+        tensors: Tensors,
+        tokenizer: Tokenizer,
+    ) -> Result<Self> {
+        let by_method = |e: Error| e.quantised(config.quantization.as_deref());
+        let blocks = blocks::find(&config, &tensors).map_err(by_method)?;
+        let mut remarks = [tensors.remarks(), &config.remarks].concat();
+        if let Some(method) = &config.quantization {
+            let text = format!(
+                "the config says that the weights are quantised ({method}); they are stored as {}, and taken as they are",
+                blocks[0].dtype.as_str()
+            );
+            remarks.push(Remark::warning(RemarkKind::Unused, text));
+        }
+        // The embedding is the layers' sibling.
+        let layer = &blocks[0].layer;
+        let backbone = layer.strip_suffix("layers.0").unwrap_or(layer).to_string();
+        let mut parts = Parts {
+            embedding: format!("{backbone}embed_tokens"),
+            head: "lm_head".into(),
+            backbone,
+        };
+        if config.stacks[0].attention.is_ok() {
+            let head = names::lm_head(&parts.backbone, &tensors);
+            let embedding = format!("{}.weight", parts.embedding);
+            let told = &config.stacks[0].head;
+            let (kind, embedding) =
+                HeadKind::of_weights(told, &tensors, &embedding, head.as_deref(), &mut remarks)?;
+            let without_weight = |name: &str| name.trim_end_matches(".weight").to_string();
+            parts.embedding = without_weight(&embedding);
+            parts.head = head.as_deref().map_or(parts.head, without_weight);
+            config.stacks[0].head = kind;
+        }
+        let mut checkpoint = Self { source, config, tensors, blocks, parts, tokenizer, remarks };
+        let unused = checkpoint.unused();
+        checkpoint.remarks.extend(unused);
+        Ok(checkpoint)
+    }
+
+    /// What nothing is computed of.
+    fn unused(&self) -> Vec<Remark> {
+        let tensors = &self.tensors;
+        let of_blocks = self.blocks.iter().flat_map(|block| {
+            block.tensors(tensors).into_iter().map(|(name, _)| name).chain([block.norm.clone()])
+        });
+        let mut used: HashSet<String> = of_blocks.collect();
+        let whole = self.whole_tensors();
+        used.extend(whole.iter().flatten().map(|(name, _)| name.clone()));
+        // One that is equal to the embedding is as good as used.
+        used.insert(format!("{}.weight", self.parts.head));
+        let mut stacks = vec![];
+        let mut first = 0;
+        for stack in &self.config.stacks {
+            let layer = &self.blocks[first].layer;
+            let prefix = layer.strip_suffix("layers.0").unwrap_or(layer);
+            stacks.push((prefix.to_string(), stack.num_hidden_layers));
+            first += stack.num_hidden_layers;
+        }
+        unused::remarks(tensors, &used, &stacks, whole.is_some())
+    }
+
+    /// The tensors of the whole model but for the blocks', if it runs here.
+    fn whole_tensors(&self) -> Option<Vec<(String, Vec<usize>)>> {
+        let attention = self.config.stacks[0].attention.as_ref().ok()?;
+        Some(whole::tensors(&self.config, attention, &self.blocks, &self.parts, &self.tensors))
+    }
+
+    /// Checks by the headers alone that the whole model can be loaded.
+    ///
+    /// # Errors
+    /// As [`Self::attention`]; a tensor that is missing or does not fit the config.
+    pub fn check_whole_model(&self) -> Result<()> {
+        self.attention()?;
+        for (name, shape) in self.whole_tensors().unwrap_or_default() {
+            let checked = self.tensors.check(&name, &shape);
+            checked.map_err(|e| e.quantised(self.config.quantization.as_deref()))?;
+        }
+        Ok(())
     }
 
     /// Where it comes from.
@@ -188,18 +295,9 @@ impl Checkpoint {
         attention.map_err(|reason| Error::Input(format!("the whole model does not run: {reason}")))
     }
 
-    /// What stands before `embed_tokens`, `layers` and `norm` in its names: `model.`, or nothing.
-    pub(crate) fn backbone(&self) -> &str {
-        // The embedding is the layers' sibling.
-        let layer = &self.blocks[0].layer;
-        layer.strip_suffix("layers.0").unwrap_or(layer)
-    }
-
-    /// What stands before `lm_head` in its names: mostly nothing.
-    pub(crate) fn head_prefix(&self) -> &'static str {
-        let prefixes = ["", "language_model.", "model."];
-        let holds = |prefix: &&str| self.tensors.contains(&format!("{prefix}lm_head.weight"));
-        prefixes.into_iter().find(holds).unwrap_or("")
+    /// What the parts around its layers are called.
+    pub(crate) fn parts(&self) -> &Parts {
+        &self.parts
     }
 
     /// The dtype that its MLP weights are stored in (that of the first one).
@@ -232,13 +330,50 @@ impl Checkpoint {
     }
 }
 
+/// How many shards and tensors an index lists.
+pub(crate) fn parse_index(json: &str) -> Result<(usize, usize)> {
+    let index = index::Index::parse(json, Path::new(tensors::INDEX))?;
+    Ok((index.files.len(), index.tensors.len()))
+}
+
+impl Config {
+    /// Adds the end tokens of a file with settings of generation, if there is one.
+    fn add_end_tokens(&mut self, path: &Path) {
+        if !path.exists() {
+            return;
+        }
+        match read_text(path).and_then(|json| parse_json::<RawGeneration>(&json, path)) {
+            Ok(raw) => {
+                for id in raw.eos_token_id {
+                    if !self.eos_token_ids.contains(&id) {
+                        self.eos_token_ids.push(id);
+                    }
+                }
+            }
+            Err(e) => {
+                let text = format!("{GENERATION} is not used, nor are its end tokens: {e}");
+                self.remarks.push(Remark::warning(RemarkKind::Unused, text));
+            }
+        }
+    }
+}
+
 fn missing_config(dir: &Path, path: PathBuf) -> Error {
-    let (path, remedy) = if dir.is_dir() {
-        (path, "a checkpoint directory has config.json beside its safetensors files")
-    } else if dir.exists() {
-        (dir.into(), "it is a file: pass the directory that holds config.json and the weights")
+    if dir.is_dir() {
+        return Error::MissingFile { path, remedy: siblings::without_config(dir) };
+    }
+    if !dir.exists() {
+        let remedy = "pass a directory with config.json and model.safetensors".into();
+        return Error::MissingFile { path: dir.into(), remedy };
+    }
+    let mut beginning = [0; 4];
+    let is_gguf = std::fs::metadata(dir).is_ok_and(|file| file.is_file())
+        && std::fs::File::open(dir).and_then(|mut file| file.read_exact(&mut beginning)).is_ok()
+        && &beginning == b"GGUF";
+    let remedy = if is_gguf {
+        "it is a GGUF file, which is not read; pass a directory with config.json and safetensors weights"
     } else {
-        (dir.into(), "pass a directory with config.json and model.safetensors")
+        "it is a file; pass the directory that holds config.json and the weights"
     };
-    Error::MissingFile { path, remedy: remedy.into() }
+    Error::NotADirectory { path: dir.into(), remedy: remedy.into() }
 }

@@ -1,13 +1,56 @@
-//! The fields of `config.json` as they stand there, in both spellings that are in use.
+//! The fields of `config.json` as they stand there, in every spelling that is in use.
+//!
+//! A file is read in three passes that each keep little: first what kind of model it is, so that one that is not
+//! covered is named before any of its fields is typed; then the fields; then the keys that nobody reads.
 
-use serde::Deserialize;
-use std::collections::HashMap;
+use super::limits::MAX_LAYERS;
+use serde::de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use std::fmt;
+use std::marker::PhantomData;
+
+/// What kind of model a file is of.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct RawKind {
+    pub(super) model_type: Option<String>,
+    #[serde(deserialize_with = "bounded")]
+    pub(super) architectures: Vec<String>,
+    pub(super) text_config: Option<RawTextKind>,
+    pub(super) quantization_config: Option<RawQuantization>,
+    /// MLX's, which names no method.
+    quantization: Option<IgnoredAny>,
+    /// An adapter's config, or one of another kind of file.
+    pub(super) peft_type: Option<String>,
+}
+
+impl RawKind {
+    /// How the weights are quantised, if the file says that they are.
+    pub(super) fn quantization(&self) -> Option<&str> {
+        let method = self.quantization_config.as_ref();
+        let method = method.map(|raw| raw.quant_method.as_deref().unwrap_or("unnamed"));
+        method.or(self.quantization.as_ref().map(|_| "mlx"))
+    }
+}
+
+/// The text part's kind.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct RawTextKind {
+    pub(super) model_type: Option<String>,
+}
+
+/// The name of what the weights are quantised by.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct RawQuantization {
+    pub(super) quant_method: Option<String>,
+}
 
 /// The fields that are read, in the Hub's spelling and in that of transformers 5.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct RawConfig {
-    pub(super) model_type: Option<String>,
     pub(super) text_config: Option<Box<RawConfig>>,
     pub(super) encoder: Option<Box<RawConfig>>,
     pub(super) decoder: Option<Box<RawConfig>>,
@@ -19,12 +62,14 @@ pub(super) struct RawConfig {
     pub(super) num_hidden_layers: Option<usize>,
     pub(super) rms_norm_eps: Option<f64>,
     pub(super) vocab_size: Option<usize>,
+    pub(super) max_position_embeddings: Option<usize>,
     pub(super) tie_word_embeddings: Option<bool>,
     /// Absent means the family's default, null means none.
     #[serde(deserialize_with = "present")]
     pub(super) final_logit_softcapping: Option<Option<f64>>,
     pub(super) bos_token_id: Option<u32>,
-    pub(super) eos_token_id: Option<OneOrMany>,
+    #[serde(deserialize_with = "one_or_many")]
+    pub(super) eos_token_id: Vec<u32>,
 
     pub(super) attention_bias: Option<bool>,
     pub(super) num_attention_heads: Option<usize>,
@@ -34,72 +79,257 @@ pub(super) struct RawConfig {
     /// Absent means the family's default, null means none.
     #[serde(deserialize_with = "present")]
     pub(super) attn_logit_softcapping: Option<Option<f64>>,
-    pub(super) sliding_window: Option<usize>,
-    pub(super) layer_types: Option<Vec<String>>,
+    /// Absent means the family's default, null that nothing slides.
+    #[serde(deserialize_with = "present")]
+    pub(super) sliding_window: Option<Option<usize>>,
+    #[serde(deserialize_with = "some_bounded")]
+    pub(super) layer_types: Option<Vec<LayerType>>,
     /// Every how many layers one has full attention. The `_sliding_window_pattern` of newer files
     /// is not read: transformers does not read it either, and `layer_types` stands beside it.
     pub(super) sliding_window_pattern: Option<usize>,
     pub(super) use_bidirectional_attention: Option<bool>,
+    pub(super) partial_rotary_factor: Option<f64>,
     pub(super) rope_theta: Option<f64>,
     pub(super) rope_local_base_freq: Option<f64>,
-    pub(super) rope_scaling: Option<RopeScaling>,
-    pub(super) rope_parameters: Option<RopeParameters>,
+    pub(super) rope_scaling: Option<RawRope>,
+    pub(super) rope_parameters: Option<RawRopeParameters>,
 }
 
-/// `Some` for a field that is there, be it null.
-fn present<'de, D: serde::Deserializer<'de>>(
-    field: D,
-) -> std::result::Result<Option<Option<f64>>, D::Error> {
-    Deserialize::deserialize(field).map(Some)
-}
-
-/// An id or a list of them.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
-pub(super) enum OneOrMany {
-    One(u32),
-    Many(Vec<u32>),
-}
-
-impl OneOrMany {
-    pub(super) fn to_vec(&self) -> Vec<u32> {
-        match self {
-            Self::One(id) => vec![*id],
-            Self::Many(ids) => ids.clone(),
-        }
-    }
-}
-
-/// `rope_scaling` of the Hub's files, and a leaf of transformers 5's `rope_parameters`.
-#[derive(Debug, Clone, Default, Deserialize)]
+/// `rope_scaling` of the Hub's files, and one set of transformers 5's `rope_parameters`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default)]
-pub(super) struct RopeScaling {
+pub(super) struct RawRope {
     rope_type: Option<String>,
     /// The older spelling; transformers 4 writes both.
     r#type: Option<String>,
     pub(super) factor: Option<f64>,
     pub(super) rope_theta: Option<f64>,
+    pub(super) partial_rotary_factor: Option<f64>,
 }
 
-impl RopeScaling {
+impl RawRope {
     /// `default`, `linear`, …
     pub(super) fn rope_type(&self) -> Option<&str> {
         self.rope_type.as_deref().or(self.r#type.as_deref())
     }
 }
 
-/// transformers 5: one set of parameters, or one per layer type.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-pub(super) enum RopeParameters {
-    PerLayerType(HashMap<LayerType, Option<RopeScaling>>),
-    One(RopeScaling),
+/// transformers 5's `rope_parameters`: one set by layer type, or one set, or, out of converters, both.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct RawRopeParameters {
+    pub(super) full_attention: Option<RawRope>,
+    pub(super) sliding_attention: Option<RawRope>,
+    rope_type: Option<String>,
+    r#type: Option<String>,
+    factor: Option<f64>,
+    rope_theta: Option<f64>,
+    partial_rotary_factor: Option<f64>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
+impl RawRopeParameters {
+    /// What stands beside the layer types.
+    pub(super) fn shared(&self) -> RawRope {
+        RawRope {
+            rope_type: self.rope_type.clone(),
+            r#type: self.r#type.clone(),
+            factor: self.factor,
+            rope_theta: self.rope_theta,
+            partial_rotary_factor: self.partial_rotary_factor,
+        }
+    }
+}
+
+/// What a layer's attention sees.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum LayerType {
-    #[serde(rename = "sliding_attention")]
     Sliding,
-    #[serde(rename = "full_attention")]
     Full,
+    Other(String),
+}
+
+impl<'de> Deserialize<'de> for LayerType {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(match String::deserialize(deserializer)? {
+            name if name == "sliding_attention" => Self::Sliding,
+            name if name == "full_attention" => Self::Full,
+            name => Self::Other(name),
+        })
+    }
+}
+
+/// The file with the settings of generation, which has end tokens of its own.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct RawGeneration {
+    #[serde(deserialize_with = "one_or_many")]
+    pub(super) eos_token_id: Vec<u32>,
+}
+
+/// `Some` for a field that is there, be it null.
+fn present<'de, D, T>(field: D) -> Result<Option<Option<T>>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    Deserialize::deserialize(field).map(Some)
+}
+
+/// A list that is no longer than the layers of a model may be, so that no file makes us hold more.
+fn bounded<'de, D: Deserializer<'de>, T: Deserialize<'de>>(field: D) -> Result<Vec<T>, D::Error> {
+    Ok(some_bounded(field)?.unwrap_or_default())
+}
+
+fn some_bounded<'de, D, T>(field: D) -> Result<Option<Vec<T>>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    field.deserialize_any(ListVisitor { one: |_| None, items: PhantomData })
+}
+
+/// An id, a list of them, or null.
+fn one_or_many<'de, D: Deserializer<'de>>(field: D) -> Result<Vec<u32>, D::Error> {
+    let one = |id: u64| u32::try_from(id).ok();
+    Ok(field.deserialize_any(ListVisitor { one, items: PhantomData })?.unwrap_or_default())
+}
+
+/// Reads lists, and single numbers of which `one` makes an item.
+struct ListVisitor<T, F> {
+    one: F,
+    items: PhantomData<T>,
+}
+
+impl<'de, T: Deserialize<'de>, F: Fn(u64) -> Option<T>> Visitor<'de> for ListVisitor<T, F> {
+    type Value = Option<Vec<T>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a list of at most {MAX_LAYERS} items")
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<Self::Value, E> {
+        let item = (self.one)(number)
+            .ok_or_else(|| E::invalid_type(serde::de::Unexpected::Unsigned(number), &self))?;
+        Ok(Some(vec![item]))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        let mut items = vec![];
+        while let Some(item) = list.next_element()? {
+            if items.len() == MAX_LAYERS {
+                return Err(A::Error::invalid_length(MAX_LAYERS + 1, &self));
+            }
+            items.push(item);
+        }
+        Ok(Some(items))
+    }
+}
+
+/// The keys of an object whose values say something: none that is null, false or empty.
+#[derive(Debug, Default)]
+pub(super) struct Keys(pub(super) Vec<String>);
+
+/// Keys beyond these are not kept: no config has half as many.
+const MAX_KEYS: usize = 1024;
+
+impl<'de> Deserialize<'de> for Keys {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct KeysVisitor;
+        impl<'de> Visitor<'de> for KeysVisitor {
+            type Value = Keys;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Keys, A::Error> {
+                let mut keys = vec![];
+                while let Some(key) = map.next_key::<String>()? {
+                    let Says(says) = map.next_value()?;
+                    if says && keys.len() < MAX_KEYS {
+                        keys.push(key);
+                    }
+                }
+                Ok(Keys(keys))
+            }
+        }
+        deserializer.deserialize_map(KeysVisitor)
+    }
+}
+
+/// Whether a value is neither null nor false nor empty.
+struct Says(bool);
+
+impl<'de> Deserialize<'de> for Says {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct SaysVisitor;
+        impl<'de> Visitor<'de> for SaysVisitor {
+            type Value = Says;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a value")
+            }
+
+            fn visit_unit<E>(self) -> Result<Says, E> {
+                Ok(Says(false))
+            }
+
+            fn visit_bool<E>(self, value: bool) -> Result<Says, E> {
+                Ok(Says(value))
+            }
+
+            fn visit_i64<E>(self, _: i64) -> Result<Says, E> {
+                Ok(Says(true))
+            }
+
+            fn visit_u64<E>(self, _: u64) -> Result<Says, E> {
+                Ok(Says(true))
+            }
+
+            fn visit_f64<E>(self, _: f64) -> Result<Says, E> {
+                Ok(Says(true))
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Says, E> {
+                Ok(Says(!text.is_empty()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Says, A::Error> {
+                let mut says = false;
+                while list.next_element::<IgnoredAny>()?.is_some() {
+                    says = true;
+                }
+                Ok(Says(says))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Says, A::Error> {
+                let mut says = false;
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {
+                    says = true;
+                }
+                Ok(Says(says))
+            }
+        }
+        deserializer.deserialize_any(SaysVisitor)
+    }
+}
+
+/// The keys of a config's text part, and of the parts of an encoder-decoder.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct PartKeys {
+    pub(super) text_config: Option<Keys>,
+    pub(super) encoder: Option<Keys>,
+    pub(super) decoder: Option<Keys>,
+}
+
+/// The config of an adapter.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct RawAdapter {
+    pub(super) base_model_name_or_path: Option<String>,
 }

@@ -1,20 +1,19 @@
 //! One safetensors file, and its tensors as numbers.
 
 use super::file::{File, PIECE};
-use super::header;
+use super::header::{self, Header, Stored};
+use super::table::Table;
 use crate::error::Result;
 use crate::kernels::memory::on_large_pages;
 use rayon::prelude::*;
-use safetensors::tensor::{Metadata, TensorInfo};
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A file and what its header says.
 pub(super) struct Shard {
     file: File,
-    /// Where the tensors' bytes begin, behind the header.
-    data: u64,
-    metadata: Metadata,
+    header: Header,
 }
 
 impl Shard {
@@ -22,15 +21,14 @@ impl Shard {
         Self::new(File::open(path)?)
     }
 
-    /// A file that is part of the program, with a path for messages.
-    #[cfg(feature = "embedded")]
-    pub(super) fn from_static(path: &Path, bytes: &'static [u8]) -> Result<Self> {
-        Self::new(File::from_static(path.into(), bytes))
+    /// A file in memory, with a path for messages.
+    pub(super) fn from_bytes(path: &Path, bytes: Cow<'static, [u8]>) -> Result<Self> {
+        Self::new(File::from_bytes(path.into(), bytes))
     }
 
     fn new(file: File) -> Result<Self> {
-        let (data, metadata) = header::read(&file)?;
-        Ok(Self { file, data, metadata })
+        let header = header::read(&file)?;
+        Ok(Self { file, header })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -47,38 +45,58 @@ impl Shard {
         self.file.check_unchanged()
     }
 
-    /// The names of its tensors.
-    pub(super) fn names(&self) -> Vec<String> {
-        self.metadata.offset_keys()
+    /// What its header says of its tensors.
+    pub(super) fn tensors(&self) -> &Table<Stored> {
+        &self.header.tensors
     }
 
-    /// What the header says of a tensor.
-    pub(super) fn info(&self, name: &str) -> Option<&TensorInfo> {
-        self.metadata.info(name)
+    /// How many of them have another name in the file.
+    pub(super) fn renamed(&self) -> usize {
+        self.header.renamed
     }
 
     /// Where a tensor's bytes are, and how many.
-    fn place(&self, info: &TensorInfo) -> (u64, usize) {
-        let (start, end) = info.data_offsets;
-        (self.data + start as u64, end - start)
+    fn place(&self, stored: &Stored) -> (u64, usize) {
+        let [start, end] = stored.offsets;
+        (self.header.data + start as u64, end - start)
+    }
+
+    /// Whether two tensors of one length have the same bytes.
+    pub(super) fn are_equal(&self, stored: &Stored, other: (&Self, &Stored)) -> Result<bool> {
+        let ((at, len), (other, (other_at, other_len))) =
+            (self.place(stored), (other.0, other.0.place(other.1)));
+        let (mut bytes, mut others) = (vec![0; PIECE], vec![0; PIECE]);
+        let mut done = 0;
+        while done < len && len == other_len {
+            let piece = PIECE.min(len - done);
+            self.file.fill(at + done as u64, &mut bytes[..piece])?;
+            other.file.fill(other_at + done as u64, &mut others[..piece])?;
+            if bytes[..piece] != others[..piece] {
+                return Ok(false);
+            }
+            done += piece;
+        }
+        self.check_unchanged()?;
+        other.check_unchanged()?;
+        Ok(len == other_len)
     }
 
     /// The elements of a tensor, each made of its `N` bytes by a function: read and converted by all
     /// threads, straight into their place.
     pub(super) fn elements<const N: usize, T: Copy + Send>(
         &self,
-        info: &TensorInfo,
+        stored: &Stored,
         element: impl Fn([u8; N]) -> T + Sync + Send,
     ) -> Result<Vec<T>> {
-        let (at, bytes) = self.place(info);
+        let (at, bytes) = self.place(stored);
         let len = bytes / N;
         let mut all = on_large_pages(len);
         let places = all.spare_capacity_mut()[..len].par_chunks_mut(PIECE / N);
         self.file.read(at, bytes, places, |bytes, places| {
-            let (stored, _) = bytes.as_chunks::<N>();
-            assert_eq!(stored.len(), places.len(), "a piece for its places");
-            for (place, &stored) in places.iter_mut().zip(stored) {
-                place.write(element(stored));
+            let (elements, _) = bytes.as_chunks::<N>();
+            assert_eq!(elements.len(), places.len(), "a piece for its places");
+            for (place, &bytes) in places.iter_mut().zip(elements) {
+                place.write(element(bytes));
             }
         })?;
         // SAFETY: there is room for them, and nothing failed: each place was written.
@@ -89,10 +107,10 @@ impl Shard {
     /// How many elements of a tensor, of `N` bytes each, fail the test.
     pub(super) fn count_nonfinite<const N: usize>(
         &self,
-        info: &TensorInfo,
+        stored: &Stored,
         is_finite: impl Fn([u8; N]) -> bool + Sync + Send,
     ) -> Result<usize> {
-        let (at, bytes) = self.place(info);
+        let (at, bytes) = self.place(stored);
         let nonfinite = AtomicUsize::new(0);
         let pieces = rayon::iter::repeat_n((), bytes.div_ceil(PIECE));
         self.file.read(at, bytes, pieces, |bytes, ()| {

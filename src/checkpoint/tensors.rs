@@ -1,14 +1,20 @@
 //! Tensors by name, out of safetensors files. Only the headers are read when the files are opened; a
 //! tensor's bytes are read when it is asked for.
 
-use super::json::{parse_json, read_text};
+use super::header::Stored;
+use super::index::Index;
+use super::keys::list;
+use super::names::renamed;
+use super::remark::{Remark, RemarkKind};
 use super::shard::Shard;
+use super::siblings;
+use super::table::Table;
 use crate::error::{Error, Result};
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
 use half::{bf16, f16};
-use safetensors::{Dtype, tensor::TensorInfo};
-use std::collections::{BTreeMap, HashMap};
+use safetensors::Dtype;
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,6 +22,8 @@ pub(super) const WEIGHTS: &str = "model.safetensors";
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 
 /// The tensors of a checkpoint. Cloning shares them.
+///
+/// Names are without what wrappers add to them (`_orig_mod.`, `module.`, `base_model.model.`).
 #[derive(Clone)]
 pub struct Tensors(Arc<Inner>);
 
@@ -23,8 +31,10 @@ struct Inner {
     /// The checkpoint, for messages about tensors that no file has.
     path: PathBuf,
     shards: Vec<Shard>,
-    /// Which file has which tensor.
-    routing: BTreeMap<String, usize>,
+    /// Which file has which tensor, if there are several.
+    routing: Table<u16>,
+    /// What is odd about the files.
+    remarks: Vec<Remark>,
 }
 
 impl Tensors {
@@ -32,54 +42,69 @@ impl Tensors {
     /// `model.safetensors.index.json` names, in the order in which transformers looks for them.
     pub(super) fn open(dir: &Path) -> Result<Self> {
         let (path, index) = (dir.join(WEIGHTS), dir.join(INDEX));
+        let mut remarks = siblings::remarks(dir);
         if path.exists() {
-            Ok(Self::single(dir, Shard::open(path)?))
-        } else if index.exists() {
-            Self::open_sharded(dir, &index)
-        } else {
-            let remedy =
-                "a checkpoint has model.safetensors, or shards with model.safetensors.index.json";
-            Err(Error::MissingFile { path, remedy: remedy.into() })
-        }
-    }
-
-    /// One file that is part of the program.
-    #[cfg(feature = "embedded")]
-    pub(super) fn from_static(path: &Path, bytes: &'static [u8]) -> Result<Self> {
-        Ok(Self::single(path, Shard::from_static(path, bytes)?))
-    }
-
-    fn single(path: &Path, shard: Shard) -> Self {
-        let routing = shard.names().into_iter().map(|name| (name, 0)).collect();
-        Self(Arc::new(Inner { path: path.into(), shards: vec![shard], routing }))
-    }
-
-    fn open_sharded(dir: &Path, index: &Path) -> Result<Self> {
-        let weight_map = read_weight_map(index)?;
-        let mut shards: Vec<Shard> = vec![];
-        let mut opened: HashMap<&str, usize> = HashMap::new();
-        let mut routing = BTreeMap::new();
-        for (tensor, shard) in &weight_map {
-            let at = match opened.get(shard.as_str()) {
-                Some(&at) => at,
-                None => {
-                    shards.push(Shard::open(shard_path(dir, shard)?)?);
-                    opened.insert(shard, shards.len() - 1);
-                    shards.len() - 1
-                }
-            };
-            if shards[at].info(tensor).is_none() {
-                let remedy =
-                    "model.safetensors.index.json says it is here; download the shard again";
-                return Err(Error::MissingTensor {
-                    path: shards[at].path().into(),
-                    tensor: tensor.clone(),
-                    remedy: remedy.into(),
-                });
+            if index.exists() {
+                let text = format!(
+                    "there are {WEIGHTS} and {INDEX}; {WEIGHTS} is read, as in transformers"
+                );
+                remarks.push(Remark::warning(RemarkKind::Chosen, text));
             }
-            routing.insert(tensor.clone(), at);
+            Self::new(dir, vec![Shard::open(path)?], Table::default(), remarks)
+        } else if index.exists() {
+            Self::open_sharded(dir, &index, remarks)
+        } else {
+            Err(Error::MissingFile { path, remedy: siblings::remedy(dir) })
         }
-        Ok(Self(Arc::new(Inner { path: dir.into(), shards, routing })))
+    }
+
+    /// One file in memory, with a path for messages.
+    pub(super) fn from_bytes(path: &Path, bytes: impl Into<Cow<'static, [u8]>>) -> Result<Self> {
+        let shard = Shard::from_bytes(path, bytes.into())?;
+        Self::new(path, vec![shard], Table::default(), vec![])
+    }
+
+    fn new(
+        path: &Path,
+        shards: Vec<Shard>,
+        routing: Table<u16>,
+        mut remarks: Vec<Remark>,
+    ) -> Result<Self> {
+        remarks.extend(renamed(shards.iter().map(Shard::renamed).sum()));
+        Ok(Self(Arc::new(Inner { path: path.into(), shards, routing, remarks })))
+    }
+
+    /// All tensors of all shards, as transformers has them. The index says which shards there are, and decides where
+    /// two of them have a tensor of one name.
+    fn open_sharded(dir: &Path, index: &Path, mut remarks: Vec<Remark>) -> Result<Self> {
+        let Index { files, tensors } = Index::read(index)?;
+        let open = |file: &String| Shard::open(shard_path(dir, file)?);
+        let shards = files.iter().map(open).collect::<Result<Vec<_>>>()?;
+        let mut routing = Table::default();
+        for (at, shard) in shards.iter().enumerate() {
+            for (name, _) in shard.tensors().iter() {
+                let others = shards[..at].iter().chain(&shards[at + 1..]);
+                let elsewhere =
+                    others.filter(|shard| shard.tensors().get(name).is_some()).count() > 0;
+                let meant = tensors.get(name).is_some_and(|&meant| usize::from(meant) == at);
+                if meant || !elsewhere {
+                    routing.push(name, at as u16).map_err(|_| too_long(index))?;
+                }
+            }
+        }
+        let routing = routing.sorted().map_err(|name| twice(index, &name))?;
+        let lacking =
+            tensors.iter().map(|(name, _)| name).filter(|name| routing.get(name).is_none());
+        let lacking: Vec<_> = lacking.map(String::from).collect();
+        if !lacking.is_empty() {
+            let text = format!(
+                "{INDEX} lists {} tensors that no shard has ({}); it is out of date, or a shard is",
+                lacking.len(),
+                list(&lacking)
+            );
+            remarks.push(Remark::warning(RemarkKind::Chosen, text));
+        }
+        Self::new(dir, shards, routing, remarks)
     }
 
     /// The checkpoint's directory, for messages.
@@ -87,17 +112,33 @@ impl Tensors {
         &self.0.path
     }
 
+    /// What is odd about the files.
+    pub(super) fn remarks(&self) -> &[Remark] {
+        &self.0.remarks
+    }
+
     /// Whether a file has the tensor.
     pub fn contains(&self, name: &str) -> bool {
-        self.0.routing.contains_key(name)
+        self.find(name).is_some()
+    }
+
+    /// All names, sorted.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries().map(|(name, ..)| name)
     }
 
     /// All names, sorted, with shape and dtype. No tensor is read.
     pub fn entries(&self) -> impl Iterator<Item = (&str, &[usize], Dtype)> {
-        self.0.routing.iter().filter_map(|(name, &at)| {
-            let info = self.0.shards[at].info(name)?;
-            Some((name.as_str(), info.shape.as_slice(), info.dtype))
-        })
+        let Inner { shards, routing, .. } = &*self.0;
+        let one = match &shards[..] {
+            [only] => Some(only.tensors().iter()),
+            _ => None,
+        };
+        let several = routing
+            .iter()
+            .filter_map(|(name, &at)| Some((name, shards[usize::from(at)].tensors().get(name)?)));
+        let all = one.into_iter().flatten().chain(several);
+        all.map(|(name, stored)| (name, stored.shape(), stored.dtype))
     }
 
     /// Bytes of all files together.
@@ -119,7 +160,7 @@ impl Tensors {
     /// # Errors
     /// A name that no file has.
     pub fn shape(&self, name: &str) -> Result<&[usize]> {
-        self.info(name).map(|(_, info)| info.shape.as_slice())
+        self.info(name).map(|(_, stored)| stored.shape())
     }
 
     /// Checks shape and dtype of a weight by the header alone and returns its dtype.
@@ -127,12 +168,12 @@ impl Tensors {
     /// # Errors
     /// A tensor that is missing, has another shape, or holds no F64, F32, BF16 or F16.
     pub fn check(&self, name: &str, shape: &[usize]) -> Result<DType> {
-        let (shard, info) = self.info(name)?;
-        if info.shape != shape {
+        let (shard, stored) = self.info(name)?;
+        if stored.shape() != shape {
             return Err(Error::Shape {
                 path: shard.path().into(),
                 tensor: name.into(),
-                found: info.shape.clone(),
+                found: stored.shape().into(),
                 expected: shape.into(),
             });
         }
@@ -144,8 +185,8 @@ impl Tensors {
     /// # Errors
     /// A tensor that is missing or holds no F64, F32, BF16 or F16.
     pub fn dtype(&self, name: &str) -> Result<DType> {
-        let (shard, info) = self.info(name)?;
-        match info.dtype {
+        let (shard, stored) = self.info(name)?;
+        match stored.dtype {
             Dtype::F64 => Ok(DType::F64),
             Dtype::F32 => Ok(DType::F32),
             Dtype::BF16 => Ok(DType::BF16),
@@ -192,10 +233,14 @@ impl Tensors {
 
     /// Whether a dtype holds every weight as exactly as it is stored.
     pub fn are_exact_in(&self, dtype: DType) -> bool {
-        self.0
-            .routing
-            .keys()
-            .all(|name| self.dtype(name).map_or(true, |stored| is_exact(stored, dtype)))
+        self.names().all(|name| self.dtype(name).map_or(true, |stored| is_exact(stored, dtype)))
+    }
+
+    /// Whether two tensors have one dtype, one shape and the same bytes. Reads both up to where they differ.
+    pub(super) fn are_equal(&self, name: &str, other: &str) -> Result<bool> {
+        let ((shard, stored), other) = (self.info(name)?, self.info(other)?);
+        let alike = stored.dtype == other.1.dtype && stored.shape() == other.1.shape();
+        Ok(alike && shard.are_equal(stored, other)?)
     }
 
     /// Counts NaN and infinities in a weight. Reads all of it.
@@ -228,33 +273,31 @@ impl Tensors {
         VarBuilder::from_backend(Box::new(backend), dtype, device.clone())
     }
 
-    fn info(&self, name: &str) -> Result<(&Shard, &TensorInfo)> {
-        let found = self.0.routing.get(name).and_then(|&at| {
-            let shard = &self.0.shards[at];
-            Some((shard, shard.info(name)?))
-        });
-        found.ok_or_else(|| Error::MissingTensor {
+    fn info(&self, name: &str) -> Result<(&Shard, &Stored)> {
+        self.find(name).ok_or_else(|| Error::MissingTensor {
             path: self.0.path.clone(),
             tensor: name.into(),
             remedy: "check that config.json and the weights belong together".into(),
         })
     }
+
+    fn find(&self, name: &str) -> Option<(&Shard, &Stored)> {
+        let Inner { shards, routing, .. } = &*self.0;
+        let shard = match &shards[..] {
+            [only] => only,
+            _ => &shards[usize::from(*routing.get(name)?)],
+        };
+        Some((shard, shard.tensors().get(name)?))
+    }
 }
 
-/// Which shard has which tensor. An index must not lead out of its directory.
-pub(super) fn read_weight_map(index: &Path) -> Result<BTreeMap<String, String>> {
-    #[derive(serde::Deserialize)]
-    struct Index {
-        weight_map: BTreeMap<String, String>,
-    }
-    let Index { weight_map } = parse_json(&read_text(index)?, index)?;
-    for shard in weight_map.values() {
-        if Path::new(shard).file_name() != Some(shard.as_ref()) {
-            let reason = format!("the shard name '{shard}' is not a plain file name");
-            return Err(Error::Json { path: index.into(), reason });
-        }
-    }
-    Ok(weight_map)
+fn too_long(index: &Path) -> Error {
+    Error::Json { path: index.into(), reason: "its names are too long".into() }
+}
+
+fn twice(index: &Path, name: &str) -> Error {
+    let reason = format!("tensor '{name}' is there twice");
+    Error::Json { path: index.into(), reason }
 }
 
 fn shard_path(dir: &Path, shard: &str) -> Result<PathBuf> {

@@ -8,7 +8,7 @@ use super::layer::Layer;
 use super::norm::RmsNorm;
 use super::observer::{Block, Observer};
 use super::rope::RotaryEmbedding;
-use crate::checkpoint::Config;
+use crate::checkpoint::{Config, HeadKind};
 use crate::kernels::activation::Activation;
 use crate::kernels::linear::Weight;
 use crate::kernels::threads::awake;
@@ -42,6 +42,16 @@ pub struct Gemma {
     identity: Identity,
 }
 
+/// Where the parts of a model are read from.
+pub(super) struct Builders<'a> {
+    /// Of `layers` and `norm`.
+    pub(super) backbone: VarBuilder<'a>,
+    /// Of the embedding's `weight`.
+    pub(super) embedding: VarBuilder<'a>,
+    /// Of the head's `weight`, if it has one of its own.
+    pub(super) head: VarBuilder<'a>,
+}
+
 /// Keys and values of the tokens so far, for [`Gemma::forward_cached`]. They belong to the model that began
 /// them, and to its clones; the same weights under another activation, rounding or dtype are another
 /// model.
@@ -68,18 +78,25 @@ impl Gemma {
     /// # Errors
     /// A family without supported attention, a tensor that is missing or has another shape.
     pub fn new(config: &Config, dtype: DType, vb: VarBuilder) -> Result<Self> {
-        Self::from_parts(config, dtype, vb.pp("model"), vb, false)
+        let backbone = vb.pp("model");
+        let embedding = backbone.pp("embed_tokens");
+        Self::from_parts(
+            config,
+            dtype,
+            Builders { backbone, embedding, head: vb.pp("lm_head") },
+            false,
+        )
     }
 
-    /// A model like [`Self::new`]'s, where the backbone's tensors and the head's have prefixes of their own; if
-    /// `pack` is set, every matrix is packed as soon as it is loaded, and what it was made of freed.
+    /// A model like [`Self::new`]'s, whose parts have names of their own; if `pack` is set, every matrix is packed as
+    /// soon as it is loaded, and what it was made of freed.
     pub(super) fn from_parts(
         config: &Config,
         dtype: DType,
-        vb: VarBuilder,
-        head: VarBuilder,
+        builders: Builders,
         pack: bool,
     ) -> Result<Self> {
+        let Builders { backbone: vb, embedding, head } = builders;
         let stack = &config.stacks[0];
         let attention = match &stack.attention {
             Ok(attention) => attention,
@@ -92,7 +109,7 @@ impl Gemma {
             let weight = Weight::Tensor(vb.get_with_hints(shape, "weight", init)?);
             if pack { weight.packed() } else { Ok(weight) }
         };
-        let embedding = Embedding::new(matrix(vb.pp("embed_tokens"))?)?;
+        let embedding = Embedding::new(matrix(embedding)?)?;
         let mut layers: Vec<Layer> = vec![];
         for (i, layer) in attention.layers.iter().enumerate() {
             let known = layers.iter().map(|layer| &layer.attention.rope);
@@ -103,11 +120,10 @@ impl Gemma {
             layers.push(if pack { layer.packed()? } else { layer });
         }
         let norm = vb.pp("norm").get(stack.hidden_size, "weight")?;
-        let head = match (attention.causal, stack.tied_head.value) {
-            // An encoder predicts no tokens.
-            (false, _) => None,
-            (true, true) => Some(embedding.weight().clone()),
-            (true, false) => Some(matrix(head.pp("lm_head"))?),
+        let head = match stack.head.value {
+            HeadKind::None => None,
+            HeadKind::Embedding => Some(embedding.weight().clone()),
+            HeadKind::Separate => Some(matrix(head)?),
         };
         let gemma = Self {
             embedding,

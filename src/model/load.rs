@@ -1,8 +1,8 @@
 //! Weights of a checkpoint as layers and models.
 
-use super::gemma::Gemma;
+use super::gemma::{Builders, Gemma};
 use super::norm::RmsNorm;
-use crate::checkpoint::{AttentionConfig, BlockSpec, Checkpoint};
+use crate::checkpoint::{BlockSpec, Checkpoint, Parts};
 use crate::error::Result;
 use crate::kernels::linear::should_pack;
 use crate::mlp::{GemmaMlp, gemma_mlp_b};
@@ -21,16 +21,13 @@ impl Gemma {
     /// A family whose attention is not supported, a tensor that is missing or does not fit the
     /// config, a file that was written to since the checkpoint was opened.
     pub fn load(checkpoint: &Checkpoint, device: &Device, dtype: DType) -> Result<Self> {
-        let config = checkpoint.config();
-        let attention = checkpoint.attention()?;
-        let prefix = checkpoint.backbone();
-        check(checkpoint, attention, prefix)?;
+        checkpoint.check_whole_model()?;
         let vb = var_builder(checkpoint, dtype, device);
-        let at =
-            |prefix: &str| prefix.split_terminator('.').fold(vb.clone(), |vb, part| vb.pp(part));
-        let head = checkpoint.head_prefix();
-        let loaded =
-            Self::from_parts(config, dtype, at(prefix), at(head), should_pack(dtype, device));
+        let at = |name: &str| name.split_terminator('.').fold(vb.clone(), |vb, part| vb.pp(part));
+        let Parts { backbone, embedding, head } = checkpoint.parts();
+        let parts = Builders { backbone: at(backbone), embedding: at(embedding), head: at(head) };
+        let config = checkpoint.config();
+        let loaded = Self::from_parts(config, dtype, parts, should_pack(dtype, device));
         from_unchanged(checkpoint, loaded)
     }
 }
@@ -75,56 +72,4 @@ fn var_builder(checkpoint: &Checkpoint, dtype: DType, device: &Device) -> VarBui
         true => checkpoint.tensors().var_builder_as_stored(dtype, device),
         false => checkpoint.tensors().var_builder(dtype, device),
     }
-}
-
-/// Checks everything but the blocks, which were checked on opening, by the headers alone, so that
-/// what does not fit is named with its file.
-fn check(checkpoint: &Checkpoint, attention: &AttentionConfig, prefix: &str) -> Result<()> {
-    let stack = &checkpoint.config().stacks[0];
-    let hidden = stack.hidden_size;
-    let tensors = checkpoint.tensors();
-    let check = |name: &str, shape: &[usize]| tensors.check(name, shape).map(|_| ());
-    let shape = [stack.vocab_size, hidden];
-    check(&format!("{prefix}embed_tokens.weight"), &shape)?;
-    check(&format!("{prefix}norm.weight"), &[hidden])?;
-    if attention.causal && !stack.tied_head.value {
-        check(&format!("{}lm_head.weight", checkpoint.head_prefix()), &shape)?;
-    }
-    let names = &stack.norms;
-    let norms = [Some(names.input), names.post_attention, Some(names.pre_mlp), names.post_mlp];
-    let norms = norms.into_iter().flatten();
-    for i in 0..stack.num_hidden_layers {
-        let layer = format!("{prefix}layers.{i}");
-        for norm in norms.clone() {
-            check(&format!("{layer}.{norm}.weight"), &[hidden])?;
-        }
-        check_attention(&format!("{layer}.self_attn"), attention, hidden, check)?;
-    }
-    Ok(())
-}
-
-fn check_attention(
-    prefix: &str,
-    attention: &AttentionConfig,
-    hidden: usize,
-    check: impl Fn(&str, &[usize]) -> Result<()>,
-) -> Result<()> {
-    let queries = attention.num_attention_heads * attention.head_dim;
-    let keys = attention.num_key_value_heads * attention.head_dim;
-    for (name, rows, columns) in [
-        ("q_proj", queries, hidden),
-        ("k_proj", keys, hidden),
-        ("v_proj", keys, hidden),
-        ("o_proj", hidden, queries),
-    ] {
-        check(&format!("{prefix}.{name}.weight"), &[rows, columns])?;
-        if attention.bias {
-            check(&format!("{prefix}.{name}.bias"), &[rows])?;
-        }
-    }
-    if attention.qk_norm {
-        check(&format!("{prefix}.q_norm.weight"), &[attention.head_dim])?;
-        check(&format!("{prefix}.k_norm.weight"), &[attention.head_dim])?;
-    }
-    Ok(())
 }

@@ -33,4 +33,8 @@ pub const PROFILE: Profile = Profile {
         sliding: None,
         rope_theta: 10_000.0,
     }),
+    releases: &[
+        Release::new("Gemma 1 2B", [2048, 16384, 18], [8, 1, 256], None),
+        Release::new("Gemma 1 7B", [3072, 24576, 28], [16, 16, 256], None),
+    ],
 };

@@ -17,4 +17,9 @@ pub const PROFILE: Profile = Profile {
     norms: FOUR_NORMS,
     final_softcap: Softcap::Default(30.0),
     attention: Ok(GEMMA2_ATTENTION),
+    releases: &[
+        Release::new("Gemma 2 2B", [2304, 9216, 26], [8, 4, 256], Some(4096)),
+        Release::new("Gemma 2 9B", [3584, 14336, 42], [16, 8, 256], Some(4096)),
+        Release::new("Gemma 2 27B", [4608, 36864, 46], [32, 16, 128], Some(4096)).scalar(144.0),
+    ],
 };

@@ -35,4 +35,15 @@ pub const PROFILE: Profile = Profile {
         rope_theta: 1_000_000.0,
         ..GEMMA2_ATTENTION
     }),
+    releases: &[
+        Release::new("Gemma 3 270M", [640, 2048, 18], [4, 1, 256], Some(512)),
+        Release::new("Gemma 3 1B", [1152, 6912, 26], [4, 1, 256], Some(512)),
+        Release::new("Gemma 3 4B", [2560, 10240, 34], [8, 4, 256], Some(1024)).rope_factor(8.0),
+        Release::new("Gemma 3 12B", [3840, 15360, 48], [16, 8, 256], Some(1024)).rope_factor(8.0),
+        Release::new("Gemma 3 27B", [5376, 21504, 62], [32, 16, 128], Some(1024))
+            .scalar(168.0)
+            .rope_factor(8.0),
+        Release::new("EmbeddingGemma 300M", [768, 1152, 24], [3, 1, 256], Some(512))
+            .bidirectional(),
+    ],
 };

@@ -12,7 +12,9 @@ mod t5gemma;
 mod vaultgemma;
 
 pub use profile::NormNames;
-pub(super) use profile::{ActivationRule, AttentionProfile, Model, Profile};
+pub(super) use profile::{
+    ActivationRule, AttentionProfile, Model, Profile, Release, Sliding, Softcap,
+};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
@@ -41,7 +43,10 @@ const NOT_COVERED: &[(&str, &str)] = &[
     ("t5gemma2", UNCHECKED),
     ("embedding_gemma2", UNCHECKED),
     ("diffusion_gemma", UNCHECKED),
-    ("", "the MLP of Gemma 1, 2 and 3, PaliGemma, VaultGemma, T5Gemma and RecurrentGemma is"),
+    (
+        "",
+        "covered are Gemma 1, 2 and 3 and the models around them, PaliGemma, VaultGemma, T5Gemma and RecurrentGemma",
+    ),
 ];
 
 const UNCHECKED: &str = "its layers have not been checked against the reference yet";
@@ -70,11 +75,19 @@ impl Family {
         let mut own = models.filter(|(_, model)| model.model_type == model_type);
         own.find(|(_, model)| text_type.is_none_or(|text| text == model.text_type)).ok_or_else(
             || {
+                let text = text_type.map_or(String::new(), |text| format!(" around \"{text}\""));
                 let why = NOT_COVERED.iter().find(|(start, _)| model_type.starts_with(start));
                 let why = why.map_or("", |(_, why)| why);
-                format!("model_type \"{model_type}\" is not covered: {why}")
+                format!("model_type \"{model_type}\"{text} is not covered: {why}")
             },
         )
+    }
+
+    /// The released model of a shape, `[hidden, intermediate, layers]`, of whatever family.
+    pub(super) fn release_of(shape: [usize; 3]) -> Option<(Self, &'static Release)> {
+        let all = FAMILIES.iter().flat_map(|&p| p.releases.iter().map(move |r| (Self(p), r)));
+        all.into_iter()
+            .find(|(_, r)| [r.hidden_size, r.intermediate_size, r.num_hidden_layers] == shape)
     }
 
     #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What one family's checkpoints may have that another's have not.
 
-use crate::checkpoint::defaults::Defaults;
+use crate::checkpoint::notes::Notes;
 
 /// Everything that this crate knows of a family.
 pub struct Profile {
@@ -22,6 +22,82 @@ pub struct Profile {
     pub final_softcap: Softcap,
     /// Attention, or the sentence why it is not computed here.
     pub attention: Result<AttentionProfile, &'static str>,
+    /// The models that were released, by whose values a config is judged. (The models' configs on the Hub.)
+    pub releases: &'static [Release],
+}
+
+impl Profile {
+    /// Whether it reads nothing of a key that other families have.
+    pub fn ignores(&self, key: &str) -> bool {
+        let Ok(attention) = &self.attention else { return false };
+        let sliding = attention.sliding.as_ref();
+        match key {
+            "final_logit_softcapping" => self.final_softcap == Softcap::Unread,
+            "attn_logit_softcapping" => attention.softcap == Softcap::Unread,
+            "query_pre_attn_scalar" => attention.query_pre_attn_scalar.is_none(),
+            "sliding_window" => sliding.is_none(),
+            "sliding_window_pattern" => sliding.is_none_or(|sliding| !sliding.reads_pattern),
+            "rope_local_base_freq" => sliding.and_then(|sliding| sliding.rope_theta).is_none(),
+            _ => false,
+        }
+    }
+}
+
+/// What a released model has, where not all of its family have it.
+pub struct Release {
+    /// As people call it: `Gemma 3 270M`.
+    pub name: &'static str,
+    pub hidden_size: usize,
+    pub intermediate_size: usize,
+    pub num_hidden_layers: usize,
+    pub num_attention_heads: usize,
+    pub num_key_value_heads: usize,
+    pub head_dim: usize,
+    /// `query_pre_attn_scalar`, where the family reads it.
+    pub scalar: f64,
+    /// `sliding_window`, where the family has one.
+    pub window: Option<usize>,
+    /// By what positions of full attention are divided.
+    pub rope_factor: f64,
+    /// Whether it sees earlier positions only.
+    pub causal: bool,
+}
+
+impl Release {
+    /// A decoder that scales scores by its heads' width and stretches no positions.
+    pub const fn new(
+        name: &'static str,
+        [hidden_size, intermediate_size, num_hidden_layers]: [usize; 3],
+        [num_attention_heads, num_key_value_heads, head_dim]: [usize; 3],
+        window: Option<usize>,
+    ) -> Self {
+        let (scalar, rope_factor, causal) = (head_dim as f64, 1.0, true);
+        Self {
+            name,
+            hidden_size,
+            intermediate_size,
+            num_hidden_layers,
+            num_attention_heads,
+            num_key_value_heads,
+            head_dim,
+            scalar,
+            window,
+            rope_factor,
+            causal,
+        }
+    }
+
+    pub const fn scalar(self, scalar: f64) -> Self {
+        Self { scalar, ..self }
+    }
+
+    pub const fn rope_factor(self, rope_factor: f64) -> Self {
+        Self { rope_factor, ..self }
+    }
+
+    pub const fn bidirectional(self) -> Self {
+        Self { causal: false, ..self }
+    }
 }
 
 /// A kind of file, by `model_type`.
@@ -122,12 +198,12 @@ impl Softcap {
         self,
         name: &str,
         field: Option<Option<f64>>,
-        defaults: &mut Defaults,
+        notes: &mut Notes,
     ) -> Result<Option<f64>, String> {
         let cap = match self {
             Self::Unread => None,
             Self::Optional => field.flatten(),
-            Self::Default(cap) => defaults.or(name, field, Some(cap)),
+            Self::Default(cap) => notes.or(name, field, Some(cap)),
         };
         match cap {
             Some(cap) if cap.is_nan() || cap <= 0.0 => {

@@ -22,5 +22,7 @@ pub const PROFILE: Profile = Profile {
         post_mlp: None,
     },
     attention: Err("RecurrentGemma's first layer is recurrent"),
+    // Of blocks alone there is nothing to judge but their shapes.
+    releases: &[],
     ..gemma2::PROFILE
 };

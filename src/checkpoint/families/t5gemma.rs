@@ -8,5 +8,7 @@ pub const PROFILE: Profile = Profile {
     models: &[Model::text("t5gemma")],
     stacks: &["encoder", "decoder"],
     attention: Err("T5Gemma's encoder is not part of the model here"),
+    // Of blocks alone there is nothing to judge but their shapes.
+    releases: &[],
     ..gemma2::PROFILE
 };

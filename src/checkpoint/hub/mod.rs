@@ -16,8 +16,9 @@ mod proxy;
 mod remote;
 
 use super::config::Config;
+use super::index::Index;
 use super::json::read_text;
-use super::tensors::{INDEX, WEIGHTS, read_weight_map};
+use super::tensors::{INDEX, WEIGHTS};
 use super::{CONFIG, Checkpoint, Source, TOKENIZER};
 use crate::error::{Error, HubError, Result};
 use cache::RepoCache;
@@ -206,7 +207,7 @@ fn missing(cache: &RepoCache, commit: &str) -> Option<String> {
 }
 
 fn shards(index: &Path) -> Result<BTreeSet<String>> {
-    Ok(read_weight_map(index)?.into_values().collect())
+    Ok(Index::read(index)?.files.into_iter().collect())
 }
 
 /// The small files first: they say whether the rest is worth fetching, and what it is.

@@ -64,7 +64,8 @@ enum Projections {
 }
 
 impl Attention {
-    /// Reads `{q,k,v,o}_proj` and, for Gemma 3, `{q,k}_norm`, of a layer. `rope` is that of an
+    /// Reads `{q,k,v,o}_proj`, or `qkv_proj` in place of the first three (queries' rows, then keys', then values'), and,
+    /// for Gemma 3, `{q,k}_norm`, of a layer. `rope` is that of an
     /// earlier layer, if one rotates alike.
     ///
     /// # Errors
@@ -98,10 +99,25 @@ impl Attention {
             Ok(RmsNorm::new(vb.pp(name).get(config.head_dim, "weight")?, eps))
         };
         Ok(Self {
-            qkv: Projections::Separate {
-                q: linear(hidden_size, queries, "q_proj")?,
-                k: linear(hidden_size, keys, "k_proj")?,
-                v: linear(hidden_size, keys, "v_proj")?,
+            qkv: if vb.contains_tensor("qkv_proj.weight") {
+                let fused =
+                    linear_b(hidden_size, queries + 2 * keys, config.bias, vb.pp("qkv_proj"))?;
+                let rows = |start, len| -> Result<Linear> {
+                    let weight = fused.weight().narrow(0, start, len)?.contiguous()?;
+                    let bias = fused.bias().map(|bias| bias.narrow(0, start, len)).transpose()?;
+                    Ok(Linear::try_from(candle_nn::Linear::new(weight, bias))?)
+                };
+                Projections::Separate {
+                    q: rows(0, queries)?,
+                    k: rows(queries, keys)?,
+                    v: rows(queries + keys, keys)?,
+                }
+            } else {
+                Projections::Separate {
+                    q: linear(hidden_size, queries, "q_proj")?,
+                    k: linear(hidden_size, keys, "k_proj")?,
+                    v: linear(hidden_size, keys, "v_proj")?,
+                }
             },
             o_proj: linear(queries, hidden_size, "o_proj")?,
             qk_norm: match config.qk_norm {

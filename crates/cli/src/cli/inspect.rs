@@ -3,7 +3,7 @@
 use super::args::ModelArgs;
 use super::{print, progress::Progress};
 use crate::report;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use gemma_mlp::checkpoint::inspect;
 
 #[derive(clap::Args)]
@@ -13,6 +13,9 @@ pub struct Args {
     /// Print one JSON object instead of a table
     #[arg(long)]
     json: bool,
+    /// Fail with exit code 1 if there is a warning, as a check before a fine-tune is published
+    #[arg(long)]
+    strict: bool,
 }
 
 pub fn run(args: &Args) -> Result<()> {
@@ -20,5 +23,14 @@ pub fn run(args: &Args) -> Result<()> {
     let progress = Progress::new(checkpoint.tensors().entries().count(), "tensors");
     let inspection = inspect(&checkpoint, |done| progress.set(done))?;
     drop(progress);
-    print(&if args.json { report::json(&inspection)? } else { report::inspect_table(&inspection) })
+    print(&if args.json {
+        report::json(&inspection)?
+    } else {
+        report::inspect_table(&inspection)
+    })?;
+    let warnings = inspection.remarks.iter().filter(|remark| remark.is_warning()).count();
+    match warnings {
+        n if args.strict && n > 0 => bail!("{n} warnings, and --strict asks for none"),
+        _ => Ok(()),
+    }
 }

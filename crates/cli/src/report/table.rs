@@ -2,7 +2,7 @@
 
 use super::align::{activation_line, align, remarks};
 use super::number::{grouped, short};
-use gemma_mlp::checkpoint::{Inspection, Resolved, StackInspection};
+use gemma_mlp::checkpoint::{HeadKind, Inspection, Resolved, StackInspection};
 use gemma_mlp_drift::forward::{BlockSummary, ForwardSummary, Stats, TopToken};
 use gemma_mlp_drift::input::InputKind;
 use std::fmt::Write;
@@ -53,8 +53,12 @@ fn forward_rows(layers: &[BlockSummary]) -> String {
 }
 
 fn head_line(stack: &StackInspection) -> String {
-    let Resolved { value: tied, reason } = &stack.tied_head;
-    let which = if *tied { "the embedding" } else { "a separate matrix" };
+    let Resolved { value, reason } = &stack.head;
+    let which = match value {
+        HeadKind::Embedding => "the embedding",
+        HeadKind::Separate => "a separate matrix",
+        HeadKind::None => return format!("none: {reason}"),
+    };
     format!("{which}, {} words: {reason}", grouped(stack.vocab_size as u64))
 }
 
@@ -101,6 +105,8 @@ pub fn inspect_table(inspection: &Inspection) -> String {
     for stack in &inspection.stacks {
         rows.extend(stack_rows(stack));
     }
+    let end_tokens: Vec<_> = inspection.end_tokens.iter().map(u32::to_string).collect();
+    rows.push(["end tokens".to_string(), end_tokens.join(", ")]);
     align(rows, 2) + &remarks(&inspection.remarks)
 }
 

@@ -1,0 +1,129 @@
+//! What tensors are called: wrappers' prefixes, and where in the names the text model is.
+
+use super::config::Stack;
+use super::remark::{Remark, RemarkKind};
+use super::tensors::Tensors;
+use crate::error::{Error, Result};
+use std::borrow::Cow;
+
+/// What wrappers put in front of all names: PEFT, `torch.nn.DataParallel`.
+const WRAPPERS: [&str; 2] = ["base_model.model.", "module."];
+
+/// What `torch.compile` puts into names, wherever a module was compiled.
+const COMPILED: &str = "_orig_mod.";
+
+/// A tensor's name without what wrappers have added to it.
+pub(super) fn canonical(name: &str) -> Cow<'_, str> {
+    let mut name = Cow::Borrowed(name);
+    if name.contains(COMPILED) {
+        name = name.replace(COMPILED, "").into();
+    }
+    while let Some(wrapper) = WRAPPERS.iter().find(|wrapper| name.starts_with(**wrapper)) {
+        name = match name {
+            Cow::Borrowed(name) => Cow::Borrowed(&name[wrapper.len()..]),
+            Cow::Owned(name) => Cow::Owned(name[wrapper.len()..].to_string()),
+        };
+    }
+    name
+}
+
+/// That names were read without their wrappers.
+pub(super) fn renamed(count: usize) -> Option<Remark> {
+    (count > 0).then(|| {
+        let wrappers = WRAPPERS.join(", ");
+        let text = format!(
+            "{count} tensors are read without the wrappers in their names ({COMPILED}, {wrappers})"
+        );
+        Remark::note(RemarkKind::Chosen, text)
+    })
+}
+
+/// What stands before the layers of a stack: text models have `model.`; multimodal ones of transformers 4
+/// `language_model.model.`, of transformers 5 `model.language_model.`, ShieldGemma 2 both; a bare backbone, as
+/// EmbeddingGemma's, nothing.
+const PREFIXES: [&str; 6] = [
+    "model.",
+    "language_model.model.",
+    "model.language_model.",
+    "model.language_model.model.",
+    "language_model.",
+    "",
+];
+
+/// What stands before `layers.N` of a stack in this checkpoint: one of the known prefixes, or any other if there is
+/// but one.
+pub(super) fn prefix(stack: &Stack, mlp: &str, tensors: &Tensors) -> Result<String> {
+    let own = if stack.name.is_empty() { String::new() } else { format!("{}.", stack.name) };
+    let probe = |part: &str| format!("{own}layers.0.{mlp}.{part}");
+    let weight = probe("down_proj.weight");
+    if let Some(known) =
+        PREFIXES.iter().find(|prefix| tensors.contains(&format!("{prefix}{weight}")))
+    {
+        return Ok(format!("{known}{own}"));
+    }
+    let others: Vec<_> = tensors.names().filter_map(|name| name.strip_suffix(&weight)).collect();
+    match others[..] {
+        [prefix] if prefix.ends_with('.') => Ok(format!("{prefix}{own}")),
+        _ => Err(Error::MissingTensor {
+            path: tensors.path().into(),
+            tensor: format!("model.{weight}"),
+            remedy: remedy(&probe("down_proj."), &others, tensors),
+        }),
+    }
+}
+
+/// What is there in place of the first block.
+fn remedy(layer: &str, prefixes: &[&str], tensors: &Tensors) -> String {
+    if let [first, second, ..] = prefixes {
+        return format!(
+            "there are several models in it, as '{first}' and '{second}'; take one out"
+        );
+    }
+    // Parts of the layer, in whatever place: `qweight`, `base_layer.weight`, `weight_packed`.
+    let parts = tensors.names().filter_map(|name| Some(name.split_once(layer)?.1)).take(16);
+    let parts: Vec<_> = parts.collect();
+    if let Some(lora) =
+        parts.iter().find(|part| part.contains("lora_") || part.starts_with("base_layer"))
+    {
+        return format!(
+            "there is '…{layer}{lora}': a model that was saved with its adapter unmerged; merge it (merge_and_unload) \
+             and save it again"
+        );
+    }
+    if let [first, ..] = parts[..] {
+        return format!(
+            "there is '…{layer}{first}' in its place: the weights are quantised; dequantise the checkpoint first"
+        );
+    }
+    let first = tensors.names().next().map_or("none".into(), |name| format!("'{name}' and so on"));
+    format!("its tensors are {first}; check that config.json and the weights belong together")
+}
+
+/// The one tensor of a name, with whatever before it; those of a vision tower have other names.
+pub(super) fn lm_head(backbone: &str, tensors: &Tensors) -> Option<String> {
+    let name = "lm_head.weight";
+    let parents = backbone.match_indices('.').map(|(at, _)| &backbone[..=at]);
+    let own = std::iter::once("").chain(parents).map(|parent| format!("{parent}{name}"));
+    own.into_iter().find(|name| tensors.contains(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrappers_are_left_out() {
+        for (stored, name) in [
+            ("model.layers.0.mlp.up_proj.weight", "model.layers.0.mlp.up_proj.weight"),
+            ("_orig_mod.model.norm.weight", "model.norm.weight"),
+            ("model.layers.0._orig_mod.mlp.up_proj.weight", "model.layers.0.mlp.up_proj.weight"),
+            ("module._orig_mod.model.norm.weight", "model.norm.weight"),
+            ("base_model.model.model.norm.weight", "model.norm.weight"),
+            ("module.base_model.model.lm_head.weight", "lm_head.weight"),
+            ("module.", ""),
+        ] {
+            assert_eq!(canonical(stored), name);
+        }
+        assert!(matches!(canonical("model.norm.weight"), Cow::Borrowed(_)));
+    }
+}

@@ -1,0 +1,45 @@
+//! What reading a config leaves to say.
+
+use super::remark::{Remark, RemarkKind};
+use std::fmt;
+
+/// Stands in for fields that are missing, and remembers which; and what else a user should know.
+#[derive(Default)]
+pub(super) struct Notes {
+    /// One `name = value` per field, in the order of use.
+    pub(super) defaults: Vec<String>,
+    pub(super) remarks: Vec<Remark>,
+}
+
+impl Notes {
+    pub(super) fn or<T: fmt::Debug>(&mut self, name: &str, value: Option<T>, default: T) -> T {
+        value.unwrap_or_else(|| {
+            let note = format!("{name} = {default:?}");
+            if !self.defaults.contains(&note) {
+                self.defaults.push(note);
+            }
+            default
+        })
+    }
+
+    /// Two spellings that disagree, and which one was taken.
+    pub(super) fn chosen(&mut self, text: String) {
+        self.add(Remark::warning(RemarkKind::Chosen, text));
+    }
+
+    /// Keeps a remark once: layers are read one by one, and say the same.
+    pub(super) fn add(&mut self, remark: Remark) {
+        if !self.remarks.contains(&remark) {
+            self.remarks.push(remark);
+        }
+    }
+}
+
+/// Why a part of a config is not followed.
+#[derive(Debug, PartialEq)]
+pub(super) enum Refusal {
+    /// Something that exists, but not here: its blocks can still be run.
+    Unsupported(String),
+    /// Something that cannot be.
+    Impossible(String),
+}

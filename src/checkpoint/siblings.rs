@@ -1,0 +1,78 @@
+//! What else lies in a checkpoint's directory.
+
+use super::json::{parse_json, read_text};
+use super::raw::RawAdapter;
+use super::remark::{Remark, RemarkKind};
+use std::path::Path;
+
+const ADAPTER: &str = "adapter_config.json";
+
+/// An adapter beside a model, which is not applied.
+pub(super) fn remarks(dir: &Path) -> Vec<Remark> {
+    if !dir.join(ADAPTER).exists() {
+        return vec![];
+    }
+    let text = format!(
+        "there is an adapter beside the weights ({ADAPTER}), and it is not applied; merge it into them to have it"
+    );
+    vec![Remark::warning(RemarkKind::Unused, text)]
+}
+
+/// What a directory without safetensors weights holds in their place, and what to do.
+pub(super) fn remedy(dir: &Path) -> String {
+    let names = names(dir);
+    let first = |ending: &str| names.iter().find(|name| name.ends_with(ending));
+    if names.iter().any(|name| name == ADAPTER) {
+        return adapter(dir);
+    }
+    if let Some(name) = first(".gguf") {
+        return format!(
+            "there is {name}: GGUF is not read; take the safetensors checkpoint that it was made of"
+        );
+    }
+    if let Some(name) = first(".bin").or(first(".pt")).or(first(".pth")).or(first(".ckpt")) {
+        return format!(
+            "there is {name}, PyTorch's own format, which can run code when it is read; load the model in transformers \
+             and save it with save_pretrained, which writes safetensors"
+        );
+    }
+    if let Some(name) = first(".safetensors") {
+        return format!(
+            "there is {name}; rename it to model.safetensors, or put model.safetensors.index.json beside the shards"
+        );
+    }
+    "a checkpoint has model.safetensors, or shards with model.safetensors.index.json".into()
+}
+
+/// What a directory without `config.json` is.
+pub(super) fn without_config(dir: &Path) -> String {
+    let names = names(dir);
+    if names.iter().any(|name| name == ADAPTER) {
+        return adapter(dir);
+    }
+    if let Some(name) = names.iter().find(|name| name.ends_with(".gguf")) {
+        return format!(
+            "there is {name}: GGUF is not read; pass a directory with config.json and safetensors weights"
+        );
+    }
+    "a checkpoint directory has config.json beside its safetensors files".into()
+}
+
+/// An adapter alone.
+fn adapter(dir: &Path) -> String {
+    let path = dir.join(ADAPTER);
+    let raw: Option<RawAdapter> =
+        read_text(&path).ok().and_then(|json| parse_json(&json, &path).ok());
+    let base = raw.and_then(|raw| raw.base_model_name_or_path);
+    let base = base.map_or("its base model".into(), |base| format!("its base model, {base}"));
+    format!("this is an adapter (LoRA) without a model; merge it into {base}, and pass the result")
+}
+
+/// The names of what is in a directory; nothing where it cannot be listed.
+fn names(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut names: Vec<_> =
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).take(1 << 12).collect();
+    names.sort();
+    names
+}

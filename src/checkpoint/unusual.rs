@@ -1,0 +1,223 @@
+//! Values that no released model has, and what they would do.
+//!
+//! A config is judged by the released model of its shape, or, if none has it, by what all released models of its
+//! family have in common.
+
+use super::attention::{AttentionConfig, LayerAttention};
+use super::config::Stack;
+use super::families::{AttentionProfile, Family, Release, Softcap};
+use super::remark::{Remark, RemarkKind};
+use std::fmt;
+
+/// `rms_norm_eps` of every Gemma.
+const EPS: f64 = 1e-6;
+
+/// Remarks on a stack's values.
+pub(super) fn remarks(family: Family, stack: &Stack) -> Vec<Remark> {
+    let releases = family.profile().releases;
+    if releases.is_empty() {
+        return vec![];
+    }
+    let shape = [stack.hidden_size, stack.intermediate_size, stack.num_hidden_layers];
+    let release = releases
+        .iter()
+        .find(|release| [release.hidden_size, release.intermediate_size] == shape[..2]);
+    let mut judge = Judge { whose: format!("every released {family}"), remarks: vec![] };
+    match release {
+        Some(release) => judge.whose = release.name.into(),
+        None => judge.shape(family, stack, shape),
+    }
+    let eps = "every norm divides by another root, which shows most where activations are small";
+    judge.number("rms_norm_eps", stack.rms_norm_eps, EPS, eps);
+    let attention = family.profile().attention.as_ref();
+    if let (Ok(attention), Ok(profile)) = (&stack.attention, attention) {
+        let final_cap = match family.profile().final_softcap {
+            Softcap::Default(cap) => Some(cap),
+            Softcap::Unread | Softcap::Optional => None,
+        };
+        judge.family(stack, final_cap, attention, profile);
+        match release {
+            Some(release) => judge.release(attention, stack.num_hidden_layers, profile, release),
+            None => judge.scaling(attention, stack.hidden_size),
+        }
+    }
+    judge.remarks
+}
+
+struct Judge {
+    /// By which model, or by all of a family.
+    whose: String,
+    remarks: Vec<Remark>,
+}
+
+impl Judge {
+    fn differs<T: PartialEq + fmt::Display>(
+        &mut self,
+        name: &str,
+        value: T,
+        released: T,
+        effect: &str,
+    ) {
+        if value != released {
+            let text = format!("{name} is {value}; {} has {released}: {effect}", self.whose);
+            self.remarks.push(Remark::warning(RemarkKind::Unusual, text));
+        }
+    }
+
+    fn number(&mut self, name: &str, value: f64, released: f64, effect: &str) {
+        // Debug is how people write these: 1e-6.
+        self.differs(name, format!("{value:?}"), format!("{released:?}"), effect);
+    }
+
+    fn shape(&mut self, family: Family, stack: &Stack, shape: [usize; 3]) {
+        let size =
+            format!("hidden {} x intermediate {}", stack.hidden_size, stack.intermediate_size);
+        self.remarks.push(match Family::release_of(shape) {
+            Some((other, release)) => Remark::warning(
+                RemarkKind::Unusual,
+                format!(
+                    "{size} with {} layers is the shape of {}, which is a {other}, and the config says {family}: \
+                     norms, attention and rotation may be another model's",
+                    stack.num_hidden_layers, release.name
+                ),
+            ),
+            None => {
+                Remark::note(RemarkKind::Unusual, format!("no released {family} has the shape of {size}"))
+            }
+        });
+    }
+
+    /// What all models of a family have in common.
+    fn family(
+        &mut self,
+        stack: &Stack,
+        final_cap: Option<f64>,
+        attention: &AttentionConfig,
+        profile: &AttentionProfile,
+    ) {
+        let rotation =
+            "queries and keys are rotated by other angles, so that attention mistakes distances";
+        for (name, value, released) in thetas(attention, profile) {
+            self.number(name, value, released, rotation);
+        }
+        if let Softcap::Default(cap) = profile.softcap {
+            let effect = "attention scores are bent otherwise";
+            self.differs(
+                "attn_logit_softcapping",
+                shown(attention.softcap),
+                shown(Some(cap)),
+                effect,
+            );
+        }
+        let bent = "the logits are bent otherwise";
+        self.differs("final_logit_softcapping", shown(stack.final_softcap), shown(final_cap), bent);
+        self.differs("attention_bias", attention.bias, false, "projections add biases");
+    }
+
+    fn release(
+        &mut self,
+        attention: &AttentionConfig,
+        layers: usize,
+        profile: &AttentionProfile,
+        release: &Release,
+    ) {
+        let heads = "the weights are cut into other heads";
+        let kv_heads = attention.num_key_value_heads;
+        self.differs("num_hidden_layers", layers, release.num_hidden_layers, "it is another depth");
+        self.differs(
+            "num_attention_heads",
+            attention.num_attention_heads,
+            release.num_attention_heads,
+            heads,
+        );
+        self.differs("num_key_value_heads", kv_heads, release.num_key_value_heads, heads);
+        self.differs("head_dim", attention.head_dim, release.head_dim, heads);
+        let sides = "positions see others than they were trained to see";
+        self.differs("use_bidirectional_attention", !attention.causal, !release.causal, sides);
+        if profile.query_pre_attn_scalar.is_some() {
+            let scalar = attention.scaling.powi(-2);
+            let times = (release.scalar / scalar).sqrt();
+            let effect = format!("attention scores are {times:.3} times as large");
+            // Only as exact as its root's square.
+            let scalar = (scalar * 1e6).round() / 1e6;
+            self.number("query_pre_attn_scalar", scalar, release.scalar, &effect);
+        }
+        self.windows(attention, profile, release);
+    }
+
+    fn windows(
+        &mut self,
+        attention: &AttentionConfig,
+        profile: &AttentionProfile,
+        release: &Release,
+    ) {
+        let full = |(_, layer): &(usize, &LayerAttention)| layer.sliding_window.is_none();
+        let layers = || attention.layers.iter().enumerate();
+        if let Some((_, layer)) = layers().find(full) {
+            let effect = "positions are stretched otherwise before they are rotated";
+            self.number(
+                "the factor of rope_scaling",
+                layer.rope_factor,
+                release.rope_factor,
+                effect,
+            );
+        }
+        let (Some(window), Some(sliding)) = (release.window, &profile.sliding) else { return };
+        let window = if attention.causal { window } else { window / 2 + 1 };
+        if let Some(own) = attention.layers.iter().find_map(|layer| layer.sliding_window) {
+            let effect = "layers of sliding attention see another stretch of text";
+            self.differs("sliding_window", own, window, effect);
+        }
+        let of_type = |full: bool| if full { "full" } else { "sliding" };
+        let expected = |i: usize| (i + 1).is_multiple_of(sliding.full_every);
+        let odd = layers().find(|&(i, layer)| full(&(i, layer)) != expected(i));
+        if let Some((i, layer)) = odd {
+            let own = of_type(layer.sliding_window.is_none());
+            let effect = "it sees other positions, and rotates by another base where there are two";
+            self.differs(&format!("attention of layer {i}"), own, of_type(expected(i)), effect);
+        }
+    }
+
+    /// Released models scale scores by the width of a head, or by that of the hidden state over the heads.
+    fn scaling(&mut self, attention: &AttentionConfig, hidden: usize) {
+        let near = |width: f64| (attention.scaling.powi(-2) / width - 1.0).abs() < 1e-9;
+        let per_head = hidden as f64 / attention.num_attention_heads as f64;
+        if !near(attention.head_dim as f64) && !near(per_head) {
+            let text = format!(
+                "query_pre_attn_scalar is {:.0}; {} has head_dim there ({}), or hidden_size over heads ({per_head}): \
+                 attention scores are of another size",
+                attention.scaling.powi(-2),
+                self.whose,
+                attention.head_dim
+            );
+            self.remarks.push(Remark::warning(RemarkKind::Unusual, text));
+        }
+    }
+}
+
+/// The bases of the rotary embedding that are in use, by the names of their fields, with the released ones.
+fn thetas(
+    attention: &AttentionConfig,
+    profile: &AttentionProfile,
+) -> Vec<(&'static str, f64, f64)> {
+    let local = profile.sliding.as_ref().and_then(|sliding| sliding.rope_theta);
+    let windows = attention.layers.iter().any(|layer| layer.sliding_window.is_some());
+    let mut thetas: Vec<(&str, f64, f64)> = vec![];
+    for layer in &attention.layers {
+        let theta = layer.rope_theta;
+        let found = match local {
+            Some(local) if layer.sliding_window.is_some() => ("rope_local_base_freq", theta, local),
+            // Windows that a file switches off leave these layers' own base.
+            Some(local) if !windows && theta == local => continue,
+            _ => ("rope_theta", theta, profile.rope_theta),
+        };
+        if !thetas.contains(&found) {
+            thetas.push(found);
+        }
+    }
+    thetas
+}
+
+fn shown(cap: Option<f64>) -> String {
+    cap.map_or("null".into(), |cap| format!("{cap:?}"))
+}

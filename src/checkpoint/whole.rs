@@ -1,0 +1,84 @@
+//! The tensors of the whole model, by name and shape.
+
+use super::attention::AttentionConfig;
+use super::blocks::BlockSpec;
+use super::config::{Config, Stack};
+use super::head::HeadKind;
+use super::tensors::Tensors;
+
+/// Names of the parts around the layers, without `.weight`.
+#[derive(Debug, Clone)]
+pub(crate) struct Parts {
+    /// What stands before `layers.N`: `model.`, or nothing.
+    pub(crate) backbone: String,
+    /// `model.embed_tokens`, or what is taken for it.
+    pub(crate) embedding: String,
+    /// `lm_head`, with its prefix.
+    pub(crate) head: String,
+}
+
+/// Every tensor that the whole model is computed of, but for the blocks', with its shape.
+pub(super) fn tensors(
+    config: &Config,
+    attention: &AttentionConfig,
+    blocks: &[BlockSpec],
+    parts: &Parts,
+    tensors: &Tensors,
+) -> Vec<(String, Vec<usize>)> {
+    let stack = &config.stacks[0];
+    let hidden = stack.hidden_size;
+    let table = vec![stack.vocab_size, hidden];
+    let mut all = vec![
+        (format!("{}.weight", parts.embedding), table.clone()),
+        (format!("{}norm.weight", parts.backbone), vec![hidden]),
+    ];
+    if stack.head.value == HeadKind::Separate {
+        all.push((format!("{}.weight", parts.head), table));
+    }
+    for block in blocks {
+        all.extend(
+            norms(stack).map(|norm| (format!("{}.{norm}.weight", block.layer), vec![hidden])),
+        );
+        let prefix = format!("{}.self_attn", block.layer);
+        all.extend(layer(&prefix, attention, hidden, tensors));
+    }
+    all
+}
+
+fn norms(stack: &Stack) -> impl Iterator<Item = &'static str> {
+    let names = &stack.norms;
+    let norms = [Some(names.input), names.post_attention, Some(names.pre_mlp), names.post_mlp];
+    norms.into_iter().flatten()
+}
+
+/// The tensors of a layer's attention.
+fn layer(
+    prefix: &str,
+    attention: &AttentionConfig,
+    hidden: usize,
+    tensors: &Tensors,
+) -> Vec<(String, Vec<usize>)> {
+    let queries = attention.num_attention_heads * attention.head_dim;
+    let keys = attention.num_key_value_heads * attention.head_dim;
+    let fused = tensors.contains(&format!("{prefix}.qkv_proj.weight"));
+    let mut projections = match fused {
+        true => vec![("qkv_proj", queries + 2 * keys, hidden)],
+        false => {
+            vec![("q_proj", queries, hidden), ("k_proj", keys, hidden), ("v_proj", keys, hidden)]
+        }
+    };
+    projections.push(("o_proj", hidden, queries));
+    let mut all = vec![];
+    for (name, rows, columns) in projections {
+        all.push((format!("{prefix}.{name}.weight"), vec![rows, columns]));
+        if attention.bias {
+            all.push((format!("{prefix}.{name}.bias"), vec![rows]));
+        }
+    }
+    if attention.qk_norm {
+        for norm in ["q_norm", "k_norm"] {
+            all.push((format!("{prefix}.{norm}.weight"), vec![attention.head_dim]));
+        }
+    }
+    all
+}
