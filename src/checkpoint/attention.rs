@@ -161,7 +161,7 @@ fn window(
     causal: bool,
     notes: &mut Notes,
 ) -> Result<Option<usize>, Refusal> {
-    match notes.or("sliding_window", raw.sliding_window, Some(sliding.window)) {
+    match notes.or_null("sliding_window", raw.sliding_window, sliding.window) {
         None => {
             notes.chosen(
                 "sliding_window is null: layers of sliding attention see every position before them".into(),

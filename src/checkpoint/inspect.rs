@@ -8,6 +8,7 @@ use super::families::Family;
 use super::head::HeadKind;
 use super::remark::{Remark, RemarkKind};
 use super::tensors::Tensors;
+use super::unusual;
 use crate::error::Result;
 use crate::kernels::activation::Activation;
 use serde::Serialize;
@@ -47,6 +48,9 @@ pub struct StackInspection {
     pub name: String,
     /// Prefix of the first block's tensors.
     pub first_block: String,
+    /// By whose values its own are judged: the released model of its widths, or all of its family; `None` where blocks
+    /// alone are run.
+    pub judged_by: Option<String>,
     /// Number of layers.
     pub num_hidden_layers: usize,
     /// Width of the residual stream.
@@ -135,13 +139,14 @@ fn nonfinite(name: &str, count: usize) -> Option<Remark> {
 }
 
 fn stacks(checkpoint: &Checkpoint) -> Vec<StackInspection> {
-    let mut first = 0;
+    let (mut first, family) = (0, checkpoint.config().family);
     let inspect = |stack: &Stack| {
         let block = &checkpoint.blocks()[first];
         first += stack.num_hidden_layers;
         StackInspection {
             name: stack.name.into(),
             first_block: block.name.clone(),
+            judged_by: unusual::whose(family, stack),
             num_hidden_layers: stack.num_hidden_layers,
             hidden_size: stack.hidden_size,
             intermediate_size: stack.intermediate_size,

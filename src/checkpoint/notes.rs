@@ -14,12 +14,28 @@ pub(super) struct Notes {
 impl Notes {
     pub(super) fn or<T: fmt::Debug>(&mut self, name: &str, value: Option<T>, default: T) -> T {
         value.unwrap_or_else(|| {
-            let note = format!("{name} = {default:?}");
-            if !self.defaults.contains(&note) {
-                self.defaults.push(note);
-            }
+            self.default(format!("{name} = {default:?}"));
             default
         })
+    }
+
+    /// A field that is absent, null, or a value, of which null is as good as any value.
+    pub(super) fn or_null<T: fmt::Debug>(
+        &mut self,
+        name: &str,
+        value: Option<Option<T>>,
+        default: T,
+    ) -> Option<T> {
+        value.unwrap_or_else(|| {
+            self.default(format!("{name} = {default:?}"));
+            Some(default)
+        })
+    }
+
+    fn default(&mut self, note: String) {
+        if !self.defaults.contains(&note) {
+            self.defaults.push(note);
+        }
     }
 
     /// Two spellings that disagree, and which one was taken.

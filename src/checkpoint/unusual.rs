@@ -12,20 +12,29 @@ use std::fmt;
 /// `rms_norm_eps` of every Gemma.
 const EPS: f64 = 1e-6;
 
+/// The released model that a stack has the shape of.
+pub(super) fn release(family: Family, stack: &Stack) -> Option<&'static Release> {
+    let width = [stack.hidden_size, stack.intermediate_size];
+    let mut releases = family.profile().releases.iter();
+    releases.find(|release| [release.hidden_size, release.intermediate_size] == width)
+}
+
+/// By whose values a stack's are judged; `None` for those of which blocks alone are run.
+pub(super) fn whose(family: Family, stack: &Stack) -> Option<String> {
+    match release(family, stack) {
+        Some(release) => Some(release.name.into()),
+        None if family.profile().releases.is_empty() => None,
+        None => Some(format!("every released {family}")),
+    }
+}
+
 /// Remarks on a stack's values.
 pub(super) fn remarks(family: Family, stack: &Stack) -> Vec<Remark> {
-    let releases = family.profile().releases;
-    if releases.is_empty() {
-        return vec![];
-    }
-    let shape = [stack.hidden_size, stack.intermediate_size, stack.num_hidden_layers];
-    let release = releases
-        .iter()
-        .find(|release| [release.hidden_size, release.intermediate_size] == shape[..2]);
-    let mut judge = Judge { whose: format!("every released {family}"), remarks: vec![] };
-    match release {
-        Some(release) => judge.whose = release.name.into(),
-        None => judge.shape(family, stack, shape),
+    let Some(whose) = whose(family, stack) else { return vec![] };
+    let release = release(family, stack);
+    let mut judge = Judge { whose, remarks: vec![] };
+    if release.is_none() {
+        judge.other_family(family, stack);
     }
     let eps = "every norm divides by another root, which shows most where activations are small";
     judge.number("rms_norm_eps", stack.rms_norm_eps, EPS, eps);
@@ -69,22 +78,17 @@ impl Judge {
         self.differs(name, format!("{value:?}"), format!("{released:?}"), effect);
     }
 
-    fn shape(&mut self, family: Family, stack: &Stack, shape: [usize; 3]) {
-        let size =
-            format!("hidden {} x intermediate {}", stack.hidden_size, stack.intermediate_size);
-        self.remarks.push(match Family::release_of(shape) {
-            Some((other, release)) => Remark::warning(
-                RemarkKind::Unusual,
-                format!(
-                    "{size} with {} layers is the shape of {}, which is a {other}, and the config says {family}: \
-                     norms, attention and rotation may be another model's",
-                    stack.num_hidden_layers, release.name
-                ),
-            ),
-            None => {
-                Remark::note(RemarkKind::Unusual, format!("no released {family} has the shape of {size}"))
-            }
-        });
+    /// Whether a model of another family has the shape.
+    fn other_family(&mut self, family: Family, stack: &Stack) {
+        let shape = [stack.hidden_size, stack.intermediate_size, stack.num_hidden_layers];
+        if let Some((other, release)) = Family::release_of(shape) {
+            let text = format!(
+                "hidden {} x intermediate {} with {} layers is the shape of {}, which is a {other}, and the config \
+                 says {family}: norms, attention and rotation may be another model's",
+                shape[0], shape[1], shape[2], release.name
+            );
+            self.remarks.push(Remark::warning(RemarkKind::Unusual, text));
+        }
     }
 
     /// What all models of a family have in common.

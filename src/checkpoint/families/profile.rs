@@ -203,7 +203,7 @@ impl Softcap {
         let cap = match self {
             Self::Unread => None,
             Self::Optional => field.flatten(),
-            Self::Default(cap) => notes.or(name, field, Some(cap)),
+            Self::Default(cap) => notes.or_null(name, field, cap),
         };
         match cap {
             Some(cap) if cap.is_nan() || cap <= 0.0 => {

@@ -130,6 +130,9 @@ fn stack_rows(stack: &StackInspection) -> Vec<[String; 2]> {
         [key("attention"), stack.attention.clone()],
         [key("head"), head_line(stack)],
     ];
+    if let Some(whose) = &stack.judged_by {
+        rows.push([key("judged by"), format!("the values of {whose}")]);
+    }
     if !stack.defaults.is_empty() {
         rows.push([
             key("defaults"),
