@@ -515,6 +515,21 @@ fn tokens_as_they_are_pasted() {
     assert!(case.hub.requests().iter().all(|r| r.header("authorization").is_none()));
 }
 
+/// Some mirrors want a name and password, which stand in the endpoint.
+#[test]
+fn an_endpoint_may_hold_a_password() {
+    let case = Case::new();
+    let endpoint = case.hub.endpoint.replace("http://", "http://me:secret@");
+    let settings = Hub { endpoint: Some(endpoint), ..case.settings() };
+    let fetch = |revision| Checkpoint::fetch(ID, revision, &settings, |_, _| {});
+    fetch(None).unwrap();
+    case.hub.state().refuse = Some((500, "", ""));
+    let reason = assert_refused(fetch(Some("v9")), &[&case.hub.endpoint, "answers 500"]);
+    assert!(!reason.to_string().contains("secret"), "{reason}");
+    let remarks = fetch(None).unwrap().remarks().to_vec();
+    assert!(remarks[0].text.contains("answers 500") && !remarks[0].text.contains("secret"));
+}
+
 #[test]
 fn encryption_that_fails() {
     use std::io::{Read, Write};
@@ -846,7 +861,7 @@ fn endless_answers_end() {
     let case = Case::new();
     case.hub.state().endless = true;
     case.hub.state().json_without_length = true;
-    case.refused(&["answers as no hub does", "more than 67108864 bytes"]);
+    case.refused(&["answers as no hub does", "more than 16777216 bytes"]);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use super::failure::{Context, Refusal, plain, reason, text};
 use super::http::{Ask, Http};
 use super::id::{RepoId, is_commit};
 use super::part::Part;
+use super::reference::shown;
 use super::remote::RemoteFile;
 use super::{Hub, environment};
 use crate::error::HubError;
@@ -21,14 +22,16 @@ use ureq::http::header::{HeaderValue, InvalidHeaderValue};
 use ureq::http::{Response, Uri};
 use ureq::{Body, Error};
 
-/// What an answer or a file in JSON may have at most, in bytes.
-pub(super) const MAX_JSON: u64 = 64 << 20;
+/// What an answer may have at most, in bytes. Lists of a hundred thousand files have half of it.
+const MAX_ANSWER: u64 = 16 << 20;
 
 /// A repository on a hub.
 pub(super) struct Client<'a> {
     id: &'a RepoId,
     hub: &'a Hub,
     endpoint: String,
+    /// The endpoint without what may be secret, for messages.
+    name: String,
     http: Http,
 }
 
@@ -53,15 +56,16 @@ impl<'a> Client<'a> {
     pub(super) fn new(id: &'a RepoId, hub: &'a Hub) -> Result<Self, HubError> {
         let endpoint = hub.endpoint()?;
         let uri = address(&endpoint)?;
+        let name = shown(&endpoint);
         let token = hub.token.clone().map_or_else(environment::token, |token| Ok(Some(token)))?;
         let token = token.unwrap_or_default();
         let token = (!token.trim().is_empty()).then(|| bearer(token.trim())).transpose();
         let token = token.map_err(|_| HubError::Unauthorized {
-            endpoint: endpoint.clone(),
+            endpoint: name.clone(),
             message: "yours has characters that no token has".into(),
         })?;
         let http = Http::new(&uri, token)?;
-        Ok(Self { id, hub, endpoint, http })
+        Ok(Self { id, hub, endpoint, name, http })
     }
 
     /// The commit that a revision is at now.
@@ -80,7 +84,7 @@ impl<'a> Client<'a> {
                 let files = Some(files.collect()).filter(|files: &Vec<_>| !files.is_empty());
                 return Ok(Revision { commit, files });
             }
-            Ok(_) => Refusal::odd(&self.endpoint, "no commit hash"),
+            Ok(_) => Refusal::odd(&self.name, "no commit hash"),
             Err(refusal) => refusal,
         };
         let Some(answer) = &refusal.no_route else { return Err(refusal.error) };
@@ -205,7 +209,7 @@ impl<'a> Client<'a> {
         let response = self.ask(revision, &self.resolve(revision, name), ask, &mut see)?;
         if text(&response, "Content-Type").is_some_and(|kind| kind.contains("text/html")) {
             let page = format!("a web page in place of {name}");
-            return Err(Refusal::odd(&self.endpoint, &page));
+            return Err(Refusal::odd(&self.name, &page));
         }
         let length = || text(&response, "Content-Length")?.trim().parse().ok();
         let plain = text(&response, "Content-Encoding").is_none_or(|coding| coding == "identity");
@@ -316,24 +320,24 @@ impl<'a> Client<'a> {
         path: &str,
         ask: &Ask,
     ) -> Result<T, Refusal> {
-        let odd = |message: &str| Refusal::odd(&self.endpoint, message);
+        let odd = |message: &str| Refusal::odd(&self.name, message);
         let mut tries = 0;
         loop {
             let mut response = self.ask(revision, path, ask, &mut |_| true)?;
             let whole = response.body().content_length().is_some();
-            let broken = match response.body_mut().with_config().limit(MAX_JSON).read_to_vec() {
+            let broken = match response.body_mut().with_config().limit(MAX_ANSWER).read_to_vec() {
                 Ok(bytes) if bytes.is_empty() && whole => return Err(odd("an empty answer")),
                 Ok(bytes) => match serde_json::from_slice(&bytes) {
                     Ok(answer) => return Ok(answer),
                     // Without a length, the end of the connection looks like that of the answer.
                     Err(error) if error.is_eof() => HubError::Unreachable {
-                        endpoint: self.endpoint.clone(),
+                        endpoint: self.name.clone(),
                         message: "its answer breaks off".into(),
                     },
                     Err(error) => return Err(odd(&plain(&error.to_string()))),
                 },
                 Err(Error::BodyExceedsLimit(_)) => {
-                    return Err(self.odd(&format!("more than {MAX_JSON} bytes of JSON")).into());
+                    return Err(self.odd(&format!("more than {MAX_ANSWER} bytes of JSON")).into());
                 }
                 // Where nothing came for a minute we do not wait for more.
                 Err(error @ Error::Timeout(_)) => {
@@ -385,11 +389,11 @@ impl<'a> Client<'a> {
     }
 
     fn context<'b>(&'b self, revision: &'b str) -> Context<'b> {
-        Context { endpoint: &self.endpoint, http: &self.http, id: self.id, revision }
+        Context { endpoint: &self.name, http: &self.http, id: self.id, revision }
     }
 
     pub(super) fn odd(&self, message: &str) -> HubError {
-        Refusal::odd(&self.endpoint, message).error
+        Refusal::odd(&self.name, message).error
     }
 }
 

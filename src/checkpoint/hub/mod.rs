@@ -22,7 +22,7 @@ use super::tensors::{INDEX, WEIGHTS, read_weight_map};
 use super::{CONFIG, Checkpoint, Remark, RemarkKind, Source, TOKENIZER};
 use crate::error::{Error, HubError, Result};
 use cache::RepoCache;
-use client::{Client, MAX_JSON, Revision};
+use client::{Client, Revision};
 use id::{RepoId, is_commit};
 use reference::{Reference, shown};
 use remote::{RemoteFile, instead};
@@ -32,6 +32,9 @@ use std::time::Duration;
 
 /// Not every repository has these.
 const OPTIONAL: [&str; 3] = ["generation_config.json", "tokenizer_config.json", TOKENIZER];
+
+/// What a file in JSON may have at most, in bytes; the largest tokenizers have half of it.
+const MAX_JSON: u64 = 64 << 20;
 
 /// Where checkpoints are fetched from, kept, and how patiently. What is `None` comes from the
 /// variables that all of Hugging Face's tools read.
@@ -298,7 +301,7 @@ fn fetch_files(
         instead: at.files.as_deref().map(instead).unwrap_or_default(),
     };
 
-    // The largest tokenizer has half of this; whoever lists more might fill the disk.
+    // Whoever lists more might fill the disk.
     let is_endless = |file: &&RemoteFile| file.name.ends_with(".json") && file.size > MAX_JSON;
     if let Some(RemoteFile { name, size, .. }) = files.values().find(is_endless) {
         return Err(client.odd(&format!("a {name} of {size} bytes")).into());

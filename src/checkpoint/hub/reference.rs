@@ -74,7 +74,7 @@ fn invalid(message: String) -> HubError {
 
 fn elsewhere(authority: &str, endpoint: &str) -> HubError {
     let host = plain(host(authority));
-    let hub = if endpoint.is_empty() { "the Hub" } else { endpoint };
+    let hub = if endpoint.is_empty() { "the Hub".into() } else { shown(endpoint) };
     invalid(format!(
         "an address on {host}, and not on {hub}; pass org/name, and set HF_ENDPOINT if {host} \
          mirrors the Hub"
