@@ -300,7 +300,11 @@ fn without_a_network() {
     assert_refused(fetch(&settings), &["cannot reach", &closed.to_string(), "HF_HUB_OFFLINE"]);
     assert_refused(fetch(&offline), &["revision main is not in the cache", "HF_HUB_OFFLINE"]);
     case.fetch().unwrap();
-    fetch(&settings).expect("what is cached will do");
+    let remark = |fetched: Checkpoint| fetched.remarks()[0].to_string();
+    let cached = remark(fetch(&settings).expect("what is cached will do"));
+    assert!(cached.contains(COMMIT) && cached.contains("cannot be reached"), "{cached}");
+    case.hub.state().refuse = Some((429, "", ""));
+    assert!(remark(case.fetch().unwrap()).contains("too many requests"));
     std::fs::remove_file(case.blob()).unwrap();
     assert_refused(fetch(&settings), &["cannot reach"]);
     assert_refused(fetch(&offline), &["model.safetensors is not in the cache"]);
@@ -668,6 +672,14 @@ fn what_the_cache_lacks_and_cannot_take() {
     let checkpoint = case.fetch().unwrap();
     let [remark] = checkpoint.remarks() else { panic!("{:?}", checkpoint.remarks()) };
     assert!(!remark.is_warning() && remark.text.contains("cannot be written"), "{remark}");
+    #[cfg(target_os = "linux")]
+    {
+        std::fs::remove_file(case.cache.path().join(".locks")).unwrap();
+        let part = format!("{}.part", checksum("generation_config.json", b"{}"));
+        std::os::unix::fs::symlink("/dev/full", case.path("blobs").join(part)).unwrap();
+        let full = case.fetch().unwrap().remarks()[0].to_string();
+        assert!(full.contains("No space left"), "{full}");
+    }
 }
 
 #[test]
@@ -724,7 +736,7 @@ fn mirrored(mirror: Mirror) -> Case {
 fn mirrors_of_files() {
     let whole = Mirror { commit: true, etag: "\"hash\"", ..Default::default() };
     let mut mirrors = vec![];
-    for paths_info in [400, 403, 404, 405, 410, 501] {
+    for paths_info in [400, 401, 403, 404, 405, 410, 500, 501] {
         mirrors.push(Mirror { paths_info, ..whole });
         mirrors.push(Mirror { paths_info, revision: Some(paths_info), ..whole });
         mirrors.push(Mirror { paths_info, head: Some(paths_info), ..whole });

@@ -60,7 +60,7 @@ impl Context<'_> {
     /// 401 for missing ones.
     pub(super) fn refused(&self, response: Response<Body>) -> Refusal {
         let status = response.status().as_u16();
-        let unknown = matches!(status, 400 | 403..=406 | 410 | 501)
+        let unknown = matches!(status, 400 | 401 | 403..=406 | 410 | 500 | 501)
             && self.http.is_of_hub(&response)
             && text(&response, "X-Error-Code").is_none_or(str::is_empty);
         let no_route = unknown.then(|| format!("answers {status}"));

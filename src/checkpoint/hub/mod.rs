@@ -242,7 +242,12 @@ fn outdated(
         HubError::Server { endpoint, status: status @ 500.., .. } => {
             format!("{endpoint} answers {status}")
         }
+        HubError::RateLimited { endpoint, .. } => format!("{endpoint} has had too many requests"),
         HubError::Cache { path, message } => {
+            format!("{} cannot be written ({message})", path.display())
+        }
+        // What is newer may be worth making room for.
+        HubError::NoSpace { path, message } if newest == Some(cached) => {
             format!("{} cannot be written ({message})", path.display())
         }
         _ => return None,
