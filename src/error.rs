@@ -124,6 +124,9 @@ pub enum HubError {
     /// Not of the form that the Hub gives to repositories.
     #[error("not a repository's id; one is written org/name, in letters, digits, '-', '_' and '.'")]
     InvalidId,
+    /// An address that is pasted in place of an id, and does not lead to a model's repository.
+    #[error("{0}")]
+    InvalidAddress(String),
     /// Not a name that git could give to a branch or tag.
     #[error("'{0}' is not a revision; pass a branch, a tag or a whole commit hash")]
     InvalidRevision(String),
@@ -164,9 +167,14 @@ pub enum HubError {
     RevisionNotFound(String),
     /// The repository is no checkpoint that we read.
     #[error(
-        "no {0} in the repository; it must have config.json and either model.safetensors or model.safetensors.index.json with its shards"
+        "no {file} in the repository{}; it must have config.json and either model.safetensors or model.safetensors.index.json with its shards", bracketed(.instead)
     )]
-    MissingFile(String),
+    MissingFile {
+        /// The file.
+        file: String,
+        /// What is there in its place, if anything is known of it.
+        instead: String,
+    },
     /// Too many requests.
     #[error("{endpoint} has had too many requests from here; wait {}, or set HF_TOKEN for a higher limit", seconds.map_or("a while".into(), |s| format!("{s} s")))]
     RateLimited {
@@ -222,6 +230,14 @@ pub enum HubError {
         "cannot ask the Hub ({0}); check HF_ENDPOINT, the proxy and the CA certificates of this system"
     )]
     Settings(String),
+    /// A variable of the environment that cannot be used.
+    #[error("{name} {message}")]
+    Variable {
+        /// Its name.
+        name: &'static str,
+        /// What is wrong with its value.
+        message: String,
+    },
     /// An answer that no hub gives.
     #[error("{endpoint} answers as no hub does ({message}); check HF_ENDPOINT")]
     Protocol {
@@ -231,15 +247,23 @@ pub enum HubError {
         message: String,
     },
     /// Offline, and not in the cache.
-    #[error("{file} is not in the cache {}, and HF_HUB_OFFLINE forbids to fetch it; unset it once", cache.display())]
+    #[error("{file} is not in the cache {}, and HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) forbids to fetch it; unset it once", cache.display())]
     NotCached {
         /// The first missing file, or the revision.
         file: String,
         /// The cache.
         cache: PathBuf,
     },
-    /// The cache cannot be written: rights, or no space.
+    /// No space for the cache.
     #[error("cannot write {} ({message}); make room, or set HF_HOME to another place", path.display())]
+    NoSpace {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        message: String,
+    },
+    /// The cache cannot be written.
+    #[error("cannot write {} ({message}); set HF_HOME to a place that you may write", path.display())]
     Cache {
         /// The file or directory.
         path: PathBuf,

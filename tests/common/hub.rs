@@ -45,7 +45,34 @@ pub struct State {
     pub ignore_range: bool,
     /// The CDN sends other bytes.
     pub damage: bool,
+    /// The hub is a mirror.
+    pub mirror: Option<Mirror>,
+    /// So many answers in JSON are cut in half,
+    pub cut_json: usize,
+    /// and they have no length.
+    pub json_without_length: bool,
+    /// The hub's answers in JSON never end.
+    pub endless: bool,
     pub log: Vec<Request>,
+}
+
+/// Serves files at their addresses, and little else.
+#[derive(Clone, Copy, Default)]
+pub struct Mirror {
+    /// What it answers to questions about a revision, where it knows none, without saying why,
+    pub revision: Option<u16>,
+    /// about some files,
+    pub paths_info: u16,
+    /// and to HEAD.
+    pub head: Option<u16>,
+    /// Files come with their commit,
+    pub commit: bool,
+    /// and with this for a tag: `hash` stands for their hash.
+    pub etag: &'static str,
+    /// There is a web page for everything that it does not have.
+    pub pages: bool,
+    /// It leads to files as the hub does.
+    pub redirects: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -166,18 +193,30 @@ fn answer(
     }
     let mut head = format!("HTTP/1.1 {status} Status\r\nConnection: close\r\n");
     let chunked = cdn && state.chunked;
+    let json = request.path.starts_with("/api/models/");
+    let no_length = if json { state.json_without_length } else { cdn && state.no_length };
     if chunked {
         head += "Transfer-Encoding: chunked\r\n";
-    } else if !(cdn && state.no_length) {
+    } else if !no_length {
         head += &format!("Content-Length: {}\r\n", body.len());
     }
     for (name, value) in headers {
         head += &format!("{name}: {value}\r\n");
     }
-    let sent = state.cut.filter(|_| cdn).unwrap_or(body.len()).min(body.len());
+    let mut sent = state.cut.filter(|_| cdn).unwrap_or(body.len()).min(body.len());
+    if json && state.cut_json > 0 {
+        state.cut_json -= 1;
+        sent /= 2;
+    }
+    let endless = json && state.endless;
     let stall = state.stall && cdn && request.method == "GET";
     drop(state);
     stream.write_all(format!("{head}\r\n").as_bytes())?;
+    if endless {
+        loop {
+            stream.write_all(&[b' '; 1 << 16])?;
+        }
+    }
     if request.method == "HEAD" {
     } else if chunked {
         for piece in body[..sent].chunks(10_000) {
@@ -215,6 +254,10 @@ fn from_hub(state: &State, request: &Request, cdn: &str) -> Answer {
     if let Some(address) = &state.redirect {
         return redirect(format!("{address}{}", request.path));
     }
+    let is_api = request.path.starts_with("/api/models/");
+    if let Some(mirror) = state.mirror.filter(|mirror| is_api || !mirror.redirects) {
+        return from_mirror(state, mirror, request);
+    }
     let api = format!("/api/models/{ID}/");
     if let Some(rest) = request.path.strip_prefix(&api) {
         return from_api(state, request, rest);
@@ -238,12 +281,49 @@ fn from_hub(state: &State, request: &Request, cdn: &str) -> Answer {
     }
 }
 
+fn from_mirror(state: &State, mirror: Mirror, request: &Request) -> Answer {
+    let bare = |status| match mirror.pages && (200..=404).contains(&status) {
+        true => web_page(),
+        false => Answer { status, headers: vec![], body: b"Cannot answer".into() },
+    };
+    if let Some(rest) = request.path.strip_prefix(&format!("/api/models/{ID}/")) {
+        return match mirror.revision {
+            _ if rest.starts_with("paths-info/") => bare(mirror.paths_info),
+            Some(status) => bare(status),
+            None => from_api(state, request, rest),
+        };
+    }
+    let path = request.path.strip_prefix(&format!("/{ID}/resolve/"));
+    let name = path.and_then(|path| path.split_once('/')).map(|(_, name)| name);
+    let Some((name, bytes)) = name.and_then(|name| Some((name, state.files.get(name)?))) else {
+        return bare(404);
+    };
+    if let Some(status) = mirror.head.filter(|_| request.method == "HEAD") {
+        return bare(status);
+    }
+    let mut headers = vec![];
+    if mirror.commit {
+        headers.push(("X-Repo-Commit", COMMIT.into()));
+    }
+    if !mirror.etag.is_empty() {
+        headers.push(("ETag", mirror.etag.replace("hash", &checksum(name, bytes))));
+    }
+    let mut body = bytes.clone();
+    if state.damage && is_big(name) {
+        body.reverse();
+    }
+    Answer { status: 200, headers, body }
+}
+
+fn web_page() -> Answer {
+    let headers = vec![("Content-Type", "text/html; charset=utf-8".into())];
+    Answer { status: 200, headers, body: b"<html>Welcome</html>".into() }
+}
+
 fn from_api(state: &State, request: &Request, rest: &str) -> Answer {
     match rest {
-        "revision/main" | "revision/refs%2Fpr%2F1" => json_answer(json!({"id": ID, "sha": COMMIT})),
-        rest if rest == format!("revision/{COMMIT}") => {
-            json_answer(json!({"id": ID, "sha": COMMIT}))
-        }
+        "revision/main" | "revision/refs%2Fpr%2F1" => revision(state),
+        rest if rest == format!("revision/{COMMIT}") => revision(state),
         rest if rest == format!("paths-info/{COMMIT}") => {
             let body: Value = serde_json::from_slice(&request.body).unwrap();
             let names = body["paths"].as_array().unwrap().iter().map(|name| name.as_str().unwrap());
@@ -252,6 +332,11 @@ fn from_api(state: &State, request: &Request, rest: &str) -> Answer {
         }
         _ => refusal(404, "RevisionNotFound", r#"{"error": "Invalid rev id"}"#),
     }
+}
+
+fn revision(state: &State) -> Answer {
+    let siblings: Vec<_> = state.files.keys().map(|name| json!({"rfilename": name})).collect();
+    json_answer(json!({"id": ID, "sha": COMMIT, "siblings": siblings}))
 }
 
 fn sha256(bytes: &[u8]) -> String {

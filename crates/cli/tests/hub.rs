@@ -5,7 +5,7 @@ mod hub;
 
 use gemma_mlp::checkpoint::Hub;
 use gemma_mlp::{Checkpoint, Error, HubError};
-use hub::{COMMIT, FakeHub, ID, OLD_ID, Proxy, checksum};
+use hub::{COMMIT, FakeHub, ID, Mirror, OLD_ID, Proxy, checksum};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -82,6 +82,9 @@ impl Case {
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_gemma-mlp"));
         for name in ["HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_CACHE", "HF_HUB_OFFLINE"] {
+            command.env_remove(name);
+        }
+        for name in ["HUGGING_FACE_HUB_TOKEN", "TRANSFORMERS_OFFLINE"] {
             command.env_remove(name);
         }
         for name in ["HUGGINGFACE_HUB_CACHE", "HF_HUB_DISABLE_IMPLICIT_TOKEN", "XDG_CACHE_HOME"] {
@@ -297,7 +300,11 @@ fn without_a_network() {
     assert_refused(fetch(&settings), &["cannot reach", &closed.to_string(), "HF_HUB_OFFLINE"]);
     assert_refused(fetch(&offline), &["revision main is not in the cache", "HF_HUB_OFFLINE"]);
     case.fetch().unwrap();
-    fetch(&settings).expect("what is cached will do");
+    let remark = |fetched: Checkpoint| fetched.remarks()[0].to_string();
+    let cached = remark(fetch(&settings).expect("what is cached will do"));
+    assert!(cached.contains(COMMIT) && cached.contains("cannot be reached"), "{cached}");
+    case.hub.state().refuse = Some((429, "", ""));
+    assert!(remark(case.fetch().unwrap()).contains("too many requests"));
     std::fs::remove_file(case.blob()).unwrap();
     assert_refused(fetch(&settings), &["cannot reach"]);
     assert_refused(fetch(&offline), &["model.safetensors is not in the cache"]);
@@ -351,6 +358,10 @@ fn two_at_once_fetch_once() {
     });
     let reads = case.hub.requests().iter().filter(|r| r.cdn && r.method == "GET").count();
     assert_eq!(reads, 1);
+    for blob in std::fs::read_dir(case.path("blobs")).unwrap() {
+        let blob = blob.unwrap().path();
+        assert!(blob.extension().is_none(), "{} stays behind", blob.display());
+    }
 }
 
 /// Blocking inside a runtime would panic.
@@ -508,6 +519,21 @@ fn tokens_as_they_are_pasted() {
     assert!(case.hub.requests().iter().all(|r| r.header("authorization").is_none()));
 }
 
+/// Some mirrors want a name and password, which stand in the endpoint.
+#[test]
+fn an_endpoint_may_hold_a_password() {
+    let case = Case::new();
+    let endpoint = case.hub.endpoint.replace("http://", "http://me:secret@");
+    let settings = Hub { endpoint: Some(endpoint), ..case.settings() };
+    let fetch = |revision| Checkpoint::fetch(ID, revision, &settings, |_, _| {});
+    fetch(None).unwrap();
+    case.hub.state().refuse = Some((500, "", ""));
+    let reason = assert_refused(fetch(Some("v9")), &[&case.hub.endpoint, "answers 500"]);
+    assert!(!reason.to_string().contains("secret"), "{reason}");
+    let remarks = fetch(None).unwrap().remarks().to_vec();
+    assert!(remarks[0].text.contains("answers 500") && !remarks[0].text.contains("secret"));
+}
+
 #[test]
 fn encryption_that_fails() {
     use std::io::{Read, Write};
@@ -541,7 +567,7 @@ fn the_cdn_fails() {
         let reason = case.refused(&[&format!("answers {status}"), "later"]);
         let HubError::Server { endpoint, .. } = reason else { panic!("{reason:?}") };
         assert!(endpoint != case.hub.endpoint && !endpoint.contains("secret"), "{endpoint}");
-        assert!(!case.has_weights() && case.part().metadata().unwrap().len() == 0);
+        assert!(!case.has_weights() && !case.part().exists(), "nothing has arrived");
     }
     case.hub.state().cdn_refuse = None;
     case.fetch().unwrap();
@@ -562,6 +588,324 @@ fn caches_that_cannot_be_written() {
         case.refused(&["cannot write", "No space left", "make room"]);
         assert!(!case.has_weights());
     }
+}
+
+/// Whether anything below a directory has changed.
+fn listing(dir: &Path) -> Vec<(PathBuf, u64)> {
+    let mut all = vec![];
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let metadata = path.symlink_metadata().unwrap();
+        if metadata.is_dir() {
+            all.extend(listing(&path));
+        }
+        all.push((path, metadata.len()));
+    }
+    all.sort();
+    all
+}
+
+/// Files lie where directories would have to be made, so that not even root can write there.
+fn bar(path: &Path) {
+    if path.exists() {
+        std::fs::remove_dir_all(path).unwrap();
+    }
+    std::fs::write(path, "").unwrap();
+}
+
+#[test]
+fn a_complete_cache_may_be_read_only() {
+    let case = Case::new();
+    case.fetch().unwrap();
+    let offline = Hub { offline: true, ..case.settings() };
+    let snapshot = case.path(&format!("snapshots/{COMMIT}"));
+    // Copies in place of links, as on systems without them, and a line break from an editor.
+    for name in ["config.json", "tokenizer.json", WEIGHTS] {
+        let bytes = std::fs::read(snapshot.join(name)).unwrap();
+        std::fs::remove_file(snapshot.join(name)).unwrap();
+        std::fs::write(snapshot.join(name), bytes).unwrap();
+    }
+    std::fs::remove_dir_all(case.path("blobs")).unwrap();
+    bar(&case.cache.path().join(".locks"));
+    std::fs::write(case.path("refs/main"), format!("{COMMIT}\n")).unwrap();
+    let before = listing(case.cache.path());
+    for settings in [case.settings(), offline] {
+        let checkpoint = Checkpoint::fetch(ID, None, &settings, |_, _| {}).unwrap();
+        assert!(checkpoint.remarks().is_empty());
+    }
+    bar(&case.path("refs"));
+    assert!(case.fetch().unwrap().remarks().is_empty(), "the hub knows where main is");
+    assert_eq!(listing(case.cache.path()).len(), before.len() - 1, "without refs/main");
+    assert!(!case.hub.files_read().is_empty());
+}
+
+#[test]
+fn a_read_only_cache_that_is_behind() {
+    let case = Case::new();
+    case.fetch().unwrap();
+    let old = "f".repeat(40);
+    std::fs::rename(
+        case.path(&format!("snapshots/{COMMIT}")),
+        case.path(&format!("snapshots/{old}")),
+    )
+    .unwrap();
+    std::fs::write(case.path("refs/main"), &old).unwrap();
+    bar(&case.path(&format!("snapshots/{COMMIT}")));
+    let checkpoint = case.fetch().unwrap();
+    assert!(checkpoint.source().to_string().contains(&old));
+    let [remark] = checkpoint.remarks() else { panic!("{:?}", checkpoint.remarks()) };
+    assert!(remark.is_warning());
+    for said in ["cannot be written", &old, &format!("main is now at commit {COMMIT}")] {
+        assert!(remark.text.contains(said), "{remark}");
+    }
+    // Without an older one there is nothing to use.
+    std::fs::remove_dir_all(case.path("refs")).unwrap();
+    case.refused(&["cannot write", "HF_HOME"]);
+}
+
+#[test]
+fn what_the_cache_lacks_and_cannot_take() {
+    let case = Case::new();
+    case.fetch().unwrap();
+    case.hub.state().files.insert("generation_config.json".into(), b"{}".into());
+    bar(&case.cache.path().join(".locks"));
+    let checkpoint = case.fetch().unwrap();
+    let [remark] = checkpoint.remarks() else { panic!("{:?}", checkpoint.remarks()) };
+    assert!(!remark.is_warning() && remark.text.contains("cannot be written"), "{remark}");
+    #[cfg(target_os = "linux")]
+    {
+        std::fs::remove_file(case.cache.path().join(".locks")).unwrap();
+        let part = format!("{}.part", checksum("generation_config.json", b"{}"));
+        std::os::unix::fs::symlink("/dev/full", case.path("blobs").join(part)).unwrap();
+        let full = case.fetch().unwrap().remarks()[0].to_string();
+        assert!(full.contains("No space left"), "{full}");
+    }
+}
+
+#[test]
+fn small_files_that_a_repository_may_have() {
+    let case = Case::new();
+    let small = ["generation_config.json", "tokenizer_config.json"];
+    for name in small {
+        case.hub.state().files.insert(name.into(), format!("{{\"of\": \"{name}\"}}").into());
+    }
+    case.hub.state().files.insert("special_tokens_map.json".into(), b"{}".into());
+    case.fetch().unwrap();
+    assert_eq!(
+        case.hub.files_read(),
+        ["config.json", small[0], WEIGHTS, "tokenizer.json", small[1]]
+    );
+    // Whoever has fetched without them is given them.
+    std::fs::remove_file(case.path(&format!("snapshots/{COMMIT}/{}", small[0]))).unwrap();
+    let offline = Hub { offline: true, ..case.settings() };
+    Checkpoint::fetch(ID, None, &offline, |_, _| {}).unwrap();
+    Checkpoint::fetch(ID, Some(COMMIT), &case.settings(), |_, _| {}).unwrap();
+    assert!(case.hub.requests().is_empty(), "a commit is not asked about again");
+    case.fetch().unwrap();
+    assert!(case.path(&format!("snapshots/{COMMIT}/{}", small[0])).exists());
+    // Whoever lists endless ones gets nowhere.
+    let case = Case::new();
+    case.hub.state().files.insert(small[0].into(), vec![b' '; (64 << 20) + 1]);
+    case.refused(&["as no hub does", "generation_config.json of 67108865 bytes"]);
+    assert!(case.hub.files_read().is_empty());
+}
+
+#[test]
+fn other_weights_are_named() {
+    let case = Case::new();
+    let mut state = case.hub.state();
+    state.files.remove(WEIGHTS);
+    state.files.remove("consolidated.safetensors");
+    drop(state);
+    case.refused(&["no model.safetensors", "it has gemma.gguf", "llama.cpp"]);
+    case.hub.state().files.remove("gemma.gguf");
+    case.refused(&["it has pytorch_model.bin", "convert them to safetensors"]);
+    case.hub.state().files.insert("adapter_config.json".into(), b"{}".into());
+    case.hub.state().files.remove("config.json");
+    case.refused(&["no config.json", "it has adapter_config.json", "base model"]);
+}
+
+fn mirrored(mirror: Mirror) -> Case {
+    let case = Case::new();
+    case.hub.state().mirror = Some(mirror);
+    case
+}
+
+/// Files at their addresses are enough.
+#[test]
+fn mirrors_of_files() {
+    let whole = Mirror { commit: true, etag: "\"hash\"", ..Default::default() };
+    let mut mirrors = vec![];
+    for paths_info in [400, 401, 403, 404, 405, 410, 500, 501] {
+        mirrors.push(Mirror { paths_info, ..whole });
+        mirrors.push(Mirror { paths_info, revision: Some(paths_info), ..whole });
+        mirrors.push(Mirror { paths_info, head: Some(paths_info), ..whole });
+    }
+    let poor = Mirror { paths_info: 404, revision: Some(404), ..whole };
+    mirrors.push(Mirror { pages: true, ..poor });
+    mirrors.push(Mirror { paths_info: 200, pages: true, ..whole });
+    for etag in ["", "W/\"hash\"", "\"5f3-1a\"", "../../../evil", "hash"] {
+        mirrors.push(Mirror { etag, ..poor });
+    }
+    for mirror in mirrors {
+        let case = mirrored(mirror);
+        if mirror.pages {
+            // What it lacks is a page, too; then only its list tells.
+            for name in ["generation_config.json", "tokenizer_config.json", INDEX] {
+                case.hub.state().files.insert(name.into(), b"{}".into());
+            }
+        }
+        let checkpoint = case.fetch().unwrap();
+        assert_eq!(checkpoint.source().to_string(), format!("{ID} (revision {COMMIT})"));
+        let link = case.path(&format!("snapshots/{COMMIT}/{WEIGHTS}")).canonicalize().unwrap();
+        assert_eq!(link.parent(), case.path("blobs").canonicalize().ok().as_deref());
+        assert_eq!(
+            link == case.blob().canonicalize().unwrap_or_default(),
+            mirror.etag.contains("hash")
+        );
+        case.hub.requests();
+        case.fetch().unwrap();
+        let again = case.hub.requests();
+        let read = |r: &hub::Request| r.method == "GET" && r.path.ends_with(WEIGHTS);
+        assert!(mirror.head.is_some() || !again.iter().any(read), "{again:?}");
+    }
+}
+
+/// The hub says what a file is when it redirects to where that lies.
+#[test]
+fn mirrors_that_redirect() {
+    let case = mirrored(Mirror { paths_info: 404, redirects: true, ..Default::default() });
+    case.hub.state().cut = Some(700_000);
+    case.refused(&[&format!("700000 of {} bytes", size())]);
+    case.hub.state().cut = None;
+    case.hub.state().damage = true;
+    case.refused(&["arrived damaged", "SHA-256"]);
+    case.hub.state().damage = false;
+    case.fetch().unwrap();
+    assert_eq!(std::fs::read(case.blob()).unwrap(), case.weights());
+    let requests = case.hub.requests();
+    assert!(requests.iter().all(|r| !r.cdn || r.method == "GET"), "signed addresses are for GET");
+}
+
+#[test]
+fn mirrors_are_checked() {
+    let poor = Mirror { paths_info: 404, revision: Some(404), commit: true, ..Default::default() };
+    let case = mirrored(Mirror { etag: "hash", ..poor });
+    case.hub.state().damage = true;
+    case.refused(&["model.safetensors arrived damaged", "SHA-256"]);
+    // One tag for files of one size, as servers make it of the time.
+    let case = mirrored(Mirror { etag: "\"same\"", ..poor });
+    let shards = sharded(|_| {});
+    let mut files = shards.hub.state().files.clone();
+    let len = files.values().filter(|f| f.len() > 100_000).map(Vec::len).max().unwrap();
+    for name in ["model-1.safetensors", "model-2.safetensors"] {
+        let shard = files.get_mut(name).unwrap();
+        let header = u64::from_le_bytes(shard[..8].try_into().unwrap()) as usize;
+        // Of one size by spaces in the header, which are allowed there.
+        let pad = len + 64 - shard.len();
+        let padded = [
+            &((header + pad) as u64).to_le_bytes(),
+            &shard[8..8 + header],
+            &vec![b' '; pad],
+            &shard[8 + header..],
+        ]
+        .concat();
+        *shard = padded;
+    }
+    case.hub.state().files = files;
+    assert_eq!(case.fetch().unwrap().blocks().len(), 4);
+}
+
+#[test]
+fn mirrors_that_will_not_do() {
+    let poor = Mirror { paths_info: 404, revision: Some(404), etag: "hash", ..Default::default() };
+    // No commit, but a commit's name is one.
+    let case = mirrored(poor);
+    case.refused(&["answers as no hub does", "X-Repo-Commit", "whole commit hash", "HF_ENDPOINT"]);
+    Checkpoint::fetch(ID, Some(COMMIT), &case.settings(), |_, _| {}).unwrap();
+    // Nothing but revisions.
+    let case = mirrored(Mirror { revision: None, ..poor });
+    case.hub.state().files.clear();
+    case.refused(&["paths-info answers 404", "no file config.json", "HF_ENDPOINT"]);
+    // Nothing at all: no repository, as far as anyone can tell.
+    let case = mirrored(poor);
+    case.hub.state().files.clear();
+    case.refused(&["no repository on", &case.hub.endpoint]);
+    // Pages for everything: a login.
+    let case = mirrored(Mirror { pages: true, ..poor });
+    case.hub.state().files.clear();
+    case.refused(&["answers as no hub does", "HF_ENDPOINT"]);
+    assert!(!case.path("snapshots").exists());
+    // A hub that says what it means is believed.
+    let case = Case::new();
+    case.hub.state().refuse = Some((404, "RepoNotFound", ""));
+    case.refused(&["no repository on"]);
+    assert_eq!(case.hub.requests().len(), 1);
+    // A mirror without weights says so.
+    let case = mirrored(Mirror { commit: true, ..poor });
+    case.hub.state().files.remove(WEIGHTS);
+    case.refused(&["no model.safetensors in the repository"]);
+}
+
+#[test]
+fn answers_that_break_off_are_asked_for_again() {
+    for json_without_length in [false, true] {
+        let case = Case::new();
+        case.hub.state().json_without_length = json_without_length;
+        let settings = Hub { retries: 2, ..case.settings() };
+        case.hub.state().cut_json = 2;
+        Checkpoint::fetch(ID, None, &settings, |_, _| {}).unwrap();
+        case.hub.state().cut_json = 3;
+        case.hub.requests();
+        let fetched = Checkpoint::fetch(ID, None, &settings, |_, _| {}).unwrap();
+        assert_eq!(case.hub.requests().len(), 3);
+        assert!(fetched.remarks()[0].text.contains("cannot be reached"), "the cache will do");
+        std::fs::remove_dir_all(case.path("snapshots")).unwrap();
+        case.hub.state().cut_json = 3;
+        let result = Checkpoint::fetch(ID, None, &settings, |_, _| {});
+        let reason = assert_refused(result, &["cannot reach", &case.hub.endpoint]);
+        assert!(matches!(reason, HubError::Unreachable { .. }));
+    }
+}
+
+#[test]
+fn endless_answers_end() {
+    let case = Case::new();
+    case.hub.state().endless = true;
+    case.hub.state().json_without_length = true;
+    case.refused(&["answers as no hub does", "more than 16777216 bytes"]);
+}
+
+#[test]
+fn pasted_addresses() {
+    let case = Case::new();
+    let endpoint = &case.hub.endpoint;
+    let open = |model: &str, revision: Option<&str>| {
+        Checkpoint::open_or_fetch(model, revision, &case.settings(), |_, _| {})
+    };
+    let source = format!("{ID} (revision {COMMIT})");
+    for model in [
+        format!("https://huggingface.co/{ID}"),
+        format!("hf.co/{ID}/tree/main"),
+        format!("hf://{ID}"),
+        format!("{ID}@refs/pr/1"),
+        format!("models/{ID}"),
+        format!("{endpoint}/{ID}/"),
+        format!("{endpoint}/{ID}/blob/{COMMIT}/config.json"),
+    ] {
+        assert_eq!(open(&model, None).unwrap().source().to_string(), source, "{model}");
+    }
+    open(&format!("{ID}@main"), Some("main")).unwrap();
+    let error = |model: &str, revision| open(model, revision).err().unwrap().to_string();
+    let two = error(&format!("{endpoint}/{ID}/tree/main"), Some("v2"));
+    assert!(two.contains("'main'") && two.contains("'v2'"), "{two}");
+    assert!(error(&format!("https://huggingface.co/datasets/{ID}"), None).contains("a dataset"));
+    let elsewhere = error("https://me:secret@example.com/a/b?token=secret", None);
+    assert!(elsewhere.contains("pass org/name") && !elsewhere.contains("secret"), "{elsewhere}");
+    let nothing = error(&format!("https://huggingface.co/{ID}-2"), None);
+    assert!(nothing.starts_with(&format!("{ID}-2: no repository on {endpoint}")), "{nothing}");
+    let output = case.command(&["inspect", "--model", "https://example.com/a/b"]).output().unwrap();
+    assert_exit_2(output, &["https://example.com/a/b: ", "set HF_ENDPOINT"]);
 }
 
 #[test]
@@ -628,11 +972,74 @@ fn places_from_the_environment() {
     assert_eq!(token(&[]), "Bearer hf_signed_in");
     assert_eq!(token(&[("HF_HUB_CACHE", &at("other/place"))]), "Bearer hf_signed_in");
     assert_eq!(token(&[("HF_TOKEN_PATH", &named)]), "Bearer hf_named");
-    assert_eq!(token(&[("HF_TOKEN_PATH", &none)]), "Bearer hf_signed_in");
-    let set = Path::new("hf_set");
-    assert_eq!(token(&[("HF_TOKEN_PATH", &named), ("HF_TOKEN", set)]), "Bearer hf_set");
-    let implicit = ("HF_HUB_DISABLE_IMPLICIT_TOKEN", Path::new("1"));
-    assert_eq!(token(&[("HF_TOKEN_PATH", &named), ("HF_TOKEN", set), implicit]), "");
+    assert_eq!(token(&[("HF_TOKEN_PATH", &none)]), "", "it is in place of the other file");
+    let (set, old) = (Path::new("hf_set"), ("HUGGING_FACE_HUB_TOKEN", Path::new("hf_old")));
+    assert_eq!(token(&[("HF_TOKEN_PATH", &named), ("HF_TOKEN", set), old]), "Bearer hf_set");
+    assert_eq!(token(&[old, ("HF_TOKEN", Path::new(""))]), "Bearer hf_old");
+    for (value, sent) in [("1", ""), ("True", ""), ("0", "Bearer hf_set"), ("no", "Bearer hf_set")]
+    {
+        let implicit = ("HF_HUB_DISABLE_IMPLICIT_TOKEN", Path::new(value));
+        assert_eq!(token(&[("HF_TOKEN", set), implicit]), sent, "{value}");
+    }
+}
+
+/// As a .env file or a container image sets them, where no shell has expanded them.
+#[test]
+fn places_with_variables_in_them() {
+    let case = Case::new();
+    let repo = "models--google--gemma-tiny/refs/main";
+    for (name, value, place) in [
+        ("HF_HOME", "~/hf", "hf/hub"),
+        ("HF_HOME", "~", "hub"),
+        ("HF_HUB_CACHE", "~/cache", "cache"),
+        ("HF_HUB_CACHE", "$HOME/${BELOW}/a", "b/c/a"),
+        ("XDG_CACHE_HOME", "~/xdg", "xdg/huggingface/hub"),
+    ] {
+        let (home, cwd) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mut command = case.command(&["inspect", "--model", ID]);
+        command.env_remove("HF_HOME").env("HOME", home.path()).env("BELOW", "b/c");
+        let output = command.env(name, value).current_dir(cwd.path()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(home.path().join(place).join(repo).exists(), "{name}={value}");
+        assert_eq!(std::fs::read_dir(cwd.path()).unwrap().count(), 0, "{name}={value}");
+    }
+    let mut command = case.command(&["inspect", "--model", ID]);
+    let output = command.env("HF_HOME", "~nobody/hf").output().unwrap();
+    assert_exit_2(output, &["HF_HOME begins with '~nobody'", "write out"]);
+}
+
+#[test]
+#[cfg(unix)]
+fn variables_that_are_no_text() {
+    use std::os::unix::ffi::OsStrExt;
+    let case = Case::new();
+    for name in ["HF_ENDPOINT", "HF_TOKEN", "HTTPS_PROXY", "no_proxy"] {
+        let mut command = case.command(&["inspect", "--model", ID]);
+        command.env(name, std::ffi::OsStr::from_bytes(b"http://caf\xe9"));
+        assert_exit_2(command.output().unwrap(), &[&format!("{name} is not UTF-8")]);
+    }
+    assert!(case.hub.requests().is_empty());
+}
+
+#[test]
+fn offline_by_either_variable() {
+    let case = Case::new();
+    let asks = |variables: &[(&str, &str)]| {
+        let mut command = case.command(&["inspect", "--model", ID]);
+        let output = command.envs(variables.iter().copied()).output().unwrap();
+        let asked = !case.hub.requests().is_empty();
+        assert_eq!(output.status.success(), asked, "{}", String::from_utf8_lossy(&output.stderr));
+        if !asked {
+            assert_exit_2(output, &["not in the cache", "TRANSFORMERS_OFFLINE"]);
+        }
+        asked
+    };
+    for yes in ["1", "ON", "yes", "True"] {
+        assert!(!asks(&[("HF_HUB_OFFLINE", yes)]) && !asks(&[("TRANSFORMERS_OFFLINE", yes)]));
+    }
+    assert!(!asks(&[("HF_HUB_OFFLINE", ""), ("TRANSFORMERS_OFFLINE", "1")]));
+    assert!(asks(&[("HF_HUB_OFFLINE", "0"), ("TRANSFORMERS_OFFLINE", "1")]), "the first counts");
+    assert!(asks(&[("TRANSFORMERS_OFFLINE", "no")]));
 }
 
 #[test]

@@ -7,6 +7,7 @@ use super::part::Part;
 use super::remote::RemoteFile;
 use crate::error::HubError;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -34,9 +35,10 @@ impl RepoCache {
         if is_commit(revision) {
             return Ok(());
         }
-        let path = self.repo.join("refs").join(revision);
-        create_parent(&path)?;
-        fs::write(&path, commit).map_err(failed(&path))
+        if self.commit(revision).as_deref() == Some(commit) {
+            return Ok(());
+        }
+        put(&self.repo.join("refs").join(revision), |beside| fs::write(beside, commit))
     }
 
     pub(super) fn snapshot(&self, commit: &str) -> PathBuf {
@@ -78,13 +80,16 @@ impl RepoCache {
         if part > file.size { 0 } else { part }
     }
 
-    /// What has arrived of a file, which no other process then adds to.
-    pub(super) fn part(&self, file: &RemoteFile) -> Result<Part, HubError> {
-        let lock = self.locks.join(format!("{}.lock", file.checksum));
-        create_parent(&lock)?;
-        let lock = fs::File::create(&lock)
-            .and_then(|file| file.lock().map(|()| file))
-            .map_err(failed(&lock))?;
+    /// Waits for other processes that fetch the file.
+    pub(super) fn lock(&self, file: &RemoteFile) -> Result<fs::File, HubError> {
+        let path = self.locks.join(format!("{}.lock", file.blob));
+        create_parent(&path)?;
+        let lock = fs::File::create(&path).and_then(|file| file.lock().map(|()| file));
+        lock.map_err(failed(&path))
+    }
+
+    /// What has arrived of a file, which no other process adds to for as long as it is locked.
+    pub(super) fn part(&self, file: &RemoteFile, lock: fs::File) -> Result<Part, HubError> {
         let blob = self.blob(file);
         create_parent(&blob)?;
         Part::open(self.part_path(file), blob, lock, file)
@@ -92,28 +97,37 @@ impl RepoCache {
 
     /// Not `.incomplete`: other tools fill those out of order, so that their length says nothing.
     fn part_path(&self, file: &RemoteFile) -> PathBuf {
-        self.repo.join("blobs").join(format!("{}.part", file.checksum))
+        self.repo.join("blobs").join(format!("{}.part", file.blob))
     }
 
     fn blob(&self, file: &RemoteFile) -> PathBuf {
-        self.repo.join("blobs").join(&file.checksum)
+        self.repo.join("blobs").join(&file.blob)
     }
 
-    /// Links the file's name to its bytes, at once: whoever looks finds the old link or the new.
     fn link(&self, commit: &str, file: &RemoteFile) -> Result<(), HubError> {
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let path = self.path(commit, &file.name);
-        create_parent(&path)?;
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let mut beside = path.clone().into_os_string();
-        beside.push(format!(".{}-{number}.link", std::process::id()));
-        #[cfg(unix)]
-        let linked = std::os::unix::fs::symlink(format!("../../blobs/{}", file.checksum), &beside);
-        // Elsewhere links by name take rights that users lack.
-        #[cfg(not(unix))]
-        let linked = fs::hard_link(self.blob(file), &beside);
-        linked.and_then(|()| fs::rename(&beside, &path)).map_err(failed(&path))
+        put(&self.path(commit, &file.name), |beside| {
+            #[cfg(unix)]
+            return std::os::unix::fs::symlink(format!("../../blobs/{}", file.blob), beside);
+            // Elsewhere links by name take rights that users lack.
+            #[cfg(not(unix))]
+            return fs::hard_link(self.blob(file), beside);
+        })
     }
+}
+
+/// Makes a file at once: whoever looks finds the old one or the new.
+fn put(path: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> Result<(), HubError> {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    create_parent(path)?;
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let mut beside = path.as_os_str().to_os_string();
+    beside.push(format!(".{}-{number}.new", std::process::id()));
+    let beside = Path::new(&beside);
+    let made = make(beside).and_then(|()| fs::rename(beside, path));
+    made.map_err(|error| {
+        let _ = fs::remove_file(beside);
+        failed(path)(error)
+    })
 }
 
 fn has_size(path: &Path, size: u64) -> bool {

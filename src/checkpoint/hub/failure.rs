@@ -5,7 +5,7 @@ use super::http::{Http, PATIENCE, refusal};
 use super::id::RepoId;
 use crate::error::HubError;
 use std::error::Error;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 use ureq::http::{Response, Uri, header};
 use ureq::{Body, ResponseExt};
@@ -16,6 +16,34 @@ pub(super) struct Context<'a> {
     pub(super) http: &'a Http,
     pub(super) id: &'a RepoId,
     pub(super) revision: &'a str,
+}
+
+/// An answer that is of no use.
+pub(super) struct Refusal {
+    pub(super) error: HubError,
+    /// What came, if the hub may just not know the question: mirrors serve files, but few or none
+    /// of the hub's lists. The hub itself says in a code what it means.
+    pub(super) no_route: Option<String>,
+}
+
+impl Refusal {
+    /// No answer of a hub.
+    pub(super) fn odd(endpoint: &str, message: &str) -> Self {
+        let error = HubError::Protocol { endpoint: endpoint.into(), message: message.into() };
+        Self { error, no_route: Some(message.into()) }
+    }
+}
+
+impl From<HubError> for Refusal {
+    fn from(error: HubError) -> Self {
+        Self { error, no_route: None }
+    }
+}
+
+impl From<Refusal> for HubError {
+    fn from(refusal: Refusal) -> Self {
+        refusal.error
+    }
 }
 
 impl Context<'_> {
@@ -30,7 +58,16 @@ impl Context<'_> {
 
     /// By the code that the Hub gives, else by the status: to hide private repositories it answers
     /// 401 for missing ones.
-    pub(super) fn refused(&self, mut response: Response<Body>) -> HubError {
+    pub(super) fn refused(&self, response: Response<Body>) -> Refusal {
+        let status = response.status().as_u16();
+        let unknown = matches!(status, 400 | 401 | 403..=406 | 410 | 500 | 501)
+            && self.http.is_of_hub(&response)
+            && text(&response, "X-Error-Code").is_none_or(str::is_empty);
+        let no_route = unknown.then(|| format!("answers {status}"));
+        Refusal { error: self.refusal(response), no_route }
+    }
+
+    fn refusal(&self, mut response: Response<Body>) -> HubError {
         let endpoint = self.endpoint.to_string();
         let status = response.status().as_u16();
         if status == 429 {
@@ -53,7 +90,10 @@ impl Context<'_> {
             }
             (Some("RepoNotFound"), _) => HubError::NotFound { endpoint },
             (Some("RevisionNotFound"), _) => HubError::RevisionNotFound(self.revision.into()),
-            (Some("EntryNotFound"), _) => HubError::MissingFile(last_segment(response.get_uri())),
+            (Some("EntryNotFound"), _) => {
+                let file = last_segment(response.get_uri());
+                HubError::MissingFile { file, instead: String::new() }
+            }
             (_, 401) => HubError::Unauthorized { endpoint, message },
             (_, 403) => HubError::Forbidden { endpoint, message },
             (_, 404) => HubError::NotFound { endpoint },
@@ -71,7 +111,7 @@ fn message(response: &mut Response<Body>) -> String {
     plain(json["error"].as_str().unwrap_or_default())
 }
 
-fn text<'a>(response: &'a Response<Body>, header: &str) -> Option<&'a str> {
+pub(super) fn text<'a>(response: &'a Response<Body>, header: &str) -> Option<&'a str> {
     response.headers().get(header)?.to_str().ok()
 }
 
@@ -106,5 +146,13 @@ fn last_segment(uri: &Uri) -> String {
 /// What the system said about a path of the cache.
 pub(super) fn failed(path: &Path) -> impl FnOnce(io::Error) -> HubError {
     let path = path.to_path_buf();
-    move |error| HubError::Cache { path, message: error.to_string() }
+    move |error| {
+        let message = error.to_string();
+        match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+                HubError::NoSpace { path, message }
+            }
+            _ => HubError::Cache { path, message },
+        }
+    }
 }

@@ -31,6 +31,8 @@ pub(super) enum Ask {
     Get,
     /// A short answer to some JSON.
     Post(String),
+    /// What is said of a file, without it.
+    Head,
     /// A file, or some bytes of it.
     File(Option<Range<u64>>),
 }
@@ -67,11 +69,20 @@ impl Http {
         Self { agent, proxies, patience, hub: origin(hub), token }
     }
 
-    /// The answer of whoever the redirects lead to.
-    pub(super) fn send(&self, uri: &Uri, ask: &Ask) -> Result<Response<Body>, ureq::Error> {
+    /// The answer of whoever the redirects lead to. `see` is shown theirs, too, and says whether
+    /// to follow.
+    pub(super) fn send(
+        &self,
+        uri: &Uri,
+        ask: &Ask,
+        see: &mut dyn FnMut(&Response<Body>) -> bool,
+    ) -> Result<Response<Body>, ureq::Error> {
         let mut uri = uri.clone();
         for _ in 0..=MAX_REDIRECTS {
             let mut response = self.send_once(&uri, ask)?;
+            if !see(&response) {
+                return Ok(response);
+            }
             let location = response.headers().get(LOCATION);
             let Some(location) = location.filter(|_| response.status().is_redirection()) else {
                 return Ok(response);
@@ -95,6 +106,7 @@ impl Http {
                 let request = request.method("POST").header(CONTENT_TYPE, "application/json");
                 self.run(request.body(json)?, uri, Some(self.patience))
             }
+            Ask::Head => self.run(request.method("HEAD").body(())?, uri, Some(self.patience)),
             Ask::File(None) => self.run(request.body(())?, uri, None),
             Ask::File(Some(range)) => {
                 let range = format!("bytes={}-{}", range.start, range.end.saturating_sub(1));
@@ -152,7 +164,7 @@ mod tests {
         });
         let http = Http::patient(&uri, None, Proxies::default(), SHORT);
         let mut bytes = vec![];
-        http.send(&uri, ask)?.body_mut().as_reader().read_to_end(&mut bytes)?;
+        http.send(&uri, ask, &mut |_| true)?.body_mut().as_reader().read_to_end(&mut bytes)?;
         Ok(bytes)
     }
 
@@ -171,8 +183,8 @@ mod tests {
 
     #[test]
     fn silence_breaks_a_connection() {
-        for question in [Ask::Get, Ask::Post("{}".into()), Ask::File(None), Ask::File(Some(0..10))]
-        {
+        let file = [Ask::File(None), Ask::File(Some(0..10))];
+        for question in [Ask::Get, Ask::Post("{}".into())].into_iter().chain(file) {
             for answer in [|_: &mut TcpStream| {}, begin] {
                 let error = ask(answer, &question).unwrap_err();
                 assert!(matches!(error, Error::Timeout(_)), "{error}");

@@ -13,21 +13,29 @@ mod http;
 mod id;
 mod part;
 mod proxy;
+mod reference;
 mod remote;
 
 use super::config::Config;
 use super::index::Index;
 use super::json::read_text;
 use super::tensors::{INDEX, WEIGHTS};
-use super::{CONFIG, Checkpoint, Source, TOKENIZER};
+use super::{CONFIG, Checkpoint, Remark, RemarkKind, Source, TOKENIZER};
 use crate::error::{Error, HubError, Result};
 use cache::RepoCache;
-use client::Client;
-use id::{RepoId, is_commit, revision_name};
-use remote::RemoteFile;
+use client::{Client, Revision};
+use id::{RepoId, is_commit};
+use reference::{Reference, shown};
+use remote::{RemoteFile, instead};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// Not every repository has these.
+const OPTIONAL: [&str; 3] = ["generation_config.json", "tokenizer_config.json", TOKENIZER];
+
+/// What a file in JSON may have at most, in bytes; the largest tokenizers have half of it.
+const MAX_JSON: u64 = 64 << 20;
 
 /// Where checkpoints are fetched from, kept, and how patiently. What is `None` comes from the
 /// variables that all of Hugging Face's tools read.
@@ -48,7 +56,8 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// Everything from the environment; `HF_HUB_OFFLINE` says whether to stay offline.
+    /// Everything from the environment; `HF_HUB_OFFLINE` or `TRANSFORMERS_OFFLINE` says whether to
+    /// stay offline.
     pub fn from_env() -> Self {
         Self {
             endpoint: None,
@@ -59,10 +68,24 @@ impl Hub {
             retry_delay: Duration::from_millis(200),
         }
     }
+
+    /// Without a slash at its end.
+    fn endpoint(&self) -> std::result::Result<String, HubError> {
+        let endpoint = self.endpoint.clone().map_or_else(environment::endpoint, Ok)?;
+        Ok(endpoint.trim().trim_end_matches('/').into())
+    }
+
+    /// The repository that is meant, if it is one.
+    fn reference(&self, text: &str) -> Result<Option<Reference>> {
+        // An endpoint that cannot be read fails as soon as it is asked.
+        let reference = Reference::parse(text, &self.endpoint().unwrap_or_default());
+        reference.map_err(|reason| Error::Hub { id: shown(text), reason })
+    }
 }
 
 impl Checkpoint {
-    /// Opens a directory, or fetches from the Hub if there is none and the name could be an id.
+    /// Opens a directory, or fetches from the Hub if there is none and the name could be that of a
+    /// repository, in any of the forms that [`Self::fetch`] takes.
     ///
     /// # Errors
     /// As [`Self::open`] and [`Self::fetch`]; a revision of a directory.
@@ -73,20 +96,32 @@ impl Checkpoint {
         progress: impl FnMut(u64, u64),
     ) -> Result<Self> {
         let model = model.as_ref();
-        let id = model.to_str().filter(|id| !model.exists() && RepoId::parse(id).is_ok());
-        match (id, revision) {
-            (Some(id), _) => Self::fetch(id, revision, hub, progress),
-            (None, Some(revision)) if model.is_dir() => Err(Error::Input(format!(
+        if !model.exists()
+            && let Some(text) = model.to_str()
+            && hub.reference(text)?.is_some()
+        {
+            return Self::fetch(text, revision, hub, progress);
+        }
+        match revision {
+            Some(revision) if model.is_dir() => Err(Error::Input(format!(
                 "{} is a directory and has no revision '{revision}'; only a repository on the Hub has",
                 model.display()
             ))),
-            (None, _) => Self::open(model),
+            _ => Self::open(model),
         }
     }
 
     /// Opens a repository of the Hugging Face Hub, `org/name`, at a branch, tag or commit (`main`
-    /// if none is given), and first fetches what the cache lacks: `config.json`, safetensors and
-    /// `tokenizer.json`, nothing else. An interrupted download goes on where it broke off.
+    /// if none is given), and first fetches what the cache lacks: `config.json`, safetensors,
+    /// `tokenizer.json`, and, where there are such, `generation_config.json` and
+    /// `tokenizer_config.json`. An interrupted download goes on where it broke off.
+    ///
+    /// The repository may also be named as `org/name@revision`, as `hf://org/name`, or by the
+    /// address of its page on the Hub or on the endpoint.
+    ///
+    /// A commit that is in the cache is opened without a request; what other files the repository
+    /// has is not known then. If the hub cannot be reached, or the cache cannot be written, what is
+    /// cached will do, and a remark says so.
     ///
     /// `progress` is called with the bytes that are here and those of all files together.
     ///
@@ -106,14 +141,18 @@ impl Checkpoint {
         hub: &Hub,
         mut progress: impl FnMut(u64, u64),
     ) -> Result<Self> {
-        let refused = |reason| Error::Hub { id: id.into(), reason };
-        let repo = RepoId::parse(id).map_err(refused)?;
-        let revision = revision_name(revision).map_err(refused)?;
-        match fetch(&repo, revision, hub, &mut progress) {
-            Ok(Snapshot { dir, commit }) => {
-                Self::open_as(Source::Hub { id: id.into(), commit }, &dir)
+        let refused = |reason| Error::Hub { id: shown(id), reason };
+        let reference = hub.reference(id)?.ok_or_else(|| refused(HubError::InvalidId))?;
+        let revision = reference.revision(revision).map_err(refused)?;
+        let id = reference.id;
+        match fetch(&id, &revision, hub, &mut progress) {
+            Ok(Snapshot { dir, commit, remark }) => {
+                let mut checkpoint =
+                    Self::open_as(Source::Hub { id: id.to_string(), commit }, &dir)?;
+                checkpoint.remarks.extend(remark);
+                Ok(checkpoint)
             }
-            Err(Failure::Hub(reason)) => Err(refused(reason)),
+            Err(Failure::Hub(reason)) => Err(Error::Hub { id: id.to_string(), reason }),
             Err(Failure::Checkpoint(error)) => Err(error),
         }
     }
@@ -141,6 +180,8 @@ impl From<Error> for Failure {
 struct Snapshot {
     dir: PathBuf,
     commit: String,
+    /// Why it is not what the hub has now.
+    remark: Option<Remark>,
 }
 
 type Progress<'a> = &'a mut dyn FnMut(u64, u64);
@@ -151,34 +192,75 @@ fn fetch(
     hub: &Hub,
     progress: Progress,
 ) -> std::result::Result<Snapshot, Failure> {
-    let dir = hub.cache.clone().unwrap_or_else(environment::cache);
+    let dir = hub.cache.clone().map_or_else(environment::cache, Ok)?;
     let cache = RepoCache::new(&dir, id);
-    let here = |commit: String| Snapshot { dir: cache.snapshot(&commit), commit };
+    let here = |commit: String, remark| Snapshot { dir: cache.snapshot(&commit), commit, remark };
     let cached = cached(&cache, revision);
     if hub.offline {
-        return cached.map(here).map_err(|file| HubError::NotCached { file, cache: dir }.into());
+        let commit = cached.map_err(|file| HubError::NotCached { file, cache: dir })?;
+        return Ok(here(commit, None));
     }
     // Files of a commit never change. A checkpoint may lack a tokenizer, but only the hub knows.
     if let Ok(commit) = &cached
         && is_commit(revision)
         && cache.has(commit, TOKENIZER)
     {
-        return Ok(here(commit.clone()));
+        return Ok(here(commit.clone(), None));
     }
     let client = Client::new(id, hub)?;
-    match (client.commit(revision), cached) {
+    let mut newest = None;
+    let fetched = client.revision(revision).map_err(Failure::from).and_then(|found| {
+        newest = Some(found.commit.clone());
+        fetch_files(&client, &cache, &found, progress).map(|()| found.commit)
+    });
+    match (fetched, cached) {
         (Ok(commit), _) => {
-            fetch_files(&client, &cache, &commit, progress)?;
-            // Last, so that the name never leads to half a snapshot.
-            cache.set_commit(revision, &commit)?;
-            Ok(here(commit))
+            // Last, so that the name never leads to half a snapshot. All files are here, so that a
+            // cache that takes none of it keeps nothing from running.
+            let _ = cache.set_commit(revision, &commit);
+            Ok(here(commit, None))
         }
-        // Without a network what is cached will do; the report names its commit.
-        (Err(HubError::Unreachable { .. } | HubError::Server { status: 500.., .. }), Ok(old)) => {
-            Ok(here(old))
+        (Err(Failure::Hub(error)), Ok(old)) => {
+            let remark = outdated(revision, &old, newest.as_deref(), &error).ok_or(error)?;
+            Ok(here(old, Some(remark)))
         }
-        (Err(error), _) => Err(error.into()),
+        (Err(error), _) => Err(error),
     }
+}
+
+/// What to say if the cached commit is used all the same: without a network, and where the cache
+/// cannot be written, it will do.
+fn outdated(
+    revision: &str,
+    cached: &str,
+    newest: Option<&str>,
+    error: &HubError,
+) -> Option<Remark> {
+    let reason = match error {
+        HubError::Unreachable { endpoint, message } => {
+            format!("{endpoint} cannot be reached ({message})")
+        }
+        HubError::Server { endpoint, status: status @ 500.., .. } => {
+            format!("{endpoint} answers {status}")
+        }
+        HubError::RateLimited { endpoint, .. } => format!("{endpoint} has had too many requests"),
+        HubError::Cache { path, message } => {
+            format!("{} cannot be written ({message})", path.display())
+        }
+        // What is newer may be worth making room for.
+        HubError::NoSpace { path, message } if newest == Some(cached) => {
+            format!("{} cannot be written ({message})", path.display())
+        }
+        _ => return None,
+    };
+    let used = format!("what the cache has of {revision} is used, commit {cached}, since {reason}");
+    Some(match newest {
+        Some(newest) if newest != cached => Remark::warning(
+            RemarkKind::Chosen,
+            format!("{used}; {revision} is now at commit {newest}"),
+        ),
+        _ => Remark::note(RemarkKind::Chosen, used),
+    })
 }
 
 /// The commit that a revision was at, if all of it is in the cache, or else what is not.
@@ -214,26 +296,40 @@ fn shards(index: &Path) -> Result<BTreeSet<String>> {
 fn fetch_files(
     client: &Client,
     cache: &RepoCache,
-    commit: &str,
+    at: &Revision,
     progress: Progress,
 ) -> std::result::Result<(), Failure> {
-    let mut files = client.files(commit, &[CONFIG, TOKENIZER, WEIGHTS, INDEX])?;
-    let mut take = |name: &str| files.remove(name).ok_or(HubError::MissingFile(name.into()));
+    let commit = &at.commit;
+    let names = [&[CONFIG, WEIGHTS, INDEX], &OPTIONAL[..]].concat();
+    let mut files = client.files(at, &names)?;
+    let missing = |name: &str| HubError::MissingFile {
+        file: name.into(),
+        instead: at.files.as_deref().map(instead).unwrap_or_default(),
+    };
 
-    let config = client.fetch(cache, commit, &take(CONFIG)?, &mut |_| {})?;
+    // Whoever lists more might fill the disk.
+    let is_endless = |file: &&RemoteFile| file.name.ends_with(".json") && file.size > MAX_JSON;
+    if let Some(RemoteFile { name, size, .. }) = files.values().find(is_endless) {
+        return Err(client.odd(&format!("a {name} of {size} bytes")).into());
+    }
+
+    let config = files.remove(CONFIG).ok_or_else(|| missing(CONFIG))?;
+    let config = client.fetch(cache, commit, &config, &mut |_| {})?;
     Config::parse(&read_text(&config)?, &config)?;
 
-    let mut wanted: Vec<RemoteFile> = take(TOKENIZER).into_iter().collect();
-    match take(WEIGHTS) {
-        Ok(weights) => wanted.push(weights),
-        Err(no_weights) => {
-            let index = take(INDEX).map_err(|_| no_weights)?;
+    let mut wanted: Vec<RemoteFile> =
+        OPTIONAL.iter().filter_map(|name| files.remove(*name)).collect();
+    match files.remove(WEIGHTS) {
+        Some(weights) => wanted.push(weights),
+        None => {
+            let index = files.remove(INDEX).ok_or_else(|| missing(WEIGHTS))?;
             let index = client.fetch(cache, commit, &index, &mut |_| {})?;
             let shards = shards(&index)?;
             let names: Vec<&str> = shards.iter().map(String::as_str).collect();
-            let mut found = client.files(commit, &names)?;
+            let mut found = client.files(at, &names)?;
             for shard in names {
-                wanted.push(found.remove(shard).ok_or(HubError::MissingFile(shard.into()))?);
+                let lost = || HubError::MissingFile { file: shard.into(), instead: String::new() };
+                wanted.push(found.remove(shard).ok_or_else(lost)?);
             }
         }
     }

@@ -1,10 +1,9 @@
 //! A file on its way into the cache.
 
 use super::failure::failed;
-use super::remote::RemoteFile;
+use super::remote::{RemoteFile, sha256};
 use crate::error::HubError;
 use ring::digest::{Context, SHA256};
-use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{Read, Write as _};
 use std::path::PathBuf;
@@ -91,14 +90,18 @@ impl Part {
         if self.len != remote.size {
             return damaged(format!("{} bytes, not {}", self.len, remote.size));
         }
-        let mut sha256 = String::new();
-        for byte in self.hash.clone().finish().as_ref() {
-            // Writing into a string does not fail.
-            let _ = write!(sha256, "{byte:02x}");
-        }
-        if remote.is_sha256() && !sha256.eq_ignore_ascii_case(&remote.checksum) {
+        if remote.sha256.as_ref().is_some_and(|listed| *listed != sha256(&self.hash)) {
             return damaged("its SHA-256 is not the one that the repository lists".into());
         }
         Ok(())
+    }
+}
+
+/// An empty file would keep nothing.
+impl Drop for Part {
+    fn drop(&mut self) {
+        if self.len == 0 {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }

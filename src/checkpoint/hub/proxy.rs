@@ -18,9 +18,9 @@ pub(super) struct Proxies {
 impl Proxies {
     pub(super) fn from_env() -> Result<Self, HubError> {
         Ok(Self {
-            http: proxy(["HTTP_PROXY", "ALL_PROXY"])?,
-            https: proxy(["HTTPS_PROXY", "ALL_PROXY"])?,
-            direct: either_case("NO_PROXY").unwrap_or_default(),
+            http: proxy([["HTTP_PROXY", "http_proxy"], ALL])?,
+            https: proxy([["HTTPS_PROXY", "https_proxy"], ALL])?,
+            direct: either_case(["NO_PROXY", "no_proxy"])?.unwrap_or_default(),
         })
     }
 
@@ -33,18 +33,23 @@ impl Proxies {
     }
 }
 
-fn proxy(names: [&str; 2]) -> Result<Option<Proxy>, HubError> {
-    let Some((name, value)) = names.into_iter().find_map(|name| Some((name, either_case(name)?)))
-    else {
-        return Ok(None);
-    };
-    // The value may hold a password.
-    let proxy = Proxy::new(&value);
-    proxy.map(Some).map_err(|_| HubError::Settings(format!("{name} is not a proxy's address")))
+/// A variable in either case.
+type Names = [&'static str; 2];
+
+const ALL: Names = ["ALL_PROXY", "all_proxy"];
+
+fn proxy(variables: [Names; 2]) -> Result<Option<Proxy>, HubError> {
+    for names in variables {
+        let Some(value) = either_case(names)? else { continue };
+        // The value may hold a password.
+        let odd = |_| HubError::Settings(format!("{} is not a proxy's address", names[0]));
+        return Proxy::new(&value).map(Some).map_err(odd);
+    }
+    Ok(None)
 }
 
-fn either_case(name: &str) -> Option<String> {
-    text(name).or_else(|| text(&name.to_lowercase()))
+fn either_case([upper, lower]: Names) -> Result<Option<String>, HubError> {
+    Ok(text(upper)?.or(text(lower)?))
 }
 
 /// Whether an entry of `NO_PROXY` is this host, a domain or a network that it is in, or `*`.
