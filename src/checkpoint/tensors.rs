@@ -87,6 +87,11 @@ impl Tensors {
         &self.0.path
     }
 
+    /// The files.
+    pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
+        self.0.shards.iter().map(Shard::path)
+    }
+
     /// Whether a file has the tensor.
     pub fn contains(&self, name: &str) -> bool {
         self.0.routing.contains_key(name)

@@ -1,7 +1,8 @@
 //! `gemma-mlp inspect`.
 
 use super::args::ModelArgs;
-use super::{print, progress::Progress};
+use super::output::Outputs;
+use super::progress::Progress;
 use crate::report;
 use anyhow::Result;
 use gemma_mlp::checkpoint::inspect;
@@ -20,5 +21,7 @@ pub fn run(args: &Args) -> Result<()> {
     let progress = Progress::new(checkpoint.tensors().entries().count(), "tensors");
     let inspection = inspect(&checkpoint, |done| progress.set(done))?;
     drop(progress);
-    print(&if args.json { report::json(&inspection)? } else { report::inspect_table(&inspection) })
+    let mut outputs = Outputs::default();
+    outputs.print(args.json, &inspection, || report::inspect_table(&inspection))?;
+    outputs.end()
 }
