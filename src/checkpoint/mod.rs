@@ -268,6 +268,19 @@ impl Checkpoint {
         &self.tensors
     }
 
+    /// The files that it is read from, now or when a text is; none of the one inside the program.
+    pub fn files(&self) -> Vec<PathBuf> {
+        #[cfg(feature = "embedded")]
+        if self.source == Source::Embedded {
+            return vec![];
+        }
+        let directory = self.tensors.path();
+        let beside =
+            [CONFIG, GENERATION, TOKENIZER, tensors::INDEX].map(|name| directory.join(name));
+        let beside = beside.into_iter().filter(|path| path.exists());
+        self.tensors.files().map(Path::to_path_buf).chain(beside).collect()
+    }
+
     /// Its MLP blocks, in order; T5Gemma's encoder before its decoder. Never empty.
     pub fn blocks(&self) -> &[BlockSpec] {
         &self.blocks

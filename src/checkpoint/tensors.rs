@@ -117,6 +117,11 @@ impl Tensors {
         &self.0.remarks
     }
 
+    /// The files.
+    pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
+        self.0.shards.iter().map(Shard::path)
+    }
+
     /// Whether a file has the tensor.
     pub fn contains(&self, name: &str) -> bool {
         self.find(name).is_some()

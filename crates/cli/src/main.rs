@@ -1,4 +1,4 @@
-//! The command-line tool. Exit codes: 0 done, 2 bad input or usage, 1 anything else.
+//! The command-line tool. Exit codes: 0 done, 2 bad input or usage, 130 ended early, 1 anything else.
 
 use gemma_mlp_cli::cli;
 use std::process::ExitCode;

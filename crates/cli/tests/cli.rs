@@ -425,40 +425,6 @@ fn shards_merge_to_one_run() {
     assert_eq!(merge(&[merged.to_str().unwrap(), &parts[2]]), whole);
 }
 
-/// Ctrl-C ends a run after the window at hand, with what there is; SIGKILL leaves the old report.
-#[test]
-#[cfg(unix)]
-fn ended_in_the_middle() {
-    let dir = tempfile::tempdir().unwrap();
-    let (ids, out) = (dir.path().join("ids.json"), dir.path().join("out.json"));
-    let long: Vec<u32> = (0..60_000).map(|i| 4 + i * 37 % 900).collect();
-    std::fs::write(&ids, json!(long).to_string()).unwrap();
-    std::fs::write(&out, "the old report").unwrap();
-    let ended_by = |signal: &str| {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_gemma-mlp"))
-            .args(["drift", "--json", "--window", "128", "--ids", ids.to_str().unwrap()])
-            .args(["--out", out.to_str().unwrap()])
-            .stdout(std::process::Stdio::piped())
-            .spawn()
-            .unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(1500));
-        assert!(child.try_wait().unwrap().is_none(), "the run was over too soon");
-        let id = child.id().to_string();
-        assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
-        child.wait_with_output().unwrap()
-    };
-    assert!(!ended_by("-KILL").status.success());
-    assert_eq!(std::fs::read_to_string(&out).unwrap(), "the old report");
-    let output = ended_by("-INT");
-    assert!(output.status.success());
-    let drift: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let tokens = number(&drift["tokens"]);
-    assert!(0.0 < tokens && tokens < 60_000.0 && drift["complete"] == false, "{tokens}");
-    assert_eq!(std::fs::read(&out).unwrap(), output.stdout);
-    let files = std::fs::read_dir(dir.path()).unwrap().count();
-    assert_eq!(files, 2, "no half-written file is left");
-}
-
 #[test]
 fn gradients_and_ranking() {
     let drift = run_json(&["drift", "--json", "--gradients", "--rank"]);

@@ -9,7 +9,7 @@ use safetensors::Dtype;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 
 fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gemma-mlp"));
@@ -254,7 +254,7 @@ fn texts_and_ids() {
     refused(&["merge", &file("no.json", "{}")], &["no.json", "not a report of a drift run"]);
     refused(&["merge", "/no/such.json"], &["/no/such.json"]);
     refused(&["report", "/no/such.json"], &["/no/such.json"]);
-    for bad in ["", "[]", "{}", "{\"schema\": 4}", "nonsense"] {
+    for bad in ["", "[]", "{}", "{\"schema\": 5}", "nonsense"] {
         refused(&["report", &file("bad.json", bad)], &["bad.json", "not a report of a drift run"]);
     }
     refused(&["report", &file("old.json", "{\"schema\": 3}")], &["old.json", "version 3", "again"]);
@@ -273,6 +273,8 @@ fn texts_and_ids() {
         &["merge"],
         &["report"],
         &["plot", "--range", "4:-4"],
+        &["plot", "--range", "0:5e-324"],
+        &["plot", "--range=-1e308:1e308"],
         &["plot", "--functions", "mish"],
         &["plot", "--functions", "gelu-silu"],
         &["verify", "--range", "0:nan"],
@@ -369,17 +371,6 @@ fn outputs_that_cannot_be_written() {
     }
     for flag in ["--svg", "--png", "--csv"] {
         refused(&["plot", flag, "/no/such/place/out"], &["/no/such/place"]);
-    }
-    // A reader that has gone away.
-    let mut child =
-        command(&["drift"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    drop(child.stdout.take());
-    assert_refused(child.wait_with_output().unwrap(), &["standard output"]);
-    #[cfg(target_os = "linux")]
-    {
-        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
-        let output = command(&["drift", "--json"]).stdout(full).output().unwrap();
-        assert_refused(output, &["standard output", "space"]);
     }
 }
 

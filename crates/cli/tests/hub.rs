@@ -889,7 +889,6 @@ fn pasted_addresses() {
         format!("hf.co/{ID}/tree/main"),
         format!("hf://{ID}"),
         format!("{ID}@refs/pr/1"),
-        format!("models/{ID}"),
         format!("{endpoint}/{ID}/"),
         format!("{endpoint}/{ID}/blob/{COMMIT}/config.json"),
     ] {

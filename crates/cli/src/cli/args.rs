@@ -34,6 +34,11 @@ impl RunArgs {
         self.text.texts(checkpoint)
     }
 
+    /// The files that the texts are in.
+    pub fn files(&self) -> impl Iterator<Item = PathBuf> {
+        self.text.text.iter().chain(&self.text.ids).cloned()
+    }
+
     /// The chosen layers, each once, in order; all if none are chosen.
     pub fn layers(&self, checkpoint: &Checkpoint) -> Result<Vec<usize>> {
         let all = 0..checkpoint.blocks().len();

@@ -1,7 +1,8 @@
 //! `gemma-mlp bench`.
 
 use super::args::open;
-use super::{print, progress::Progress};
+use super::output::Outputs;
+use super::progress::Progress;
 use crate::bench::{BenchOptions, Shape, Weights, run as bench};
 use crate::report;
 use anyhow::Result;
@@ -52,5 +53,7 @@ pub fn run(args: &Args) -> Result<()> {
     let progress = Progress::new(0, "rows");
     let bench = bench(&shapes, &options, |done, total| progress.set_of(done, total))?;
     drop(progress);
-    print(&if args.json { report::json(&bench)? } else { report::bench_table(&bench) })
+    let mut outputs = Outputs::default();
+    outputs.print(args.json, &bench, || report::bench_table(&bench))?;
+    outputs.end()
 }

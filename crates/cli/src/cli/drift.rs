@@ -1,16 +1,18 @@
 //! `gemma-mlp drift`.
 
 use super::args::{DTypeArg, RunArgs, SideArgs};
+use super::clash::{check_inputs, check_outputs};
 use super::interrupt::Interrupt;
-use super::output::OutputArgs;
+use super::output::{OutputArgs, Outputs};
 use super::progress::{Progress, TokenProgress};
-use super::{check_writable, write};
 use crate::report::{self, Run};
 use anyhow::Result;
 use candle_core::DType;
 use gemma_mlp_drift::drift::{DriftOptions, Shard, Sides, Windowing, drift, gradient_drift, rank};
+use std::ffi::OsString;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::str::Utf8Chunk;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -59,9 +61,13 @@ fn shard(text: &str) -> Result<Shard, String> {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    check_writable(args.output.files().chain(&args.out))?;
     let run = &args.run;
+    let command = command(std::env::args_os().skip(1));
+    let files: Vec<&Path> = args.output.files().chain(args.out.as_deref()).collect();
+    check_outputs(&files)?;
+    check_inputs(&files, run.files())?;
     let checkpoint = run.model.open()?;
+    check_inputs(&files, checkpoint.files())?;
     let texts = run.texts(&checkpoint)?;
     let compute = &run.compute;
     let sides = args.sides.sides(compute.dtype());
@@ -79,7 +85,7 @@ pub fn run(args: &Args) -> Result<()> {
     let progress = TokenProgress::new(&stop);
     let mut drift = drift(&checkpoint, &texts, &options, &device, |done| progress.set(done))?;
     drop(progress);
-    drift.origin.command = Some(command(std::env::args().skip(1)));
+    drift.origin.command = Some(command);
     if args.gradients && !stop.asked() {
         let progress = Progress::new(checkpoint.blocks().len(), "layers of gradients");
         let set = |done| progress.set(done);
@@ -90,52 +96,92 @@ pub fn run(args: &Args) -> Result<()> {
         let set = |done| progress.set(done);
         drift.ranking = Some(rank(&checkpoint, &texts, &options, &device, set)?);
     }
-    if let Some(path) = &args.out {
-        write(path, report::json(&drift)?.as_bytes())?;
-    }
-    args.output.drift(&[Run { name: "drift", drift: &drift }], compute.json)
+    // Asked to stop in its last window, a run is whole all the same, but not its ranking.
+    let lacks = args.rank || (args.gradients && drift.gradients.is_none());
+    let mut outputs = Outputs::of(stop.asked() && (!drift.complete || lacks));
+    args.output.drift(&mut outputs, &[Run { name: "drift", drift: &drift }], compute.json)?;
+    outputs.save(args.out.as_ref(), |to| Ok(to.write_all(report::json(&drift)?.as_bytes())?));
+    outputs.end()
 }
 
 /// The command line to do the same again: without what says where the result goes, or which part of
 /// the work was done.
-fn command(args: impl Iterator<Item = String>) -> String {
+fn command(args: impl Iterator<Item = OsString>) -> String {
     let mut command = "gemma-mlp".to_string();
     let mut args = args.peekable();
-    if args.peek().is_none_or(|first| first.starts_with('-')) {
+    if args.peek().is_none_or(|first| first.as_encoded_bytes().starts_with(b"-")) {
         command += " drift";
     }
     while let Some(arg) = args.next() {
-        let (flag, value) = arg.split_once('=').map_or((&arg[..], None), |(f, v)| (f, Some(v)));
+        let bytes = arg.as_encoded_bytes();
+        let (flag, with_value) = match bytes.iter().position(|&b| b == b'=') {
+            Some(end) => (&bytes[..end], true),
+            None => (bytes, false),
+        };
         match flag {
-            "--json" => continue,
-            "--out" | "--html" | "--csv" | "--shard" => {
-                if value.is_none() {
+            b"--json" => continue,
+            b"--out" | b"--html" | b"--csv" | b"--shard" => {
+                if !with_value {
                     args.next();
                 }
                 continue;
             }
             _ => {}
         }
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,=+@".contains(c);
         command.push(' ');
-        if !arg.is_empty() && arg.chars().all(plain) {
-            command += &arg;
-        } else {
-            command += &format!("'{}'", arg.replace('\'', r"'\''"));
-        }
+        command += &quoted(bytes);
     }
     command
+}
+
+/// An argument as a shell reads it: `'…'`, or `$'…'` with escapes where it is not plain text.
+fn quoted(arg: &[u8]) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,=+@".contains(c);
+    match std::str::from_utf8(arg) {
+        Ok(text) if !text.is_empty() && text.chars().all(plain) => text.into(),
+        Ok(text) if !text.chars().any(char::is_control) => {
+            format!("'{}'", text.replace('\'', r"'\''"))
+        }
+        _ => format!("$'{}'", arg.utf8_chunks().map(escaped).collect::<String>()),
+    }
+}
+
+/// What stands between `$'` and `'`.
+fn escaped(chunk: Utf8Chunk) -> String {
+    let mut text = String::new();
+    for c in chunk.valid().chars() {
+        match c {
+            '\'' | '\\' => text.extend(['\\', c]),
+            c if c.is_control() => text.extend(c.to_string().bytes().map(hexadecimal)),
+            c => text.push(c),
+        }
+    }
+    text.extend(chunk.invalid().iter().copied().map(hexadecimal));
+    text
+}
+
+fn hexadecimal(byte: u8) -> String {
+    format!("\\x{byte:02x}")
 }
 
 #[cfg(test)]
 mod tests {
     #[test]
     fn commands_to_do_it_again() {
-        let command = |args: &[&str]| super::command(args.iter().map(|arg| arg.to_string()));
+        let command = |args: &[&str]| super::command(args.iter().map(Into::into));
         assert_eq!(command(&[]), "gemma-mlp drift");
         assert_eq!(command(&["--b", "silu", "--json"]), "gemma-mlp drift --b silu");
         let args =
             ["drift", "--prompt", "it's", "--shard", "1/3", "--out=a", "--html", "b", "--rank"];
         assert_eq!(command(&args), r"gemma-mlp drift --prompt 'it'\''s' --rank");
+    }
+
+    /// As bash, zsh and ksh read it.
+    #[test]
+    fn arguments_that_are_no_plain_text() {
+        let quoted = |arg: &[u8]| super::quoted(arg);
+        assert_eq!(quoted(b"r\xff.json"), r"$'r\xff.json'");
+        assert_eq!(quoted("it's\n\u{1b}[31m ä\\".as_bytes()), r"$'it\'s\x0a\x1b[31m ä\\'");
+        assert_eq!(quoted(b""), "''");
     }
 }

@@ -1,13 +1,15 @@
 //! `gemma-mlp forward`.
 
 use super::args::RunArgs;
-use super::{print, progress::Progress};
+use super::clash::{check_inputs, check_outputs};
+use super::output::Outputs;
+use super::progress::Progress;
 use crate::report;
 use anyhow::Result;
 use gemma_mlp::Activation;
 use gemma_mlp_drift::forward::{ForwardOptions, forward};
 use gemma_mlp_drift::input::TokenIds;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -38,7 +40,11 @@ fn activation(name: &str) -> Result<Choice, gemma_mlp::UnknownActivation> {
 
 pub fn run(args: &Args) -> Result<()> {
     let run = &args.run;
+    let files: Vec<&Path> = args.out.as_deref().into_iter().collect();
+    check_outputs(&files)?;
+    check_inputs(&files, run.files())?;
     let checkpoint = run.model.open()?;
+    check_inputs(&files, checkpoint.files())?;
     let ids = TokenIds::batched(run.texts(&checkpoint)?)?;
     let options = ForwardOptions {
         activation: match args.activation {
@@ -53,9 +59,9 @@ pub fn run(args: &Args) -> Result<()> {
     let device = run.compute.device();
     let forward = forward(&checkpoint, &ids, &options, &device, |done| progress.set(done))?;
     drop(progress);
-    if let Some(path) = &args.out {
-        forward.save(path)?;
-    }
     let summary = &forward.summary;
-    print(&if run.compute.json { report::json(summary)? } else { report::forward_table(summary) })
+    let mut outputs = Outputs::default();
+    outputs.print(run.compute.json, summary, || report::forward_table(summary))?;
+    outputs.save(args.out.as_ref(), |to| Ok(forward.write_to(to)?));
+    outputs.end()
 }

@@ -2,7 +2,7 @@
 
 use super::args::{ComputeArgs, ModelArgs, SideArgs};
 use super::interrupt::Interrupt;
-use super::print;
+use super::output::Outputs;
 use super::progress::Progress;
 use crate::report;
 use anyhow::Result;
@@ -38,9 +38,7 @@ pub fn run(args: &Args) -> Result<()> {
             stop.flow()
         })?;
     drop(progress);
-    print(&if compute.json {
-        report::json(&generation)?
-    } else {
-        report::generation_table(&generation)
-    })
+    let mut outputs = Outputs::of(stop.asked());
+    outputs.print(compute.json, &generation, || report::generation_table(&generation))?;
+    outputs.end()
 }

@@ -1,7 +1,8 @@
 //! `gemma-mlp inspect`.
 
 use super::args::ModelArgs;
-use super::{print, progress::Progress};
+use super::output::Outputs;
+use super::progress::Progress;
 use crate::report;
 use anyhow::{Result, bail};
 use gemma_mlp::checkpoint::inspect;
@@ -23,12 +24,10 @@ pub fn run(args: &Args) -> Result<()> {
     let progress = Progress::new(checkpoint.tensors().entries().count(), "tensors");
     let inspection = inspect(&checkpoint, |done| progress.set(done))?;
     drop(progress);
-    print(&if args.json {
-        report::json(&inspection)?
-    } else {
-        report::inspect_table(&inspection)
-    })?;
     let warnings = inspection.remarks.iter().filter(|remark| remark.is_warning()).count();
+    let mut outputs = Outputs::default();
+    outputs.print(args.json, &inspection, || report::inspect_table(&inspection))?;
+    outputs.end()?;
     match warnings {
         n if args.strict && n > 0 => bail!("{n} warnings, and --strict asks for none"),
         _ => Ok(()),

@@ -1,12 +1,29 @@
-//! Ctrl-C.
+//! Ctrl-C, and what a run that it ended leaves.
 
 use anyhow::Result;
+use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// An ear for Ctrl-C, which asks a run to end early with what it has.
 pub struct Interrupt(Arc<AtomicBool>);
+
+/// A run was ended early. What it had is printed and saved.
+#[derive(Debug)]
+pub struct Interrupted {
+    /// Which files were not replaced by a part of a run, and where that part is.
+    pub kept: Vec<String>,
+}
+
+impl fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("interrupted: the results are those of a part of the run")?;
+        self.kept.iter().try_for_each(|kept| write!(f, "; {kept}"))
+    }
+}
+
+impl std::error::Error for Interrupted {}
 
 impl Interrupt {
     /// From here on the first Ctrl-C only asks; the second one ends the program as ever.

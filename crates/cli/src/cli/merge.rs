@@ -1,11 +1,12 @@
 //! `gemma-mlp merge`.
 
-use super::output::OutputArgs;
+use super::clash::{check_inputs, check_outputs};
+use super::output::{OutputArgs, Outputs};
 use super::read;
 use crate::report::Run;
 use anyhow::Result;
 use gemma_mlp_drift::drift;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -20,8 +21,13 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
+    let files: Vec<&Path> = args.output.files().collect();
+    check_outputs(&files)?;
+    check_inputs(&files, args.reports.iter().cloned())?;
     let named = |path: &PathBuf| Ok((path.display().to_string(), read(path)?));
     let reports = args.reports.iter().map(named).collect::<Result<Vec<_>>>()?;
     let drift = drift::merge(&reports)?;
-    args.output.drift(&[Run { name: "merged", drift: &drift }], args.json)
+    let mut outputs = Outputs::default();
+    args.output.drift(&mut outputs, &[Run { name: "merged", drift: &drift }], args.json)?;
+    outputs.end()
 }

@@ -2,9 +2,11 @@
 
 mod args;
 mod bench;
+mod clash;
 mod drift;
 mod forward;
 mod generate;
+mod input;
 mod inspect;
 mod interrupt;
 mod merge;
@@ -12,14 +14,16 @@ mod output;
 mod plot;
 mod progress;
 mod report;
+mod save;
 mod verify;
 
-use crate::report::Paint;
+use crate::report::{self as views, Paint};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use gemma_mlp::Error;
+use input::read;
+use interrupt::Interrupted;
 use std::io::{self, IsTerminal, Write};
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Is this Gemma MLP right, and does the difference matter?
@@ -78,13 +82,6 @@ pub fn run() -> Result<()> {
     })
 }
 
-/// Writes a report to standard output.
-fn print(report: &str) -> Result<()> {
-    let mut stdout = io::stdout().lock();
-    let written = stdout.write_all(report.as_bytes()).and_then(|()| stdout.flush());
-    written.map_err(|source| Error::Io { path: "standard output".into(), source }.into())
-}
-
 /// Whether what is printed is coloured: on a terminal that can, unless `NO_COLOR` is set
 /// (<https://no-color.org>).
 fn paint() -> Paint {
@@ -94,48 +91,16 @@ fn paint() -> Paint {
     if colour { Paint::Ansi } else { Paint::Plain }
 }
 
-/// Reads a text.
-fn read(path: &Path) -> Result<String> {
-    let failed = |source| Error::Io { path: path.into(), source };
-    Ok(std::fs::read_to_string(path).map_err(failed)?)
-}
-
-/// Writes a file, whole or not at all: beside its place first, then renamed.
-fn write(path: &Path, content: &[u8]) -> Result<()> {
-    let failed = |source| Error::Io { path: path.into(), source };
-    let mut file = beside(path).map_err(failed)?;
-    file.write_all(content).map_err(failed)?;
-    file.as_file().sync_all().map_err(failed)?;
-    file.persist(path).map_err(|e| failed(e.error))?;
-    Ok(())
-}
-
-/// Finds out whether files can be written before hours go into what they are to hold.
-fn check_writable<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> Result<()> {
-    for path in paths {
-        let failed = |source| Error::Io { path: path.into(), source };
-        if path.is_dir() {
-            return Err(failed(io::ErrorKind::IsADirectory.into()).into());
-        }
-        beside(path).map_err(failed)?;
-    }
-    Ok(())
-}
-
-/// A new file in the directory of another, gone when dropped.
-fn beside(path: &Path) -> io::Result<tempfile::NamedTempFile> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let mut builder = tempfile::Builder::new();
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less what umask takes
-    builder.tempfile_in(directory.unwrap_or(Path::new(".")))
-}
-
-/// Says in one line what went wrong, and gives the exit code: 2 if the input is to blame.
+/// Says in one line what went wrong, and gives the exit code: 2 if the input is to blame, 130 if the run was
+/// ended early, 1 if it is something else.
 pub fn fail(error: &anyhow::Error) -> ExitCode {
-    let message = message(error);
+    let line = message(error);
     // Nobody may be there to read it; the exit code still tells.
-    let _ = writeln!(io::stderr(), "error: {message}");
+    if error.is::<Interrupted>() {
+        let _ = writeln!(io::stderr(), "{line}");
+        return ExitCode::from(130);
+    }
+    let _ = writeln!(io::stderr(), "error: {line}");
     match error.chain().find_map(is_input) {
         Some(true) => ExitCode::from(2),
         _ => ExitCode::from(1),
@@ -157,5 +122,5 @@ fn message(error: &anyhow::Error) -> String {
             break;
         }
     }
-    parts.join(": ").replace('\n', " ")
+    views::for_terminal(&parts.join(": ").replace('\n', " "), Paint::Plain)
 }

@@ -1,12 +1,14 @@
 //! `gemma-mlp plot`.
 
 use super::args::DTypeArg;
-use super::{paint, print, write};
+use super::clash::check_outputs;
+use super::output::Outputs;
+use super::paint;
 use crate::report;
 use anyhow::{Context, Result};
 use gemma_mlp::{Activation, UnknownActivation};
 use gemma_mlp_drift::curves::{CurveOptions, Curves, Range};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -57,6 +59,9 @@ fn function(name: &str) -> Result<Activation, UnknownActivation> {
 }
 
 pub fn run(args: &Args) -> Result<()> {
+    let files = [&args.svg, &args.png, &args.csv].into_iter().flatten();
+    let files: Vec<&Path> = files.map(PathBuf::as_path).collect();
+    check_outputs(&files)?;
     let FunctionArgs { functions, range } = &args.functions;
     let curves = Curves::new(&CurveOptions {
         functions: functions.clone(),
@@ -65,17 +70,15 @@ pub fn run(args: &Args) -> Result<()> {
         dtype: args.dtype.into(),
     })?;
     let svg = report::curves_svg(&curves);
-    if let Some(path) = &args.svg {
-        write(path, svg.as_bytes())?;
+    let mut outputs = Outputs::default();
+    if files.is_empty() {
+        outputs.print(false, &(), || report::curves_text(&curves, paint()))?;
     }
-    if let Some(path) = &args.png {
-        write(path, &report::png(&svg).context("cannot draw the picture")?)?;
-    }
-    if let Some(path) = &args.csv {
-        write(path, report::curves_csv(&curves)?.as_bytes())?;
-    }
-    match (&args.svg, &args.png, &args.csv) {
-        (None, None, None) => print(&report::curves_text(&curves, paint())),
-        _ => Ok(()),
-    }
+    outputs.save(args.svg.as_ref(), |to| Ok(to.write_all(svg.as_bytes())?));
+    outputs.save(args.png.as_ref(), |to| {
+        Ok(to.write_all(&report::png(&svg).context("cannot draw the picture")?)?)
+    });
+    outputs
+        .save(args.csv.as_ref(), |to| Ok(to.write_all(report::curves_csv(&curves)?.as_bytes())?));
+    outputs.end()
 }

@@ -1,7 +1,8 @@
 //! `gemma-mlp report`.
 
-use super::output::OutputArgs;
-use super::{read, write};
+use super::clash::{check_inputs, check_outputs};
+use super::output::{OutputArgs, Outputs};
+use super::read;
 use crate::report::{self, Run};
 use anyhow::Result;
 use gemma_mlp::Error;
@@ -22,20 +23,36 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
+    let mut files: Vec<&Path> = args.output.files().collect();
+    check_outputs(&files)?;
+    check_inputs(&files, args.reports.iter().cloned())?;
     let mut drifts = vec![];
     for path in &args.reports {
         drifts.push(Drift::from_json(&path.display().to_string(), &read(path)?)?);
     }
     let names = names(&args.reports);
     let runs: Vec<_> = names.iter().zip(&drifts).map(|(name, drift)| Run { name, drift }).collect();
-    if let Some(directory) = &args.figures {
-        let failed = |source| Error::Io { path: directory.clone(), source };
-        std::fs::create_dir_all(directory).map_err(failed)?;
-        for (name, svg) in report::drift_figures(&runs) {
-            write(&directory.join(name).with_extension("svg"), svg.as_bytes())?;
-        }
+    let figures = match &args.figures {
+        Some(directory) => figures(directory, &runs)?,
+        None => vec![],
+    };
+    files.extend(figures.iter().map(|(path, _)| path.as_path()));
+    check_outputs(&files)?;
+    check_inputs(&files, args.reports.iter().cloned())?;
+    let mut outputs = Outputs::default();
+    args.output.drift(&mut outputs, &runs, false)?;
+    for (path, svg) in &figures {
+        outputs.save(Some(path), |to| Ok(to.write_all(svg.as_bytes())?));
     }
-    args.output.drift(&runs, false)
+    outputs.end()
+}
+
+/// Every plot, with the file in a directory that it goes to.
+fn figures(directory: &Path, runs: &[Run]) -> Result<Vec<(PathBuf, String)>> {
+    let failed = |source| Error::Io { path: directory.into(), source };
+    std::fs::create_dir_all(directory).map_err(failed)?;
+    let figures = report::drift_figures(runs).into_iter();
+    Ok(figures.map(|(name, svg)| (directory.join(name).with_extension("svg"), svg)).collect())
 }
 
 /// The files' names without directory and ending, or their whole paths where that leaves two alike.

@@ -1,8 +1,9 @@
 //! `gemma-mlp verify`.
 
 use super::args::DTypeArg;
+use super::output::Outputs;
+use super::paint;
 use super::plot::FunctionArgs;
-use super::{paint, print};
 use crate::report;
 use anyhow::{Result, bail};
 use gemma_mlp_drift::curves;
@@ -22,11 +23,10 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     let FunctionArgs { functions, range } = &args.functions;
     let verification = curves::verify(functions, args.dtype.into(), *range)?;
-    print(&if args.json {
-        report::json(&verification)?
-    } else {
-        report::verification_table(&verification, paint())
-    })?;
+    let mut outputs = Outputs::default();
+    outputs
+        .print(args.json, &verification, || report::verification_table(&verification, paint()))?;
+    outputs.end()?;
     if !verification.holds() {
         bail!("a function is outside its error bound; please report this");
     }

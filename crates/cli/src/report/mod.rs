@@ -29,6 +29,7 @@ pub use run::Run;
 
 pub(crate) use bench::bench_table;
 pub(crate) use curves::{curves_csv, curves_svg, curves_text, verification_table};
+pub(crate) use escape::for_terminal;
 pub(crate) use generation::generation_table;
 pub(crate) use page::drift_figures;
 pub(crate) use side_by_side::side_by_side_table;

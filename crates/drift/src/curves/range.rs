@@ -12,14 +12,18 @@ pub struct Range {
 
 /// A text that is no [`Range`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is no range; write -4:4, from -1000 to 1000, the smaller end first")]
+#[error(
+    "'{0}' is no range; write -4:4, from -1000 to 1000, the smaller end first, and at least 1e-300 and a millionth of the larger end apart"
+)]
 pub struct InvalidRange(String);
 
 impl Range {
-    /// From `low` to `high`; `None` unless both are finite, of size 1000 at most and in this order.
+    /// From `low` to `high`; `None` unless both are finite, of size 1000 at most, in this order, and far enough apart
+    /// for thousands of f64 between them: by 1e-300 and by a millionth of the larger size.
     pub fn new(low: f64, high: f64) -> Option<Self> {
         let sane = |x: f64| x.abs() <= 1000.0;
-        (sane(low) && sane(high) && low < high).then_some(Self { low, high })
+        let least = 1e-300_f64.max(1e-6 * low.abs().max(high.abs()));
+        (sane(low) && sane(high) && high - low >= least).then_some(Self { low, high })
     }
 
     /// The left end.
@@ -71,8 +75,14 @@ mod tests {
     fn spellings() {
         assert_eq!("-4:4".parse(), Ok(Range { low: -4.0, high: 4.0 }));
         assert_eq!("-1e1 : .5".parse(), Ok(Range { low: -10.0, high: 0.5 }));
-        for text in ["", "4", "4:-4", "1:1", "nan:1", "0:inf", "a:b", "0:1e9"] {
+        for text in ["", "4", "4:-4", "1:1", "nan:1", "0:inf", "a:b", "0:1e9", "-1e308:1e308"] {
             assert!(text.parse::<Range>().is_err(), "{text}");
+        }
+        for text in ["0:5e-324", "0:1e-301", "0.5:0.5000000000000001", "-1000:-999.9999"] {
+            assert!(text.parse::<Range>().is_err(), "{text}");
+        }
+        for text in ["0:1e-300", "-1e-40:1e-40", "0.5:0.500001", "-1000:1000"] {
+            assert!(text.parse::<Range>().is_ok(), "{text}");
         }
     }
 }

@@ -1,5 +1,6 @@
 //! A forward pass with everything that happens inside the blocks.
 
+mod file;
 mod recorder;
 mod summary;
 mod top;
@@ -11,10 +12,9 @@ use crate::error::Result;
 use crate::input::TokenIds;
 use candle_core::{DType, Device, Tensor};
 use gemma_mlp::checkpoint::Remark;
-use gemma_mlp::{Activation, Checkpoint, Error, Gemma};
+use gemma_mlp::{Activation, Checkpoint, Gemma};
 use recorder::Recorder;
-use safetensors::SafeTensorError;
-use std::path::Path;
+use std::io::{self, Write};
 use top::top_tokens;
 
 /// How to run a forward pass.
@@ -104,19 +104,13 @@ fn remarks(checkpoint: &Checkpoint, options: &ForwardOptions) -> Result<Vec<Rema
 }
 
 impl Forward {
-    /// Saves the tensors as one safetensors file, with what they are in its header.
-    ///
-    /// The file appears whole or not at all: it is written beside its place and renamed.
+    /// Writes the tensors as one safetensors file, with what they are in its header. Equal tensors make equal bytes.
+    /// Besides them, memory is taken for a few megabytes at a time.
     ///
     /// # Errors
-    /// A directory that does not exist or cannot be written to, a full disk.
-    pub fn save(&self, path: &Path) -> Result<()> {
-        let tensors = self.tensors.iter().map(|(name, tensor)| (name, tensor));
-        let metadata = Some(self.summary.metadata());
-        safetensors::serialize_to_file(tensors, metadata, path).map_err(|e| match e {
-            SafeTensorError::IoError(source) => Error::Io { path: path.into(), source },
-            other => Error::Safetensors { path: path.into(), reason: other.to_string() },
-        })?;
-        Ok(())
+    /// The writer's; candle's, as [`io::ErrorKind::Other`], if a tensor cannot be copied from its device.
+    pub fn write_to(&self, to: impl Write) -> io::Result<()> {
+        let tensors = self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
+        file::write(tensors, self.summary.metadata(), to)
     }
 }

@@ -7,7 +7,7 @@ use candle_core::{DType, Tensor};
 use gemma_mlp::Activation;
 use gemma_mlp::checkpoint::{Remark, Resolved};
 use serde::Serialize;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 /// The figures of a forward pass, block by block.
 #[derive(Debug, Clone, Serialize)]
@@ -34,7 +34,7 @@ pub struct ForwardSummary {
 
 impl ForwardSummary {
     /// What saved tensors are, for whoever opens the file.
-    pub(super) fn metadata(&self) -> HashMap<String, String> {
+    pub(super) fn metadata(&self) -> BTreeMap<&'static str, String> {
         let activation = self.layers.first().map(|layer| layer.activation.value.to_string());
         [
             ("producer", concat!("gemma-mlp ", env!("CARGO_PKG_VERSION")).to_string()),
@@ -42,7 +42,6 @@ impl ForwardSummary {
             ("activation", activation.unwrap_or_default()),
             ("dtype", self.dtype.to_string()),
         ]
-        .map(|(key, value)| (key.to_string(), value))
         .into()
     }
 }
