@@ -4,7 +4,7 @@ use super::output::OutputArgs;
 use super::read;
 use crate::report::Run;
 use anyhow::Result;
-use gemma_mlp_drift::drift;
+use gemma_mlp_drift::drift::Merger;
 use std::path::PathBuf;
 
 #[derive(clap::Args)]
@@ -20,8 +20,10 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let named = |path: &PathBuf| Ok((path.display().to_string(), read(path)?));
-    let reports = args.reports.iter().map(named).collect::<Result<Vec<_>>>()?;
-    let drift = drift::merge(&reports)?;
+    let mut merger = Merger::new();
+    for path in &args.reports {
+        merger.add(&path.display().to_string(), &read(path)?)?;
+    }
+    let drift = merger.finish()?;
     args.output.drift(&[Run { name: "merged", drift: &drift }], args.json)
 }

@@ -29,6 +29,11 @@ pub(super) fn printable(c: char) -> char {
     }
 }
 
+/// A text as a part of a line on a terminal, which control characters would do something to.
+pub(super) fn plain(text: &str) -> String {
+    text.chars().map(|c| if c == '\n' { '↵' } else { printable(c) }).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -39,5 +44,6 @@ mod tests {
         let safe = "&lt;/script&gt;&lt;img src=x onerror=&#39;a()&#39;&gt;&quot;&amp;����";
         assert_eq!(escape(hostile), safe);
         assert_eq!(escape("Ä Φ ▁ 漢"), "Ä Φ ▁ 漢");
+        assert_eq!(plain("a\u{1b}[31m\nb\u{9b}2J\u{7f}<Φ>"), "a�[31m↵b�2J�<Φ>");
     }
 }
