@@ -100,8 +100,9 @@ fn the_largest_numbers() {
 fn second_halves() {
     let text: Vec<u32> = (2..25).collect();
     let windowing = |score| Windowing { window: 8, stride: 8, score };
-    let by_halves =
-        measured(&[text.clone()], |options| options.windowing = windowing(Score::SecondHalf));
+    let by_halves = measured(std::slice::from_ref(&text), |options| {
+        options.windowing = windowing(Score::SecondHalf)
+    });
     let by_halves = by_halves.unwrap();
     let mut kl = vec![];
     for chunk in text.chunks_exact(8) {

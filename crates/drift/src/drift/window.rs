@@ -208,7 +208,7 @@ mod tests {
                 for first in [2, 9] {
                     let text: Vec<u32> = std::iter::once(first).chain(10..).take(len).collect();
                     let windowing = Windowing { window: n, stride: n, score: Score::SecondHalf };
-                    let windows = windowing.cut(&[text.clone()], 2).unwrap();
+                    let windows = windowing.cut(std::slice::from_ref(&text), 2).unwrap();
                     assert_eq!(windows.len(), len / n);
                     for (i, window) in windows.iter().enumerate() {
                         let mut read = text[i * n..(i + 1) * n].to_vec();
