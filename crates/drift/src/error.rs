@@ -176,6 +176,9 @@ pub enum InvalidReport {
         /// The first report.
         first: String,
     },
+    /// A part that has nothing to add up.
+    #[error("a part without windows")]
+    NoWindows,
     /// A window that is there twice, in one part or in two.
     #[error("window {window} is there twice")]
     Repeated {

@@ -134,6 +134,24 @@ fn parts_that_do_not_belong_together() {
     };
     let other = changed(&second, &|r| r["window"] = json!(9));
     assert_eq!(refused(&[&first, &other]), InvalidReport::OtherRun { first: "0".into() });
+    let empty = changed(&second, &|r| r["part"]["windows"] = json!([]));
+    assert_eq!(refused(&[&first, &empty]), InvalidReport::NoWindows);
+    let nothing = changed(&empty, &|r| r["windows"] = json!(0));
+    assert_eq!(refused(&[&nothing]), InvalidReport::NoWindows);
+    for change in ["/logits", "/layers/0/gates/counts"] {
+        // In every window of a part alike, but not as in the other part.
+        let odd = changed(&second, &|r| {
+            for window in r["part"]["windows"].as_array_mut().unwrap() {
+                let at = window.pointer_mut(change).unwrap();
+                *at = if at.is_array() && change.ends_with("counts") {
+                    json!([1])
+                } else {
+                    Value::Null
+                };
+            }
+        });
+        assert!(matches!(refused(&[&first, &odd]), InvalidReport::Inconsistent { .. }));
+    }
     for (index, of) in [(0, 2), (3, 2), (9, 0), (0, 0)] {
         let odd = changed(&first, &|r| r["part"]["shard"] = json!({"index": index, "of": of}));
         assert_eq!(refused(&[&odd]), InvalidReport::NoSuchPart { index, of });

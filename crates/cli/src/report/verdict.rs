@@ -72,7 +72,7 @@ impl<'a> Words<'a> {
         let whose = match self.drift.verdict.nonfinite {
             NonFinite { a: true, b: true } => "values of both sides are not finite",
             NonFinite { a: true, .. } => "values of side a, the reference, are not finite",
-            NonFinite { b: true, .. } => "values of side b are not finite, those of side a are",
+            NonFinite { b: true, .. } => "values of side b alone are not finite",
             _ => "it is not finite",
         };
         let layer = self.drift.first_nonfinite;

@@ -95,10 +95,10 @@ impl GateHistogram {
         self.counts.iter_mut().zip(&other.counts).for_each(|(n, other)| *n += other);
     }
 
-    /// Whether another histogram has the same bins, or either has none.
-    pub(super) fn fits(&self, other: &Self) -> bool {
+    /// Whether another histogram has the same bins.
+    pub(super) fn has_bins_of(&self, other: &Self) -> bool {
         let bins = |h: &Self| (h.low.to_bits(), h.step.to_bits(), h.counts.len());
-        self.counts.is_empty() || other.counts.is_empty() || bins(self) == bins(other)
+        bins(self) == bins(other)
     }
 
     /// The largest count there is.

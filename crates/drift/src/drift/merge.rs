@@ -51,13 +51,18 @@ impl Merger {
         {
             return Err(refused(InvalidReport::OtherRun { first: first.clone() }));
         }
+        let Some(own) = part.windows.first() else {
+            return Err(refused(InvalidReport::NoWindows));
+        };
+        // What all windows must be like: the first one that was added.
+        let first = self.merged.as_ref().and_then(|merged| merged.part.windows.first());
+        let first = first.unwrap_or(own);
         for window in &part.windows {
-            check_window(&header, &part, window).map_err(refused)?;
+            check_window(&header, &part, window, first).map_err(refused)?;
             if !self.seen.insert(window.index) {
                 return Err(refused(InvalidReport::Repeated { window: window.index }));
             }
         }
-        let kinds = |part: &Part| part.windows.first().map(|window| window.logits.is_some());
         let least = part.windows.iter().map(|window| window.index).min().unwrap_or(usize::MAX);
         match &mut self.merged {
             None => {
@@ -65,12 +70,6 @@ impl Merger {
                 self.merged = Some(Merged { first, header, origin, least, part });
             }
             Some(merged) => {
-                if let (Some(one), Some(other)) = (kinds(&merged.part), kinds(&part))
-                    && one != other
-                {
-                    let first = merged.first.clone();
-                    return Err(refused(InvalidReport::OtherRun { first }));
-                }
                 if least < merged.least {
                     (merged.origin, merged.least) = (origin, least);
                 }
@@ -117,7 +116,12 @@ fn check_shard(Part { shard: Shard { index, of }, also, .. }: &Part) -> Result<(
 
 /// Checks that a window is one of its part's, and that its figures are as many as they should be and
 /// small enough for those of all windows to be added up.
-fn check_window(header: &Header, part: &Part, window: &WindowSums) -> Result<(), InvalidReport> {
+fn check_window(
+    header: &Header,
+    part: &Part,
+    window: &WindowSums,
+    first: &WindowSums,
+) -> Result<(), InvalidReport> {
     let Part { shard: Shard { index, of }, also, .. } = part;
     let (windows, at) = (header.windows, window.index);
     let takes = |&index: &usize| Shard { index, of: *of }.takes(at);
@@ -139,7 +143,7 @@ fn check_window(header: &Header, part: &Part, window: &WindowSums) -> Result<(),
     if window.layers.len() != header.blocks.len() {
         return inconsistent("not one sum for each layer");
     }
-    if window.logits.is_some() != part.windows[0].logits.is_some() {
+    if window.logits.is_some() != first.logits.is_some() {
         return inconsistent("only some windows have logits");
     }
     let logits = window.logits.iter().flatten();
@@ -147,9 +151,9 @@ fn check_window(header: &Header, part: &Part, window: &WindowSums) -> Result<(),
     if layers.chain(logits.clone().map(|sums| &sums.logits)).any(|sums| sums.count() > most) {
         return inconsistent("a count is larger than any run's");
     }
-    for (layer, first) in window.layers.iter().zip(&part.windows[0].layers) {
-        if !layer.gates.fits(&first.gates) {
-            return inconsistent("its histograms have other bins than the first window's");
+    for (layer, first) in window.layers.iter().zip(&first.layers) {
+        if !layer.gates.has_bins_of(&first.gates) {
+            return inconsistent("its histograms have other bins than another window's");
         }
         if layer.gates.largest() > most as u64 {
             return inconsistent("a count is larger than any run's");
