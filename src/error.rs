@@ -80,6 +80,16 @@ pub enum InvalidLayer {
         /// What gate and up ask for.
         expected: Vec<usize>,
     },
+    /// Sizes that no memory could hold.
+    #[error(
+        "a block of hidden size {hidden} and intermediate size {intermediate} is larger than any memory"
+    )]
+    TooLarge {
+        /// The hidden size.
+        hidden: usize,
+        /// The intermediate size.
+        intermediate: usize,
+    },
 }
 
 impl InvalidLayer {
@@ -89,7 +99,10 @@ impl InvalidLayer {
             Self::Weight { layer, .. } | Self::DType { layer, .. } | Self::Bias { layer, .. } => {
                 *layer = name;
             }
-            Self::GateUp { .. } | Self::OddGateUp { .. } | Self::Down { .. } => {}
+            Self::GateUp { .. }
+            | Self::OddGateUp { .. }
+            | Self::Down { .. }
+            | Self::TooLarge { .. } => {}
         }
         self
     }

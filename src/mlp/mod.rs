@@ -101,7 +101,7 @@ pub struct Trace {
 /// `down_proj.weight` (`[hidden, intermediate]`).
 ///
 /// # Errors
-/// A tensor that is missing or has another shape, sizes of 0.
+/// A tensor that is missing or has another shape, sizes of 0 or beyond any memory.
 pub fn gemma_mlp(
     hidden_size: usize,
     intermediate_size: usize,
@@ -118,7 +118,7 @@ pub fn gemma_mlp(
 /// `gate_up_proj.bias` (`[2 * intermediate]`), and `down_proj.bias` (`[hidden]`).
 ///
 /// # Errors
-/// A tensor that is missing or has another shape, sizes of 0.
+/// A tensor that is missing or has another shape, sizes of 0 or beyond any memory.
 pub fn gemma_mlp_b(
     hidden_size: usize,
     intermediate_size: usize,
@@ -126,6 +126,16 @@ pub fn gemma_mlp_b(
     activation: impl Into<Activation>,
     vb: VarBuilder,
 ) -> Result<GemmaMlp> {
+    // Gate and up together, in the widest dtype: an allocation of more ends the program.
+    let both = hidden_size.checked_mul(intermediate_size).and_then(|n| n.checked_mul(2 * 8));
+    if both.is_none_or(|bytes| bytes > isize::MAX as usize) {
+        let (hidden, intermediate) = (hidden_size, intermediate_size);
+        return Err(InvalidLayer::TooLarge { hidden, intermediate }.into());
+    }
+    if hidden_size == 0 || intermediate_size == 0 {
+        let weight = vec![intermediate_size, hidden_size];
+        return Err(InvalidLayer::Weight { layer: "gate", weight }.into());
+    }
     let into = |n, name| linear_b(hidden_size, n, bias, vb.pp(name));
     let down = linear_b(intermediate_size, hidden_size, bias, vb.pp("down_proj"))?;
     if vb.contains_tensor("gate_up_proj.weight") {

@@ -31,7 +31,7 @@ impl Embedding {
     /// Ids `[batch, seq]` to `[batch, seq, hidden]` in a dtype.
     ///
     /// # Errors
-    /// An id out of the vocabulary.
+    /// An id out of the vocabulary, ids that are no integers.
     pub fn forward(&self, ids: &Tensor, dtype: DType) -> Result<Tensor> {
         let (batch, seq) = ids.dims2()?;
         let rows = self.weight.index_select(&ids.flatten_all()?)?.to_dtype(dtype)?;

@@ -76,7 +76,8 @@ impl Gemma {
     /// stream. With a builder from a `VarMap` every weight can be trained.
     ///
     /// # Errors
-    /// A family without supported attention, a tensor that is missing or has another shape.
+    /// A family without supported attention, a config without layers, a tensor that is missing or has
+    /// another shape.
     pub fn new(config: &Config, dtype: DType, vb: VarBuilder) -> Result<Self> {
         let backbone = vb.pp("model");
         let embedding = backbone.pp("embed_tokens");
@@ -97,7 +98,9 @@ impl Gemma {
         pack: bool,
     ) -> Result<Self> {
         let Builders { backbone: vb, embedding, head } = builders;
-        let stack = &config.stacks[0];
+        let Some(stack) = config.stacks.first() else {
+            candle_core::bail!("a config without a stack of layers")
+        };
         let attention = match &stack.attention {
             Ok(attention) => attention,
             Err(reason) => candle_core::bail!("{reason}"),

@@ -527,7 +527,7 @@ fn sides_and_overflow() {
     let size = &drift["verdict"]["size"];
     assert_eq!((&drift["first_nonfinite"], size), (&json!(0), &json!("not-finite")));
     let text = run(&args);
-    assert!(text.contains("On 3 tokens only") && text.contains("from layer 0 on"), "{text}");
+    assert!(text.contains("On 3 tokens only") && text.contains("first in layer 0"), "{text}");
 }
 
 /// Names and meanings of the benchmark's figures; how large they are is the machine's business.

@@ -213,7 +213,8 @@ fn poison(value: &mut Value, at: &str, hostile: &str) {
         Value::Array(list) => list.iter_mut().for_each(|value| poison(value, at, hostile)),
         Value::String(text) => {
             // Names that are read as one of a few cannot carry anything.
-            let of_a_few = ["activation", "rounding", "dtype", "family", "value", "input", "size"];
+            let of_a_few =
+                ["activation", "rounding", "dtype", "family", "value", "input", "size", "score"];
             if !of_a_few.contains(&at) {
                 *text = hostile.to_string();
             }

@@ -23,9 +23,15 @@ pub enum Error {
     /// A text too short to have a token that follows another.
     #[error("a loss needs a text of at least two tokens")]
     NoLoss,
-    /// JSON that is not token ids.
-    #[error("not a JSON array of token ids, nor an array of such arrays, as in [2, 818, 63937]")]
-    InvalidIds,
+    /// One of several texts that has none.
+    #[error("text {index}, counted from 0, has no tokens; leave it out")]
+    EmptyText {
+        /// Which text.
+        index: usize,
+    },
+    /// JSON that is not token ids: what is wrong, and where.
+    #[error("not token ids, as in [2, 818, 63937]: {0}")]
+    InvalidIds(String),
     /// Texts of different lengths in one batch.
     #[error(
         "the texts of a batch must be equally long: number 0 has {first} ids, number {index} has {len}"
@@ -57,6 +63,26 @@ pub enum Error {
         /// By how many tokens one window ends behind the one before it.
         stride: usize,
     },
+    /// Windows of which no half can be scored.
+    #[error(
+        "the second half of windows of {window} tokens, {stride} apart, cannot be scored: they must \
+         have at least 3 tokens, and the stride must be the window"
+    )]
+    InvalidHalves {
+        /// The window, in tokens.
+        window: usize,
+        /// By how many tokens one window ends behind the one before it.
+        stride: usize,
+    },
+    /// Texts that are shorter than a window, where only whole ones count.
+    #[error(
+        "no text has the {window} tokens of a whole window, and only whole ones are scored by halves; \
+         take a smaller window or a longer text"
+    )]
+    NoWholeWindow {
+        /// The window, in tokens.
+        window: usize,
+    },
     /// A part of a run that has no window.
     #[error(
         "part {index}/{of} is empty: the texts make {windows} windows; take no more parts than that"
@@ -79,8 +105,17 @@ pub enum Error {
     #[error("{} has no noise floor here: pass f32, bf16 or f16", .0.as_str())]
     NoFloor(DType),
     /// A floor that is measured on no token.
-    #[error("the noise floor needs at least one token of each window")]
-    NoFloorTokens,
+    #[error(
+        "the noise floor would be measured on no scored position: of each window's first \
+         {floor_tokens} tokens none is scored; take more floor tokens"
+    )]
+    NoFloorTokens {
+        /// How many of a window's first tokens it was to be measured on.
+        floor_tokens: usize,
+    },
+    /// No layer to report.
+    #[error("there are no layers to report; pass at least one")]
+    NoLayers,
     /// A dtype in which no framework rounds GELU otherwise than another.
     #[error("presets compute one and the same GELU in {}; pass bf16 or f16", .0.as_str())]
     NoPresets(DType),
@@ -141,11 +176,42 @@ pub enum InvalidReport {
         /// The first report.
         first: String,
     },
-    /// A window that another part has too.
+    /// A part that has nothing to add up.
+    #[error("a part without windows")]
+    NoWindows,
+    /// A window that is there twice, in one part or in two.
     #[error("window {window} is there twice")]
     Repeated {
         /// Which window.
         window: usize,
+    },
+    /// A part that its run does not have.
+    #[error("part {index}/{of} does not exist")]
+    NoSuchPart {
+        /// Which part, from 1 on.
+        index: usize,
+        /// How many parts there are.
+        of: usize,
+    },
+    /// A window that belongs to no part of this number, or to no part at all.
+    #[error("window {window} of {windows} is none of part {index}/{of}")]
+    Misplaced {
+        /// Which window, from 0 on.
+        window: usize,
+        /// How many windows the run has.
+        windows: usize,
+        /// Which part has it, from 1 on.
+        index: usize,
+        /// How many parts there are.
+        of: usize,
+    },
+    /// A window whose figures contradict each other or the rest of the report.
+    #[error("window {window}: {what}")]
+    Inconsistent {
+        /// Which window, from 0 on.
+        window: usize,
+        /// What is wrong.
+        what: &'static str,
     },
 }
 

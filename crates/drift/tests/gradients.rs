@@ -7,7 +7,7 @@ use common::goldens::{checkpoint, goldens, gradients, ids, weights_of};
 use common::rel_l2;
 use gemma_mlp::{Gelu, Rounding};
 use gemma_mlp_drift::drift::{
-    BlockGradients, DriftOptions, Shard, Side, Sides, Windowing, gradient_drift,
+    BlockGradients, DriftOptions, Score, Shard, Side, Sides, Windowing, gradient_drift,
 };
 
 /// Gradient drift, which goes back layer by layer and through the head in pieces, against plain
@@ -29,7 +29,7 @@ fn gradient_drift_agrees_with_autograd() {
             floor_sides: Sides::floor(sides.a, DType::F32).unwrap(),
             layers: vec![],
             floor_tokens: 512,
-            windowing: Windowing { window: 2048, stride: 2048 },
+            windowing: Windowing { window: 2048, stride: 2048, score: Score::All },
             shard: Shard::WHOLE,
         };
         let texts = text.to_vec2().unwrap();

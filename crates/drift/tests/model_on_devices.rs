@@ -5,7 +5,7 @@ mod common;
 use candle_core::{DType, Device};
 use common::devices;
 use gemma_mlp::{Checkpoint, Gelu, Rounding};
-use gemma_mlp_drift::drift::{DriftOptions, Shard, Side, Sides, Windowing, drift};
+use gemma_mlp_drift::drift::{DriftOptions, Score, Shard, Side, Sides, Windowing, drift};
 use std::ops::ControlFlow;
 
 /// The switch on the whole model inside the program, in f32: what every device says it does, layer
@@ -22,7 +22,7 @@ fn drift_of_the_whole_model() -> gemma_mlp_drift::Result<()> {
             floor_sides: Sides::floor(side(Gelu::Tanh), DType::BF16)?,
             layers: (0..checkpoint.blocks().len()).collect(),
             floor_tokens: 16,
-            windowing: Windowing { window: 64, stride: 64 },
+            windowing: Windowing { window: 64, stride: 64, score: Score::All },
             shard: Shard::WHOLE,
         };
         let go_on = |_| ControlFlow::Continue(());

@@ -96,18 +96,31 @@ impl Weight {
         }
     }
 
-    /// The rows of some indices, `[ids]` to `[ids, in]`, in the dtype that it is stored in.
+    /// The rows of some indices, `[ids]` of any integer dtype to `[ids, in]`, in the dtype that it is
+    /// stored in.
     ///
     /// # Errors
-    /// An index out of range.
+    /// An index out of range, indices that are no integers.
     pub fn index_select(&self, ids: &Tensor) -> Result<Tensor> {
+        if !ids.dtype().is_int() {
+            return Err(Error::UnsupportedDTypeForOp(ids.dtype(), "index-select"));
+        }
+        // Every integer dtype fits into i64: nothing is cut off before it is checked.
+        let ids = ids.to_dtype(DType::I64)?;
+        if let (Self::Tensor(weight), false) = (self, ids.device().is_cpu()) {
+            // A GPU's memory is not read just for this.
+            return weight.index_select(&ids, 0);
+        }
+        let (count, _) = self.dims()?;
+        let row = |id: i64| {
+            let row = usize::try_from(id).ok().filter(|&row| row < count);
+            row.ok_or_else(|| Error::Msg(format!("row {id} of {count}")))
+        };
+        let rows = ids.to_vec1()?.into_iter().map(row).collect::<Result<Vec<usize>>>()?;
         match self {
-            Self::Tensor(weight) => weight.index_select(ids, 0),
-            Self::Packed(packed) => {
-                let ids = ids.to_dtype(DType::U32)?.to_vec1::<u32>()?;
-                let ids: Vec<usize> = ids.into_iter().map(|id| id as usize).collect();
-                packed.index_select(&ids)
-            }
+            // candle takes its types' largest number for a row of zeros, which is why rows are checked.
+            Self::Tensor(weight) => weight.index_select(&ids, 0),
+            Self::Packed(packed) => packed.index_select(&rows),
         }
     }
 

@@ -70,7 +70,7 @@ impl Attention {
     ///
     /// # Errors
     /// A tensor that is missing or has another shape; heads that cannot share key heads equally, or
-    /// of an odd width.
+    /// of an odd width; a sliding window of 0 tokens.
     pub fn new(
         config: &AttentionConfig,
         layer: &LayerAttention,
@@ -88,10 +88,15 @@ impl Attention {
                 config.head_dim
             )
         }
-        let (queries, keys) = (
-            config.num_attention_heads * config.head_dim,
-            config.num_key_value_heads * config.head_dim,
-        );
+        if layer.sliding_window == Some(0) {
+            candle_core::bail!(
+                "a sliding window of 0 tokens, in which no query sees even its own key"
+            )
+        }
+        let Some(queries) = heads.checked_mul(config.head_dim) else {
+            candle_core::bail!("{heads} heads of width {} are too large", config.head_dim)
+        };
+        let keys = kv_heads * config.head_dim; // no more than the queries
         let linear = |columns, rows, name| {
             Ok::<_, Error>(Linear::try_from(linear_b(columns, rows, config.bias, vb.pp(name))?)?)
         };

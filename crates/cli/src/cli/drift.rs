@@ -8,7 +8,10 @@ use super::progress::{Progress, TokenProgress};
 use crate::report::{self, Run};
 use anyhow::Result;
 use candle_core::DType;
-use gemma_mlp_drift::drift::{DriftOptions, Shard, Sides, Windowing, drift, gradient_drift, rank};
+use clap::ValueEnum;
+use gemma_mlp_drift::drift::{
+    DriftOptions, Score, Shard, Sides, Windowing, drift, gradient_drift, rank,
+};
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -24,9 +27,10 @@ pub struct Args {
     /// [default: the checkpoint's]
     #[arg(long, value_name = "DTYPE")]
     floor_dtype: Option<DTypeArg>,
-    /// How many of a window's first tokens the noise floor is measured on
-    #[arg(long, value_name = "TOKENS", default_value = "512")]
-    floor_tokens: NonZeroUsize,
+    /// How many of a window's first tokens the noise floor is measured on [default: 512, or all of
+    /// them with --score second-half]
+    #[arg(long, value_name = "TOKENS")]
+    floor_tokens: Option<NonZeroUsize>,
     /// The longest text, in tokens, that the model reads at once
     #[arg(long, value_name = "TOKENS", default_value_t = 2048)]
     window: usize,
@@ -34,6 +38,9 @@ pub struct Args {
     /// [default: --window]
     #[arg(long, value_name = "TOKENS")]
     stride: Option<usize>,
+    /// Which positions count: all, or the second half of each window, as in llama.cpp's perplexity
+    #[arg(long, value_name = "WHICH", default_value = "all")]
+    score: ScoreArg,
     /// Take only a part of the windows, as in 3/16; `merge` combines the parts' JSON reports
     #[arg(long, value_name = "I/N", value_parser = shard)]
     shard: Option<Shard>,
@@ -48,6 +55,21 @@ pub struct Args {
     /// Also write the JSON report to a file
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ScoreArg {
+    All,
+    SecondHalf,
+}
+
+impl From<ScoreArg> for Score {
+    fn from(score: ScoreArg) -> Self {
+        match score {
+            ScoreArg::All => Self::All,
+            ScoreArg::SecondHalf => Self::SecondHalf,
+        }
+    }
 }
 
 fn shard(text: &str) -> Result<Shard, String> {
@@ -72,12 +94,22 @@ pub fn run(args: &Args) -> Result<()> {
     let compute = &run.compute;
     let sides = args.sides.sides(compute.dtype());
     let floor_dtype = args.floor_dtype.map_or(checkpoint.run_dtype(), DType::from);
+    let score = Score::from(args.score);
+    let floor_tokens = match (args.floor_tokens, score) {
+        (Some(tokens), _) => tokens.get(),
+        (None, Score::All) => 512,
+        (None, Score::SecondHalf) => args.window,
+    };
     let options = DriftOptions {
         sides,
         floor_sides: Sides::floor(sides.a, floor_dtype)?,
         layers: run.layers(&checkpoint)?,
-        floor_tokens: args.floor_tokens.get(),
-        windowing: Windowing { window: args.window, stride: args.stride.unwrap_or(args.window) },
+        floor_tokens,
+        windowing: Windowing {
+            window: args.window,
+            stride: args.stride.unwrap_or(args.window),
+            score,
+        },
         shard: args.shard.unwrap_or(Shard::WHOLE),
     };
     let device = compute.device();

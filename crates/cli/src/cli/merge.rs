@@ -5,7 +5,7 @@ use super::output::{OutputArgs, Outputs};
 use super::read;
 use crate::report::Run;
 use anyhow::Result;
-use gemma_mlp_drift::drift;
+use gemma_mlp_drift::drift::Merger;
 use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
@@ -24,9 +24,11 @@ pub fn run(args: &Args) -> Result<()> {
     let files: Vec<&Path> = args.output.files().collect();
     check_outputs(&files)?;
     check_inputs(&files, args.reports.iter().cloned())?;
-    let named = |path: &PathBuf| Ok((path.display().to_string(), read(path)?));
-    let reports = args.reports.iter().map(named).collect::<Result<Vec<_>>>()?;
-    let drift = drift::merge(&reports)?;
+    let mut merger = Merger::new();
+    for path in &args.reports {
+        merger.add(&path.display().to_string(), &read(path)?)?;
+    }
+    let drift = merger.finish()?;
     let mut outputs = Outputs::default();
     args.output.drift(&mut outputs, &[Run { name: "merged", drift: &drift }], args.json)?;
     outputs.end()

@@ -1,5 +1,6 @@
 //! Aligned text, and lines that several reports have.
 
+use super::escape::plain;
 use comfy_table::{CellAlignment, Row, Table, presets};
 use gemma_mlp::Activation;
 use gemma_mlp::checkpoint::{Remark, Resolved};
@@ -18,9 +19,9 @@ pub(super) fn align<R: Into<Row>>(rows: impl IntoIterator<Item = R>, left: usize
 }
 
 pub(super) fn activation_line(Resolved { value, reason }: &Resolved<Activation>) -> String {
-    format!("activation: {value}: {reason}")
+    plain(&format!("activation: {value}: {reason}"))
 }
 
 pub(super) fn remarks(remarks: &[Remark]) -> String {
-    remarks.iter().map(|remark| format!("{remark}\n")).collect()
+    remarks.iter().map(|remark| plain(&remark.to_string()) + "\n").collect()
 }

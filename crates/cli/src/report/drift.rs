@@ -1,16 +1,16 @@
 //! A drift run as aligned text for a terminal.
 
 use super::align::{activation_line, align, remarks};
+use super::escape::plain;
 use super::figures;
-use super::number::{grouped, short};
+use super::number::{grouped, measured, percent, short};
 use super::paint::{Paint, Tone};
 use super::sparkline::sparkline;
 use super::verdict::{NAT, NOISE_FLOOR, Words, is_hidden_mistake};
 use gemma_mlp::Rounding;
 use gemma_mlp_drift::drift::{
-    Drift, GradientDrift, LayerDrift, Ranked, ResidualDrift, Sides, Size,
+    Drift, GradientDrift, LayerDrift, Ranked, ResidualDrift, Score, Sides, Size,
 };
-use gemma_mlp_drift::input::InputKind;
 use std::fmt::Write;
 
 /// The table that `gemma-mlp drift` prints.
@@ -19,10 +19,10 @@ pub fn drift_table(drift: &Drift, paint: Paint) -> String {
     let checkpoint = &header.checkpoint;
     let mut text = String::new();
     let mut line = |s: String| text.extend([&s, "\n"]);
-    line(format!(
+    line(plain(&format!(
         "{}: {}, {} layers, weights in {}",
         checkpoint.source, checkpoint.family, checkpoint.blocks, checkpoint.dtype
-    ));
+    )));
     line(activation_line(&checkpoint.activation));
     line(format!("drift:  {}", pair(&header.sides)));
     let on = match drift.floor.tokens {
@@ -52,7 +52,7 @@ pub fn drift_table(drift: &Drift, paint: Paint) -> String {
     let tone = match drift.verdict.size {
         _ if is_hidden_mistake(drift) => Tone::Notable,
         Size::None | Size::FarBelowFloor | Size::BelowFloor => Tone::Good,
-        Size::AboveFloor => Tone::Notable,
+        Size::AboveFloor | Size::FloorNotFinite => Tone::Notable,
         Size::FarAboveFloor | Size::NotFinite => Tone::Bad,
     };
     let _ = writeln!(text, "\n{}", paint.paint(tone, Words::new(drift, short).text()));
@@ -85,8 +85,12 @@ fn tokens_line(drift: &Drift) -> String {
     if !drift.complete {
         line += " (a part of the run)";
     }
-    if drift.layers.iter().any(|layer| layer.input == InputKind::Gaussian) {
-        line += "; blocks only, on Gaussian noise (RMS 1) through their own norm: the whole model is not supported for this family";
+    if header.score == Score::SecondHalf {
+        line += ", scored in the second half of each window, as llama.cpp does";
+    }
+    if let Some(why) = &header.blocks_only {
+        let noise = "; blocks only, on Gaussian noise (RMS 1) through their own norm: ";
+        line.extend([noise, &plain(why)]);
     }
     line
 }
@@ -100,18 +104,16 @@ fn layer_rows(drift: &Drift, paint: Paint) -> String {
     for (i, layer) in drift.layers.iter().enumerate() {
         let (output, floor) = (layer.drift.output, layer.floor.output.rel_l2);
         let residual = match drift.residual.get(i) {
-            Some(r) => [r.rel_l2, r.floor_rel_l2, r.rel_l2 / r.floor_rel_l2].map(short),
+            Some(r) => {
+                let ratio = measured(r.rel_l2 / r.floor_rel_l2, short);
+                [short(r.rel_l2), short(r.floor_rel_l2), ratio]
+            }
             None => ["", "", ""].map(String::from),
         };
         let [r1, r2, r3] = residual;
-        let [d1, d2, d3, d4, d5] = [
-            layer.drift.activation.max_abs,
-            output.max_abs,
-            output.rel_l2,
-            floor,
-            output.rel_l2 / floor,
-        ]
-        .map(short);
+        let [d1, d2, d3, d4] =
+            [layer.drift.activation.max_abs, output.max_abs, output.rel_l2, floor].map(short);
+        let d5 = measured(output.rel_l2 / floor, short);
         rows.push([layer.index.to_string(), d1, d2, d3, d4, d5, r1, r2, r3]);
     }
     let mut text = emphasised(&align(rows, 1), 2, paint);
@@ -199,12 +201,12 @@ fn ranking_rows(ranking: &[Ranked], paint: Paint) -> String {
     let mut rows = vec![header.map(String::from)];
     for ranked in ranking {
         rows.push([
-            ranked.difference.to_string(),
-            short(ranked.kl_mean_nats),
-            short(ranked.kl_max_nats),
-            format!("{:.2} %", 100.0 * ranked.top1_agreement),
-            short(ranked.rel_l2),
-            short(ranked.ppl),
+            plain(&ranked.difference),
+            measured(ranked.kl_mean_nats, short),
+            measured(ranked.kl_max_nats, short),
+            percent(ranked.top1_agreement),
+            measured(ranked.rel_l2, short),
+            measured(ranked.ppl, short),
         ]);
     }
     emphasised(&align(rows, 1), 1, paint)

@@ -59,6 +59,11 @@ fn colour(text: &str) -> usize {
     if code[digits..].starts_with('m') { digits + 3 } else { 0 }
 }
 
+/// A text as a part of a line on a terminal, which control characters would do something to.
+pub(super) fn plain(text: &str) -> String {
+    text.chars().map(|c| if c == '\n' { '↵' } else { printable(c) }).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,5 +84,6 @@ mod tests {
         let safe = "&lt;/script&gt;&lt;img src=x onerror=&#39;a()&#39;&gt;&quot;&amp;����";
         assert_eq!(escape(hostile), safe);
         assert_eq!(escape("Ä Φ ▁ 漢"), "Ä Φ ▁ 漢");
+        assert_eq!(plain("a\u{1b}[31m\nb\u{9b}2J\u{7f}<Φ>"), "a�[31m↵b�2J�<Φ>");
     }
 }

@@ -1,18 +1,24 @@
 //! The figures of the logits, written as their kinds say.
 
-use super::number::short;
+use super::number::{grouped, measured, percent, short};
 use gemma_mlp_drift::drift::{Drift, FigureKind, LogitFigure, LogitMetrics};
 
 /// A figure's value, with its error where that is half of it.
 pub(super) fn value(figure: &LogitFigure, logits: &LogitMetrics) -> String {
     let value = (figure.value)(logits);
     let error = figure.error.map_or(f64::NAN, |(_, of)| of(logits));
-    match figure.kind {
+    // One position has a value, but no error.
+    let with_error = |value: String, error: String| match figure.error {
+        Some((_, of)) if !of(logits).is_nan() => format!("{value} ± {error}"),
+        _ => value,
+    };
+    measured(value, |value| match figure.kind {
         FigureKind::Distance => short(value),
-        FigureKind::Fraction => format!("{:.2} %", 100.0 * value),
-        FigureKind::Perplexity => format!("{value:.4} ± {error:.4}"),
-        FigureKind::Change => format!("{value:.2e} ± {error:.1e}"),
-    }
+        FigureKind::Fraction => percent(value),
+        FigureKind::Perplexity => with_error(format!("{value:.4}"), format!("{error:.4}")),
+        FigureKind::Change => with_error(format!("{value:.2e}"), format!("{error:.1e}")),
+        FigureKind::Count => grouped(value as u64),
+    })
 }
 
 /// Every figure of a drift's logits: name, drift, floor, and their ratio where that tells something.
@@ -20,10 +26,14 @@ pub(super) fn rows(drift: &Drift) -> Vec<(&'static LogitFigure, [String; 4])> {
     let (Some(own), Some(floor)) = (&drift.logits, &drift.floor.logits) else { return vec![] };
     let row = |figure: &'static LogitFigure| {
         let ratio = match figure.kind {
-            FigureKind::Distance => short((figure.value)(own) / (figure.value)(floor)),
+            FigureKind::Distance => measured((figure.value)(own) / (figure.value)(floor), short),
             _ => String::new(),
         };
         (figure, [figure.label.into(), value(figure, own), value(figure, floor), ratio])
     };
-    LogitMetrics::FIGURES.iter().map(row).collect()
+    // Nobody looks for what is not there.
+    let counts = |figure: &&LogitFigure| {
+        figure.kind != FigureKind::Count || [own, floor].iter().any(|m| (figure.value)(m) != 0.0)
+    };
+    LogitMetrics::FIGURES.iter().filter(counts).map(row).collect()
 }

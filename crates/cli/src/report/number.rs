@@ -16,6 +16,19 @@ pub(super) fn short(x: f64) -> String {
     }
 }
 
+/// What stands in place of a figure that was not measured.
+pub(super) const NOT_MEASURED: &str = "-";
+
+/// A figure as `write` writes it, unless it was not measured.
+pub(super) fn measured(x: f64, write: impl FnOnce(f64) -> String) -> String {
+    if x.is_nan() { NOT_MEASURED.into() } else { write(x) }
+}
+
+/// A fraction in percent.
+pub(super) fn percent(x: f64) -> String {
+    measured(x, |x| format!("{:.2} %", 100.0 * x))
+}
+
 /// Three significant digits as people write them, with powers of ten: `1.68·10⁻⁶`.
 pub(super) fn pretty(x: f64) -> String {
     let short = short(x);
@@ -66,6 +79,8 @@ mod tests {
             assert_eq!(short(x), text);
         }
         assert_eq!([pretty(1.68e-6), pretty(0.5)], ["1.68·10⁻⁶", "0.500"]);
+        assert_eq!([percent(0.12345), percent(f64::NAN)], ["12.35 %", "-"]);
+        assert_eq!([measured(1.0, short), measured(f64::NAN, short)], ["1.00", "-"]);
         assert_eq!([precise(1.234567e-6), precise(12.34567)], ["1.2346e-6", "12.346"]);
         assert_eq!((grouped(7), grouped(1234567)), ("7".to_string(), "1,234,567".to_string()));
     }

@@ -2,6 +2,7 @@
 
 use super::align::align;
 use super::drift::pair;
+use super::escape::plain;
 use super::figures::value;
 use super::number::{grouped, short};
 use super::run::Run;
@@ -12,10 +13,12 @@ use gemma_mlp_drift::drift::{Drift, FigureKind, LayerDrift, LogitMetrics};
 /// each run.
 pub fn side_by_side_table(runs: &[Run]) -> String {
     let names = runs.iter().map(|run| run.name.to_string());
-    let header = std::iter::once(String::new()).chain(names).collect();
-    let mut text = align(std::iter::once(header).chain(rows(runs)), usize::MAX);
+    let header: Vec<String> = std::iter::once(String::new()).chain(names).collect();
+    let rows = std::iter::once(header).chain(rows(runs));
+    let rows = rows.map(|row| row.iter().map(|cell| plain(cell)).collect::<Vec<_>>());
+    let mut text = align(rows, usize::MAX);
     for run in runs {
-        text += &format!("\n{}: {}", run.name, Words::new(run.drift, short).text());
+        text += &format!("\n{}: {}", plain(run.name), Words::new(run.drift, short).text());
     }
     text + &format!("\n\nThe noise floor is {NOISE_FLOOR}; {NAT}.\n")
 }

@@ -1,20 +1,19 @@
 //! Forward passes and inspections as aligned text for a terminal.
 
 use super::align::{activation_line, align, remarks};
+use super::escape::plain;
 use super::number::{grouped, short};
 use gemma_mlp::checkpoint::{HeadKind, Inspection, Resolved, StackInspection};
 use gemma_mlp_drift::forward::{BlockSummary, ForwardSummary, Stats, TopToken};
-use gemma_mlp_drift::input::InputKind;
 use std::fmt::Write;
 
 /// The table that `gemma-mlp forward` prints.
 pub fn forward_table(forward: &ForwardSummary) -> String {
-    let mut text = format!("{}, computed in {}\n", forward.checkpoint, forward.dtype);
+    let mut text = plain(&format!("{}, computed in {}", forward.checkpoint, forward.dtype)) + "\n";
     if let Some(first) = forward.layers.first() {
         let _ = writeln!(text, "{}", activation_line(&first.activation));
     }
-    text +=
-        &input_line(forward.tokens, forward.batch, forward.layers.iter().map(|layer| layer.input));
+    text += &input_line(forward);
     text += "\n\n";
     text += &forward_rows(&forward.layers);
     text += &top_rows(&forward.top);
@@ -107,6 +106,7 @@ pub fn inspect_table(inspection: &Inspection) -> String {
     }
     let end_tokens: Vec<_> = inspection.end_tokens.iter().map(u32::to_string).collect();
     rows.push(["end tokens".to_string(), end_tokens.join(", ")]);
+    let rows = rows.into_iter().map(|row| row.map(|cell| plain(&cell)));
     align(rows, 2) + &remarks(&inspection.remarks)
 }
 
@@ -142,12 +142,13 @@ fn stack_rows(stack: &StackInspection) -> Vec<[String; 2]> {
     rows
 }
 
-fn input_line(tokens: usize, batch: usize, inputs: impl Iterator<Item = InputKind>) -> String {
-    let texts = if batch == 1 { String::new() } else { format!("{batch} texts of ") };
-    let mut line = format!("input:  {texts}{tokens} tokens");
-    let inputs: Vec<_> = inputs.collect();
-    if inputs.contains(&InputKind::Gaussian) {
-        line += "; \"gaussian\" is noise of RMS 1 through the layer's own norm";
+fn input_line(forward: &ForwardSummary) -> String {
+    let texts =
+        if forward.batch == 1 { String::new() } else { format!("{} texts of ", forward.batch) };
+    let mut line = format!("input:  {texts}{} tokens", forward.tokens);
+    if let Some(why) = &forward.blocks_only {
+        let noise = "; \"gaussian\" is noise of RMS 1 through the layer's own norm: ";
+        line.extend([noise, &plain(why)]);
     }
     line
 }

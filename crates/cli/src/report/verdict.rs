@@ -1,6 +1,7 @@
 //! A verdict in words.
 
-use gemma_mlp_drift::drift::{Basis, Drift, Sides, Size, Verdict};
+use super::number::percent;
+use gemma_mlp_drift::drift::{Basis, Drift, NonFinite, Sides, Size, Verdict};
 
 /// What the noise floor is, where a report first speaks of it.
 pub(super) const NOISE_FLOOR: &str = "what rounding alone does";
@@ -53,13 +54,35 @@ impl<'a> Words<'a> {
             }
             Size::AboveFloor => "is above the noise floor, but less than ten times as large".into(),
             Size::FarAboveFloor => "is far above the noise floor: it changes the model".into(),
-            Size::NotFinite => match self.drift.first_nonfinite {
-                Some(layer) => {
-                    format!("cannot be measured: values are not finite from layer {layer} on")
-                }
-                None => "cannot be measured: values are not finite".into(),
-            },
+            Size::NotFinite => format!("cannot be measured: {}", self.what_is_not_finite()),
+            Size::FloorNotFinite => {
+                let whose = match self.drift.verdict.floor_nonfinite {
+                    NonFinite { a: true, b: true } => format!("values of {wide} and {dtype} are"),
+                    NonFinite { a: true, .. } => format!("values of {} are", floor.a),
+                    NonFinite { b: true, .. } => format!("values of {} are", floor.b),
+                    _ => "it is".into(),
+                };
+                format!("is measured, but has no noise floor beside it: {whose} not finite")
+            }
         }
+    }
+
+    /// Whose values are not finite, and where.
+    fn what_is_not_finite(&self) -> String {
+        let whose = match self.drift.verdict.nonfinite {
+            NonFinite { a: true, b: true } => "values of both sides are not finite",
+            NonFinite { a: true, .. } => "values of side a, the reference, are not finite",
+            NonFinite { b: true, .. } => "values of side b alone are not finite",
+            _ => "it is not finite",
+        };
+        let layer = self.drift.first_nonfinite;
+        let layer = layer.map_or(String::new(), |layer| format!(", first in layer {layer}"));
+        let positions = self.drift.logits.map_or(0.0, |logits| logits.nonfinite_positions);
+        let positions = match positions {
+            ..=0.0 => String::new(),
+            n => format!(", and logits at {} of {} positions", n as u64, self.drift.tokens),
+        };
+        format!("{whose}{layer}{positions}")
     }
 
     /// The figures that decided, in sentences.
@@ -72,6 +95,7 @@ impl<'a> Words<'a> {
             let [drift, times, floor] = [drift, ratio, floor].map(self.number);
             match ratio {
                 _ if size == Size::None => String::new(),
+                _ if size == Size::FloorNotFinite => format!("{what} {drift} {unit}. "),
                 ratio if ratio.is_finite() => {
                     format!("{what} {drift} {unit}, {times} times the {floor} of rounding alone. ")
                 }
@@ -88,11 +112,12 @@ impl<'a> Words<'a> {
             } => {
                 let logits =
                     moved("The logits move by a mean KL of", kl, "nats", floor_kl_mean_nats);
-                let share = 100.0 * top1_agreement;
-                format!(
-                    "{logits}{share:.2} % of the likeliest tokens agree; perplexity goes from \
-                     {ppl_a:.4} to {ppl_b:.4}."
-                )
+                let share = percent(top1_agreement);
+                let perplexity = match ppl_a.is_nan() || ppl_b.is_nan() {
+                    true => "needs a text of at least two tokens".to_string(),
+                    false => format!("goes from {ppl_a:.4} to {ppl_b:.4}"),
+                };
+                format!("{logits}{share} of the likeliest tokens agree; perplexity {perplexity}.")
             }
             Basis::BlockOutput { layer, rel_l2, floor_rel_l2 } => {
                 let what = format!("Layer {layer}'s block output moves farthest, by");
@@ -119,6 +144,7 @@ pub(super) fn size_words(size: Size) -> &'static str {
         Size::AboveFloor => "above floor",
         Size::FarAboveFloor => "far above floor",
         Size::NotFinite => "not finite",
+        Size::FloorNotFinite => "floor not finite",
     }
 }
 

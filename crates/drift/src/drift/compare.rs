@@ -142,7 +142,7 @@ pub fn compare_blocks(
     x: &Tensor,
 ) -> Result<BlockDrift> {
     let (drift, floor) = (BlockSums::of(sides, x)?, BlockSums::of(floor, x)?);
-    let size = match drift.output.is_finite() && floor.output.is_finite() {
+    let size = match drift.output.is_finite() {
         true => Size::of(drift.output.metrics().rel_l2, floor.output.metrics().rel_l2),
         false => Size::NotFinite,
     };

@@ -1,5 +1,6 @@
 //! Where the gates lie: a histogram of `gate(x)`, the activation's input.
 
+use super::metrics::nan_from_null;
 use super::values::with_values;
 use crate::error::Result;
 use candle_core::Tensor;
@@ -14,8 +15,10 @@ use serde::{Deserialize, Serialize};
 #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub struct GateHistogram {
     /// The left end of the first bin.
+    #[serde(deserialize_with = "nan_from_null")]
     pub low: f64,
     /// The width of a bin.
+    #[serde(deserialize_with = "nan_from_null")]
     pub step: f64,
     /// Values left of the first bin.
     pub below: u64,
@@ -90,6 +93,17 @@ impl GateHistogram {
         self.below += other.below;
         self.above += other.above;
         self.counts.iter_mut().zip(&other.counts).for_each(|(n, other)| *n += other);
+    }
+
+    /// Whether another histogram has the same bins.
+    pub(super) fn has_bins_of(&self, other: &Self) -> bool {
+        let bins = |h: &Self| (h.low.to_bits(), h.step.to_bits(), h.counts.len());
+        bins(self) == bins(other)
+    }
+
+    /// The largest count there is.
+    pub(super) fn largest(&self) -> u64 {
+        self.counts.iter().copied().fold(self.below.max(self.above), u64::max)
     }
 
     /// How many values there are.

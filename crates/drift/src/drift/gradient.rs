@@ -4,7 +4,6 @@ use super::head::loss;
 use super::lockstep::Lockstep;
 use super::metrics::{Metrics, nan_from_null};
 use super::options::DriftOptions;
-use super::positions::pair_from_nulls;
 use super::side::distinct;
 use super::window::Window;
 use crate::error::{Error, Result};
@@ -16,14 +15,13 @@ use serde::{Deserialize, Serialize};
 
 /// The gradients of two sides' losses: the mean negative log-likelihood of the next token over the
 /// first window.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub struct GradientDrift {
     /// Tokens of the window.
     pub gradient_tokens: usize,
     /// The loss of a and of b, in nats.
-    #[serde(deserialize_with = "pair_from_nulls")]
     pub loss: [f64; 2],
     /// The gradient for the scaled input embeddings.
     pub input_gradient: GradientMetrics,
@@ -45,7 +43,7 @@ pub struct GradientMetrics {
 }
 
 /// The gradients of a block's weights, and what rounding alone does to them.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[non_exhaustive]
 #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub struct LayerGradients {

@@ -2,7 +2,7 @@
 
 use super::gates::GateHistogram;
 use super::lockstep::{LaneStep, Lockstep};
-use super::metrics::{Accumulator, Metrics, nan_from_null};
+use super::metrics::{Accumulator, Metrics, NonFinite, nan_from_null};
 use crate::error::Result;
 use crate::input::InputKind;
 use candle_core::Tensor;
@@ -23,7 +23,7 @@ pub struct BlockPoints {
 
 /// One block's drift, both sides on one input: what enters the block in one side's own pass over the
 /// text, that of the narrower dtype, or else side a.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub struct LayerDrift {
@@ -142,6 +142,22 @@ impl LayerSums {
     /// Whether everything that the pair of sides computed was finite.
     pub(super) fn is_finite(&self) -> bool {
         self.drift.iter().chain([&self.residual]).all(Accumulator::is_finite)
+    }
+
+    /// Which sides of the pair, and of the floor, had values that are not finite: in their residual
+    /// streams, since a block gets the other side's input, or in the blocks if there are no streams.
+    pub(super) fn nonfinite(&self, whole_model: bool) -> [NonFinite; 2] {
+        let of = |points: &PointSums, residual: &Accumulator| match whole_model {
+            true => residual.nonfinite(),
+            false => points.iter().fold(NonFinite::default(), |all, p| all.or(p.nonfinite())),
+        };
+        [of(&self.drift, &self.residual), of(&self.floor, &self.floor_residual)]
+    }
+
+    /// All its sums.
+    pub(super) fn accumulators(&self) -> impl Iterator<Item = &Accumulator> {
+        let points = self.drift.iter().chain(&self.floor);
+        points.chain([&self.residual, &self.floor_residual])
     }
 }
 

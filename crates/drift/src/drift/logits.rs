@@ -36,6 +36,8 @@ pub enum FigureKind {
     Perplexity,
     /// A number of either sign, with its error.
     Change,
+    /// How many there are, which is shown where there are any.
+    Count,
 }
 
 /// Defines [`LogitMetrics`] and [`LogitMetrics::FIGURES`]: a line is a field, `+-` that of its standard
@@ -98,9 +100,9 @@ figures! {
     kl_max_nats: Distance, "KL maximum", "KL maximum";
     /// Root mean square of the change in the right token's probability (a fraction, not percent).
     rms_dp: Distance, "RMS Δp of the next token";
-    /// The fraction of positions whose likeliest token is the same.
+    /// The fraction of positions whose likeliest token is the same, of those where both sides have one.
     top1_agreement: Fraction, "same top token", "same top token";
-    /// How many of the five likeliest tokens the sides have in common, as a fraction.
+    /// How many of the five likeliest tokens the sides have in common, as a fraction, where they have any.
     top5_agreement: Fraction, "shared among the top 5";
     /// Perplexity of a: exp of the mean negative log-likelihood of the right token.
     ppl_a +- ppl_a_se: Perplexity, "perplexity of a", "perplexity of a";
@@ -108,6 +110,8 @@ figures! {
     ppl_b +- ppl_b_se: Perplexity, "perplexity of b", "perplexity of b";
     /// ln(ppl_b/ppl_a); its error is from the differences position by position.
     ln_ppl_ratio +- ln_ppl_ratio_se: Change, "ln(ppl b / ppl a)";
+    /// Positions where a side's logits are not finite: they have no likeliest token, and leave no mean.
+    nonfinite_positions: Count, "positions not finite";
 }
 
 /// Every scored position of a pair of sides, in order.
@@ -119,7 +123,8 @@ pub(super) struct LogitSums {
     pub(super) kl_nats: Vec<f64>,
     /// How many of the five likeliest tokens are common, and whether the likeliest is.
     pub(super) top5: Vec<u8>,
-    pub(super) top1: Vec<bool>,
+    /// None where a side's logits are not finite, and it has no likeliest token.
+    pub(super) top1: Vec<Option<bool>>,
     /// Negative log-likelihood of the right token under a and b, where it is known.
     #[serde(deserialize_with = "nans_from_nulls")]
     pub(super) nll_a: Vec<f64>,
@@ -170,7 +175,9 @@ impl LogitSums {
         let dp: Vec<f64> = pairs().map(|(a, b)| ((-b).exp() - (-a).exp()).powi(2)).collect();
         let (ppl_a, ppl_a_se) = perplexity(&self.nll_a);
         let (ppl_b, ppl_b_se) = perplexity(&self.nll_b);
-        let positions = self.kl_nats.len() as f64;
+        let ranked = self.top1.iter().flatten().count() as f64;
+        let ranked_top5 = self.top5.iter().zip(&self.top1).filter(|(_, top1)| top1.is_some());
+        let shared: f64 = ranked_top5.map(|(&n, _)| f64::from(n)).sum();
         LogitMetrics {
             max_abs: logits.max_abs,
             rel_l2: logits.rel_l2,
@@ -182,15 +189,22 @@ impl LogitSums {
             kl_p999_nats: quantile(&kl, 0.999),
             kl_max_nats: quantile(&kl, 1.0),
             rms_dp: mean_and_error(&dp).0.sqrt(),
-            top1_agreement: self.top1.iter().filter(|&&same| same).count() as f64 / positions,
-            top5_agreement: self.top5.iter().map(|&n| f64::from(n)).sum::<f64>() / 5.0 / positions,
+            top1_agreement: self.top1.iter().flatten().filter(|&&same| same).count() as f64
+                / ranked,
+            top5_agreement: shared / 5.0 / ranked,
             ppl_a,
             ppl_a_se,
             ppl_b,
             ppl_b_se,
             ln_ppl_ratio,
             ln_ppl_ratio_se,
+            nonfinite_positions: self.top1.iter().filter(|top1| top1.is_none()).count() as f64,
         }
+    }
+
+    /// At how many positions the likeliest token changes.
+    pub(super) fn flips(&self) -> usize {
+        self.top1.iter().filter(|&&same| same == Some(false)).count()
     }
 }
 
@@ -229,7 +243,7 @@ mod tests {
         assert_eq!(mean_and_error(&[1.0, 3.0]), (2.0, 1.0));
         let sums = LogitSums {
             kl_nats: vec![0.0, 0.5],
-            top1: vec![true, false],
+            top1: vec![Some(true), Some(false)],
             top5: vec![5, 3],
             nll_a: vec![2f64.ln()],
             nll_b: vec![4f64.ln()],
@@ -238,7 +252,25 @@ mod tests {
         let m = sums.metrics();
         assert_eq!((m.kl_mean_nats, m.kl_median_nats, m.kl_max_nats), (0.25, 0.25, 0.5));
         assert_eq!((m.top1_agreement, m.top5_agreement), (0.5, 0.8));
+        assert_eq!((m.nonfinite_positions, sums.flips()), (0.0, 1));
         assert!((m.ppl_a - 2.0).abs() < 1e-15 && (m.ppl_b - 4.0).abs() < 1e-15);
         assert!((m.rms_dp - 0.25).abs() < 1e-15 && (m.ln_ppl_ratio - 2f64.ln()).abs() < 1e-15);
+    }
+
+    /// What is not finite is no agreement, and is counted.
+    #[test]
+    fn positions_without_a_likeliest_token() {
+        let sums = |top1: &[Option<bool>]| LogitSums {
+            kl_nats: vec![f64::NAN; top1.len()],
+            top5: vec![5; top1.len()],
+            top1: top1.to_vec(),
+            ..LogitSums::default()
+        };
+        let some = sums(&[None, Some(true), Some(false), None]).metrics();
+        assert_eq!((some.top1_agreement, some.top5_agreement), (0.5, 1.0));
+        assert_eq!(some.nonfinite_positions, 2.0);
+        let none = sums(&[None; 3]).metrics();
+        assert!(none.top1_agreement.is_nan() && none.top5_agreement.is_nan());
+        assert_eq!(none.nonfinite_positions, 3.0);
     }
 }

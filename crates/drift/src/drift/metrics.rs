@@ -55,6 +55,28 @@ pub(super) struct Accumulator {
     dot: f64,
 }
 
+/// Which sides of a pair have values that are NaN or infinite.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
+pub struct NonFinite {
+    /// Whether a has any.
+    pub a: bool,
+    /// Whether b has any.
+    pub b: bool,
+}
+
+impl NonFinite {
+    /// Whether either has any.
+    pub fn any(self) -> bool {
+        self.a || self.b
+    }
+
+    /// What either of two tensors' sides has.
+    pub(super) fn or(self, other: Self) -> Self {
+        Self { a: self.a || other.a, b: self.b || other.b }
+    }
+}
+
 /// JSON has no NaN and no infinities; they are written as null.
 pub(super) fn nan_from_null<'de, D: serde::Deserializer<'de>>(number: D) -> Result<f64, D::Error> {
     Ok(Option::deserialize(number)?.unwrap_or(f64::NAN))
@@ -130,7 +152,17 @@ impl Accumulator {
 
     /// Whether everything added so far was finite.
     pub(super) fn is_finite(&self) -> bool {
-        self.norm_a.is_finite() && self.norm_b.is_finite()
+        !self.nonfinite().any()
+    }
+
+    /// Which of the two had values that are not finite.
+    pub(super) fn nonfinite(&self) -> NonFinite {
+        NonFinite { a: !self.norm_a.is_finite(), b: !self.norm_b.is_finite() }
+    }
+
+    /// How many elements were added.
+    pub(super) fn count(&self) -> usize {
+        self.count
     }
 
     /// The figures of everything added so far; all 0 (cosine 1) if that is nothing.

@@ -1,9 +1,9 @@
 //! What to compare, how, and how far it is.
 
 use super::side::Sides;
-use super::window::{Window, Windowing};
+use super::window::{Score, Window, Windowing};
 use crate::error::{Error, Result};
-use crate::input::TokenIds;
+use crate::input::check_ids;
 use gemma_mlp::Checkpoint;
 use serde::{Deserialize, Serialize};
 
@@ -38,24 +38,29 @@ impl DriftOptions {
             floor_sides: Sides::floor(sides.a, checkpoint.run_dtype())?,
             layers: (0..checkpoint.blocks().len()).collect(),
             floor_tokens: 512,
-            windowing: Windowing { window: 2048, stride: 2048 },
+            windowing: Windowing { window: 2048, stride: 2048, score: Score::All },
             shard: Shard::WHOLE,
         })
     }
 
-    /// The windows of texts, of which there is at least one, and whose ids are all words of the
-    /// checkpoint's vocabulary.
+    /// The windows of texts, of which there is at least one, none of them empty, and whose ids are
+    /// all words of the checkpoint's vocabulary.
     pub(super) fn windows(
         &self,
         checkpoint: &Checkpoint,
         texts: &[Vec<u32>],
     ) -> Result<Vec<Window>> {
         let config = checkpoint.config();
-        for text in texts.iter().filter(|text| !text.is_empty()) {
-            TokenIds::single(text.clone())?.check(config.stacks[0].vocab_size)?;
+        if texts.is_empty() {
+            return Err(Error::NoText);
         }
-        let windows = self.windowing.cut(texts, config.bos_token_id)?;
-        if windows.is_empty() { Err(Error::NoText) } else { Ok(windows) }
+        for (index, text) in texts.iter().enumerate() {
+            if text.is_empty() {
+                return Err(Error::EmptyText { index });
+            }
+            check_ids(text, config.stacks[0].vocab_size)?;
+        }
+        self.windowing.cut(texts, config.bos_token_id)
     }
 }
 
@@ -72,6 +77,11 @@ pub struct Shard {
 impl Shard {
     /// All of it.
     pub const WHOLE: Self = Self { index: 1, of: 1 };
+
+    /// Whether it is one of those that there are.
+    pub(super) fn exists(self) -> bool {
+        (1..=self.of).contains(&self.index)
+    }
 
     pub(super) fn takes(self, window: usize) -> bool {
         window.checked_rem(self.of).is_some_and(|part| part + 1 == self.index)

@@ -37,6 +37,7 @@ pub struct TokenDrift {
     /// The token that follows in the text, if one does.
     pub next: Option<Token>,
     /// Its probability under a and b.
+    #[serde(default, deserialize_with = "some_pair_from_nulls")]
     pub next_probability: Option<[f64; 2]>,
     /// The likeliest token under a and b.
     pub likeliest: [Token; 2],
@@ -59,6 +60,14 @@ pub(super) fn pair_from_nulls<'de, D: serde::Deserializer<'de>>(
     list: D,
 ) -> Result<[f64; 2], D::Error> {
     Ok(<[Option<f64>; 2]>::deserialize(list)?.map(|x| x.unwrap_or(f64::NAN)))
+}
+
+/// A pair that may not be there; its numbers may be null, too.
+pub(super) fn some_pair_from_nulls<'de, D: serde::Deserializer<'de>>(
+    list: D,
+) -> Result<Option<[f64; 2]>, D::Error> {
+    let pair = Option::<[Option<f64>; 2]>::deserialize(list)?;
+    Ok(pair.map(|pair| pair.map(|x| x.unwrap_or(f64::NAN))))
 }
 
 /// The tokens of a window, or of a run, that are shown.
@@ -109,10 +118,11 @@ impl Notable {
                 margins: sums.margins[position],
             }
         };
-        let all = 0..sums.kl_nats.len();
+        // Where logits are not finite there is no likeliest token, and no distance to be large.
+        let all = (0..sums.kl_nats.len()).filter(|&i| sums.top1[i].is_some());
         let mut worst: Vec<usize> = all.clone().filter(|&i| sums.kl_nats[i] != 0.0).collect();
         worst.sort_by(|&i, &j| sums.kl_nats[j].total_cmp(&sums.kl_nats[i]));
-        let mut flips: Vec<usize> = all.filter(|&i| !sums.top1[i]).collect();
+        let mut flips: Vec<usize> = all.filter(|&i| sums.top1[i] == Some(false)).collect();
         flips.sort_by(|&i, &j| sums.margins[j][0].total_cmp(&sums.margins[i][0]));
         let take = |list: &[usize], count| list.iter().take(count).map(describe).collect();
         Self { worst: take(&worst, WORST), flips: take(&flips, FLIPS) }
@@ -120,13 +130,32 @@ impl Notable {
 
     /// Adds those of the next window, whose positions begin at `from`.
     pub(super) fn merge(&mut self, other: &Self, from: usize) {
-        let moved = |t: &TokenDrift| TokenDrift { position: t.position + from, ..t.clone() };
-        self.worst.extend(other.worst.iter().map(moved));
-        self.worst.sort_by(|a, b| b.kl_nats.total_cmp(&a.kl_nats));
-        self.worst.truncate(WORST);
-        self.flips.extend(other.flips.iter().map(moved));
-        self.flips.sort_by(|a, b| b.margins[0].total_cmp(&a.margins[0]));
-        self.flips.truncate(FLIPS);
+        merge_largest(&mut self.worst, &other.worst, WORST, |token| token.kl_nats, from);
+        merge_largest(&mut self.flips, &other.flips, FLIPS, |token| token.margins[0], from);
+    }
+
+    /// The positions that are shown, whatever for.
+    pub(super) fn positions(&self) -> impl Iterator<Item = usize> {
+        self.worst.iter().chain(&self.flips).map(|token| token.position)
+    }
+}
+
+/// Adds a window's tokens to a list that has the largest ones first, and `most` of them at most. Of
+/// equals the earlier come first. What does not belong there is not even copied: of the tokens of a
+/// million windows few do.
+fn merge_largest(
+    list: &mut Vec<TokenDrift>,
+    others: &[TokenDrift],
+    most: usize,
+    size: fn(&TokenDrift) -> f64,
+    from: usize,
+) {
+    for token in others {
+        let at = list.partition_point(|before| size(before).total_cmp(&size(token)).is_ge());
+        if at < most {
+            list.insert(at, TokenDrift { position: token.position + from, ..token.clone() });
+            list.truncate(most);
+        }
     }
 }
 

@@ -2,15 +2,16 @@
 
 use super::layers::{LayerDrift, LayerSums, ResidualDrift, points};
 use super::logits::{LogitMetrics, LogitSums};
-use super::metrics::nan_from_null;
+use super::metrics::{NonFinite, nan_from_null};
 use super::options::{DriftOptions, Shard};
 use super::origin::Origin;
 use super::positions::{Notable, Positions, TokenDrift};
 use super::side::Sides;
 use super::sums::WindowSums;
 use super::verdict::Verdict;
+use super::window::Score;
 use super::{gradient::GradientDrift, rank::Ranked};
-use crate::error::{Error, InvalidReport, Result};
+use crate::error::Result;
 use crate::input::InputKind;
 use candle_core::Device;
 use gemma_mlp::Activation;
@@ -24,7 +25,9 @@ pub const SCHEMA: u32 = 5;
 pub const EXCERPT: usize = 64;
 
 /// The drift between two sides, beside what rounding alone does.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+///
+/// JSON shows figures that are NaN or infinite as null, and null is read as NaN.
+#[derive(Debug, Clone, Serialize)]
 #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub struct Drift {
     /// What was compared.
@@ -69,7 +72,7 @@ pub struct Drift {
     pub ranking: Option<Vec<Ranked>>,
     /// The sums of this part, if it is not the whole.
     #[serde(skip_serializing_if = "Option::is_none")]
-    part: Option<Part>,
+    pub(super) part: Option<Part>,
 }
 
 /// Figures of the pair that differs by rounding alone, beyond those of the layers.
@@ -95,7 +98,7 @@ pub struct RRatio {
 }
 
 /// What a drift was measured on, and how.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub struct Header {
     /// Version of this layout.
@@ -117,14 +120,19 @@ pub struct Header {
     pub window: usize,
     /// By how many tokens one window ends behind the one before it.
     pub stride: usize,
+    /// Which positions of the windows count.
+    pub score: Score,
     /// How many of a window's first tokens the floor is measured on.
     pub floor_tokens: usize,
+    /// Why the whole model does not run, and its blocks alone were compared, on noise; null where it
+    /// runs.
+    pub blocks_only: Option<String>,
     /// How the first text begins; `None` without a tokenizer.
     pub excerpt: Option<String>,
     /// Where it was computed.
     pub device: String,
     /// The layers that are reported, by name.
-    blocks: Vec<(usize, String)>,
+    pub(super) blocks: Vec<(usize, String)>,
     /// What is not used, was guessed, or is odd.
     #[cfg_attr(feature = "schemars", schemars(with = "Vec<RemarkSchema>"))]
     pub remarks: Vec<Remark>,
@@ -180,16 +188,21 @@ struct RunSums {
     layers: Vec<LayerSums>,
     logits: Option<[LogitSums; 3]>,
     tokens: usize,
+    floor_tokens: usize,
     notable: Notable,
     positions: Option<Positions>,
 }
 
-/// What must be added up with the other parts.
+/// What is added up with the other parts.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-struct Part {
-    shard: Shard,
-    windows: Vec<WindowSums>,
+pub(super) struct Part {
+    /// Which of the windows it has.
+    pub(super) shard: Shard,
+    /// The other parts that were merged into it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) also: Vec<usize>,
+    pub(super) windows: Vec<WindowSums>,
 }
 
 impl CheckpointSummary {
@@ -216,6 +229,7 @@ impl Header {
         windows: usize,
     ) -> Result<Self> {
         let mut remarks = checkpoint.remarks().to_vec();
+        remarks.extend(options.windowing.remarks(texts));
         let mut blocks = vec![];
         for &index in &options.layers {
             let block = checkpoint.block(index)?;
@@ -237,7 +251,9 @@ impl Header {
             windows,
             window: options.windowing.window,
             stride: options.windowing.stride,
+            score: options.windowing.score,
             floor_tokens: options.floor_tokens,
+            blocks_only: None,
             excerpt: texts
                 .iter()
                 .find(|text| !text.is_empty())
@@ -250,20 +266,17 @@ impl Header {
 }
 
 impl Drift {
-    /// The figures of windows, in their order.
-    pub(super) fn new(
-        header: Header,
-        origin: Origin,
-        shard: Shard,
-        mut windows: Vec<WindowSums>,
-    ) -> Self {
-        windows.sort_by_key(|window| window.index);
+    /// The figures of a part's windows, in the order of the text.
+    pub(super) fn new(header: Header, origin: Origin, mut part: Part) -> Self {
+        part.windows.sort_by_key(|window| window.index);
+        let windows = &part.windows;
         let mut layers = vec![LayerSums::default(); header.blocks.len()];
         let mut logits: Option<[LogitSums; 3]> = None;
-        let (mut notable, mut tokens) = (Notable::default(), 0);
-        for window in &windows {
+        let (mut notable, mut tokens, mut floor_tokens) = (Notable::default(), 0, 0);
+        for window in windows {
             notable.merge(&window.notable, tokens);
             tokens += window.positions;
+            floor_tokens += window.floor_positions;
             layers.iter_mut().zip(&window.layers).for_each(|(sums, other)| sums.merge(other));
             if let Some(other) = &window.logits {
                 let sums = logits.get_or_insert_default();
@@ -274,14 +287,13 @@ impl Drift {
         let positions = logits
             .is_some()
             .then(|| Positions::of(windows.iter().filter_map(|window| window.logits.as_ref())));
-        let part = (!complete).then_some(Part { shard, windows });
-        let sums = RunSums { layers, logits, tokens, notable, positions };
-        Self::from_sums(header, origin, sums, part)
+        let sums = RunSums { layers, logits, tokens, floor_tokens, notable, positions };
+        Self::from_sums(header, origin, sums, (!complete).then_some(part))
     }
 
     fn from_sums(header: Header, origin: Origin, sums: RunSums, part: Option<Part>) -> Self {
-        let RunSums { layers: sums, logits, tokens, notable, positions } = sums;
-        let whole_model = sums.iter().any(|sums| sums.residual != Default::default());
+        let RunSums { layers: sums, logits, tokens, floor_tokens, notable, positions } = sums;
+        let whole_model = header.blocks_only.is_none();
         let input = if whole_model { InputKind::Model } else { InputKind::Gaussian };
         let named = || header.blocks.iter().zip(&sums);
         let layer = |((index, name), sums): (&(usize, String), &LayerSums)| LayerDrift {
@@ -298,13 +310,13 @@ impl Drift {
             floor_rel_l2: sums.floor_residual.metrics().rel_l2,
         };
         let layers: Vec<_> = named().map(layer).collect();
-        let floor_tokens = match &logits {
-            Some([_, floor, _]) => floor.kl_nats.len(),
-            None if whole_model => tokens.min(header.floor_tokens.saturating_mul(header.windows)),
-            None => tokens,
-        };
-        let flip_count =
-            logits.as_ref().map_or(0, |[pair, ..]| pair.top1.iter().filter(|&&same| !same).count());
+        let flip_count = logits.as_ref().map_or(0, |[pair, ..]| pair.flips());
+        let mut nonfinite = [NonFinite::default(); 2];
+        for other in sums.iter().map(|sums| sums.nonfinite(whole_model)).chain(
+            logits.iter().map(|[pair, floor, _]| [pair, floor].map(|l| l.logits.nonfinite())),
+        ) {
+            nonfinite.iter_mut().zip(other).for_each(|(all, other)| *all = all.or(other));
+        }
         let [logits, floor, golden] = match logits {
             Some(logits) => logits.map(|sums| Some(sums.metrics())),
             None => [None; 3],
@@ -318,7 +330,7 @@ impl Drift {
             residual: if whole_model { named().map(residual).collect() } else { vec![] },
             first_above_floor: layers.iter().find(above).map(|layer| layer.index),
             first_nonfinite,
-            verdict: Verdict::new(tokens, &layers, logits.zip(floor), first_nonfinite.is_none()),
+            verdict: Verdict::new(tokens, &layers, logits.zip(floor), nonfinite),
             r_ratio: golden.zip(floor).map(|(golden, floor)| RRatio {
                 rel_l2: golden.rel_l2 / floor.rel_l2,
                 kl_mean: golden.kl_mean_nats / floor.kl_mean_nats,
@@ -337,62 +349,4 @@ impl Drift {
             header,
         }
     }
-}
-
-impl Drift {
-    /// Reads the JSON of a drift, as serde writes it. `name` is for messages.
-    ///
-    /// # Errors
-    /// A text that is no such report, or of another version's layout.
-    pub fn from_json(name: &str, json: &str) -> Result<Self> {
-        #[derive(Deserialize)]
-        struct Version {
-            schema: u32,
-        }
-        let refused = |reason| Error::Report { name: name.into(), reason };
-        let malformed = |e: serde_json::Error| refused(InvalidReport::Malformed(e.to_string()));
-        let Version { schema } = serde_json::from_str(json).map_err(malformed)?;
-        if schema != SCHEMA {
-            return Err(refused(InvalidReport::Layout { schema, reads: SCHEMA }));
-        }
-        serde_json::from_str(json).map_err(malformed)
-    }
-}
-
-/// Adds up the parts of one run: their names, for messages, and their JSON reports. The figures are
-/// exactly those of one run over all windows.
-///
-/// # Errors
-/// A report that is no part, parts of different runs, a part that is there twice.
-pub fn merge(reports: &[(String, String)]) -> Result<Drift> {
-    let mut merged: Option<(Drift, Part)> = None;
-    for (name, json) in reports {
-        let mut report = Drift::from_json(name, json)?;
-        let refused = |reason| Err(Error::Report { name: name.clone(), reason });
-        let Some(part) = report.part.take() else {
-            return refused(InvalidReport::NotAPart);
-        };
-        let Some((first, sums)) = &mut merged else {
-            merged = Some((report, part));
-            continue;
-        };
-        if first.header != report.header || sums.shard.of != part.shard.of {
-            return refused(InvalidReport::OtherRun { first: reports[0].0.clone() });
-        }
-        let least = |part: &Part| part.windows.iter().map(|window| window.index).min();
-        if least(&part) < least(sums) {
-            // Whatever the order of the parts, the first window's machine is named.
-            first.origin = report.origin;
-        }
-        for window in part.windows {
-            if sums.windows.iter().any(|other| other.index == window.index) {
-                return refused(InvalidReport::Repeated { window: window.index });
-            }
-            sums.windows.push(window);
-        }
-    }
-    let Some((Drift { header, origin, .. }, part)) = merged else {
-        return Err(Error::NoReports);
-    };
-    Ok(Drift::new(header, origin, part.shard, part.windows))
 }

@@ -5,9 +5,9 @@ use super::logits::LogitSums;
 use super::options::{DriftOptions, Progress, Shard};
 use super::origin::Origin;
 use super::positions::Notable;
-use super::result::{Drift, Header};
+use super::result::{Drift, Header, Part};
 use super::sums::WindowSums;
-use super::whole::Whole;
+use super::whole::{Whole, WholeSums};
 use super::window::Window;
 use crate::error::{Error, Result};
 use crate::input::TokenIds;
@@ -23,7 +23,8 @@ use std::thread;
 /// are. Otherwise the blocks alone are compared, each on [`crate::input::gaussian_input`].
 ///
 /// # Errors
-/// A layer that does not exist, an id out of the vocabulary, a tensor that does not fit.
+/// Texts, windows, layers or floor tokens of which there are none; a layer that does not exist, an id
+/// out of the vocabulary, a tensor that does not fit.
 pub fn drift(
     checkpoint: &Checkpoint,
     texts: &[Vec<u32>],
@@ -36,8 +37,8 @@ pub fn drift(
     options.layers.dedup();
     let options = &options;
     let windows = options.windows(checkpoint, texts)?;
-    if options.floor_tokens == 0 {
-        return Err(Error::NoFloorTokens);
+    if options.layers.is_empty() {
+        return Err(Error::NoLayers);
     }
     if !(0..windows.len()).any(|window| options.shard.takes(window)) {
         let Shard { index, of } = options.shard;
@@ -46,9 +47,15 @@ pub fn drift(
     for &layer in &options.layers {
         checkpoint.block(layer)?;
     }
-    let runner = match checkpoint.attention() {
-        Ok(_) => Runner::Whole(Whole::load(checkpoint, options, device)?),
-        Err(_) => Runner::Blocks(Blocks { checkpoint, options, device }),
+    let attention = checkpoint.attention();
+    let floor_tokens = options.floor_tokens;
+    let reach = if attention.is_ok() { Whole::floor_reach(options) } else { usize::MAX };
+    if floor_tokens == 0 || !windows.iter().any(|window| window.scored.start < reach) {
+        return Err(Error::NoFloorTokens { floor_tokens });
+    }
+    let (runner, blocks_only) = match attention {
+        Ok(_) => (Runner::Whole(Whole::load(checkpoint, options, device)?), None),
+        Err(why) => (Runner::Blocks(Blocks { checkpoint, options, device }), Some(why.to_string())),
     };
     let chosen = || windows.iter().enumerate().filter(|(i, _)| options.shard.takes(*i));
     let of = chosen().map(|(_, window)| window.ids.len()).sum();
@@ -71,8 +78,10 @@ pub fn drift(
         }
         Ok::<_, Error>(())
     })?;
-    let header = Header::new(checkpoint, options, device, texts, windows.len())?;
-    Ok(Drift::new(header, Origin::here(), options.shard, sums))
+    let header =
+        Header { blocks_only, ..Header::new(checkpoint, options, device, texts, windows.len())? };
+    let part = Part { shard: options.shard, also: vec![], windows: sums };
+    Ok(Drift::new(header, Origin::here(), part))
 }
 
 /// Compares windows, either in the whole model or block by block.
@@ -90,15 +99,20 @@ impl Runner<'_> {
         progress: impl FnMut(f64),
     ) -> Result<WindowSums> {
         let ids = TokenIds::single(window.ids.clone())?;
-        let (layers, mut logits) = match self {
+        let positions = window.scored.len();
+        let WholeSums { layers, floor_positions, mut logits } = match self {
             Self::Whole(whole) => whole.window(&ids, window, progress)?,
-            Self::Blocks(blocks) => (blocks.window(&ids, progress)?, None),
+            Self::Blocks(blocks) => WholeSums {
+                layers: blocks.window(&ids, progress)?,
+                floor_positions: positions,
+                logits: None,
+            },
         };
         let notable = match &logits {
             Some([pair, ..]) => Notable::of(checkpoint, window, pair),
             None => Notable::default(),
         };
         logits.iter_mut().flatten().for_each(LogitSums::forget_tokens);
-        Ok(WindowSums { index, positions: window.scored.len(), layers, logits, notable })
+        Ok(WindowSums { index, positions, floor_positions, layers, logits, notable })
     }
 }

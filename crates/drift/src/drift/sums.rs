@@ -13,6 +13,8 @@ pub(super) struct WindowSums {
     pub(super) index: usize,
     /// Scored positions.
     pub(super) positions: usize,
+    /// Those of them that the floor is measured on.
+    pub(super) floor_positions: usize,
     /// One for each reported layer.
     pub(super) layers: Vec<LayerSums>,
     /// Of the pair, of the floor, and of the pair's b against the floor's a.

@@ -2,7 +2,7 @@
 
 use super::layers::LayerDrift;
 use super::logits::LogitMetrics;
-use super::metrics::nan_from_null;
+use super::metrics::{NonFinite, nan_from_null};
 use serde::{Deserialize, Serialize};
 
 /// How a drift compares with its floor, and the figures that decided.
@@ -18,6 +18,10 @@ pub struct Verdict {
     pub tokens: usize,
     /// The figures that the ratio compares.
     pub basis: Basis,
+    /// Which sides of the pair have values that are not finite.
+    pub nonfinite: NonFinite,
+    /// Which sides of the floor's pair have any.
+    pub floor_nonfinite: NonFinite,
 }
 
 /// The figures that a verdict rests on.
@@ -72,20 +76,24 @@ pub enum Size {
     AboveFloor,
     /// Ratio of 10 or more.
     FarAboveFloor,
-    /// A side is not finite.
+    /// The drift is not a number: values of a side are not finite.
     NotFinite,
+    /// The drift is one, but its floor is not: there is nothing to compare it with.
+    FloorNotFinite,
+}
+
+/// The drift over its floor; 0 where nothing drifts.
+fn ratio(drift: f64, floor: f64) -> f64 {
+    if drift == 0.0 { 0.0 } else { drift / floor }
 }
 
 impl Size {
     /// The class of a drift beside its floor: two figures of one kind, of which larger is farther.
     pub fn of(drift: f64, floor: f64) -> Self {
-        Self::of_ratio(if drift == 0.0 { 0.0 } else { drift / floor })
-    }
-
-    fn of_ratio(ratio: f64) -> Self {
-        match ratio {
-            _ if ratio.is_nan() => Self::NotFinite,
-            0.0 => Self::None,
+        match ratio(drift, floor) {
+            _ if drift.is_nan() => Self::NotFinite,
+            0.0 if drift == 0.0 => Self::None,
+            _ if !floor.is_finite() => Self::FloorNotFinite,
             ..0.1 => Self::FarBelowFloor,
             ..1.0 => Self::BelowFloor,
             ..10.0 => Self::AboveFloor,
@@ -98,17 +106,21 @@ impl Verdict {
     /// Verdicts on fewer scored positions than this say so: their figures may well be chance.
     pub const FEW_TOKENS: usize = 100;
 
-    /// The verdict on a run, `finite` saying whether all that was computed is.
+    /// The verdict on a run; the last two say which sides of the pair and of the floor's have values
+    /// that are not finite.
     pub(super) fn new(
         tokens: usize,
         layers: &[LayerDrift],
         logits: Option<(LogitMetrics, LogitMetrics)>,
-        finite: bool,
+        [nonfinite, floor_nonfinite]: [NonFinite; 2],
     ) -> Self {
         let basis = Basis::new(layers, logits);
-        let ratio = basis.ratio();
-        let size = if finite { Size::of_ratio(ratio) } else { Size::NotFinite };
-        Self { size, ratio, tokens, basis }
+        let (drift, floor) = basis.pair();
+        let size = match Size::of(drift, floor) {
+            _ if nonfinite.any() => Size::NotFinite,
+            size => size,
+        };
+        Self { size, ratio: ratio(drift, floor), tokens, basis, nonfinite, floor_nonfinite }
     }
 }
 
@@ -130,14 +142,14 @@ impl Basis {
         Self::BlockOutput { layer, rel_l2, floor_rel_l2 }
     }
 
-    fn ratio(&self) -> f64 {
-        let (drift, floor) = match *self {
+    /// The drift's figure and the floor's.
+    fn pair(&self) -> (f64, f64) {
+        match *self {
             Self::Logits { kl_mean_nats, floor_kl_mean_nats, .. } => {
                 (kl_mean_nats, floor_kl_mean_nats)
             }
             Self::BlockOutput { rel_l2, floor_rel_l2, .. } => (rel_l2, floor_rel_l2),
-        };
-        if drift == 0.0 { 0.0 } else { drift / floor }
+        }
     }
 }
 
@@ -156,9 +168,22 @@ mod tests {
             (10.0, 1.0, Size::FarAboveFloor),
             (1.0, 0.0, Size::FarAboveFloor),
             (f64::NAN, 1.0, Size::NotFinite),
+            (f64::NAN, f64::NAN, Size::NotFinite),
+            (1.0, f64::NAN, Size::FloorNotFinite),
+            (1.0, f64::INFINITY, Size::FloorNotFinite),
+            (0.0, f64::NAN, Size::None),
         ] {
-            let basis = Basis::BlockOutput { layer: 0, rel_l2: drift, floor_rel_l2: floor };
-            assert_eq!(Size::of_ratio(basis.ratio()), size, "{drift} {floor}");
+            assert_eq!(Size::of(drift, floor), size, "{drift} {floor}");
         }
+    }
+
+    /// A side that is not finite decides, and a floor that is not leaves the drift as it is.
+    #[test]
+    fn what_is_not_finite() {
+        let [none, a] = [false, true].map(|a| NonFinite { a, b: false });
+        let size = |nonfinite| Verdict::new(1, &[], None, nonfinite).size;
+        assert_eq!(size([none, none]), Size::None);
+        assert_eq!(size([a, none]), Size::NotFinite);
+        assert_eq!(size([none, a]), Size::None);
     }
 }

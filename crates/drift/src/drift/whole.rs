@@ -5,7 +5,7 @@ use super::layers::{LayerSums, Places};
 use super::lockstep::Lockstep;
 use super::logits::LogitSums;
 use super::options::DriftOptions;
-use super::side::distinct;
+use super::side::{Side, Sides, distinct};
 use super::window::Window;
 use crate::error::Result;
 use crate::input::TokenIds;
@@ -20,6 +20,15 @@ pub(super) struct Whole<'a> {
     heads: Vec<Option<Head>>,
     options: &'a DriftOptions,
     device: &'a Device,
+}
+
+/// What a window adds up to.
+pub(super) struct WholeSums {
+    pub(super) layers: Vec<LayerSums>,
+    /// Scored positions that the floor is measured on.
+    pub(super) floor_positions: usize,
+    /// Of the pair, of the floor, and of the pair's b against the floor's a.
+    pub(super) logits: Option<[LogitSums; 3]>,
 }
 
 impl<'a> Whole<'a> {
@@ -41,14 +50,13 @@ impl<'a> Whole<'a> {
         self.heads.iter().any(Option::is_some)
     }
 
-    /// The sums of the layers that are reported, and, unless it is an encoder, of the logits: of
-    /// the pair, of the floor, and of the pair's b against the floor's a.
+    /// Adds up the layers that are reported, and, unless it is an encoder, the logits.
     pub(super) fn window(
         &self,
         ids: &TokenIds,
         window: &Window,
         mut progress: impl FnMut(f64),
-    ) -> Result<(Vec<LayerSums>, Option<[LogitSums; 3]>)> {
+    ) -> Result<WholeSums> {
         let mut layers: Vec<LayerSums> = vec![];
         let lengths: Vec<_> = (0..self.heads.len()).map(|side| self.length(side, ids)).collect();
         let hidden =
@@ -68,6 +76,9 @@ impl<'a> Whole<'a> {
                 progress(0.5 * done / self.lockstep.layers() as f64);
                 Ok(())
             })?;
+        let floor = [self.places.floor.0, self.places.floor.1].map(|side| hidden[side].dims()[1]);
+        let end = window.scored.end.min(floor[0]).min(floor[1]);
+        let floor_positions = end.saturating_sub(window.scored.start);
         let mut sides = vec![];
         for (head, hidden) in self.heads.iter().zip(&hidden) {
             let end = window.scored.end.min(hidden.dim(1)?);
@@ -76,12 +87,21 @@ impl<'a> Whole<'a> {
             sides.extend(head.as_ref().map(|head| (head, scored)));
         }
         if sides.is_empty() {
-            return Ok((layers, None));
+            return Ok(WholeSums { layers, floor_positions, logits: None });
         }
         let Places { drift, floor } = self.places;
         let pairs = [drift, floor, (floor.0, drift.1)];
         let logits = compare_heads(&sides, &pairs, window, |f| progress(0.5 + 0.5 * f))?;
-        Ok((layers, Some(logits)))
+        Ok(WholeSums { layers, floor_positions, logits: Some(logits) })
+    }
+
+    /// How many of a window's first tokens the floor is measured on: all, where its sides run along
+    /// with the pair's.
+    pub(super) fn floor_reach(options: &DriftOptions) -> usize {
+        let Sides { a, b } = options.sides;
+        let along = |side: Side| side.dtype == a.dtype || side.dtype == b.dtype;
+        let Sides { a: wide, b: narrow } = options.floor_sides;
+        if along(wide) && along(narrow) { usize::MAX } else { options.floor_tokens }
     }
 
     /// How many of a window's tokens a side runs on.

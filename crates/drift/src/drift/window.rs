@@ -1,6 +1,8 @@
 //! Texts of any length, in windows that a model reads at once.
 
 use crate::error::{Error, Result};
+use gemma_mlp::checkpoint::{Remark, RemarkKind};
+use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
 /// What a model reads at once, and which of its positions count.
@@ -21,13 +23,30 @@ impl Window {
     }
 }
 
-/// How texts are cut: into windows of at least two tokens, at a stride from 1 to the window.
+/// How texts are cut into windows, and which of their positions count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Windowing {
-    /// The longest window, in tokens.
+    /// The longest window, in tokens: at least 2, or 3 with [`Score::SecondHalf`].
     pub window: usize,
-    /// By how many tokens one window ends behind the one before it.
+    /// By how many tokens one window ends behind the one before it: from 1 to the window, or just
+    /// the window with [`Score::SecondHalf`].
     pub stride: usize,
+    /// Which positions count.
+    pub score: Score,
+}
+
+/// Which positions of a text count in the figures.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum Score {
+    /// All of them, each in the first window that has it.
+    #[default]
+    All,
+    /// Those that llama.cpp's `perplexity` counts: of each window of n tokens the positions from n/2
+    /// to n − 2. Windows do not overlap, BOS stands in place of each one's first token, and what is
+    /// left of a text behind its last whole window is dropped.
+    SecondHalf,
 }
 
 impl Windowing {
@@ -37,11 +56,52 @@ impl Windowing {
     /// A text that begins with `bos` has it in front of each of its windows: Gemma computes
     /// nonsense without.
     pub(super) fn cut(self, texts: &[Vec<u32>], bos: u32) -> Result<Vec<Window>> {
-        let Self { window, stride } = self;
-        if window < 2 || stride == 0 || stride > window {
-            return Err(Error::InvalidWindow { window, stride });
+        let Self { window, stride, score } = self;
+        match score {
+            Score::All if window < 2 || stride == 0 || stride > window => {
+                Err(Error::InvalidWindow { window, stride })
+            }
+            Score::All => Ok(texts.iter().flat_map(|text| self.cut_one(text, bos)).collect()),
+            Score::SecondHalf if window < 3 || stride != window => {
+                Err(Error::InvalidHalves { window, stride })
+            }
+            Score::SecondHalf => {
+                let chunks = texts.iter().flat_map(|text| self.chunks(text, bos));
+                let windows: Vec<_> = chunks.collect();
+                if windows.is_empty() { Err(Error::NoWholeWindow { window }) } else { Ok(windows) }
+            }
         }
-        Ok(texts.iter().flat_map(|text| self.cut_one(text, bos)).collect())
+    }
+
+    /// Whole windows of a text, as llama.cpp's `perplexity` cuts and scores them.
+    fn chunks(self, text: &[u32], bos: u32) -> impl Iterator<Item = Window> {
+        let begins_with_bos = text.first() == Some(&bos);
+        text.chunks_exact(self.window).map(move |chunk| {
+            let mut ids = chunk.to_vec();
+            if begins_with_bos {
+                ids[0] = bos;
+            }
+            Window { ids, scored: self.window / 2..self.window - 1, next: None }
+        })
+    }
+
+    /// What of the texts is in no window.
+    pub(super) fn remarks(self, texts: &[Vec<u32>]) -> Vec<Remark> {
+        let dropped = |(index, text): (usize, &Vec<u32>)| {
+            let tokens = text.len() % self.window;
+            (tokens > 0).then(|| {
+                let of = if texts.len() > 1 { format!(" of text {index}") } else { String::new() };
+                let text = format!(
+                    "the last {tokens} tokens{of} make no whole window of {} and are left out, as llama.cpp does",
+                    self.window
+                );
+                Remark::note(RemarkKind::Text, text)
+            })
+        };
+        match self.score {
+            Score::All => vec![],
+            Score::SecondHalf => texts.iter().enumerate().filter_map(dropped).collect(),
+        }
     }
 
     fn cut_one(self, text: &[u32], bos: u32) -> Vec<Window> {
@@ -72,7 +132,7 @@ mod tests {
     use super::*;
 
     fn cut(text: &[u32], window: usize, stride: usize) -> Vec<Window> {
-        Windowing { window, stride }.cut(&[text.to_vec()], 2).unwrap()
+        Windowing { window, stride, score: Score::All }.cut(&[text.to_vec()], 2).unwrap()
     }
 
     #[test]
@@ -125,8 +185,47 @@ mod tests {
 
     #[test]
     fn impossible_windows() {
+        let cut = |window, stride, score| Windowing { window, stride, score }.cut(&[vec![1; 9]], 2);
         for (window, stride) in [(1, 1), (0, 0), (4, 0), (4, 5)] {
-            assert!(Windowing { window, stride }.cut(&[vec![1]], 2).is_err());
+            assert!(cut(window, stride, Score::All).is_err());
+        }
+        for (window, stride) in [(0, 0), (1, 1), (2, 2), (4, 0), (4, 2), (4, 5)] {
+            let error = cut(window, stride, Score::SecondHalf);
+            assert!(matches!(error, Err(Error::InvalidHalves { .. })), "{window} {stride}");
+        }
+        for window in [10, usize::MAX] {
+            let error = cut(window, window, Score::SecondHalf);
+            assert!(matches!(error, Err(Error::NoWholeWindow { .. })));
+        }
+    }
+
+    /// llama.cpp's loop, `for i in 0..tokens/n: for j in n/2..n-1: score(tokens[i*n + j + 1])`, in
+    /// each window behind BOS.
+    #[test]
+    fn second_halves_are_those_of_llama_cpp() {
+        for n in 3..=9 {
+            for len in n..40 {
+                for first in [2, 9] {
+                    let text: Vec<u32> = std::iter::once(first).chain(10..).take(len).collect();
+                    let windowing = Windowing { window: n, stride: n, score: Score::SecondHalf };
+                    let windows = windowing.cut(std::slice::from_ref(&text), 2).unwrap();
+                    assert_eq!(windows.len(), len / n);
+                    for (i, window) in windows.iter().enumerate() {
+                        let mut read = text[i * n..(i + 1) * n].to_vec();
+                        let right: Vec<_> = (n / 2..n - 1).map(|j| Some(read[j + 1])).collect();
+                        if first == 2 {
+                            read[0] = 2;
+                        }
+                        assert_eq!(window.ids, read);
+                        assert_eq!(window.labels().collect::<Vec<_>>(), right);
+                    }
+                    let remarks = windowing.remarks(&[text]);
+                    assert_eq!(remarks.len(), usize::from(len % n > 0));
+                    if let [remark] = &remarks[..] {
+                        assert!(remark.text.contains(&format!("last {} tokens", len % n)));
+                    }
+                }
+            }
         }
     }
 }

@@ -51,7 +51,7 @@ const TOP: usize = 5;
 /// `progress` is called after each block with how many are done.
 ///
 /// # Errors
-/// An id out of the vocabulary, a tensor that is missing or does not fit.
+/// No layers to report, an id out of the vocabulary, a tensor that is missing or does not fit.
 pub fn forward(
     checkpoint: &Checkpoint,
     ids: &TokenIds,
@@ -59,10 +59,14 @@ pub fn forward(
     device: &Device,
     progress: impl FnMut(usize),
 ) -> Result<Forward> {
+    if options.layers.is_empty() {
+        return Err(crate::Error::NoLayers);
+    }
     let (mut tensors, mut top) = (vec![], vec![]);
     let mut recorder =
         Recorder { checkpoint, options, layers: vec![], kept: vec![], done: 0, progress };
-    if checkpoint.attention().is_ok() {
+    let blocks_only = checkpoint.attention().err().map(|why| why.to_string());
+    if blocks_only.is_none() {
         ids.check(checkpoint.config().stacks[0].vocab_size)?;
         let mut gemma = Gemma::load(checkpoint, device, options.dtype)?;
         if let Some(activation) = options.activation {
@@ -87,6 +91,7 @@ pub fn forward(
             tokens: ids.seq_len(),
             batch: ids.batch(),
             dtype: options.dtype.as_str(),
+            blocks_only,
             remarks: remarks(checkpoint, options)?,
             layers: recorder.layers,
             top,

@@ -23,6 +23,8 @@ pub struct ForwardSummary {
     pub batch: usize,
     /// The dtype that was computed in.
     pub dtype: &'static str,
+    /// Why the whole model does not run, and its blocks did alone, on noise; null where it runs.
+    pub blocks_only: Option<String>,
     /// The blocks that were asked for.
     pub layers: Vec<BlockSummary>,
     /// For each text, the likeliest tokens to follow it, likeliest first; empty where the whole

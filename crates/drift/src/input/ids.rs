@@ -39,10 +39,7 @@ impl TokenIds {
     /// # Errors
     /// The first one that is not.
     pub fn check(&self, vocab_size: usize) -> Result<()> {
-        match self.ids.iter().find(|&&id| id as usize >= vocab_size) {
-            Some(&id) => Err(Error::OutOfVocabulary { id, vocab_size }),
-            None => Ok(()),
-        }
+        check_ids(&self.ids, vocab_size)
     }
 
     /// The ids on a device: `[batch, seq]`, as u32.
@@ -69,25 +66,11 @@ impl TokenIds {
     }
 }
 
-/// Reads a JSON array of ids, or an array of such arrays: one text or several.
-///
-/// # Errors
-/// Anything else; the sentence says what was expected.
-pub fn parse_ids(json: &str) -> Result<Vec<Vec<u32>>> {
-    #[derive(serde::Deserialize)]
-    #[serde(untagged)]
-    enum Ids {
-        One(Vec<u32>),
-        Many(Vec<Vec<u32>>),
-    }
-    let texts = match serde_json::from_str(json) {
-        Ok(Ids::One(ids)) => vec![ids],
-        Ok(Ids::Many(texts)) => texts,
-        Err(_) => return Err(Error::InvalidIds),
-    };
-    match texts.iter().all(|ids| !ids.is_empty()) && !texts.is_empty() {
-        true => Ok(texts),
-        false => Err(Error::NoIds),
+/// Checks that ids are all words of a vocabulary.
+pub(crate) fn check_ids(ids: &[u32], vocab_size: usize) -> Result<()> {
+    match ids.iter().find(|&&id| id as usize >= vocab_size) {
+        Some(&id) => Err(Error::OutOfVocabulary { id, vocab_size }),
+        None => Ok(()),
     }
 }
 
@@ -96,12 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_are_one_text_or_several() {
-        assert_eq!(parse_ids("[2, 5, 9]").unwrap(), [[2, 5, 9]]);
-        assert_eq!(parse_ids("[[2, 5], [9]]").unwrap(), [vec![2, 5], vec![9]]);
-        for json in ["", "[]", "[[]]", "[[1], []]", "[-1]", "[1.5]", "{}", "[4294967296]"] {
-            assert!(parse_ids(json).is_err(), "{json}");
-        }
+    fn batches() {
         let ids = TokenIds::batched(vec![vec![2, 5], vec![9, 1]]).unwrap();
         assert_eq!((ids.batch(), ids.seq_len(), ids.as_slice()), (2, 2, &[2, 5, 9, 1][..]));
         assert!(TokenIds::batched(vec![vec![1], vec![1, 2]]).is_err());

@@ -2,6 +2,10 @@
 
 mod gaussian;
 mod ids;
+mod json;
 
 pub use gaussian::{InputKind, gaussian_input};
-pub use ids::{TokenIds, parse_ids};
+pub use ids::TokenIds;
+pub use json::parse_ids;
+
+pub(crate) use ids::check_ids;

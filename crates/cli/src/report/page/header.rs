@@ -1,10 +1,10 @@
 //! What stands above and below the sections of a page.
 
 use super::html::{badge, figures};
-use crate::report::number::{grouped, pretty};
+use crate::report::number::{grouped, measured, percent, pretty};
 use crate::report::run::Run;
 use crate::report::verdict::{NAT, NOISE_FLOOR, Words};
-use gemma_mlp_drift::drift::Drift;
+use gemma_mlp_drift::drift::{Drift, Score};
 use maud::{Markup, html};
 
 pub(super) struct Header {
@@ -48,13 +48,23 @@ fn single(drift: &Drift) -> Header {
     };
     let footer = html! {
         p {
-            "Relative L2 is ‖b − a‖/‖a‖. KL, Δp and perplexity are those of llama.cpp's --kl-divergence, \
-             summed in f64. The rule of the verdict is the ratio of drift to noise floor, of the mean KL \
+            "Relative L2 is ‖b − a‖/‖a‖. KL, Δp and perplexity are defined as in llama.cpp's --kl-divergence, \
+             and summed in f64; " (scored(header.score)) ". The rule of the verdict is the ratio of drift to noise floor, of the mean KL \
              divergence; docs/drift.md has every definition."
         }
         p { "Made by gemma-mlp " (header.version) ". This page loads nothing from the network." }
     };
     Header { title: format!("Drift: {headline}"), top, footer }
+}
+
+/// Which positions count, and that llama.cpp's are others or the same.
+fn scored(score: Score) -> &'static str {
+    match score {
+        Score::All => {
+            "all positions are scored, where llama.cpp scores the second half of each chunk"
+        }
+        Score::SecondHalf => "as there, the second half of each chunk is scored",
+    }
 }
 
 fn side_by_side(runs: &[Run]) -> Header {
@@ -71,27 +81,32 @@ fn side_by_side(runs: &[Run]) -> Header {
 
 fn key_figures(drift: &Drift) -> Vec<[String; 3]> {
     let mut all = vec![];
+    let digits = |x: f64| format!("{x:.4}");
     if let (Some(own), Some(floor)) = (&drift.logits, &drift.floor.logits) {
         let ratio = own.kl_mean_nats / floor.kl_mean_nats;
         all.push([
             "Mean KL divergence, nats".into(),
-            pretty(own.kl_mean_nats),
-            format!("noise floor {}, ratio {}", pretty(floor.kl_mean_nats), pretty(ratio)),
+            measured(own.kl_mean_nats, pretty),
+            format!(
+                "noise floor {}, ratio {}",
+                measured(floor.kl_mean_nats, pretty),
+                measured(ratio, pretty)
+            ),
         ]);
         all.push([
             "Same likeliest token".into(),
-            format!("{:.2} %", 100.0 * own.top1_agreement),
+            percent(own.top1_agreement),
             format!(
-                "{} of {} change; noise floor {:.2} %",
+                "{} of {} change; noise floor {}",
                 drift.flip_count,
                 grouped(drift.tokens as u64),
-                100.0 * floor.top1_agreement
+                percent(floor.top1_agreement)
             ),
         ]);
         all.push([
             "Perplexity of b".into(),
-            format!("{:.4}", own.ppl_b),
-            format!("of a {:.4}; ± {:.4}", own.ppl_a, own.ppl_a_se),
+            measured(own.ppl_b, digits),
+            format!("of a {}; ± {}", measured(own.ppl_a, digits), measured(own.ppl_a_se, digits)),
         ]);
     }
     let output =

@@ -15,7 +15,9 @@ impl LogitMetrics {
     ///
     /// `labels` are the right tokens: for each position the one that follows it in the text, `None`
     /// where none does. Perplexities and [`rms_dp`](Self::rms_dp) are of the positions that have
-    /// one; without any they are NaN. So is what logits that are not finite take part in.
+    /// one; without any they are NaN. So is what logits that are not finite take part in;
+    /// [`nonfinite_positions`](Self::nonfinite_positions) says where they do, and the agreements leave
+    /// such positions out.
     ///
     /// ```
     /// use candle_core::{Device, Tensor};

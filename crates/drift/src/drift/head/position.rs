@@ -113,11 +113,21 @@ impl Position {
         let (a, b) = (&self.sides[a].softmax, &self.sides[b].softmax);
         let log_ratio = (a.max - b.max) + (a.sum / b.sum).ln();
         let kl = self.pairs[pair].cross / a.sum - log_ratio;
-        if kl < 0.0 { 0.0 } else { kl }
+        match kl {
+            _ if kl.is_nan() => f64::NAN, // of one sign, by which it is sorted
+            ..0.0 => 0.0,
+            kl => kl,
+        }
     }
 }
 
 impl PositionSide {
+    /// The likeliest token; none where logits are not finite.
+    fn likeliest(&self) -> Option<u32> {
+        // A logit that is NaN or infinite makes the sum NaN, one that is -∞ does not.
+        (!self.softmax.sum.is_nan()).then_some(self.top[0].1)
+    }
+
     /// Adds a piece.
     #[inline(always)]
     fn add(&mut self, logits: &[f64], exps: &mut [f64], start: usize) {
@@ -201,7 +211,7 @@ pub(super) fn sums(positions: &[Position], places: (usize, usize), pair: usize) 
         let (a, b) = (&position.sides[places.0], &position.sides[places.1]);
         sums.logits.merge(&position.pairs[pair].logits);
         sums.kl_nats.push(position.kl(places, pair));
-        sums.top1.push(a.top[0].1 == b.top[0].1);
+        sums.top1.push(a.likeliest().zip(b.likeliest()).map(|(a, b)| a == b));
         sums.tops.push([a.top[0].1, b.top[0].1]);
         sums.margins.push([a, b].map(|side| side.top[0].0 - side.top[1].0));
         let common = |&&(_, id): &&(f64, u32)| b.top.iter().any(|top| top.1 == id);

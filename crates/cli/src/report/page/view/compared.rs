@@ -6,7 +6,7 @@ use crate::report::number::grouped;
 use crate::report::page::html::facts;
 use crate::report::run::Run;
 use crate::report::verdict::NOISE_FLOOR;
-use gemma_mlp_drift::drift::{Drift, EXCERPT};
+use gemma_mlp_drift::drift::{Drift, EXCERPT, Score};
 
 pub(super) fn section(runs: &[Run]) -> Option<Section> {
     let drift = single(runs)?;
@@ -53,6 +53,13 @@ fn all(drift: &Drift) -> Vec<(&'static str, String)> {
         ),
         ("Text", format!("{texts}, {} tokens{windows}", grouped(drift.tokens as u64))),
     ];
+    if header.score == Score::SecondHalf {
+        let half = "the second half of each window, as llama.cpp scores it";
+        all.push(("Scored", half.into()));
+    }
+    if let Some(why) = &header.blocks_only {
+        all.push(("Blocks only", format!("each on Gaussian noise; {why}")));
+    }
     if let Some(excerpt) = &header.excerpt {
         let (name, more) =
             if drift.tokens > EXCERPT { ("It begins", "…") } else { ("It reads", "") };

@@ -2,7 +2,7 @@
 
 use super::{Content, Section, single};
 use crate::report::chart::{Axis, Chart, Colour, Mark, Series};
-use crate::report::number::precise;
+use crate::report::number::{percent, precise};
 use crate::report::page::plot::{Plot, strings};
 use crate::report::run::Run;
 use gemma_mlp_drift::drift::{Drift, Ranked};
@@ -52,7 +52,7 @@ fn plot(drift: &Drift) -> Option<Plot> {
             r.difference.to_string(),
             precise(r.kl_mean_nats),
             precise(r.kl_max_nats),
-            format!("{:.2} %", 100.0 * r.top1_agreement),
+            percent(r.top1_agreement),
             precise(r.ppl),
             r.source.to_string(),
         ]
