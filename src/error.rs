@@ -2,6 +2,7 @@
 
 use candle_core::DType;
 use std::convert::Infallible;
+use std::fmt::{self, Write};
 use std::path::PathBuf;
 
 /// A [`std::result::Result`] with this crate's [`Error`].
@@ -9,7 +10,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 /// A name that is no activation we know. Its message lists the accepted names.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown activation '{name}'; accepted: {}", accepted.join(", "))]
+#[error("unknown activation '{}'; accepted: {}", Line(name), accepted.join(", "))]
 pub struct UnknownActivation {
     name: String,
     accepted: Vec<&'static str>,
@@ -295,7 +296,7 @@ fn bracketed(message: &str) -> String {
 #[non_exhaustive]
 pub enum Error {
     /// A file or directory could not be read or written.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}", Line(path.display()))]
     Io {
         /// Which one.
         path: PathBuf,
@@ -303,7 +304,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A checkpoint directory lacks a file.
-    #[error("{}: no such file; {remedy}", path.display())]
+    #[error("{}: no such file; {}", Line(path.display()), Line(remedy))]
     MissingFile {
         /// The file.
         path: PathBuf,
@@ -311,7 +312,7 @@ pub enum Error {
         remedy: String,
     },
     /// What should be a checkpoint's directory is a file.
-    #[error("{}: not a directory: {remedy}", path.display())]
+    #[error("{}: not a directory: {}", Line(path.display()), Line(remedy))]
     NotADirectory {
         /// What was passed.
         path: PathBuf,
@@ -319,25 +320,25 @@ pub enum Error {
         remedy: String,
     },
     /// A file is only what Git leaves in its place.
-    #[error("{}: a Git LFS pointer in place of the file; fetch the file itself (git lfs pull), or download it", path.display())]
+    #[error("{}: a Git LFS pointer in place of the file; fetch the file itself (git lfs pull), or download it", Line(path.display()))]
     GitLfs {
         /// The file.
         path: PathBuf,
     },
     /// What should be a file is a directory, a pipe or a device.
-    #[error("{}: not a file, but a directory, a pipe or a device; put the file itself there", path.display())]
+    #[error("{}: not a file, but a directory, a pipe or a device; put the file itself there", Line(path.display()))]
     NotAFile {
         /// What it is called.
         path: PathBuf,
     },
     /// A file of weights was written to, or cut short, after its header had been checked.
-    #[error("{}: changed since it was opened; open the checkpoint again", path.display())]
+    #[error("{}: changed since it was opened; open the checkpoint again", Line(path.display()))]
     Changed {
         /// The file.
         path: PathBuf,
     },
     /// A JSON file (config, index, ids) is malformed or contradicts itself.
-    #[error("{}: {reason}", path.display())]
+    #[error("{}: {}", Line(path.display()), Line(reason))]
     Json {
         /// The file.
         path: PathBuf,
@@ -345,7 +346,7 @@ pub enum Error {
         reason: String,
     },
     /// A config names a model whose MLP is not the plain gated block, or no Gemma at all.
-    #[error("{}: {reason}", path.display())]
+    #[error("{}: {}", Line(path.display()), Line(reason))]
     UnsupportedModel {
         /// The config.
         path: PathBuf,
@@ -353,7 +354,7 @@ pub enum Error {
         reason: String,
     },
     /// A config, or the user, names an activation that we do not know.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}", Line(path.display()))]
     Activation {
         /// The config.
         path: PathBuf,
@@ -361,7 +362,7 @@ pub enum Error {
         source: UnknownActivation,
     },
     /// A safetensors file is truncated, or its header is invalid.
-    #[error("{}: not a valid safetensors file ({reason}); download or export it again", path.display())]
+    #[error("{}: not a valid safetensors file ({}); download or export it again", Line(path.display()), Line(reason))]
     Safetensors {
         /// The file.
         path: PathBuf,
@@ -369,7 +370,7 @@ pub enum Error {
         reason: String,
     },
     /// No file of the checkpoint has the tensor.
-    #[error("{}: no tensor '{tensor}'; {remedy}", path.display())]
+    #[error("{}: no tensor '{}'; {}", Line(path.display()), Line(tensor), Line(remedy))]
     MissingTensor {
         /// The checkpoint.
         path: PathBuf,
@@ -379,7 +380,7 @@ pub enum Error {
         remedy: String,
     },
     /// A tensor has another shape than the config says.
-    #[error("{}: tensor '{tensor}' has shape {found:?}, the config asks for {expected:?}", path.display())]
+    #[error("{}: tensor '{}' has shape {found:?}, the config asks for {expected:?}", Line(path.display()), Line(tensor))]
     Shape {
         /// The safetensors file.
         path: PathBuf,
@@ -391,7 +392,7 @@ pub enum Error {
         expected: Vec<usize>,
     },
     /// A weight is stored as integers or in a packed type.
-    #[error("{}: tensor '{tensor}' is {dtype}; weights must be F64, F32, BF16 or F16: dequantise the checkpoint first", path.display())]
+    #[error("{}: tensor '{}' is {}; weights must be F64, F32, BF16 or F16: dequantise the checkpoint first", Line(path.display()), Line(tensor), Line(dtype))]
     WeightDType {
         /// The safetensors file.
         path: PathBuf,
@@ -401,7 +402,7 @@ pub enum Error {
         dtype: String,
     },
     /// The tokenizer is unreadable or failed on the text.
-    #[error("{}: {reason}", path.display())]
+    #[error("{}: {}", Line(path.display()), Line(reason))]
     Tokenizer {
         /// The tokenizer file.
         path: PathBuf,
@@ -420,7 +421,7 @@ pub enum Error {
     #[error(transparent)]
     InvalidLayer(#[from] InvalidLayer),
     /// The text has no tokens, ids are out of the vocabulary, a layer does not exist.
-    #[error("{0}")]
+    #[error("{}", Line(.0))]
     Input(String),
     /// candle failed at an operation: out of memory, a device error, or a defect of ours.
     #[error("{}", first_line(.0))]
@@ -448,6 +449,25 @@ impl Error {
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { path, source }
+    }
+}
+
+/// Text out of files, in one line: what would break or steer it is shown as an escape.
+#[derive(Debug)]
+pub struct Line<T>(pub T);
+
+impl<T: fmt::Display> fmt::Display for Line<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        struct Escaped<'a, 'b>(&'a mut fmt::Formatter<'b>);
+        impl fmt::Write for Escaped<'_, '_> {
+            fn write_str(&mut self, text: &str) -> fmt::Result {
+                text.chars().try_for_each(|c| match c.is_control() {
+                    true => write!(self.0, "{}", c.escape_default()),
+                    false => self.0.write_char(c),
+                })
+            }
+        }
+        write!(Escaped(f), "{}", self.0)
     }
 }
 

@@ -4,6 +4,7 @@
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 
+pub use crate::error::Line;
 pub use crate::kernels::activation::{activate_by_candle, activation_truth};
 pub use crate::kernels::exp::{exp, vectorized};
 pub use crate::kernels::linear::rows::Rows;

@@ -304,6 +304,19 @@ fn a_byte_order_mark_is_not_part_of_a_config() {
     refused(Checkpoint::open(dir.path()), &["config.json", "not a JSON file"]);
 }
 
+/// Names out of files do not break a line, nor steer a terminal.
+#[test]
+fn messages_are_one_line() {
+    let mut config = gemma3_config();
+    let mut specs = gemma3_specs("model.");
+    specs.push(Spec::f32("a\n\u{1b}[2Jb", &[1]));
+    told(&opened(&config, &specs), "a\\n\\u{1b}[2Jb");
+    config["hidden_activation"] = "gelu\nnew".into();
+    refused(Checkpoint::open(directory(&config, &specs).path()), &["gelu\\nnew"]);
+    config["model_type"] = "gem\tma\r".into();
+    refused(Checkpoint::open(directory(&config, &specs).path()), &["gem\\tma\\r"]);
+}
+
 #[test]
 fn end_tokens_of_generation_config() {
     let dir = directory(&gemma3_config(), &gemma3_specs("model."));

@@ -1,5 +1,6 @@
 //! What a user should know before trusting a figure: what was not used, guessed or is odd.
 
+use crate::error::Line;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -43,13 +44,13 @@ pub enum Level {
 
 impl Remark {
     /// A remark of level [`Level::Note`].
-    pub fn note(kind: RemarkKind, text: impl Into<String>) -> Self {
-        Self { kind, level: Level::Note, text: text.into() }
+    pub fn note(kind: RemarkKind, text: impl fmt::Display) -> Self {
+        Self { kind, level: Level::Note, text: Line(text).to_string() }
     }
 
     /// A remark of level [`Level::Warning`].
-    pub fn warning(kind: RemarkKind, text: impl Into<String>) -> Self {
-        Self { kind, level: Level::Warning, text: text.into() }
+    pub fn warning(kind: RemarkKind, text: impl fmt::Display) -> Self {
+        Self { kind, level: Level::Warning, text: Line(text).to_string() }
     }
 
     /// Whether it is a warning.

@@ -2,6 +2,7 @@
 //! culprit.
 
 use candle_core::{DType, Shape};
+use gemma_mlp::internal::Line;
 
 /// A [`std::result::Result`] with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -30,7 +31,7 @@ pub enum Error {
         index: usize,
     },
     /// JSON that is not token ids: what is wrong, and where.
-    #[error("not token ids, as in [2, 818, 63937]: {0}")]
+    #[error("not token ids, as in [2, 818, 63937]: {}", Line(.0))]
     InvalidIds(String),
     /// Texts of different lengths in one batch.
     #[error(
@@ -123,7 +124,7 @@ pub enum Error {
     #[error("{} has no GELU", .0.as_str())]
     NoGelu(DType),
     /// A saved report that cannot be used.
-    #[error("{name}: {reason}")]
+    #[error("{}: {reason}", Line(name))]
     Report {
         /// The report, as a file is called.
         name: String,
@@ -157,7 +158,7 @@ pub enum Error {
 #[non_exhaustive]
 pub enum InvalidReport {
     /// No JSON, or none of a drift.
-    #[error("not a report of a drift run: {0}")]
+    #[error("not a report of a drift run: {}", Line(.0))]
     Malformed(String),
     /// Another version's layout.
     #[error("its layout is version {schema}, this program reads version {reads}; run drift again")]
