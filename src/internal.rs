@@ -1,6 +1,7 @@
 //! What the crates of this workspace share beyond the library's interface. It changes without notice.
 #![allow(missing_docs)]
 
+pub use crate::checkpoint::tokenizer::guard::is_guarded;
 pub use crate::kernels::activation::{activate_by_candle, activation_truth};
 pub use crate::kernels::exp::{exp, vectorized};
 pub use crate::kernels::linear::rows::Rows;

@@ -51,6 +51,8 @@ pub struct Stack {
     pub mlp_bias: bool,
     /// Rows of the embedding.
     pub vocab_size: usize,
+    /// The longest text that it was made for, in tokens, if the file says so.
+    pub max_position_embeddings: Option<usize>,
     /// Whether the head is the embedding, and why; bidirectional encoders have none.
     pub tied_head: Resolved<bool>,
     /// `cap·tanh(logits/cap)` on the logits (Gemma 2, VaultGemma).
@@ -176,6 +178,7 @@ fn stack(
         activation,
         mlp_bias: profile.mlp.bias,
         vocab_size: size("vocab_size", vocab, MAX_VOCAB, path)?,
+        max_position_embeddings: raw.max_position_embeddings,
         tied_head: tied_head(raw.tie_word_embeddings),
         final_softcap,
         attention: attention.map_err(Unsupported),

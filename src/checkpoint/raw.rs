@@ -19,6 +19,7 @@ pub(super) struct RawConfig {
     pub(super) num_hidden_layers: Option<usize>,
     pub(super) rms_norm_eps: Option<f64>,
     pub(super) vocab_size: Option<usize>,
+    pub(super) max_position_embeddings: Option<usize>,
     pub(super) tie_word_embeddings: Option<bool>,
     /// Absent means the family's default, null means none.
     #[serde(deserialize_with = "present")]
