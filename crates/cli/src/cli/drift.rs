@@ -4,6 +4,7 @@ use super::args::{DTypeArg, RunArgs, SideArgs};
 use super::interrupt::Interrupt;
 use super::output::OutputArgs;
 use super::progress::{Progress, TokenProgress};
+use super::text::Texts;
 use super::{check_writable, write};
 use crate::report::{self, Run};
 use anyhow::Result;
@@ -62,7 +63,7 @@ pub fn run(args: &Args) -> Result<()> {
     check_writable(args.output.files().chain(&args.out))?;
     let run = &args.run;
     let checkpoint = run.model.open()?;
-    let texts = run.texts(&checkpoint)?;
+    let Texts { ids: texts, remarks } = run.texts(&checkpoint)?;
     let compute = &run.compute;
     let sides = args.sides.sides(compute.dtype());
     let floor_dtype = args.floor_dtype.map_or(checkpoint.run_dtype(), DType::from);
@@ -79,6 +80,7 @@ pub fn run(args: &Args) -> Result<()> {
     let progress = TokenProgress::new(&stop);
     let mut drift = drift(&checkpoint, &texts, &options, &device, |done| progress.set(done))?;
     drop(progress);
+    drift.header.remarks.extend(remarks);
     drift.origin.command = Some(command(std::env::args().skip(1)));
     if args.gradients && !stop.asked() {
         let progress = Progress::new(checkpoint.blocks().len(), "layers of gradients");

@@ -1,6 +1,7 @@
 //! `gemma-mlp forward`.
 
 use super::args::RunArgs;
+use super::text::Texts;
 use super::{print, progress::Progress};
 use crate::report;
 use anyhow::Result;
@@ -39,7 +40,8 @@ fn activation(name: &str) -> Result<Choice, gemma_mlp::UnknownActivation> {
 pub fn run(args: &Args) -> Result<()> {
     let run = &args.run;
     let checkpoint = run.model.open()?;
-    let ids = TokenIds::batched(run.texts(&checkpoint)?)?;
+    let Texts { ids, remarks } = run.texts(&checkpoint)?;
+    let ids = TokenIds::batched(ids)?;
     let options = ForwardOptions {
         activation: match args.activation {
             Choice::Config => None,
@@ -51,8 +53,9 @@ pub fn run(args: &Args) -> Result<()> {
     };
     let progress = Progress::new(options.layers.len(), "layers");
     let device = run.compute.device();
-    let forward = forward(&checkpoint, &ids, &options, &device, |done| progress.set(done))?;
+    let mut forward = forward(&checkpoint, &ids, &options, &device, |done| progress.set(done))?;
     drop(progress);
+    forward.summary.remarks.extend(remarks);
     if let Some(path) = &args.out {
         forward.save(path)?;
     }

@@ -12,6 +12,7 @@ mod output;
 mod plot;
 mod progress;
 mod report;
+mod text;
 mod verify;
 
 use crate::report::Paint;

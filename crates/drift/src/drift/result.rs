@@ -11,7 +11,7 @@ use super::sums::WindowSums;
 use super::verdict::Verdict;
 use super::{gradient::GradientDrift, rank::Ranked};
 use crate::error::{Error, InvalidReport, Result};
-use crate::input::InputKind;
+use crate::input::{InputKind, text_remarks, without_texts};
 use candle_core::Device;
 use gemma_mlp::Activation;
 use gemma_mlp::checkpoint::{Checkpoint, Family, Remark, Resolved};
@@ -222,6 +222,11 @@ impl Header {
             blocks.push((index, block.name.clone()));
             remarks.extend(block.nonfinite(checkpoint.tensors())?);
         }
+        let begins = texts.iter().find(|text| !text.is_empty());
+        let begins = begins.map_or(&[][..], |text| &text[..text.len().min(EXCERPT)]);
+        let ids = texts.iter().map(Vec::as_slice);
+        remarks.extend(text_remarks(checkpoint, ids, options.windowing.window));
+        remarks.extend(without_texts(checkpoint, begins));
         let device = match device {
             Device::Cpu => "cpu",
             Device::Cuda(_) => "cuda",
@@ -238,10 +243,7 @@ impl Header {
             window: options.windowing.window,
             stride: options.windowing.stride,
             floor_tokens: options.floor_tokens,
-            excerpt: texts
-                .iter()
-                .find(|text| !text.is_empty())
-                .and_then(|text| checkpoint.decode(&text[..text.len().min(EXCERPT)]).ok()),
+            excerpt: checkpoint.decode(begins).ok(),
             device: device.to_string(),
             blocks,
             remarks,

@@ -8,7 +8,7 @@ pub use summary::{BlockSummary, ForwardSummary, Stats};
 pub use top::TopToken;
 
 use crate::error::Result;
-use crate::input::TokenIds;
+use crate::input::{TokenIds, text_remarks, without_texts};
 use candle_core::{DType, Device, Tensor};
 use gemma_mlp::checkpoint::Remark;
 use gemma_mlp::{Activation, Checkpoint, Error, Gemma};
@@ -80,6 +80,11 @@ pub fn forward(
         recorder.blocks(ids, device)?;
     }
     tensors.append(&mut recorder.kept);
+    let mut remarks = remarks(checkpoint, options)?;
+    remarks.extend(text_remarks(checkpoint, ids.texts(), ids.seq_len()));
+    if let Some(first) = top.first().and_then(|tokens| tokens.first()) {
+        remarks.extend(without_texts(checkpoint, &[first.id]));
+    }
     Ok(Forward {
         summary: ForwardSummary {
             schema: 3,
@@ -87,7 +92,7 @@ pub fn forward(
             tokens: ids.seq_len(),
             batch: ids.batch(),
             dtype: options.dtype.as_str(),
-            remarks: remarks(checkpoint, options)?,
+            remarks,
             layers: recorder.layers,
             top,
         },
