@@ -161,7 +161,8 @@ fn more_tokens_at_once_than_the_model_was_made_for() {
     };
     assert_one(&drift("2048"), "warning", &["10 tokens at once", "up to 8"]);
     assert!(drift("8").is_empty());
-    let generate = ["generate", "--prompt", "The quick brown fox jumps over it", "-n", "2", "--model"];
+    let generate =
+        ["generate", "--prompt", "The quick brown fox jumps over it", "-n", "2", "--model"];
     assert_one(&run(&generate, &[dir]).1, "warning", &["at once", "up to 8"]);
 }
 

@@ -10,7 +10,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::Path;
 
 /// Gemma 3's have 33 MB.
@@ -24,11 +24,10 @@ const MAX_GROWTH: usize = 256;
 
 /// The bytes of a `tokenizer.json` on disk.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
-    let metadata = match std::fs::metadata(path) {
-        Ok(metadata) => metadata,
-        Err(_) if !path.exists() => return Err(missing(path)),
-        Err(e) => return Err(Error::io(path)(e)),
-    };
+    let metadata = std::fs::metadata(path).map_err(|e| match e.kind() {
+        ErrorKind::NotFound => missing(path),
+        _ => Error::io(path)(e),
+    })?;
     check_regular(path, &metadata)?;
     let mut bytes = vec![];
     let file = std::fs::File::open(path).map_err(Error::io(path))?;

@@ -224,8 +224,9 @@ impl Header {
         }
         let begins = texts.iter().find(|text| !text.is_empty());
         let begins = begins.map_or(&[][..], |text| &text[..text.len().min(EXCERPT)]);
-        let ids = texts.iter().map(Vec::as_slice);
-        remarks.extend(text_remarks(checkpoint, ids, options.windowing.window));
+        let longest = texts.iter().map(Vec::len).max().unwrap_or_default();
+        let at_once = longest.min(options.windowing.window);
+        remarks.extend(text_remarks(checkpoint, texts.iter().map(Vec::as_slice), at_once));
         remarks.extend(without_texts(checkpoint, begins));
         let device = match device {
             Device::Cpu => "cpu",

@@ -4,7 +4,7 @@ use gemma_mlp::Checkpoint;
 use gemma_mlp::checkpoint::{Remark, RemarkKind};
 
 /// Warnings about texts that a whole model runs on: BOS that is missing or there twice, more tokens at
-/// once than the model was made for. `at_once` is how many it reads at most. Blocks that run on noise
+/// once than the model was made for. `at_once` is how many it has in view at most. Blocks that run on noise
 /// know no ids, and get none.
 pub(crate) fn text_remarks<'a>(
     checkpoint: &Checkpoint,
@@ -37,12 +37,11 @@ pub(crate) fn text_remarks<'a>(
         let (texts, verb) = (with(twice), verb(twice, "begins", "begin"));
         warn(format!("{texts} {verb} with BOS (token {bos}) twice; Gemma was trained with one"));
     }
-    let longest = texts.map(<[u32]>::len).max().unwrap_or_default().min(at_once);
     if let Some(max) = checkpoint.config().stacks[0].max_position_embeddings
-        && longest > max
+        && at_once > max
     {
         warn(format!(
-            "the model reads {longest} tokens at once, but its config says that it was trained up to \
+            "the model reads {at_once} tokens at once, but its config says that it was trained up to \
              {max} (max_position_embeddings)"
         ));
     }
