@@ -6,7 +6,7 @@ use std::fmt::{self, Write};
 use std::path::PathBuf;
 
 /// A [`std::result::Result`] with this crate's [`Error`].
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// A name that is no activation we know. Its message lists the accepted names.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -4,6 +4,7 @@
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 
+pub use crate::checkpoint::tokenizer::guard::is_guarded;
 pub use crate::error::Line;
 pub use crate::kernels::activation::{activate_by_candle, activation_truth};
 pub use crate::kernels::exp::{exp, vectorized};

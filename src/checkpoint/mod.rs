@@ -25,7 +25,7 @@ mod shard;
 mod siblings;
 mod table;
 mod tensors;
-mod tokenizer;
+pub(crate) mod tokenizer;
 mod unused;
 mod unusual;
 mod whole;
@@ -127,7 +127,7 @@ impl Checkpoint {
         }
         let mut config = Config::parse(&read_text(&path)?, &path)?;
         config.add_end_tokens(&dir.join(GENERATION));
-        let tokenizer = Tokenizer::file(dir.join(TOKENIZER));
+        let tokenizer = Tokenizer::file(dir.join(TOKENIZER), &config);
         Self::new(source, config, Tensors::open(dir)?, tokenizer)
     }
 
@@ -145,12 +145,10 @@ impl Checkpoint {
         let config = include_str!("../../weights/tiny-gemma3/config.json");
         let weights = include_bytes!("../../weights/tiny-gemma3/model.safetensors");
         let tokenizer = include_bytes!("../../weights/tiny-gemma3/tokenizer.json");
-        Self::new(
-            Source::Embedded,
-            Config::parse(config, &file("config.json"))?,
-            Tensors::from_bytes(&file("model.safetensors"), &weights[..])?,
-            Tokenizer::bytes(tokenizer),
-        )
+        let config = Config::parse(config, &file("config.json"))?;
+        let tokenizer = Tokenizer::bytes(tokenizer, &config);
+        let tensors = Tensors::from_bytes(&file("model.safetensors"), &weights[..])?;
+        Self::new(Source::Embedded, config, tensors, tokenizer)
     }
 
     /// A checkpoint in memory, without a tokenizer.
@@ -158,12 +156,8 @@ impl Checkpoint {
         let dir = Path::new("memory");
         let config = Config::parse(config, &dir.join(CONFIG))?;
         let tensors = Tensors::from_bytes(&dir.join(tensors::WEIGHTS), weights)?;
-        Self::new(
-            Source::Directory(dir.into()),
-            config,
-            tensors,
-            Tokenizer::file(dir.join(TOKENIZER)),
-        )
+        let tokenizer = Tokenizer::file(dir.join(TOKENIZER), &config);
+        Self::new(Source::Directory(dir.into()), config, tensors, tokenizer)
     }
 
     fn new(
@@ -326,12 +320,38 @@ impl Checkpoint {
         }
     }
 
-    /// Token ids of a text, with the special tokens (BOS) that its tokenizer adds.
+    /// Token ids of a text, with the special tokens around it: those that `tokenizer.json` adds, and BOS
+    /// as `tokenizer_config.json` asks, if it does. A text that begins with BOS itself has it once.
     ///
     /// # Errors
     /// A missing or malformed `tokenizer.json`, a text of no tokens.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        Ok(self.tokenizer.encode(text)?.0)
+    }
+
+    /// As [`Self::encode`], with what is odd about the text.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn encode_with_remarks(&self, text: &str) -> Result<(Vec<u32>, Vec<Remark>)> {
         self.tokenizer.encode(text)
+    }
+
+    /// What `tokenizer.json`, and `tokenizer_config.json` beside it, say that is not used, contradicts
+    /// itself, or is odd. Takes a tenth of the time in which the tokenizer itself is read.
+    ///
+    /// # Errors
+    /// A missing or malformed `tokenizer.json`.
+    pub fn tokenizer_remarks(&self) -> Result<Vec<Remark>> {
+        self.tokenizer.remarks().map(<[Remark]>::to_vec)
+    }
+
+    /// Whether [`Self::encode`] puts BOS before a text.
+    ///
+    /// # Errors
+    /// A missing or malformed `tokenizer.json`.
+    pub fn adds_bos(&self) -> Result<bool> {
+        self.tokenizer.adds_bos()
     }
 
     /// The text of token ids, without special tokens.

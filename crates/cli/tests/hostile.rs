@@ -356,7 +356,8 @@ fn nan_weights_are_reported_not_fatal() {
     assert!(std::fs::read_to_string(page[1]).unwrap().contains("cannot be measured"));
     let json: Value = serde_json::from_slice(&json).unwrap();
     assert_eq!(json["layers"][0]["output"]["rms"], Value::Null);
-    assert_eq!(json["remarks"].as_array().unwrap().len(), 1);
+    let remarks = json["remarks"].as_array().unwrap();
+    assert_eq!(remarks.iter().filter(|remark| remark["kind"] == "weights").count(), 1);
 }
 
 #[test]

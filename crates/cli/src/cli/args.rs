@@ -2,6 +2,7 @@
 
 use super::progress::Bytes;
 use super::read;
+use super::text::{self, Texts};
 use anyhow::{Context, Result};
 use candle_core::{DType, Device};
 use clap::{Args, ValueEnum};
@@ -29,8 +30,8 @@ pub struct RunArgs {
 }
 
 impl RunArgs {
-    /// The texts as token ids.
-    pub fn texts(&self, checkpoint: &Checkpoint) -> Result<Vec<Vec<u32>>> {
+    /// The texts as token ids, with what is odd about them.
+    pub fn texts(&self, checkpoint: &Checkpoint) -> Result<Texts> {
         self.text.texts(checkpoint)
     }
 
@@ -146,7 +147,7 @@ struct TextArgs {
     /// Text to run [default: a paragraph of simple English]
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
-    /// Files with the texts to run; one line break at the end is not part of a text
+    /// Files with the texts to run, in UTF-8; one line break at the end is not part of a text
     #[arg(long, value_name = "FILE", num_args = 1..)]
     text: Vec<PathBuf>,
     /// File with a JSON array of token ids, or an array of such arrays
@@ -155,24 +156,15 @@ struct TextArgs {
 }
 
 impl TextArgs {
-    fn texts(&self, checkpoint: &Checkpoint) -> Result<Vec<Vec<u32>>> {
+    fn texts(&self, checkpoint: &Checkpoint) -> Result<Texts> {
         if let Some(path) = &self.ids {
             let ids = parse_ids(&read(path)?).with_context(|| path.display().to_string())?;
-            return Ok(ids);
+            return Ok(Texts { ids, remarks: vec![] });
         }
-        let mut texts = vec![];
-        for path in &self.text {
-            let mut text = read(path)?;
-            if text.ends_with('\n') {
-                text.pop();
-            }
-            let ids = checkpoint.encode(&text).with_context(|| path.display().to_string())?;
-            texts.push(ids);
+        if !self.text.is_empty() {
+            return text::of_files(checkpoint, &self.text);
         }
-        if texts.is_empty() {
-            texts.push(checkpoint.encode(self.prompt.as_deref().unwrap_or(TEXT))?);
-        }
-        Ok(texts)
+        text::of_prompt(checkpoint, self.prompt.as_deref().unwrap_or(TEXT))
     }
 }
 

@@ -5,6 +5,7 @@ use super::clash::{check_inputs, check_outputs};
 use super::interrupt::Interrupt;
 use super::output::{OutputArgs, Outputs};
 use super::progress::{Progress, TokenProgress};
+use super::text::Texts;
 use crate::report::{self, Run};
 use anyhow::Result;
 use candle_core::DType;
@@ -90,7 +91,7 @@ pub fn run(args: &Args) -> Result<()> {
     check_inputs(&files, run.files())?;
     let checkpoint = run.model.open()?;
     check_inputs(&files, checkpoint.files())?;
-    let texts = run.texts(&checkpoint)?;
+    let Texts { ids: texts, remarks } = run.texts(&checkpoint)?;
     let compute = &run.compute;
     let sides = args.sides.sides(compute.dtype());
     let floor_dtype = args.floor_dtype.map_or(checkpoint.run_dtype(), DType::from);
@@ -117,6 +118,7 @@ pub fn run(args: &Args) -> Result<()> {
     let progress = TokenProgress::new(&stop);
     let mut drift = drift(&checkpoint, &texts, &options, &device, |done| progress.set(done))?;
     drop(progress);
+    drift.header.remarks.extend(remarks);
     drift.origin.command = Some(command);
     if args.gradients && !stop.asked() {
         let progress = Progress::new(checkpoint.blocks().len(), "layers of gradients");

@@ -4,6 +4,7 @@ use super::args::RunArgs;
 use super::clash::{check_inputs, check_outputs};
 use super::output::Outputs;
 use super::progress::Progress;
+use super::text::Texts;
 use crate::report;
 use anyhow::Result;
 use gemma_mlp::Activation;
@@ -45,7 +46,8 @@ pub fn run(args: &Args) -> Result<()> {
     check_inputs(&files, run.files())?;
     let checkpoint = run.model.open()?;
     check_inputs(&files, checkpoint.files())?;
-    let ids = TokenIds::batched(run.texts(&checkpoint)?)?;
+    let Texts { ids, remarks } = run.texts(&checkpoint)?;
+    let ids = TokenIds::batched(ids)?;
     let options = ForwardOptions {
         activation: match args.activation {
             Choice::Config => None,
@@ -57,8 +59,9 @@ pub fn run(args: &Args) -> Result<()> {
     };
     let progress = Progress::new(options.layers.len(), "layers");
     let device = run.compute.device();
-    let forward = forward(&checkpoint, &ids, &options, &device, |done| progress.set(done))?;
+    let mut forward = forward(&checkpoint, &ids, &options, &device, |done| progress.set(done))?;
     drop(progress);
+    forward.summary.remarks.extend(remarks);
     let summary = &forward.summary;
     let mut outputs = Outputs::default();
     outputs.print(run.compute.json, summary, || report::forward_table(summary))?;

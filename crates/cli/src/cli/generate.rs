@@ -4,6 +4,7 @@ use super::args::{ComputeArgs, ModelArgs, SideArgs};
 use super::interrupt::Interrupt;
 use super::output::Outputs;
 use super::progress::Progress;
+use super::text::{self, Texts};
 use crate::report;
 use anyhow::Result;
 use gemma_mlp_drift::drift;
@@ -26,18 +27,20 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<()> {
     let checkpoint = args.model.open()?;
-    let prompt = checkpoint.encode(&args.prompt)?;
+    let Texts { ids, remarks } = text::of_prompt(&checkpoint, &args.prompt)?;
+    let prompt = ids.concat();
     let compute = &args.compute;
     let sides = args.sides.sides(compute.dtype());
     let stop = Interrupt::listen()?;
     let progress = Progress::new(args.sample_len, "tokens");
     let device = compute.device();
-    let generation =
+    let mut generation =
         drift::generate(&checkpoint, &prompt, sides, args.sample_len, &device, |done| {
             progress.set(done);
             stop.flow()
         })?;
     drop(progress);
+    generation.remarks.extend(remarks);
     let mut outputs = Outputs::of(stop.asked());
     outputs.print(compute.json, &generation, || report::generation_table(&generation))?;
     outputs.end()

@@ -15,6 +15,7 @@ mod plot;
 mod progress;
 mod report;
 mod save;
+mod text;
 mod verify;
 
 use crate::report::{self as views, Paint};

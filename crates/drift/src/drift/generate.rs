@@ -4,7 +4,7 @@ use super::lockstep::{Caches, Lockstep};
 use super::result::CheckpointSummary;
 use super::side::Sides;
 use crate::error::{Error, Result};
-use crate::input::TokenIds;
+use crate::input::{TokenIds, text_remarks, without_texts};
 use candle_core::{DType, Device, Tensor};
 use gemma_mlp::Checkpoint;
 use gemma_mlp::checkpoint::Remark;
@@ -106,6 +106,10 @@ pub fn generate(
         side.text = checkpoint.decode(&side.ids).ok();
     }
     let [a, b] = continuations;
+    let at_once = prompt.len() + a.ids.len().max(b.ids.len());
+    let mut remarks = checkpoint.remarks().to_vec();
+    remarks.extend(text_remarks(checkpoint, [prompt].into_iter(), at_once));
+    remarks.extend(without_texts(checkpoint, prompt));
     Ok(Generation {
         schema: 2,
         checkpoint: CheckpointSummary::new(checkpoint),
@@ -114,7 +118,7 @@ pub fn generate(
         parting: parting(checkpoint, &a, &b),
         a,
         b,
-        remarks: checkpoint.remarks().to_vec(),
+        remarks,
     })
 }
 

@@ -12,7 +12,7 @@ use super::verdict::Verdict;
 use super::window::Score;
 use super::{gradient::GradientDrift, rank::Ranked};
 use crate::error::Result;
-use crate::input::InputKind;
+use crate::input::{InputKind, text_remarks, without_texts};
 use candle_core::Device;
 use gemma_mlp::Activation;
 use gemma_mlp::checkpoint::{Checkpoint, Family, Remark, Resolved};
@@ -236,6 +236,12 @@ impl Header {
             blocks.push((index, block.name.clone()));
             remarks.extend(block.nonfinite(checkpoint.tensors())?);
         }
+        let begins = texts.iter().find(|text| !text.is_empty());
+        let begins = begins.map_or(&[][..], |text| &text[..text.len().min(EXCERPT)]);
+        let longest = texts.iter().map(Vec::len).max().unwrap_or_default();
+        let at_once = longest.min(options.windowing.window);
+        remarks.extend(text_remarks(checkpoint, texts.iter().map(Vec::as_slice), at_once));
+        remarks.extend(without_texts(checkpoint, begins));
         let device = match device {
             Device::Cpu => "cpu",
             Device::Cuda(_) => "cuda",
@@ -254,10 +260,7 @@ impl Header {
             score: options.windowing.score,
             floor_tokens: options.floor_tokens,
             blocks_only: None,
-            excerpt: texts
-                .iter()
-                .find(|text| !text.is_empty())
-                .and_then(|text| checkpoint.decode(&text[..text.len().min(EXCERPT)]).ok()),
+            excerpt: checkpoint.decode(begins).ok(),
             device: device.to_string(),
             blocks,
             remarks,

@@ -9,7 +9,7 @@ pub use summary::{BlockSummary, ForwardSummary, Stats};
 pub use top::TopToken;
 
 use crate::error::Result;
-use crate::input::TokenIds;
+use crate::input::{TokenIds, text_remarks, without_texts};
 use candle_core::{DType, Device, Tensor};
 use gemma_mlp::checkpoint::Remark;
 use gemma_mlp::{Activation, Checkpoint, Gemma};
@@ -84,6 +84,11 @@ pub fn forward(
         recorder.blocks(ids, device)?;
     }
     tensors.append(&mut recorder.kept);
+    let mut remarks = remarks(checkpoint, options)?;
+    remarks.extend(text_remarks(checkpoint, ids.texts(), ids.seq_len()));
+    if let Some(first) = top.first().and_then(|tokens| tokens.first()) {
+        remarks.extend(without_texts(checkpoint, &[first.id]));
+    }
     Ok(Forward {
         summary: ForwardSummary {
             schema: 3,
@@ -92,7 +97,7 @@ pub fn forward(
             batch: ids.batch(),
             dtype: options.dtype.as_str(),
             blocks_only,
-            remarks: remarks(checkpoint, options)?,
+            remarks,
             layers: recorder.layers,
             top,
         },

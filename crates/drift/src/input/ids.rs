@@ -50,6 +50,11 @@ impl TokenIds {
         Ok(Tensor::from_slice(&self.ids, (self.batch, self.seq_len()), device)?)
     }
 
+    /// The ids of each text.
+    pub(crate) fn texts(&self) -> impl Iterator<Item = &[u32]> + Clone {
+        self.ids.chunks(self.seq_len())
+    }
+
     /// All ids, one text behind the other.
     pub fn as_slice(&self) -> &[u32] {
         &self.ids

@@ -3,9 +3,11 @@
 mod gaussian;
 mod ids;
 mod json;
+mod remarks;
 
 pub use gaussian::{InputKind, gaussian_input};
 pub use ids::TokenIds;
 pub use json::parse_ids;
 
 pub(crate) use ids::check_ids;
+pub(crate) use remarks::{text_remarks, without_texts};

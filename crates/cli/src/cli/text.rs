@@ -1,0 +1,129 @@
+//! Texts as token ids, and what is odd about them.
+
+use anyhow::{Context, Result};
+use gemma_mlp::checkpoint::{Checkpoint, Remark, RemarkKind};
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
+use std::path::{Path, PathBuf};
+
+/// The longest file with a text. Tokens of this one take a GPU days.
+const MAX_BYTES: u64 = 256 << 20;
+
+/// Texts of a run.
+pub struct Texts {
+    /// The token ids of each.
+    pub ids: Vec<Vec<u32>>,
+    /// About the tokenizer and the texts.
+    pub remarks: Vec<Remark>,
+}
+
+/// A text that is passed as an argument.
+pub fn of_prompt(checkpoint: &Checkpoint, prompt: &str) -> Result<Texts> {
+    let mut texts = Encoder::default();
+    texts.add(checkpoint, prompt, vec![])?;
+    texts.finish(checkpoint)
+}
+
+/// The texts in files.
+pub fn of_files(checkpoint: &Checkpoint, paths: &[PathBuf]) -> Result<Texts> {
+    let mut texts = Encoder::default();
+    for path in paths {
+        let name = || path.display().to_string();
+        let (text, remarks) = read(path).map_err(|source| failed(path, source))?;
+        texts.add(checkpoint, without_line_break(&text), remarks).with_context(name)?;
+    }
+    texts.finish(checkpoint)
+}
+
+fn failed(path: &Path, source: io::Error) -> gemma_mlp::Error {
+    gemma_mlp::Error::Io { path: path.into(), source }
+}
+
+/// The texts so far, with how many of them each remark is about.
+#[derive(Default)]
+struct Encoder {
+    ids: Vec<Vec<u32>>,
+    remarks: Vec<(Remark, usize)>,
+}
+
+impl Encoder {
+    fn add(&mut self, checkpoint: &Checkpoint, text: &str, mut remarks: Vec<Remark>) -> Result<()> {
+        if text.contains('\r') {
+            let note = "a text has carriage returns (\\r), as Windows ends lines (CRLF); they are part \
+                        of the text and of its tokens";
+            remarks.push(Remark::note(RemarkKind::Text, note));
+        }
+        let (ids, of_encoding) = checkpoint.encode_with_remarks(text)?;
+        self.ids.push(ids);
+        for remark in remarks.into_iter().chain(of_encoding) {
+            match self.remarks.iter_mut().find(|(other, _)| *other == remark) {
+                Some((_, count)) => *count += 1,
+                None => self.remarks.push((remark, 1)),
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self, checkpoint: &Checkpoint) -> Result<Texts> {
+        let mut remarks = checkpoint.tokenizer_remarks()?;
+        let all = self.ids.len();
+        for (mut remark, count) in self.remarks {
+            if all > 1 {
+                remark.text += &format!(" ({count} of {all} texts)");
+            }
+            remarks.push(remark);
+        }
+        Ok(Texts { ids: self.ids, remarks })
+    }
+}
+
+/// One line break at the end ends the last line; it is not part of the text.
+fn without_line_break(text: &str) -> &str {
+    let Some(line) = text.strip_suffix('\n') else { return text };
+    line.strip_suffix('\r').unwrap_or(line)
+}
+
+fn read(path: &Path) -> io::Result<(String, Vec<Remark>)> {
+    let invalid = |reason: String| io::Error::new(ErrorKind::InvalidData, reason);
+    let mut bytes = vec![];
+    File::open(path)?.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_BYTES {
+        let limit = MAX_BYTES >> 20;
+        return Err(invalid(format!("longer than {limit} MiB; split the text into several files")));
+    }
+    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
+        return Err(invalid("the text is UTF-16; save it as UTF-8".into()));
+    }
+    let text = String::from_utf8(bytes).map_err(|e| {
+        let at = e.utf8_error().valid_up_to();
+        invalid(format!("the text is not UTF-8 (at byte {at}); save it as UTF-8"))
+    })?;
+    match text.strip_prefix('\u{feff}') {
+        None => Ok((text, vec![])),
+        Some(rest) => {
+            let note = "a text's file begins with a byte order mark; it is not part of the text";
+            Ok((rest.into(), vec![Remark::note(RemarkKind::Text, note)]))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_break_is_no_part_of_a_text() {
+        for (file, text) in [
+            ("a", "a"),
+            ("a\n", "a"),
+            ("a\r\n", "a"),
+            ("a\n\n", "a\n"),
+            ("a\r\n\r\n", "a\r\n"),
+            ("a\r", "a\r"),
+            ("\n", ""),
+            ("", ""),
+        ] {
+            assert_eq!(without_line_break(file), text, "{file:?}");
+        }
+    }
+}
