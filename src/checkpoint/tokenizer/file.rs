@@ -2,6 +2,7 @@
 
 use super::guard::one_line;
 use crate::checkpoint::file::check_regular;
+use crate::checkpoint::json::is_lfs_pointer;
 use crate::error::{Error, Result};
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -50,7 +51,7 @@ fn json(bytes: &[u8]) -> Result<&[u8], String> {
     if bytes.len() as u64 > MAX_BYTES {
         return Err(format!("more than {} MiB are too many for a tokenizer", MAX_BYTES >> 20));
     }
-    if bytes.starts_with(b"version https://git-lfs.github.com/spec/") {
+    if is_lfs_pointer(bytes) {
         return Err(
             "a pointer of Git LFS, not the tokenizer itself; run git lfs pull where it was \
                     cloned, or download the file"

@@ -1,6 +1,6 @@
 //! The special tokens around a text, above all BOS, without which Gemma computes nonsense.
 
-use super::file::Parts;
+use super::file::{AddedToken, Parts};
 use super::guard::{guard, one_line};
 use super::settings::Settings;
 use crate::checkpoint::remark::{Remark, RemarkKind};
@@ -113,7 +113,9 @@ pub(super) fn remarks(
         )),
         _ => {}
     }
-    let added = parts.added_tokens.iter().map(|token| token.id);
+    // Gemma 3's tokenizer serves its models with and without images.
+    let known = |token: &&AddedToken| token.content != "<image_soft_token>";
+    let added = parts.added_tokens.iter().filter(known).map(|token| token.id);
     let mut beyond: Vec<_> = parts.vocabulary.ids.iter().copied().chain(added).collect();
     beyond.retain(|&id| id as usize >= rows);
     beyond.sort_unstable();

@@ -5,7 +5,8 @@ use super::output::Outputs;
 use super::progress::Progress;
 use crate::report;
 use anyhow::{Result, bail};
-use gemma_mlp::checkpoint::inspect;
+use gemma_mlp::Error;
+use gemma_mlp::checkpoint::{Checkpoint, Remark, RemarkKind, inspect};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -22,7 +23,8 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     let checkpoint = args.model.open()?;
     let progress = Progress::new(checkpoint.tensors().entries().count(), "tensors");
-    let inspection = inspect(&checkpoint, |done| progress.set(done))?;
+    let mut inspection = inspect(&checkpoint, |done| progress.set(done))?;
+    inspection.remarks.extend(of_tokenizer(&checkpoint));
     drop(progress);
     let warnings = inspection.remarks.iter().filter(|remark| remark.is_warning()).count();
     let mut outputs = Outputs::default();
@@ -32,4 +34,15 @@ pub fn run(args: &Args) -> Result<()> {
         n if args.strict && n > 0 => bail!("{n} warnings, and --strict asks for none"),
         _ => Ok(()),
     }
+}
+
+/// What is odd about the tokenizer, or why there is none to read texts with.
+fn of_tokenizer(checkpoint: &Checkpoint) -> Vec<Remark> {
+    checkpoint.tokenizer_remarks().unwrap_or_else(|e| {
+        let text = format!("no text can be read, but token ids can: {e}");
+        vec![match e {
+            Error::MissingFile { .. } => Remark::note(RemarkKind::Text, text),
+            _ => Remark::warning(RemarkKind::Text, text),
+        }]
+    })
 }

@@ -1,13 +1,9 @@
 //! Texts as token ids, and what is odd about them.
 
+use super::read;
 use anyhow::{Context, Result};
 use gemma_mlp::checkpoint::{Checkpoint, Remark, RemarkKind};
-use std::fs::File;
-use std::io::{self, ErrorKind, Read};
-use std::path::{Path, PathBuf};
-
-/// The longest file with a text. Tokens of this one take a GPU days.
-const MAX_BYTES: u64 = 256 << 20;
+use std::path::PathBuf;
 
 /// Texts of a run.
 pub struct Texts {
@@ -29,14 +25,10 @@ pub fn of_files(checkpoint: &Checkpoint, paths: &[PathBuf]) -> Result<Texts> {
     let mut texts = Encoder::default();
     for path in paths {
         let name = || path.display().to_string();
-        let (text, remarks) = read(path).map_err(|source| failed(path, source))?;
+        let (text, remarks) = without_mark(read(path)?);
         texts.add(checkpoint, without_line_break(&text), remarks).with_context(name)?;
     }
     texts.finish(checkpoint)
-}
-
-fn failed(path: &Path, source: io::Error) -> gemma_mlp::Error {
-    gemma_mlp::Error::Io { path: path.into(), source }
 }
 
 /// The texts so far, with how many of them each remark is about.
@@ -83,28 +75,14 @@ fn without_line_break(text: &str) -> &str {
     line.strip_suffix('\r').unwrap_or(line)
 }
 
-fn read(path: &Path) -> io::Result<(String, Vec<Remark>)> {
-    let invalid = |reason: String| io::Error::new(ErrorKind::InvalidData, reason);
-    let mut bytes = vec![];
-    File::open(path)?.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_BYTES {
-        let limit = MAX_BYTES >> 20;
-        return Err(invalid(format!("longer than {limit} MiB; split the text into several files")));
+/// A text, without the byte order mark that some editors leave in front of it.
+fn without_mark(mut text: String) -> (String, Vec<Remark>) {
+    if !text.starts_with('\u{feff}') {
+        return (text, vec![]);
     }
-    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
-        return Err(invalid("the text is UTF-16; save it as UTF-8".into()));
-    }
-    let text = String::from_utf8(bytes).map_err(|e| {
-        let at = e.utf8_error().valid_up_to();
-        invalid(format!("the text is not UTF-8 (at byte {at}); save it as UTF-8"))
-    })?;
-    match text.strip_prefix('\u{feff}') {
-        None => Ok((text, vec![])),
-        Some(rest) => {
-            let note = "a text's file begins with a byte order mark; it is not part of the text";
-            Ok((rest.into(), vec![Remark::note(RemarkKind::Text, note)]))
-        }
-    }
+    text.remove(0);
+    let note = "a text's file begins with a byte order mark; it is not part of the text";
+    (text, vec![Remark::note(RemarkKind::Text, note)])
 }
 
 #[cfg(test)]
