@@ -91,7 +91,7 @@ fn files_as_editors_write_them() {
         &[&folder.file("16", b"\xff\xfea\0")],
         &["16: ", "UTF-16", "UTF-8"],
     );
-    refused(&["drift", "--text"], &[&folder.file("latin", b"caf\xe9")], &["latin: ", "byte 3"]);
+    refused(&["drift", "--text"], &[&folder.file("latin", b"caf\xe9")], &["latin: ", "position 3"]);
     refused(&["drift", "--text"], &[&folder.file("empty", "\r\n")], &["empty"]);
 }
 

@@ -40,7 +40,7 @@ pub fn read(path: &Path) -> Result<String> {
         let bytes = e.into_bytes();
         let encoding = match bytes[..] {
             [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "UTF-16",
-            _ => "its encoding",
+            _ => "ENCODING",
         };
         let byte = bytes[at];
         let remedy = format!("convert it, as with `iconv -f {encoding} -t UTF-8`");
