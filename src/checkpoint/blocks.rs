@@ -1,7 +1,7 @@
 //! Where the MLP blocks of a checkpoint are, by name and shape.
 
-use super::activation::Resolved;
 use super::config::Config;
+use super::config::activation::Resolved;
 use super::names::prefix;
 use super::tensors::Tensors;
 use crate::error::Result;

@@ -1,130 +1,54 @@
-//! What makes logits of hidden states: the embedding, a matrix of its own, or nothing.
+//! Which matrix is the head, by the weights.
 
-use super::activation::Resolved;
+use super::config::activation::Resolved;
+use super::config::head::HeadKind;
 use super::remark::{Remark, RemarkKind};
 use super::tensors::Tensors;
 use crate::error::{Error, Result};
-use serde::{Deserialize, Serialize};
 
-/// The matrix of a language-model head.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum HeadKind {
-    /// The embedding's.
-    Embedding,
-    /// One of its own, `lm_head.weight`.
-    Separate,
-    /// There is none: the model predicts no tokens.
-    None,
-}
-
-impl HeadKind {
-    /// What stands in before anything is known.
-    pub(super) fn untold() -> Resolved<Self> {
-        Resolved { value: Self::Embedding, reason: String::new() }
-    }
-
-    /// What a config says: an encoder has no head, nor has a classifier; else the ties decide, of the file's top and
-    /// of the text part, of which transformers follows the first.
-    pub(super) fn of_config(
-        causal: bool,
-        architectures: &[String],
-        [top, text]: [Option<bool>; 2],
-        remarks: &mut Vec<Remark>,
-    ) -> Resolved<Self> {
-        let none = |reason: String| Resolved { value: Self::None, reason };
-        if !causal {
-            return none("every position sees those behind it: it predicts no tokens".into());
+/// What the weights say to a config's head, of which `embedding` and `head` are the names, if they are there. Returns with the
+/// head the name of the embedding.
+///
+/// # Errors
+/// A checkpoint without the matrix that its config asks for; a file that was written to since it was opened.
+pub(super) fn settle(
+    config: &Resolved<HeadKind>,
+    tensors: &Tensors,
+    embedding: &str,
+    head: Option<&str>,
+    remarks: &mut Vec<Remark>,
+) -> Result<(Resolved<HeadKind>, String)> {
+    let Resolved { value, reason } = config;
+    let has_embedding = tensors.contains(embedding);
+    let (value, reason, embedding) = match (value, head) {
+        (HeadKind::None, _) => (HeadKind::None, reason.clone(), embedding),
+        (_, None) if *value == HeadKind::Separate && !reason.contains("and true") => {
+            return Err(Error::MissingTensor {
+                path: tensors.path().into(),
+                tensor: "lm_head.weight".into(),
+                remedy: format!(
+                    "{reason}; if the embedding is the head, set tie_word_embeddings to true"
+                ),
+            });
         }
-        if let Some(name) = architectures.iter().find(|name| scores(name)) {
-            let reason = format!("architectures says {name}, which has no language-model head");
+        (_, None) => {
+            (HeadKind::Embedding, format!("{reason}, and there is no lm_head.weight"), embedding)
+        }
+        (HeadKind::Embedding, Some(head)) if !has_embedding => {
             let text =
-                format!("{reason}: there are no logits, and with them no KL and no perplexity");
-            remarks.push(Remark::warning(RemarkKind::Unused, text));
-            return none(reason);
+                format!("{embedding} is not in the file; {head} is taken for it, as they are tied");
+            remarks.push(Remark::note(RemarkKind::Chosen, text.clone()));
+            (HeadKind::Embedding, text, head)
         }
-        if let Some(name) = architectures.iter().find(|name| !predicts(name)) {
-            let text = format!(
-                "architectures says {name}, which is not known to have a language-model head; one is assumed"
-            );
-            remarks.push(Remark::note(RemarkKind::Chosen, text));
+        (HeadKind::Embedding, Some(head)) if tensors.are_equal(embedding, head)? => {
+            (HeadKind::Embedding, format!("{reason}, and {head} is equal to it"), embedding)
         }
-        let value = |tied| if tied { Self::Embedding } else { Self::Separate };
-        match (top, text) {
-            (None, None) => Resolved {
-                value: Self::Embedding,
-                reason: "tie_word_embeddings is not set; every family's default is true".into(),
-            },
-            (Some(top), Some(text)) if top != text => Resolved {
-                value: value(top),
-                reason: format!("tie_word_embeddings says {top} (and {text} in the text part)"),
-            },
-            (Some(tied), _) | (None, Some(tied)) => {
-                Resolved { value: value(tied), reason: format!("tie_word_embeddings says {tied}") }
-            }
+        (HeadKind::Embedding, Some(head)) => {
+            let text = format!("{head} differs from the embedding: it is used, though {reason}");
+            remarks.push(Remark::warning(RemarkKind::Chosen, text.clone()));
+            (HeadKind::Separate, text, embedding)
         }
-    }
-
-    /// What the weights say to it, of which `embedding` and `head` are the names, if they are there. Returns with the
-    /// head the name of the embedding.
-    ///
-    /// # Errors
-    /// A checkpoint without the matrix that its config asks for; a file that was written to since it was opened.
-    pub(super) fn of_weights(
-        config: &Resolved<Self>,
-        tensors: &Tensors,
-        embedding: &str,
-        head: Option<&str>,
-        remarks: &mut Vec<Remark>,
-    ) -> Result<(Resolved<Self>, String)> {
-        let Resolved { value, reason } = config;
-        let has_embedding = tensors.contains(embedding);
-        let (value, reason, embedding) = match (value, head) {
-            (Self::None, _) => (Self::None, reason.clone(), embedding),
-            (_, None) if *value == Self::Separate && !reason.contains("and true") => {
-                return Err(Error::MissingTensor {
-                    path: tensors.path().into(),
-                    tensor: "lm_head.weight".into(),
-                    remedy: format!(
-                        "{reason}; if the embedding is the head, set tie_word_embeddings to true"
-                    ),
-                });
-            }
-            (_, None) => {
-                (Self::Embedding, format!("{reason}, and there is no lm_head.weight"), embedding)
-            }
-            (Self::Embedding, Some(head)) if !has_embedding => {
-                let text = format!(
-                    "{embedding} is not in the file; {head} is taken for it, as they are tied"
-                );
-                remarks.push(Remark::note(RemarkKind::Chosen, text.clone()));
-                (Self::Embedding, text, head)
-            }
-            (Self::Embedding, Some(head)) if tensors.are_equal(embedding, head)? => {
-                (Self::Embedding, format!("{reason}, and {head} is equal to it"), embedding)
-            }
-            (Self::Embedding, Some(head)) => {
-                let text =
-                    format!("{head} differs from the embedding: it is used, though {reason}");
-                remarks.push(Remark::warning(RemarkKind::Chosen, text.clone()));
-                (Self::Separate, text, embedding)
-            }
-            (Self::Separate, Some(_)) => (Self::Separate, reason.clone(), embedding),
-        };
-        Ok((Resolved { value, reason }, embedding.to_string()))
-    }
-}
-
-/// Whether an architecture ends in scores and not in logits.
-fn scores(architecture: &str) -> bool {
-    // ShieldGemma 2 classifies by the logits of two words.
-    let by_words = architecture.contains("ForImageClassification");
-    let heads = ["Classification", "Reward", "QuestionAnswering", "MultipleChoice", "Regression"];
-    !by_words && heads.iter().any(|head| architecture.contains(head))
-}
-
-/// Whether an architecture is known to end in logits.
-fn predicts(architecture: &str) -> bool {
-    let heads = ["ForCausalLM", "ForConditionalGeneration", "ForImageClassification", "LMHead"];
-    heads.iter().any(|head| architecture.contains(head))
+        (HeadKind::Separate, Some(_)) => (HeadKind::Separate, reason.clone(), embedding),
+    };
+    Ok((Resolved { value, reason }, embedding.to_string()))
 }

@@ -1,14 +1,14 @@
 //! What a checkpoint is, as data.
 
 use super::Checkpoint;
-use super::activation::Resolved;
 use super::blocks::BlockSpec;
-use super::config::Stack;
+use super::config::activation::Resolved;
+use super::config::head::HeadKind;
+use super::config::stack::Stack;
+use super::config::unusual;
 use super::families::Family;
-use super::head::HeadKind;
 use super::remark::{Remark, RemarkKind};
 use super::tensors::Tensors;
-use super::unusual;
 use crate::error::Result;
 use crate::kernels::activation::Activation;
 use serde::Serialize;

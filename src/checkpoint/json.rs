@@ -1,7 +1,8 @@
 //! JSON files, within limits.
 
-use super::file::check_regular;
 use crate::error::{Error, Result};
+use std::fmt;
+use std::fs;
 use std::io::Read;
 use std::path::Path;
 
@@ -9,12 +10,12 @@ use std::path::Path;
 /// below what would hurt. A byte order mark in front, which some editors leave, is not part of it.
 pub(super) fn read_text(path: &Path) -> Result<String> {
     const LIMIT: u64 = 64 << 20;
-    let metadata = std::fs::metadata(path).map_err(Error::io(path))?;
+    let metadata = fs::metadata(path).map_err(Error::io(path))?;
     check_regular(path, &metadata)?;
     let malformed = |reason| Error::Json { path: path.into(), reason };
     let mut bytes = vec![];
     // Some files of the system have no length, and no end.
-    let file = std::fs::File::open(path).map_err(Error::io(path))?;
+    let file = fs::File::open(path).map_err(Error::io(path))?;
     file.take(LIMIT + 1).read_to_end(&mut bytes).map_err(Error::io(path))?;
     if bytes.len() as u64 > LIMIT {
         return Err(malformed(format!(
@@ -40,4 +41,14 @@ pub(super) fn is_lfs_pointer(beginning: &[u8]) -> bool {
 pub(super) fn parse_json<'a, T: serde::Deserialize<'a>>(json: &'a str, path: &Path) -> Result<T> {
     serde_json::from_str(json)
         .map_err(|e| Error::Json { path: path.into(), reason: format!("malformed JSON: {e}") })
+}
+
+/// Refuses what is no regular file, whose length says nothing or whose bytes may never come.
+pub(super) fn check_regular(path: &Path, metadata: &fs::Metadata) -> Result<()> {
+    if metadata.is_file() { Ok(()) } else { Err(Error::NotAFile { path: path.into() }) }
+}
+
+/// The error about a JSON file that is read and cannot be followed.
+pub(super) fn malformed(path: &Path, reason: impl fmt::Display) -> Error {
+    Error::Json { path: path.into(), reason: reason.to_string() }
 }

@@ -1,41 +1,29 @@
 //! A checkpoint: `config.json`, weights, tokenizer. Knows families, names and their quirks, and
 //! computes nothing.
 
-mod activation;
-mod attention;
 mod blocks;
 mod config;
 mod families;
-mod file;
 mod head;
-mod header;
 #[cfg(feature = "hub")]
 mod hub;
-mod index;
 mod inspect;
 mod json;
-mod keys;
-mod limits;
 mod names;
 mod notes;
-mod raw;
 mod remark;
-mod rope;
-mod shard;
-mod siblings;
-mod table;
 mod tensors;
 pub(crate) mod tokenizer;
 mod unused;
-mod unusual;
 mod whole;
 
-pub use activation::Resolved;
-pub use attention::{AttentionConfig, LayerAttention};
 pub use blocks::BlockSpec;
-pub use config::{Config, Stack};
+pub use config::Config;
+pub use config::activation::Resolved;
+pub use config::attention::{AttentionConfig, LayerAttention};
+pub use config::head::HeadKind;
+pub use config::stack::Stack;
 pub use families::{Family, NormNames};
-pub use head::HeadKind;
 #[cfg(feature = "hub")]
 pub use hub::Hub;
 pub use inspect::{Inspection, StackInspection, inspect};
@@ -45,8 +33,8 @@ pub(crate) use whole::Parts;
 
 use crate::error::{Error, Result};
 use candle_core::DType;
+use config::raw::RawGeneration;
 use json::{parse_json, read_text};
-use raw::RawGeneration;
 use std::collections::HashSet;
 use std::fmt;
 use std::io::Read;
@@ -189,7 +177,7 @@ impl Checkpoint {
             let embedding = format!("{}.weight", parts.embedding);
             let told = &config.stacks[0].head;
             let (kind, embedding) =
-                HeadKind::of_weights(told, &tensors, &embedding, head.as_deref(), &mut remarks)?;
+                head::settle(told, &tensors, &embedding, head.as_deref(), &mut remarks)?;
             let without_weight = |name: &str| name.trim_end_matches(".weight").to_string();
             parts.embedding = without_weight(&embedding);
             parts.head = head.as_deref().map_or(parts.head, without_weight);
@@ -365,7 +353,7 @@ impl Checkpoint {
 
 /// How many shards and tensors an index lists.
 pub(crate) fn parse_index(json: &str) -> Result<(usize, usize)> {
-    let index = index::Index::parse(json, Path::new(tensors::INDEX))?;
+    let index = tensors::index::Index::parse(json, Path::new(tensors::INDEX))?;
     Ok((index.files.len(), index.tensors.len()))
 }
 
@@ -393,7 +381,7 @@ impl Config {
 
 fn missing_config(dir: &Path, path: PathBuf) -> Error {
     if dir.is_dir() {
-        return Error::MissingFile { path, remedy: siblings::without_config(dir) };
+        return Error::MissingFile { path, remedy: tensors::siblings::without_config(dir) };
     }
     if !dir.exists() {
         let remedy = "pass a directory with config.json and model.safetensors".into();

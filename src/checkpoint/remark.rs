@@ -69,3 +69,12 @@ impl fmt::Display for Remark {
         write!(f, "{level}: {}", self.text)
     }
 }
+
+/// `a, b and 3 more`.
+pub(super) fn list(names: &[String]) -> String {
+    const SHOWN: usize = 4;
+    match names.len() {
+        all if all <= SHOWN + 1 => names.join(", "),
+        all => format!("{} and {} more", names[..SHOWN].join(", "), all - SHOWN),
+    }
+}

@@ -1,7 +1,6 @@
 //! The tensors of a checkpoint that nothing is computed of, and what they may be.
 
-use super::keys::list;
-use super::remark::{Remark, RemarkKind};
+use super::remark::{Remark, RemarkKind, list};
 use super::tensors::Tensors;
 use std::collections::{BTreeSet, HashSet};
 

@@ -1,9 +1,10 @@
 //! The tensors of the whole model, by name and shape.
 
-use super::attention::AttentionConfig;
 use super::blocks::BlockSpec;
-use super::config::{Config, Stack};
-use super::head::HeadKind;
+use super::config::Config;
+use super::config::attention::AttentionConfig;
+use super::config::head::HeadKind;
+use super::config::stack::Stack;
 use super::tensors::Tensors;
 
 /// Names of the parts around the layers, without `.weight`.

@@ -17,8 +17,8 @@ mod reference;
 mod remote;
 
 use super::config::Config;
-use super::index::Index;
 use super::json::read_text;
+use super::tensors::index::Index;
 use super::tensors::{INDEX, WEIGHTS};
 use super::{CONFIG, Checkpoint, Remark, RemarkKind, Source, TOKENIZER};
 use crate::error::{Error, HubError, Result};

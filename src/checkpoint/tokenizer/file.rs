@@ -1,8 +1,7 @@
 //! `tokenizer.json`: its bytes, and what it holds, before the crate `tokenizers` reads it.
 
 use super::guard::one_line;
-use crate::checkpoint::file::check_regular;
-use crate::checkpoint::json::is_lfs_pointer;
+use crate::checkpoint::json::{check_regular, is_lfs_pointer};
 use crate::error::{Error, Result};
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};

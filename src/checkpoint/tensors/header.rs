@@ -3,10 +3,10 @@
 //! The format is that of <https://huggingface.co/docs/safetensors>. It is read here and not by the crate of that name,
 //! whose maps take up to twenty times the header's length: what is kept is one table, in at most four times.
 
+use super::canonical::canonical;
 use super::file::File;
-use super::json::is_lfs_pointer;
-use super::names::canonical;
 use super::table::Table;
+use crate::checkpoint::json::is_lfs_pointer;
 use crate::error::{Error, Result};
 use safetensors::Dtype;
 use serde::Deserialize;

@@ -1,10 +1,10 @@
 //! The attention part of a config: what a layer does before its MLP.
 
-use super::families::{AttentionProfile, Family, Sliding};
 use super::limits::MAX_WIDTH;
-use super::notes::{Notes, Refusal};
 use super::raw::{LayerType, RawConfig};
 use super::rope::Rope;
+use crate::checkpoint::families::{AttentionProfile, Family, Sliding};
+use crate::checkpoint::notes::{Notes, Refusal};
 
 /// Attention as all layers of a stack have it.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,7 +42,7 @@ pub struct LayerAttention {
 
 impl AttentionConfig {
     /// Resolves the fields for a family, or says in a sentence what is not supported or cannot be.
-    pub(super) fn resolve(
+    pub(in crate::checkpoint) fn resolve(
         family: Family,
         profile: &AttentionProfile,
         raw: &RawConfig,
@@ -178,8 +178,8 @@ fn window(
 
 #[cfg(test)]
 mod tests {
-    use super::super::config::Config;
     use super::*;
+    use crate::checkpoint::config::Config;
     use std::path::Path;
 
     fn attention(json: &str) -> Result<AttentionConfig, String> {

@@ -4,23 +4,23 @@
 //! family have in common.
 
 use super::attention::{AttentionConfig, LayerAttention};
-use super::config::Stack;
-use super::families::{AttentionProfile, Family, Release, Softcap};
-use super::remark::{Remark, RemarkKind};
+use super::stack::Stack;
+use crate::checkpoint::families::{AttentionProfile, Family, Release, Softcap};
+use crate::checkpoint::remark::{Remark, RemarkKind};
 use std::fmt;
 
 /// `rms_norm_eps` of every Gemma.
 const EPS: f64 = 1e-6;
 
 /// The released model that a stack has the shape of.
-pub(super) fn release(family: Family, stack: &Stack) -> Option<&'static Release> {
+pub(in crate::checkpoint) fn release(family: Family, stack: &Stack) -> Option<&'static Release> {
     let width = [stack.hidden_size, stack.intermediate_size];
     let mut releases = family.profile().releases.iter();
     releases.find(|release| [release.hidden_size, release.intermediate_size] == width)
 }
 
 /// By whose values a stack's are judged; `None` for those of which blocks alone are run.
-pub(super) fn whose(family: Family, stack: &Stack) -> Option<String> {
+pub(in crate::checkpoint) fn whose(family: Family, stack: &Stack) -> Option<String> {
     match release(family, stack) {
         Some(release) => Some(release.name.into()),
         None if family.profile().releases.is_empty() => None,
@@ -29,7 +29,7 @@ pub(super) fn whose(family: Family, stack: &Stack) -> Option<String> {
 }
 
 /// Remarks on a stack's values.
-pub(super) fn remarks(family: Family, stack: &Stack) -> Vec<Remark> {
+pub(in crate::checkpoint) fn remarks(family: Family, stack: &Stack) -> Vec<Remark> {
     let Some(whose) = whose(family, stack) else { return vec![] };
     let release = release(family, stack);
     let mut judge = Judge { whose, remarks: vec![] };

@@ -10,9 +10,9 @@
 //! The first that has a value is taken, as in transformers (`Gemma3TextConfig.convert_rope_params_to_dict`),
 //! except that `rope_scaling` goes before the newer spelling there too.
 
-use super::families::AttentionProfile;
-use super::notes::{Notes, Refusal};
 use super::raw::{LayerType, RawConfig, RawRope};
+use crate::checkpoint::families::AttentionProfile;
+use crate::checkpoint::notes::{Notes, Refusal};
 
 /// Base and factor of a layer's rotary embedding.
 #[derive(Debug, Clone, Copy, PartialEq)]

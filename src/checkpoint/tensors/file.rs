@@ -1,6 +1,7 @@
 //! The bytes of a file, read where and when they are asked for. Nothing is mapped: what another
 //! process does to the file is an error here, and not the end of this one.
 
+use crate::checkpoint::json::check_regular;
 use crate::error::{Error, Result};
 use rayon::prelude::*;
 use std::borrow::Cow;
@@ -117,11 +118,6 @@ impl File {
     fn changed(&self) -> Error {
         Error::Changed { path: self.path.clone() }
     }
-}
-
-/// Refuses what is no regular file, whose length says nothing or whose bytes may never come.
-pub(super) fn check_regular(path: &Path, metadata: &fs::Metadata) -> Result<()> {
-    if metadata.is_file() { Ok(()) } else { Err(Error::NotAFile { path: path.into() }) }
 }
 
 #[cfg(unix)]

@@ -1,25 +1,31 @@
 //! Tensors by name, out of safetensors files. Only the headers are read when the files are opened; a
 //! tensor's bytes are read when it is asked for.
 
-use super::header::Stored;
-use super::index::Index;
-use super::keys::list;
-use super::names::renamed;
-use super::remark::{Remark, RemarkKind};
-use super::shard::Shard;
-use super::siblings;
-use super::table::Table;
+mod canonical;
+mod file;
+mod header;
+pub(super) mod index;
+mod shard;
+pub(super) mod siblings;
+mod table;
+
+use super::remark::{Remark, RemarkKind, list};
 use crate::error::{Error, Result};
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
+use canonical::renamed;
 use half::{bf16, f16};
+use header::Stored;
+use index::Index;
 use safetensors::Dtype;
+use shard::Shard;
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use table::Table;
 
-pub(super) const WEIGHTS: &str = "model.safetensors";
-pub(super) const INDEX: &str = "model.safetensors.index.json";
+pub(in crate::checkpoint) const WEIGHTS: &str = "model.safetensors";
+pub(in crate::checkpoint) const INDEX: &str = "model.safetensors.index.json";
 
 /// The tensors of a checkpoint. Cloning shares them.
 ///
@@ -40,7 +46,7 @@ struct Inner {
 impl Tensors {
     /// Opens the safetensors files of a directory: `model.safetensors`, or else the shards that
     /// `model.safetensors.index.json` names, in the order in which transformers looks for them.
-    pub(super) fn open(dir: &Path) -> Result<Self> {
+    pub(in crate::checkpoint) fn open(dir: &Path) -> Result<Self> {
         let (path, index) = (dir.join(WEIGHTS), dir.join(INDEX));
         let mut remarks = siblings::remarks(dir);
         if path.exists() {
@@ -59,7 +65,10 @@ impl Tensors {
     }
 
     /// One file in memory, with a path for messages.
-    pub(super) fn from_bytes(path: &Path, bytes: impl Into<Cow<'static, [u8]>>) -> Result<Self> {
+    pub(in crate::checkpoint) fn from_bytes(
+        path: &Path,
+        bytes: impl Into<Cow<'static, [u8]>>,
+    ) -> Result<Self> {
         let shard = Shard::from_bytes(path, bytes.into())?;
         Self::new(path, vec![shard], Table::default(), vec![])
     }
@@ -108,17 +117,17 @@ impl Tensors {
     }
 
     /// The checkpoint's directory, for messages.
-    pub(super) fn path(&self) -> &Path {
+    pub(in crate::checkpoint) fn path(&self) -> &Path {
         &self.0.path
     }
 
     /// What is odd about the files.
-    pub(super) fn remarks(&self) -> &[Remark] {
+    pub(in crate::checkpoint) fn remarks(&self) -> &[Remark] {
         &self.0.remarks
     }
 
     /// The files.
-    pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
+    pub(in crate::checkpoint) fn files(&self) -> impl Iterator<Item = &Path> {
         self.0.shards.iter().map(Shard::path)
     }
 
@@ -128,7 +137,7 @@ impl Tensors {
     }
 
     /// All names, sorted.
-    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+    pub(in crate::checkpoint) fn names(&self) -> impl Iterator<Item = &str> {
         self.entries().map(|(name, ..)| name)
     }
 
@@ -242,7 +251,7 @@ impl Tensors {
     }
 
     /// Whether two tensors have one dtype, one shape and the same bytes. Reads both up to where they differ.
-    pub(super) fn are_equal(&self, name: &str, other: &str) -> Result<bool> {
+    pub(in crate::checkpoint) fn are_equal(&self, name: &str, other: &str) -> Result<bool> {
         let ((shard, stored), other) = (self.info(name)?, self.info(other)?);
         let alike = stored.dtype == other.1.dtype && stored.shape() == other.1.shape();
         Ok(alike && shard.are_equal(stored, other)?)

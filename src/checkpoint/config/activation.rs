@@ -1,6 +1,6 @@
 //! Which activation a config means, and why.
 
-use super::families::{ActivationRule, Family};
+use crate::checkpoint::families::{ActivationRule, Family};
 use crate::error::UnknownActivation;
 use crate::kernels::activation::Activation;
 use serde::{Deserialize, Serialize};
@@ -27,7 +27,7 @@ pub struct Resolved<T> {
 ///
 /// # Errors
 /// A name that is not one of transformers' GELUs, SiLU or ReLU.
-pub(super) fn resolve_activation(
+pub(in crate::checkpoint) fn resolve_activation(
     family: Family,
     hidden_act: Option<&str>,
     hidden_activation: Option<&str>,

@@ -12,21 +12,21 @@ use std::marker::PhantomData;
 /// What kind of model a file is of.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct RawKind {
-    pub(super) model_type: Option<String>,
+pub(in crate::checkpoint) struct RawKind {
+    pub(in crate::checkpoint) model_type: Option<String>,
     #[serde(deserialize_with = "bounded")]
-    pub(super) architectures: Vec<String>,
-    pub(super) text_config: Option<RawTextKind>,
-    pub(super) quantization_config: Option<RawQuantization>,
+    pub(in crate::checkpoint) architectures: Vec<String>,
+    pub(in crate::checkpoint) text_config: Option<RawTextKind>,
+    pub(in crate::checkpoint) quantization_config: Option<RawQuantization>,
     /// MLX's, which names no method.
     quantization: Option<IgnoredAny>,
     /// An adapter's config, or one of another kind of file.
-    pub(super) peft_type: Option<String>,
+    pub(in crate::checkpoint) peft_type: Option<String>,
 }
 
 impl RawKind {
     /// How the weights are quantised, if the file says that they are.
-    pub(super) fn quantization(&self) -> Option<&str> {
+    pub(in crate::checkpoint) fn quantization(&self) -> Option<&str> {
         let method = self.quantization_config.as_ref();
         let method = method.map(|raw| raw.quant_method.as_deref().unwrap_or("unnamed"));
         method.or(self.quantization.as_ref().map(|_| "mlx"))
@@ -36,80 +36,80 @@ impl RawKind {
 /// The text part's kind.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct RawTextKind {
-    pub(super) model_type: Option<String>,
+pub(in crate::checkpoint) struct RawTextKind {
+    pub(in crate::checkpoint) model_type: Option<String>,
 }
 
 /// The name of what the weights are quantised by.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct RawQuantization {
-    pub(super) quant_method: Option<String>,
+pub(in crate::checkpoint) struct RawQuantization {
+    pub(in crate::checkpoint) quant_method: Option<String>,
 }
 
 /// The fields that are read, in the Hub's spelling and in that of transformers 5.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct RawConfig {
-    pub(super) text_config: Option<Box<RawConfig>>,
-    pub(super) encoder: Option<Box<RawConfig>>,
-    pub(super) decoder: Option<Box<RawConfig>>,
+pub(in crate::checkpoint) struct RawConfig {
+    pub(in crate::checkpoint) text_config: Option<Box<RawConfig>>,
+    pub(in crate::checkpoint) encoder: Option<Box<RawConfig>>,
+    pub(in crate::checkpoint) decoder: Option<Box<RawConfig>>,
 
-    pub(super) hidden_act: Option<String>,
-    pub(super) hidden_activation: Option<String>,
-    pub(super) hidden_size: Option<usize>,
-    pub(super) intermediate_size: Option<usize>,
-    pub(super) num_hidden_layers: Option<usize>,
-    pub(super) rms_norm_eps: Option<f64>,
-    pub(super) vocab_size: Option<usize>,
-    pub(super) max_position_embeddings: Option<usize>,
-    pub(super) tie_word_embeddings: Option<bool>,
+    pub(in crate::checkpoint) hidden_act: Option<String>,
+    pub(in crate::checkpoint) hidden_activation: Option<String>,
+    pub(in crate::checkpoint) hidden_size: Option<usize>,
+    pub(in crate::checkpoint) intermediate_size: Option<usize>,
+    pub(in crate::checkpoint) num_hidden_layers: Option<usize>,
+    pub(in crate::checkpoint) rms_norm_eps: Option<f64>,
+    pub(in crate::checkpoint) vocab_size: Option<usize>,
+    pub(in crate::checkpoint) max_position_embeddings: Option<usize>,
+    pub(in crate::checkpoint) tie_word_embeddings: Option<bool>,
     /// Absent means the family's default, null means none.
     #[serde(deserialize_with = "present")]
-    pub(super) final_logit_softcapping: Option<Option<f64>>,
-    pub(super) bos_token_id: Option<u32>,
+    pub(in crate::checkpoint) final_logit_softcapping: Option<Option<f64>>,
+    pub(in crate::checkpoint) bos_token_id: Option<u32>,
     #[serde(deserialize_with = "one_or_many")]
-    pub(super) eos_token_id: Vec<u32>,
+    pub(in crate::checkpoint) eos_token_id: Vec<u32>,
 
-    pub(super) attention_bias: Option<bool>,
-    pub(super) num_attention_heads: Option<usize>,
-    pub(super) num_key_value_heads: Option<usize>,
-    pub(super) head_dim: Option<usize>,
-    pub(super) query_pre_attn_scalar: Option<f64>,
+    pub(in crate::checkpoint) attention_bias: Option<bool>,
+    pub(in crate::checkpoint) num_attention_heads: Option<usize>,
+    pub(in crate::checkpoint) num_key_value_heads: Option<usize>,
+    pub(in crate::checkpoint) head_dim: Option<usize>,
+    pub(in crate::checkpoint) query_pre_attn_scalar: Option<f64>,
     /// Absent means the family's default, null means none.
     #[serde(deserialize_with = "present")]
-    pub(super) attn_logit_softcapping: Option<Option<f64>>,
+    pub(in crate::checkpoint) attn_logit_softcapping: Option<Option<f64>>,
     /// Absent means the family's default, null that nothing slides.
     #[serde(deserialize_with = "present")]
-    pub(super) sliding_window: Option<Option<usize>>,
+    pub(in crate::checkpoint) sliding_window: Option<Option<usize>>,
     #[serde(deserialize_with = "some_bounded")]
-    pub(super) layer_types: Option<Vec<LayerType>>,
+    pub(in crate::checkpoint) layer_types: Option<Vec<LayerType>>,
     /// Every how many layers one has full attention. The `_sliding_window_pattern` of newer files
     /// is not read: transformers does not read it either, and `layer_types` stands beside it.
-    pub(super) sliding_window_pattern: Option<usize>,
-    pub(super) use_bidirectional_attention: Option<bool>,
-    pub(super) partial_rotary_factor: Option<f64>,
-    pub(super) rope_theta: Option<f64>,
-    pub(super) rope_local_base_freq: Option<f64>,
-    pub(super) rope_scaling: Option<RawRope>,
-    pub(super) rope_parameters: Option<RawRopeParameters>,
+    pub(in crate::checkpoint) sliding_window_pattern: Option<usize>,
+    pub(in crate::checkpoint) use_bidirectional_attention: Option<bool>,
+    pub(in crate::checkpoint) partial_rotary_factor: Option<f64>,
+    pub(in crate::checkpoint) rope_theta: Option<f64>,
+    pub(in crate::checkpoint) rope_local_base_freq: Option<f64>,
+    pub(in crate::checkpoint) rope_scaling: Option<RawRope>,
+    pub(in crate::checkpoint) rope_parameters: Option<RawRopeParameters>,
 }
 
 /// `rope_scaling` of the Hub's files, and one set of transformers 5's `rope_parameters`.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default)]
-pub(super) struct RawRope {
+pub(in crate::checkpoint) struct RawRope {
     rope_type: Option<String>,
     /// The older spelling; transformers 4 writes both.
     r#type: Option<String>,
-    pub(super) factor: Option<f64>,
-    pub(super) rope_theta: Option<f64>,
-    pub(super) partial_rotary_factor: Option<f64>,
+    pub(in crate::checkpoint) factor: Option<f64>,
+    pub(in crate::checkpoint) rope_theta: Option<f64>,
+    pub(in crate::checkpoint) partial_rotary_factor: Option<f64>,
 }
 
 impl RawRope {
     /// `default`, `linear`, …
-    pub(super) fn rope_type(&self) -> Option<&str> {
+    pub(in crate::checkpoint) fn rope_type(&self) -> Option<&str> {
         self.rope_type.as_deref().or(self.r#type.as_deref())
     }
 }
@@ -117,9 +117,9 @@ impl RawRope {
 /// transformers 5's `rope_parameters`: one set by layer type, or one set, or, out of converters, both.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct RawRopeParameters {
-    pub(super) full_attention: Option<RawRope>,
-    pub(super) sliding_attention: Option<RawRope>,
+pub(in crate::checkpoint) struct RawRopeParameters {
+    pub(in crate::checkpoint) full_attention: Option<RawRope>,
+    pub(in crate::checkpoint) sliding_attention: Option<RawRope>,
     rope_type: Option<String>,
     r#type: Option<String>,
     factor: Option<f64>,
@@ -129,7 +129,7 @@ pub(super) struct RawRopeParameters {
 
 impl RawRopeParameters {
     /// What stands beside the layer types.
-    pub(super) fn shared(&self) -> RawRope {
+    pub(in crate::checkpoint) fn shared(&self) -> RawRope {
         RawRope {
             rope_type: self.rope_type.clone(),
             r#type: self.r#type.clone(),
@@ -142,7 +142,7 @@ impl RawRopeParameters {
 
 /// What a layer's attention sees.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum LayerType {
+pub(in crate::checkpoint) enum LayerType {
     Sliding,
     Full,
     Other(String),
@@ -161,9 +161,9 @@ impl<'de> Deserialize<'de> for LayerType {
 /// The file with the settings of generation, which has end tokens of its own.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct RawGeneration {
+pub(in crate::checkpoint) struct RawGeneration {
     #[serde(deserialize_with = "one_or_many")]
-    pub(super) eos_token_id: Vec<u32>,
+    pub(in crate::checkpoint) eos_token_id: Vec<u32>,
 }
 
 /// `Some` for a field that is there, be it null.
@@ -231,7 +231,7 @@ impl<'de, T: Deserialize<'de>, F: Fn(u64) -> Option<T>> Visitor<'de> for ListVis
 
 /// The keys of an object whose values say something: none that is null, false or empty.
 #[derive(Debug, Default)]
-pub(super) struct Keys(pub(super) Vec<String>);
+pub(in crate::checkpoint) struct Keys(pub(super) Vec<String>);
 
 /// Keys beyond these are not kept: no config has half as many.
 const MAX_KEYS: usize = 1024;
@@ -321,15 +321,8 @@ impl<'de> Deserialize<'de> for Says {
 /// The keys of a config's text part, and of the parts of an encoder-decoder.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct PartKeys {
-    pub(super) text_config: Option<Keys>,
-    pub(super) encoder: Option<Keys>,
-    pub(super) decoder: Option<Keys>,
-}
-
-/// The config of an adapter.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct RawAdapter {
-    pub(super) base_model_name_or_path: Option<String>,
+pub(in crate::checkpoint) struct PartKeys {
+    pub(in crate::checkpoint) text_config: Option<Keys>,
+    pub(in crate::checkpoint) encoder: Option<Keys>,
+    pub(in crate::checkpoint) decoder: Option<Keys>,
 }

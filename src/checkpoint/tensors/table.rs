@@ -1,7 +1,7 @@
 //! Names with values, held in little more memory than the names take: a hostile file may have millions of short ones.
 
 /// A sorted table.
-pub(super) struct Table<T> {
+pub(in crate::checkpoint) struct Table<T> {
     /// All names, one behind the other.
     names: String,
     entries: Vec<Entry<T>>,
@@ -22,7 +22,7 @@ impl<T> Default for Table<T> {
 impl<T> Table<T> {
     /// Adds a name, in any order; [`Self::sorted`] comes before any other use. The first 4 GiB of names fit; the rest
     /// is refused with the name.
-    pub(super) fn push(&mut self, name: &str, value: T) -> Result<(), String> {
+    pub(in crate::checkpoint) fn push(&mut self, name: &str, value: T) -> Result<(), String> {
         let place = (u32::try_from(self.names.len()), u32::try_from(name.len()));
         let (Ok(start), Ok(len)) = place else { return Err(name.into()) };
         self.names.push_str(name);
@@ -31,7 +31,7 @@ impl<T> Table<T> {
     }
 
     /// Sorts the names, of which no two may be alike; returns one that is there twice.
-    pub(super) fn sorted(mut self) -> Result<Self, String> {
+    pub(in crate::checkpoint) fn sorted(mut self) -> Result<Self, String> {
         let names = &self.names;
         self.entries.sort_unstable_by(|a, b| name(names, a).cmp(name(names, b)));
         let alike =
@@ -42,17 +42,17 @@ impl<T> Table<T> {
         }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::checkpoint) fn len(&self) -> usize {
         self.entries.len()
     }
 
-    pub(super) fn get(&self, wanted: &str) -> Option<&T> {
+    pub(in crate::checkpoint) fn get(&self, wanted: &str) -> Option<&T> {
         let found = self.entries.binary_search_by(|entry| name(&self.names, entry).cmp(wanted));
         found.ok().map(|at| &self.entries[at].value)
     }
 
     /// All of them, in the order of their names.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &T)> {
+    pub(in crate::checkpoint) fn iter(&self) -> impl Iterator<Item = (&str, &T)> {
         self.entries.iter().map(|entry| (name(&self.names, entry), &entry.value))
     }
 }

@@ -1,14 +1,14 @@
 //! What else lies in a checkpoint's directory.
 
-use super::json::{parse_json, read_text};
-use super::raw::RawAdapter;
-use super::remark::{Remark, RemarkKind};
+use crate::checkpoint::json::{parse_json, read_text};
+use crate::checkpoint::remark::{Remark, RemarkKind};
+use serde::Deserialize;
 use std::path::Path;
 
 const ADAPTER: &str = "adapter_config.json";
 
 /// An adapter beside a model, which is not applied.
-pub(super) fn remarks(dir: &Path) -> Vec<Remark> {
+pub(in crate::checkpoint) fn remarks(dir: &Path) -> Vec<Remark> {
     if !dir.join(ADAPTER).exists() {
         return vec![];
     }
@@ -19,7 +19,7 @@ pub(super) fn remarks(dir: &Path) -> Vec<Remark> {
 }
 
 /// What a directory without safetensors weights holds in their place, and what to do.
-pub(super) fn remedy(dir: &Path) -> String {
+pub(in crate::checkpoint) fn remedy(dir: &Path) -> String {
     let names = names(dir);
     let first = |ending: &str| names.iter().find(|name| name.ends_with(ending));
     if names.iter().any(|name| name == ADAPTER) {
@@ -45,7 +45,7 @@ pub(super) fn remedy(dir: &Path) -> String {
 }
 
 /// What a directory without `config.json` is.
-pub(super) fn without_config(dir: &Path) -> String {
+pub(in crate::checkpoint) fn without_config(dir: &Path) -> String {
     let names = names(dir);
     if names.iter().any(|name| name == ADAPTER) {
         return adapter(dir);
@@ -56,6 +56,13 @@ pub(super) fn without_config(dir: &Path) -> String {
         );
     }
     "a checkpoint directory has config.json beside its safetensors files".into()
+}
+
+/// The config of an adapter.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RawAdapter {
+    base_model_name_or_path: Option<String>,
 }
 
 /// An adapter alone.

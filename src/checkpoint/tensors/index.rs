@@ -1,8 +1,8 @@
 //! `model.safetensors.index.json`: which shards there are, and which tensor it has in which.
 
-use super::json::{parse_json, read_text};
-use super::names::canonical;
+use super::canonical::canonical;
 use super::table::Table;
+use crate::checkpoint::json::{parse_json, read_text};
 use crate::error::{Error, Result};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
@@ -14,20 +14,20 @@ use std::path::Path;
 const MAX_SHARDS: usize = 1 << 12;
 
 /// What an index says.
-pub(super) struct Index {
+pub(in crate::checkpoint) struct Index {
     /// The shards' file names.
-    pub(super) files: Vec<String>,
+    pub(in crate::checkpoint) files: Vec<String>,
     /// In which of them a tensor is, by its canonical name.
-    pub(super) tensors: Table<u16>,
+    pub(in crate::checkpoint) tensors: Table<u16>,
 }
 
 impl Index {
     /// Reads an index, which must not lead out of its directory.
-    pub(super) fn read(path: &Path) -> Result<Self> {
+    pub(in crate::checkpoint) fn read(path: &Path) -> Result<Self> {
         Self::parse(&read_text(path)?, path)
     }
 
-    pub(super) fn parse(json: &str, path: &Path) -> Result<Self> {
+    pub(in crate::checkpoint) fn parse(json: &str, path: &Path) -> Result<Self> {
         #[derive(Deserialize)]
         struct Raw {
             weight_map: WeightMap,

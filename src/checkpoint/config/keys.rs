@@ -1,9 +1,9 @@
 //! The keys of a config that nobody reads, and which of them may matter.
 
-use super::families::Family;
-use super::json::parse_json;
 use super::raw::{Keys, PartKeys};
-use super::remark::{Remark, RemarkKind};
+use crate::checkpoint::families::Family;
+use crate::checkpoint::json::parse_json;
+use crate::checkpoint::remark::{Remark, RemarkKind, list};
 use crate::error::Result;
 use std::path::Path;
 
@@ -187,15 +187,6 @@ pub(super) fn unread(json: &str, path: &Path, family: Family) -> Result<Vec<Rema
 fn is_known(key: &str) -> bool {
     let harmless = HARMLESS_PREFIXES.iter().any(|prefix| key.starts_with(prefix));
     harmless || READ.contains(&key) || HARMLESS.contains(&key) || GENERATION.contains(&key)
-}
-
-/// `a, b and 3 more`.
-pub(super) fn list(names: &[String]) -> String {
-    const SHOWN: usize = 4;
-    match names.len() {
-        all if all <= SHOWN + 1 => names.join(", "),
-        all => format!("{} and {} more", names[..SHOWN].join(", "), all - SHOWN),
-    }
 }
 
 #[cfg(test)]

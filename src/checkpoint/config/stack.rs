@@ -1,0 +1,124 @@
+//! One stack of a config's layers.
+
+use super::activation::{Resolved, resolve_activation};
+use super::attention::AttentionConfig;
+use super::head::HeadKind;
+use super::limits::{MAX_LAYERS, MAX_VOCAB, MAX_WIDTH};
+use super::raw::RawConfig;
+use crate::checkpoint::families::{Family, Model, NormNames};
+use crate::checkpoint::json::malformed;
+use crate::checkpoint::notes::{Notes, Refusal};
+use crate::checkpoint::remark::Remark;
+use crate::error::{Error, Result, Unsupported};
+use crate::kernels::activation::Activation;
+use std::path::Path;
+
+/// One stack of like layers.
+#[derive(Debug, Clone)]
+pub struct Stack {
+    /// Empty, or the stack's name in the file: `encoder`, `decoder`.
+    pub name: &'static str,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width between up and down. RecurrentGemma's config counts gate and up together; this is
+    /// one of them.
+    pub intermediate_size: usize,
+    /// How many layers there are.
+    pub num_hidden_layers: usize,
+    /// `rms_norm_eps` of all norms.
+    pub rms_norm_eps: f64,
+    /// What each of its layers calls its norms.
+    pub norms: NormNames,
+    /// The MLP's activation, and why.
+    pub activation: Resolved<Activation>,
+    /// Whether the MLP's projections have biases.
+    pub mlp_bias: bool,
+    /// Rows of the embedding.
+    pub vocab_size: usize,
+    /// The longest text that the model is made for, in tokens, if the file says so.
+    pub max_position_embeddings: Option<usize>,
+    /// What makes logits of hidden states, and why. A checkpoint's is settled by its weights.
+    pub head: Resolved<HeadKind>,
+    /// `cap·tanh(logits/cap)` on the logits (Gemma 2, VaultGemma).
+    pub final_softcap: Option<f64>,
+    /// The attention of every layer, or the sentence why it is not computed.
+    pub attention: std::result::Result<AttentionConfig, Unsupported>,
+    /// The fields that the file leaves out, with the family's default that stands in.
+    pub defaults: Vec<String>,
+}
+
+/// Reads a stack, and what there is to say of it.
+pub(in crate::checkpoint) fn stack(
+    family: Family,
+    model: &Model,
+    name: &'static str,
+    raw: &RawConfig,
+    path: &Path,
+) -> Result<(Stack, Vec<Remark>)> {
+    let profile = family.profile();
+    let mut notes = Notes::default();
+    let mut or_default =
+        |name, value, default, max| size(name, notes.or(name, value, default), max, path);
+    let sizes = &profile.sizes;
+    let hidden_size = or_default("hidden_size", raw.hidden_size, sizes.hidden_size, MAX_WIDTH)?;
+    let intermediate = (raw.intermediate_size, sizes.intermediate_size);
+    let intermediate = or_default("intermediate_size", intermediate.0, intermediate.1, MAX_WIDTH)?;
+    let layers = (raw.num_hidden_layers, sizes.num_hidden_layers);
+    let num_hidden_layers = or_default("num_hidden_layers", layers.0, layers.1, MAX_LAYERS)?;
+    let rms_norm_eps = notes.or("rms_norm_eps", raw.rms_norm_eps, 1e-6);
+    if !(rms_norm_eps > 0.0 && rms_norm_eps.is_finite()) {
+        return Err(malformed(
+            path,
+            format!("rms_norm_eps is {rms_norm_eps}; it must be positive"),
+        ));
+    }
+    let counts_both = profile.mlp.counts_gate_and_up;
+    if counts_both && intermediate % 2 == 1 {
+        let reason = format!("intermediate_size is {intermediate}; {family}'s must be even");
+        return Err(malformed(path, reason));
+    }
+    let cap = raw.final_logit_softcapping;
+    let final_softcap = profile
+        .final_softcap
+        .resolve("final_logit_softcapping", cap, &mut notes)
+        .map_err(|reason| malformed(path, reason))?;
+    let vocab = notes.or("vocab_size", raw.vocab_size, sizes.vocab_size);
+    let activation =
+        resolve_activation(family, raw.hidden_act.as_deref(), raw.hidden_activation.as_deref())
+            .map_err(|source| Error::Activation { path: path.into(), source })?;
+    let attention = match (&profile.attention, model.incomplete) {
+        (&Err(reason), _) | (_, Some(reason)) => Err(Unsupported(reason.to_string())),
+        (Ok(attention), None) => {
+            match AttentionConfig::resolve(family, attention, raw, num_hidden_layers, &mut notes) {
+                Ok(attention) => Ok(attention),
+                Err(Refusal::Unsupported(reason)) => Err(Unsupported(reason)),
+                Err(Refusal::Impossible(reason)) => return Err(malformed(path, reason)),
+            }
+        }
+    };
+    let stack = Stack {
+        name,
+        hidden_size,
+        intermediate_size: if counts_both { intermediate / 2 } else { intermediate },
+        num_hidden_layers,
+        rms_norm_eps,
+        norms: profile.norms,
+        activation,
+        mlp_bias: profile.mlp.bias,
+        vocab_size: size("vocab_size", vocab, MAX_VOCAB, path)?,
+        max_position_embeddings: raw.max_position_embeddings,
+        head: HeadKind::untold(),
+        final_softcap,
+        attention,
+        defaults: notes.defaults,
+    };
+    Ok((stack, notes.remarks))
+}
+
+fn size(name: &str, value: usize, max: usize, path: &Path) -> Result<usize> {
+    if (1..=max).contains(&value) {
+        Ok(value)
+    } else {
+        Err(malformed(path, format!("{name} is {value}; it must be 1 to {max}")))
+    }
+}
