@@ -175,20 +175,17 @@ fn classifiers_have_no_head() {
 fn tensors_that_are_not_used_are_told() {
     let plain = remarks(&opened(&gemma3_config(), &gemma3_specs("model.")));
     for (name, words) in [
-        ("model.layers.0.mlp.gate_proj.lora_A.default.weight", "1 LoRA tensors are not applied"),
+        ("model.layers.0.mlp.gate_proj.lora_A.default.weight", "LoRA tensors are not applied (1: "),
         ("model.layers.1.mlp.gate_proj.weight", "layer 1 is in the weights and not used"),
         (
             "model.layers.0.mlp.gate_proj.weight_scale_inv",
             "scales of quantised weights are not applied",
         ),
         ("model.layers.0.mlp.gate_proj.absmax", "scales of quantised weights"),
-        ("model.layers.0.altup.router.weight", "not used: model.layers.0.altup"),
-        ("v_head.summary.weight", "not used: v_head"),
-        ("vision_tower.encoder.layers.0.fc1.weight", "note: 1 tensors are not of the text model"),
-        (
-            "model.layers.0.self_attn.rotary_emb.inv_freq",
-            "note: 1 tensors are not of the text model",
-        ),
+        ("model.layers.0.altup.router.weight", "not used (1: model.layers.0.altup"),
+        ("v_head.summary.weight", "not used (1: v_head"),
+        ("vision_tower.encoder.layers.0.fc1.weight", "note: tensors are not of the text model"),
+        ("model.layers.0.self_attn.rotary_emb.inv_freq", "note: tensors are not of the text model"),
     ] {
         let mut specs = gemma3_specs("model.");
         specs.push(Spec::f32(name, &[2, 2]));

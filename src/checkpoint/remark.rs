@@ -70,11 +70,37 @@ impl fmt::Display for Remark {
     }
 }
 
-/// `a, b and 3 more`.
-pub(super) fn list(names: &[String]) -> String {
+/// Any number of names, of which the first few are kept and shown: `a, b, c, d and 3 more`.
+#[derive(Default)]
+pub(super) struct Names {
+    first: Vec<String>,
+    pub(super) count: usize,
+}
+
+impl Names {
     const SHOWN: usize = 4;
-    match names.len() {
-        all if all <= SHOWN + 1 => names.join(", "),
-        all => format!("{} and {} more", names[..SHOWN].join(", "), all - SHOWN),
+
+    pub(super) fn push(&mut self, name: &str) {
+        if self.first.len() <= Self::SHOWN {
+            self.first.push(name.into());
+        }
+        self.count += 1;
+    }
+}
+
+impl<'a> FromIterator<&'a str> for Names {
+    fn from_iter<I: IntoIterator<Item = &'a str>>(all: I) -> Self {
+        let mut names = Self::default();
+        all.into_iter().for_each(|name| names.push(name));
+        names
+    }
+}
+
+impl fmt::Display for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.count.checked_sub(Self::SHOWN) {
+            None | Some(0 | 1) => f.write_str(&self.first.join(", ")),
+            Some(more) => write!(f, "{} and {more} more", self.first[..Self::SHOWN].join(", ")),
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! The tensors of a checkpoint that nothing is computed of, and what they may be.
 
-use super::remark::{Remark, RemarkKind, list};
+use super::remark::{Names, Remark, RemarkKind};
 use super::tensors::Tensors;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 
 /// Parts of a model that see and hear, and buffers that are computed anew. They change nothing of a text.
 const HARMLESS: &[&str] = &[
@@ -20,11 +20,19 @@ const HARMLESS: &[&str] = &[
 /// What the names of unused tensors say of them.
 #[derive(Default)]
 struct Found {
-    harmless: Vec<String>,
-    adapters: Vec<String>,
-    scales: Vec<String>,
-    layers: BTreeSet<usize>,
-    others: Vec<String>,
+    harmless: Names,
+    adapters: Names,
+    scales: Names,
+    layers: Option<Beyond>,
+    others: Names,
+}
+
+/// Layers behind the config's last one.
+struct Beyond {
+    first: usize,
+    last: usize,
+    /// How many layers the config has.
+    count: usize,
 }
 
 /// Remarks on all tensors that are not among the used ones. `layers` says how many layers the config has, for each
@@ -40,60 +48,57 @@ pub(super) fn remarks(
         let beyond = layers.iter().find_map(|(prefix, count)| {
             let number =
                 name.strip_prefix(prefix.as_str())?.strip_prefix("layers.")?.split('.').next()?;
-            number.parse().ok().filter(|number| number >= count)
+            let number: usize = number.parse().ok()?;
+            (number >= *count).then_some((number, *count))
         });
         if HARMLESS.iter().any(|part| name.contains(part)) {
-            found.harmless.push(name.into());
+            found.harmless.push(name);
         } else if name.contains("lora_") || name.contains(".base_layer.") {
-            found.adapters.push(name.into());
-        } else if let Some(layer) = beyond {
-            found.layers.insert(layer);
+            found.adapters.push(name);
+        } else if let Some((layer, count)) = beyond {
+            let known = found.layers.get_or_insert(Beyond { first: layer, last: layer, count });
+            (known.first, known.last) = (known.first.min(layer), known.last.max(layer));
         } else if is_scale(name) {
-            found.scales.push(name.into());
+            found.scales.push(name);
         } else if whole {
-            found.others.push(name.into());
+            found.others.push(name);
         }
     }
-    found.remarks(layers)
+    found.remarks()
 }
 
 impl Found {
-    fn remarks(self, layers: &[(String, usize)]) -> Vec<Remark> {
+    fn remarks(self) -> Vec<Remark> {
         let mut remarks = vec![];
         let mut warn = |text| remarks.push(Remark::warning(RemarkKind::Unused, text));
         let Self { harmless, adapters, scales, layers: beyond, others } = self;
-        if !adapters.is_empty() {
+        if adapters.count > 0 {
             warn(format!(
-                "{} LoRA tensors are not applied ({}); merge them into the weights (merge_and_unload) to have them",
-                adapters.len(),
-                list(&adapters)
+                "LoRA tensors are not applied ({}: {adapters}); merge them into the weights (merge_and_unload) to have them",
+                adapters.count
             ));
         }
-        if let (Some(first), Some(last)) = (beyond.first(), beyond.last()) {
+        if let Some(Beyond { first, last, count }) = beyond {
             let which = if first == last {
                 format!("layer {first} is")
             } else {
                 format!("layers {first} to {last} are")
             };
-            let count = layers.first().map_or(0, |(_, count)| *count);
             warn(format!("{which} in the weights and not used: num_hidden_layers is {count}"));
         }
-        if !scales.is_empty() {
+        if scales.count > 0 {
             warn(format!(
-                "{} scales of quantised weights are not applied ({}); the weights are taken as they are stored",
-                scales.len(),
-                list(&scales)
+                "scales of quantised weights are not applied ({}: {scales}); the weights are taken as they are stored",
+                scales.count
             ));
         }
-        if !others.is_empty() {
-            warn(format!("{} tensors are not used: {}", others.len(), list(&others)));
+        if others.count > 0 {
+            warn(format!("tensors are not used ({}: {others})", others.count));
         }
-        if !harmless.is_empty() {
-            let text = format!(
-                "{} tensors are not of the text model and not used ({})",
-                harmless.len(),
-                list(&harmless)
-            );
+        if harmless.count > 0 {
+            let count = harmless.count;
+            let text =
+                format!("tensors are not of the text model and not used ({count}: {harmless})");
             remarks.push(Remark::note(RemarkKind::Unused, text));
         }
         remarks

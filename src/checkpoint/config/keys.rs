@@ -3,7 +3,7 @@
 use super::raw::{Keys, PartKeys};
 use crate::checkpoint::families::Family;
 use crate::checkpoint::json::parse_json;
-use crate::checkpoint::remark::{Remark, RemarkKind, list};
+use crate::checkpoint::remark::{Names, Remark, RemarkKind};
 use crate::error::Result;
 use std::path::Path;
 
@@ -155,7 +155,7 @@ pub(super) fn unread(json: &str, path: &Path, family: Family) -> Result<Vec<Rema
         keys.extend(of.into_iter().map(|key| (part.to_string(), key)));
     }
     let mut remarks = vec![];
-    let (mut unknown, mut unread) = (vec![], vec![]);
+    let (mut unknown, mut unread) = (Names::default(), Names::default());
     for (part, key) in keys.iter().map(|(part, key)| (part, key.as_str())) {
         let full = format!("{part}{key}");
         if key == CODE {
@@ -164,21 +164,20 @@ pub(super) fn unread(json: &str, path: &Path, family: Family) -> Result<Vec<Rema
             );
             remarks.push(Remark::warning(RemarkKind::Unused, text));
         } else if family.profile().ignores(key) {
-            unread.push(full);
+            unread.push(&full);
         } else if !is_known(key) {
-            unknown.push(full);
+            unknown.push(&full);
         }
     }
-    if !unread.is_empty() {
+    if unread.count > 0 {
         let text = format!(
             "config.json has {}, which {family} does not have; not used, as in transformers",
-            list(&unread)
+            unread
         );
         remarks.push(Remark::warning(RemarkKind::Unused, text));
     }
-    if !unknown.is_empty() {
-        let text =
-            format!("config.json has {}, which is not known here and not used", list(&unknown));
+    if unknown.count > 0 {
+        let text = format!("config.json has {}, which is not known here and not used", unknown);
         remarks.push(Remark::warning(RemarkKind::Unused, text));
     }
     Ok(remarks)

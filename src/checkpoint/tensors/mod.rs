@@ -9,7 +9,7 @@ mod shard;
 pub(super) mod siblings;
 mod table;
 
-use super::remark::{Remark, RemarkKind, list};
+use super::remark::{Names, Remark, RemarkKind};
 use crate::error::{Error, Result};
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
@@ -102,14 +102,12 @@ impl Tensors {
             }
         }
         let routing = routing.sorted().map_err(|name| twice(index, &name))?;
-        let lacking =
-            tensors.iter().map(|(name, _)| name).filter(|name| routing.get(name).is_none());
-        let lacking: Vec<_> = lacking.map(String::from).collect();
-        if !lacking.is_empty() {
+        let names = tensors.iter().map(|(name, _)| name);
+        let lacking: Names = names.filter(|name| routing.get(name).is_none()).collect();
+        if lacking.count > 0 {
             let text = format!(
                 "{INDEX} lists {} tensors that no shard has ({}); it is out of date, or a shard is",
-                lacking.len(),
-                list(&lacking)
+                lacking.count, lacking
             );
             remarks.push(Remark::warning(RemarkKind::Chosen, text));
         }
