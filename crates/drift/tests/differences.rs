@@ -22,7 +22,7 @@ fn applying(family: &str, activation: Activation) -> HashSet<String> {
     let a = Side::new(activation, DType::F32);
     let options = DriftOptions::new(&checkpoint, Sides { a, b: a }).unwrap();
     let go_on = |_| ControlFlow::Continue(());
-    let ranked = rank(&checkpoint, &[text], &options, &Device::Cpu, go_on).unwrap();
+    let ranked = rank(&checkpoint, &text.into(), &options, &Device::Cpu, go_on).unwrap();
     for row in &ranked {
         assert!(row.rel_l2 > 0.0, "{family}: {row:?}");
     }

@@ -32,7 +32,7 @@ fn gradient_drift_agrees_with_autograd() {
             windowing: Windowing { window: 2048, stride: 2048, score: Score::All },
             shard: Shard::WHOLE,
         };
-        let texts = text.to_vec2().unwrap();
+        let texts = text.to_vec2().unwrap().into();
         let drift = gradient_drift(&checkpoint, &texts, &options, &Device::Cpu, |_| ()).unwrap();
         assert_eq!(drift.gradients.len(), 3);
         for layer in &drift.gradients {

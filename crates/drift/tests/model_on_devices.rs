@@ -26,7 +26,7 @@ fn drift_of_the_whole_model() -> gemma_mlp_drift::Result<()> {
             shard: Shard::WHOLE,
         };
         let go_on = |_| ControlFlow::Continue(());
-        let drift = drift(&checkpoint, std::slice::from_ref(&text), &options, device, go_on)?;
+        let drift = drift(&checkpoint, &text.clone().into(), &options, device, go_on)?;
         let json: serde_json::Value =
             serde_json::from_str(&serde_json::to_string(&drift).unwrap()).unwrap();
         let number = |value: &serde_json::Value| value.as_f64().unwrap();

@@ -6,6 +6,7 @@ use gemma_mlp_drift::drift::{
     Drift, DriftOptions, Progress, Score, Shard, Side, Sides, Windowing, drift, gradient_drift,
     rank,
 };
+use gemma_mlp_drift::input::Texts;
 use gemma_mlp_drift::{Error, Result};
 use std::ops::ControlFlow;
 
@@ -26,7 +27,7 @@ fn measured(texts: &[Vec<u32>], change: impl Fn(&mut DriftOptions)) -> Result<Dr
     let checkpoint = checkpoint();
     let mut options = options(&checkpoint);
     change(&mut options);
-    drift(&checkpoint, texts, &options, &Device::Cpu, go_on)
+    drift(&checkpoint, &texts.iter().collect(), &options, &Device::Cpu, go_on)
 }
 
 #[test]
@@ -121,9 +122,9 @@ fn second_halves() {
 fn texts_too_short_for_a_loss_or_a_ranking() {
     let checkpoint = checkpoint();
     let options = options(&checkpoint);
-    let loss =
-        |texts: &[Vec<u32>]| gradient_drift(&checkpoint, texts, &options, &Device::Cpu, |_| ());
-    assert!(matches!(loss(&[vec![2]]), Err(Error::NoLoss)));
-    assert!(matches!(loss(&[]), Err(Error::NoText)));
-    assert!(matches!(rank(&checkpoint, &[], &options, &Device::Cpu, go_on), Err(Error::NoText)));
+    let loss = |texts: Texts| gradient_drift(&checkpoint, &texts, &options, &Device::Cpu, |_| ());
+    let none = Texts::default();
+    assert!(matches!(loss(vec![2].into()), Err(Error::NoLoss)));
+    assert!(matches!(loss(none.clone()), Err(Error::NoText)));
+    assert!(matches!(rank(&checkpoint, &none, &options, &Device::Cpu, go_on), Err(Error::NoText)));
 }

@@ -17,7 +17,7 @@ fn measured(shard: Shard, everything: bool) -> Value {
     let mut options = DriftOptions::new(&checkpoint, Sides { a, b }).unwrap();
     options.windowing = Windowing { window: 8, stride: 7, score: Score::All };
     (options.shard, options.layers) = (shard, vec![1]);
-    let texts = [(2..30).collect::<Vec<u32>>()];
+    let texts = (2..30).collect::<Vec<u32>>().into();
     let go_on = |_| ControlFlow::Continue(());
     let mut run = drift(&checkpoint, &texts, &options, &Device::Cpu, go_on).unwrap();
     if everything {

@@ -2,7 +2,7 @@
 
 use super::progress::Bytes;
 use super::read;
-use super::text::{self, Texts};
+use super::text::{self, Input};
 use anyhow::{Context, Result};
 use candle_core::{DType, Device};
 use clap::{Args, ValueEnum};
@@ -31,7 +31,7 @@ pub struct RunArgs {
 
 impl RunArgs {
     /// The texts as token ids, with what is odd about them.
-    pub fn texts(&self, checkpoint: &Checkpoint) -> Result<Texts> {
+    pub fn texts(&self, checkpoint: &Checkpoint) -> Result<Input> {
         self.text.texts(checkpoint)
     }
 
@@ -156,10 +156,10 @@ struct TextArgs {
 }
 
 impl TextArgs {
-    fn texts(&self, checkpoint: &Checkpoint) -> Result<Texts> {
+    fn texts(&self, checkpoint: &Checkpoint) -> Result<Input> {
         if let Some(path) = &self.ids {
             let ids = parse_ids(&read(path)?).with_context(|| path.display().to_string())?;
-            return Ok(Texts { ids, remarks: vec![] });
+            return Ok(Input { ids, remarks: vec![] });
         }
         if !self.text.is_empty() {
             return text::of_files(checkpoint, &self.text);

@@ -5,7 +5,7 @@ use super::clash::{check_inputs, check_outputs};
 use super::interrupt::Interrupt;
 use super::output::{OutputArgs, Outputs};
 use super::progress::{Progress, TokenProgress};
-use super::text::Texts;
+use super::text::Input;
 use crate::report::{self, Run};
 use anyhow::Result;
 use candle_core::DType;
@@ -91,7 +91,7 @@ pub fn run(args: &Args) -> Result<()> {
     check_inputs(&files, run.files())?;
     let checkpoint = run.model.open()?;
     check_inputs(&files, checkpoint.files())?;
-    let Texts { ids: texts, remarks } = run.texts(&checkpoint)?;
+    let Input { ids: texts, remarks } = run.texts(&checkpoint)?;
     let compute = &run.compute;
     let sides = args.sides.sides(compute.dtype());
     let floor_dtype = args.floor_dtype.map_or(checkpoint.run_dtype(), DType::from);

@@ -4,7 +4,7 @@ use super::args::RunArgs;
 use super::clash::{check_inputs, check_outputs};
 use super::output::Outputs;
 use super::progress::Progress;
-use super::text::Texts;
+use super::text::Input;
 use crate::report;
 use anyhow::Result;
 use gemma_mlp::Activation;
@@ -46,7 +46,7 @@ pub fn run(args: &Args) -> Result<()> {
     check_inputs(&files, run.files())?;
     let checkpoint = run.model.open()?;
     check_inputs(&files, checkpoint.files())?;
-    let Texts { ids, remarks } = run.texts(&checkpoint)?;
+    let Input { ids, remarks } = run.texts(&checkpoint)?;
     let ids = TokenIds::batched(ids)?;
     let options = ForwardOptions {
         activation: match args.activation {

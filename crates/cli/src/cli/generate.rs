@@ -4,7 +4,7 @@ use super::args::{ComputeArgs, ModelArgs, SideArgs};
 use super::interrupt::Interrupt;
 use super::output::Outputs;
 use super::progress::Progress;
-use super::text::{self, Texts};
+use super::text::{self, Input};
 use crate::report;
 use anyhow::Result;
 use gemma_mlp_drift::drift;
@@ -27,8 +27,8 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<()> {
     let checkpoint = args.model.open()?;
-    let Texts { ids, remarks } = text::of_prompt(&checkpoint, &args.prompt)?;
-    let prompt = ids.concat();
+    let Input { ids, remarks } = text::of_prompt(&checkpoint, &args.prompt)?;
+    let prompt = ids.iter().flatten().copied().collect::<Vec<_>>();
     let compute = &args.compute;
     let sides = args.sides.sides(compute.dtype());
     let stop = Interrupt::listen()?;

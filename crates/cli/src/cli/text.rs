@@ -3,25 +3,26 @@
 use super::read;
 use anyhow::{Context, Result};
 use gemma_mlp::checkpoint::{Checkpoint, Remark, RemarkKind};
+use gemma_mlp_drift::input::Texts;
 use std::path::PathBuf;
 
 /// Texts of a run.
-pub struct Texts {
-    /// The token ids of each.
-    pub ids: Vec<Vec<u32>>,
+pub struct Input {
+    /// The token ids of each text.
+    pub ids: Texts,
     /// About the tokenizer and the texts.
     pub remarks: Vec<Remark>,
 }
 
 /// A text that is passed as an argument.
-pub fn of_prompt(checkpoint: &Checkpoint, prompt: &str) -> Result<Texts> {
+pub fn of_prompt(checkpoint: &Checkpoint, prompt: &str) -> Result<Input> {
     let mut texts = Encoder::default();
     texts.add(checkpoint, prompt, vec![])?;
     texts.finish(checkpoint)
 }
 
 /// The texts in files.
-pub fn of_files(checkpoint: &Checkpoint, paths: &[PathBuf]) -> Result<Texts> {
+pub fn of_files(checkpoint: &Checkpoint, paths: &[PathBuf]) -> Result<Input> {
     let mut texts = Encoder::default();
     for path in paths {
         let name = || path.display().to_string();
@@ -34,7 +35,7 @@ pub fn of_files(checkpoint: &Checkpoint, paths: &[PathBuf]) -> Result<Texts> {
 /// The texts so far, with how many of them each remark is about.
 #[derive(Default)]
 struct Encoder {
-    ids: Vec<Vec<u32>>,
+    ids: Texts,
     remarks: Vec<(Remark, usize)>,
 }
 
@@ -46,7 +47,7 @@ impl Encoder {
             remarks.push(Remark::note(RemarkKind::Text, note));
         }
         let (ids, of_encoding) = checkpoint.encode_with_remarks(text)?;
-        self.ids.push(ids);
+        self.ids.push(&ids);
         for remark in remarks.into_iter().chain(of_encoding) {
             match self.remarks.iter_mut().find(|(other, _)| *other == remark) {
                 Some((_, count)) => *count += 1,
@@ -56,7 +57,7 @@ impl Encoder {
         Ok(())
     }
 
-    fn finish(self, checkpoint: &Checkpoint) -> Result<Texts> {
+    fn finish(self, checkpoint: &Checkpoint) -> Result<Input> {
         let mut remarks = checkpoint.tokenizer_remarks()?;
         let all = self.ids.len();
         for (mut remark, count) in self.remarks {
@@ -65,7 +66,7 @@ impl Encoder {
             }
             remarks.push(remark);
         }
-        Ok(Texts { ids: self.ids, remarks })
+        Ok(Input { ids: self.ids, remarks })
     }
 }
 

@@ -7,7 +7,7 @@ use super::options::DriftOptions;
 use super::side::distinct;
 use super::window::Window;
 use crate::error::{Error, Result};
-use crate::input::TokenIds;
+use crate::input::{Texts, TokenIds};
 use candle_core::{Device, Tensor, Var};
 use gemma_mlp::Checkpoint;
 use gemma_mlp::Gemma;
@@ -78,20 +78,20 @@ pub struct BlockGradients {
 /// A family whose whole model does not run here, an encoder without a head, a text of one token.
 pub fn gradient_drift(
     checkpoint: &Checkpoint,
-    texts: &[Vec<u32>],
+    texts: &Texts,
     options: &DriftOptions,
     device: &Device,
     mut progress: impl FnMut(usize),
 ) -> Result<GradientDrift> {
     let windows = options.windows(checkpoint, texts)?;
-    let window = windows.first().filter(|window| window.ids.len() > 1);
+    let window = windows.iter().next().filter(|window| window.ids.len() > 1);
     let window = window.ok_or(Error::NoLoss)?;
     let ids = TokenIds::single(window.ids.clone())?;
     let (pair, floor) = (options.sides, options.floor_sides);
     let (sides, [a, b, floor_a, floor_b]) = distinct([pair.a, pair.b, floor.a, floor.b]);
     let lockstep = Lockstep::load(checkpoint, &sides, device)?;
     let mut passes = (0..sides.len())
-        .map(|side| Pass::forward(lockstep.model(side), &ids.tensor(device)?, window))
+        .map(|side| Pass::forward(lockstep.model(side), &ids.tensor(device)?, &window))
         .collect::<Result<Vec<_>>>()?;
     let mut gradients = vec![];
     for index in (0..lockstep.layers()).rev() {

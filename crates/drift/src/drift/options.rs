@@ -1,9 +1,9 @@
 //! What to compare, how, and how far it is.
 
 use super::side::Sides;
-use super::window::{Score, Window, Windowing};
+use super::window::{Score, Windowing, Windows};
 use crate::error::{Error, Result};
-use crate::input::check_ids;
+use crate::input::{Texts, check_ids};
 use gemma_mlp::Checkpoint;
 use serde::{Deserialize, Serialize};
 
@@ -45,11 +45,11 @@ impl DriftOptions {
 
     /// The windows of texts, of which there is at least one, none of them empty, and whose ids are
     /// all words of the checkpoint's vocabulary.
-    pub(super) fn windows(
+    pub(super) fn windows<'a>(
         &self,
         checkpoint: &Checkpoint,
-        texts: &[Vec<u32>],
-    ) -> Result<Vec<Window>> {
+        texts: &'a Texts,
+    ) -> Result<Windows<'a>> {
         let config = checkpoint.config();
         if texts.is_empty() {
             return Err(Error::NoText);

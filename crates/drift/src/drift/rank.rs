@@ -7,9 +7,9 @@ use super::logits::LogitSums;
 use super::metrics::nan_from_null;
 use super::options::{DriftOptions, Progress};
 use super::side::Side;
-use super::window::Window;
+use super::window::{Window, Windows};
 use crate::error::{Error, Result};
-use crate::input::TokenIds;
+use crate::input::{Texts, TokenIds};
 use candle_core::{DType, Device, Tensor};
 use gemma_mlp::Checkpoint;
 use gemma_mlp::checkpoint::{Config, LayerAttention};
@@ -56,7 +56,7 @@ const F64_PARAMETERS: usize = 1 << 31;
 /// A family whose whole model does not run here, an encoder without a head.
 pub fn rank(
     checkpoint: &Checkpoint,
-    texts: &[Vec<u32>],
+    texts: &Texts,
     options: &DriftOptions,
     device: &Device,
     mut progress: impl FnMut(Progress) -> ControlFlow<()>,
@@ -68,13 +68,13 @@ pub fn rank(
         return Err(Error::NoHead { lacks: "has no logits to rank by" });
     }
     let windows = options.windows(checkpoint, texts)?;
-    let mut applied = applying(checkpoint, side, &reference, &windows, device)?;
+    let mut applied = applying(checkpoint, side, &reference, windows, device)?;
     let of = windows.iter().map(|window| window.ids.len()).sum();
     let mut done = 0.0;
-    for window in &windows {
+    for window in windows.iter() {
         let mut stop = false;
         let length = window.ids.len() as f64;
-        compare(&reference, &mut applied, window, |fraction| {
+        compare(&reference, &mut applied, &window, |fraction| {
             stop |= progress(Progress { tokens: done + fraction * length, of }).is_break();
         })?;
         done += length;
@@ -99,11 +99,11 @@ fn applying(
     checkpoint: &Checkpoint,
     side: Side,
     reference: &Gemma,
-    windows: &[Window],
+    windows: Windows,
     device: &Device,
 ) -> Result<Vec<Applied>> {
-    let config = checkpoint.config();
     let longest = windows.iter().map(|window| window.ids.len()).max().unwrap_or(0);
+    let config = checkpoint.config();
     let parameters: usize =
         checkpoint.tensors().entries().map(|(_, shape, _)| shape.iter().product::<usize>()).sum();
     let mut applied = vec![];
@@ -120,7 +120,8 @@ fn applying(
             }
         };
         let bos = |window: &Window| window.ids[0] == config.bos_token_id && window.ids.len() > 1;
-        let no_bos = matches!(difference.change, Change::NoBos) && windows.iter().all(bos);
+        let no_bos =
+            matches!(difference.change, Change::NoBos) && windows.iter().all(|window| bos(&window));
         if model.is_some() || no_bos {
             applied.push(Applied { difference, model, sums: LogitSums::default() });
         }

@@ -12,7 +12,7 @@ use super::verdict::Verdict;
 use super::window::Score;
 use super::{gradient::GradientDrift, rank::Ranked};
 use crate::error::Result;
-use crate::input::{InputKind, text_remarks, without_texts};
+use crate::input::{InputKind, Texts, text_remarks, without_texts};
 use candle_core::Device;
 use gemma_mlp::Activation;
 use gemma_mlp::checkpoint::{Checkpoint, Family, Remark, Resolved};
@@ -225,7 +225,7 @@ impl Header {
         checkpoint: &Checkpoint,
         options: &DriftOptions,
         device: &Device,
-        texts: &[Vec<u32>],
+        texts: &Texts,
         windows: usize,
     ) -> Result<Self> {
         let mut remarks = checkpoint.remarks().to_vec();
@@ -238,9 +238,9 @@ impl Header {
         }
         let begins = texts.iter().find(|text| !text.is_empty());
         let begins = begins.map_or(&[][..], |text| &text[..text.len().min(EXCERPT)]);
-        let longest = texts.iter().map(Vec::len).max().unwrap_or_default();
+        let longest = texts.iter().map(<[u32]>::len).max().unwrap_or_default();
         let at_once = longest.min(options.windowing.window);
-        remarks.extend(text_remarks(checkpoint, texts.iter().map(Vec::as_slice), at_once));
+        remarks.extend(text_remarks(checkpoint, texts.iter(), at_once));
         remarks.extend(without_texts(checkpoint, begins));
         let device = match device {
             Device::Cpu => "cpu",

@@ -10,7 +10,7 @@ use super::sums::WindowSums;
 use super::whole::{Whole, WholeSums};
 use super::window::Window;
 use crate::error::{Error, Result};
-use crate::input::TokenIds;
+use crate::input::{Texts, TokenIds};
 use candle_core::Device;
 use gemma_mlp::Checkpoint;
 use std::ops::ControlFlow;
@@ -27,7 +27,7 @@ use std::thread;
 /// out of the vocabulary, a tensor that does not fit.
 pub fn drift(
     checkpoint: &Checkpoint,
-    texts: &[Vec<u32>],
+    texts: &Texts,
     options: &DriftOptions,
     device: &Device,
     mut progress: impl FnMut(Progress) -> ControlFlow<()>,
@@ -40,9 +40,10 @@ pub fn drift(
     if options.layers.is_empty() {
         return Err(Error::NoLayers);
     }
-    if !(0..windows.len()).any(|window| options.shard.takes(window)) {
+    let count = windows.count();
+    if !(0..count).any(|window| options.shard.takes(window)) {
         let Shard { index, of } = options.shard;
-        return Err(Error::EmptyShard { index, of, windows: windows.len() });
+        return Err(Error::EmptyShard { index, of, windows: count });
     }
     for &layer in &options.layers {
         checkpoint.block(layer)?;
@@ -68,7 +69,7 @@ pub fn drift(
         for (index, window) in chosen() {
             let length = window.ids.len() as f64;
             let mut stop = false;
-            sums.push(runner.window(checkpoint, index, window, |fraction| {
+            sums.push(runner.window(checkpoint, index, &window, |fraction| {
                 stop |= progress(Progress { tokens: done + fraction * length, of }).is_break();
             })?);
             done += length;
@@ -78,8 +79,7 @@ pub fn drift(
         }
         Ok::<_, Error>(())
     })?;
-    let header =
-        Header { blocks_only, ..Header::new(checkpoint, options, device, texts, windows.len())? };
+    let header = Header { blocks_only, ..Header::new(checkpoint, options, device, texts, count)? };
     let part = Part { shard: options.shard, also: vec![], windows: sums };
     Ok(Drift::new(header, Origin::here(), part))
 }

@@ -1,6 +1,7 @@
 //! Texts of any length, in windows that a model reads at once.
 
 use crate::error::{Error, Result};
+use crate::input::Texts;
 use gemma_mlp::checkpoint::{Remark, RemarkKind};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
@@ -50,26 +51,20 @@ pub enum Score {
 }
 
 impl Windowing {
-    /// Cuts texts as transformers' perplexity guide does: windows overlap unless the stride is as
-    /// long as they are, and every token counts in the first one that has it.
-    ///
-    /// A text that begins with `bos` has it in front of each of its windows: Gemma computes
-    /// nonsense without.
-    pub(super) fn cut(self, texts: &[Vec<u32>], bos: u32) -> Result<Vec<Window>> {
+    /// The windows of texts, of which there is at least one.
+    pub(super) fn cut(self, texts: &Texts, bos: u32) -> Result<Windows<'_>> {
         let Self { window, stride, score } = self;
         match score {
             Score::All if window < 2 || stride == 0 || stride > window => {
                 Err(Error::InvalidWindow { window, stride })
             }
-            Score::All => Ok(texts.iter().flat_map(|text| self.cut_one(text, bos)).collect()),
             Score::SecondHalf if window < 3 || stride != window => {
                 Err(Error::InvalidHalves { window, stride })
             }
-            Score::SecondHalf => {
-                let chunks = texts.iter().flat_map(|text| self.chunks(text, bos));
-                let windows: Vec<_> = chunks.collect();
-                if windows.is_empty() { Err(Error::NoWholeWindow { window }) } else { Ok(windows) }
+            Score::SecondHalf if texts.iter().all(|text| text.len() < window) => {
+                Err(Error::NoWholeWindow { window })
             }
+            _ => Ok(Windows { texts, windowing: self, bos }),
         }
     }
 
@@ -86,30 +81,36 @@ impl Windowing {
     }
 
     /// What of the texts is in no window.
-    pub(super) fn remarks(self, texts: &[Vec<u32>]) -> Vec<Remark> {
-        let dropped = |(index, text): (usize, &Vec<u32>)| {
-            let tokens = text.len() % self.window;
-            (tokens > 0).then(|| {
-                let of = if texts.len() > 1 { format!(" of text {index}") } else { String::new() };
-                let text = format!(
-                    "the last {tokens} tokens{of} make no whole window of {} and are left out, as llama.cpp does",
-                    self.window
-                );
-                Remark::note(RemarkKind::Text, text)
-            })
-        };
-        match self.score {
-            Score::All => vec![],
-            Score::SecondHalf => texts.iter().enumerate().filter_map(dropped).collect(),
+    pub(super) fn remarks(self, texts: &Texts) -> Vec<Remark> {
+        if self.score == Score::All {
+            return vec![];
         }
+        let left = texts.iter().map(|text| text.len() % self.window).filter(|&tokens| tokens > 0);
+        let (count, tokens) = (left.clone().count(), left.sum::<usize>());
+        if count == 0 {
+            return vec![];
+        }
+        let of = if texts.len() > 1 { format!(" of {count} texts") } else { String::new() };
+        let window = self.window;
+        let text = format!(
+            "the last {tokens} tokens{of} make no whole window of {window} and are left out, as llama.cpp does"
+        );
+        vec![Remark::note(RemarkKind::Text, text)]
     }
 
-    fn cut_one(self, text: &[u32], bos: u32) -> Vec<Window> {
+    /// A text's windows, cut as transformers' perplexity guide does: they overlap unless the stride is as
+    /// long as they are, and every token counts in the first one that has it.
+    ///
+    /// A text that begins with `bos` has it in front of each of its windows: Gemma computes
+    /// nonsense without.
+    fn overlapping(self, text: &[u32], bos: u32) -> impl Iterator<Item = Window> {
         let repeats_bos = text.first() == Some(&bos);
         let overlap = (self.window - usize::from(repeats_bos)).saturating_sub(self.stride);
-        let mut windows = vec![];
         let mut done = 0;
-        while done < text.len() {
+        std::iter::from_fn(move || {
+            if done >= text.len() {
+                return None;
+            }
             // All but the first begin behind 0: the first one is longer than the overlap.
             let start = done.saturating_sub(overlap);
             let mut ids = vec![];
@@ -120,10 +121,33 @@ impl Windowing {
             let end = text.len().min(start.saturating_add(self.window - shift));
             ids.extend(&text[start..end]);
             let scored = shift + done - start..shift + end - start;
-            windows.push(Window { ids, scored, next: text.get(end).copied() });
             done = end;
-        }
-        windows
+            Some(Window { ids, scored, next: text.get(end).copied() })
+        })
+    }
+}
+
+/// The windows of texts, each made when it is asked for: there may be millions.
+#[derive(Clone, Copy)]
+pub(super) struct Windows<'a> {
+    texts: &'a Texts,
+    windowing: Windowing,
+    bos: u32,
+}
+
+impl<'a> Windows<'a> {
+    pub(super) fn iter(self) -> impl Iterator<Item = Window> + use<'a> {
+        let Self { texts, windowing, bos } = self;
+        texts.iter().flat_map(move |text| {
+            let halves = windowing.score == Score::SecondHalf;
+            let chunks = halves.then(|| windowing.chunks(text, bos));
+            let overlapping = (!halves).then(|| windowing.overlapping(text, bos));
+            chunks.into_iter().flatten().chain(overlapping.into_iter().flatten())
+        })
+    }
+
+    pub(super) fn count(self) -> usize {
+        self.iter().count()
     }
 }
 
@@ -132,7 +156,11 @@ mod tests {
     use super::*;
 
     fn cut(text: &[u32], window: usize, stride: usize) -> Vec<Window> {
-        Windowing { window, stride, score: Score::All }.cut(&[text.to_vec()], 2).unwrap()
+        Windowing { window, stride, score: Score::All }
+            .cut(&text.to_vec().into(), 2)
+            .unwrap()
+            .iter()
+            .collect()
     }
 
     #[test]
@@ -185,7 +213,10 @@ mod tests {
 
     #[test]
     fn impossible_windows() {
-        let cut = |window, stride, score| Windowing { window, stride, score }.cut(&[vec![1; 9]], 2);
+        let text = Texts::from(vec![1; 9]);
+        let cut = |window, stride, score| {
+            Windowing { window, stride, score }.cut(&text, 2).map(Windows::count)
+        };
         for (window, stride) in [(1, 1), (0, 0), (4, 0), (4, 5)] {
             assert!(cut(window, stride, Score::All).is_err());
         }
@@ -208,8 +239,9 @@ mod tests {
                 for first in [2, 9] {
                     let text: Vec<u32> = std::iter::once(first).chain(10..).take(len).collect();
                     let windowing = Windowing { window: n, stride: n, score: Score::SecondHalf };
-                    let windows = windowing.cut(std::slice::from_ref(&text), 2).unwrap();
-                    assert_eq!(windows.len(), len / n);
+                    let texts = Texts::from(text.clone());
+                    let windows = windowing.cut(&texts, 2).unwrap();
+                    assert_eq!(windows.count(), len / n);
                     for (i, window) in windows.iter().enumerate() {
                         let mut read = text[i * n..(i + 1) * n].to_vec();
                         let right: Vec<_> = (n / 2..n - 1).map(|j| Some(read[j + 1])).collect();
@@ -219,7 +251,7 @@ mod tests {
                         assert_eq!(window.ids, read);
                         assert_eq!(window.labels().collect::<Vec<_>>(), right);
                     }
-                    let remarks = windowing.remarks(&[text]);
+                    let remarks = windowing.remarks(&texts);
                     assert_eq!(remarks.len(), usize::from(len % n > 0));
                     if let [remark] = &remarks[..] {
                         assert!(remark.text.contains(&format!("last {} tokens", len % n)));

@@ -1,5 +1,6 @@
 //! Token ids, which a model reads.
 
+use super::texts::Texts;
 use crate::error::{Error, Result};
 use candle_core::{Device, Tensor};
 
@@ -16,22 +17,23 @@ impl TokenIds {
     /// # Errors
     /// No ids.
     pub fn single(ids: Vec<u32>) -> Result<Self> {
-        Self::batched(vec![ids])
+        Self::batched(ids)
     }
 
     /// A batch.
     ///
     /// # Errors
     /// No ids, texts of different lengths.
-    pub fn batched(texts: Vec<Vec<u32>>) -> Result<Self> {
-        let seq_len = texts.first().map_or(0, Vec::len);
+    pub fn batched(texts: impl Into<Texts>) -> Result<Self> {
+        let texts = texts.into();
+        let seq_len = texts.iter().next().map_or(0, <[u32]>::len);
         if seq_len == 0 {
             return Err(Error::NoIds);
         }
         if let Some((i, odd)) = texts.iter().enumerate().find(|(_, ids)| ids.len() != seq_len) {
             return Err(Error::UnevenBatch { first: seq_len, index: i, len: odd.len() });
         }
-        Ok(Self { batch: texts.len(), ids: texts.concat() })
+        Ok(Self { batch: texts.len(), ids: texts.into_ids() })
     }
 
     /// Checks that all ids are words of a vocabulary.

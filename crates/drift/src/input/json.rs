@@ -1,5 +1,6 @@
 //! Token ids out of JSON, as people write them and tokenizers print them.
 
+use super::texts::Texts;
 use crate::error::{Error, Result};
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use std::fmt;
@@ -14,10 +15,11 @@ use std::marker::PhantomData;
 /// # Errors
 /// [`Error::InvalidIds`] of anything else, which says what is wrong and where; [`Error::NoIds`] and
 /// [`Error::EmptyText`] where ids are missing.
-pub fn parse_ids(json: &str) -> Result<Vec<Vec<u32>>> {
+pub fn parse_ids(json: &str) -> Result<Texts> {
     let json = json.strip_prefix('\u{feff}').unwrap_or(json);
     let File(texts) = serde_json::from_str(json).map_err(|e| Error::InvalidIds(e.to_string()))?;
-    match texts.iter().position(Vec::is_empty) {
+    let empty = texts.iter().position(<[u32]>::is_empty);
+    match empty {
         _ if texts.is_empty() => Err(Error::NoIds),
         Some(_) if texts.len() == 1 => Err(Error::NoIds),
         Some(index) => Err(Error::EmptyText { index }),
@@ -26,16 +28,42 @@ pub fn parse_ids(json: &str) -> Result<Vec<Vec<u32>>> {
 }
 
 /// All that is in a file.
-struct File(Vec<Vec<u32>>);
+struct File(Texts);
 
-/// One list of numbers, or several. A visitor of our own, since serde's untagged enums hold a second
-/// copy of everything, at 32 bytes an element.
-struct Lists<T>(Vec<Vec<T>>);
+/// One list of numbers, or several, each of which goes to `T`. A visitor of our own, since serde's untagged enums hold
+/// a second copy of everything, at 32 bytes an element.
+struct Lists<T>(T);
 
-/// An element of the outer list.
-enum Item<T> {
-    Number(T),
-    List(Vec<T>),
+/// What takes the numbers of lists.
+trait Sink: Default {
+    type Number: Number;
+    fn push(&mut self, number: Self::Number);
+    /// A list is over.
+    fn end(&mut self);
+}
+
+impl Sink for Texts {
+    type Number = u32;
+
+    fn push(&mut self, id: u32) {
+        self.push_token(id);
+    }
+
+    fn end(&mut self) {
+        Texts::end(self);
+    }
+}
+
+/// Numbers that say nothing: they are checked, and no more.
+#[derive(Default)]
+struct Checked<N>(PhantomData<N>);
+
+impl<N: Number + Default> Sink for Checked<N> {
+    type Number = N;
+
+    fn push(&mut self, _: N) {}
+
+    fn end(&mut self) {}
 }
 
 /// Numbers that a list may have.
@@ -54,7 +82,7 @@ impl Number for u32 {
 }
 
 /// A number that says nothing.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Only<const N: u64>;
 
 impl Number for Only<1> {
@@ -73,83 +101,95 @@ impl Number for Only<0> {
     }
 }
 
-impl<'de, T: Number> de::Deserialize<'de> for Item<T> {
-    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
-        json.deserialize_any(ItemVisitor { lists: true, of: PhantomData })
-    }
-}
-
 /// A number and nothing else.
 struct Element<T>(T);
 
 impl<'de, T: Number> de::Deserialize<'de> for Element<T> {
     fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
-        match json.deserialize_any(ItemVisitor { lists: false, of: PhantomData })? {
-            Item::Number(number) => Ok(Self(number)),
-            // No list was asked for.
-            Item::List(_) => Err(de::Error::custom(format!("expected {}", T::EXPECTED))),
-        }
+        json.deserialize_any(ElementVisitor(PhantomData)).map(Self)
     }
 }
 
-struct ItemVisitor<T> {
-    lists: bool,
-    of: PhantomData<T>,
-}
+struct ElementVisitor<T>(PhantomData<T>);
 
-impl<'de, T: Number> Visitor<'de> for ItemVisitor<T> {
-    type Value = Item<T>;
+impl<T: Number> Visitor<'_> for ElementVisitor<T> {
+    type Value = T;
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(T::EXPECTED)
     }
 
-    fn visit_u64<E: de::Error>(self, number: u64) -> Result<Self::Value, E> {
-        let of = T::of(number).map(Item::Number);
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<T, E> {
+        let of = T::of(number);
         of.ok_or_else(|| E::invalid_value(de::Unexpected::Unsigned(number), &self))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
-        if !self.lists {
-            return Err(de::Error::invalid_type(de::Unexpected::Seq, &self));
-        }
-        let mut numbers = vec![];
-        while let Some(Element(number)) = list.next_element()? {
-            numbers.push(number);
-        }
-        Ok(Item::List(numbers))
     }
 }
 
-impl<'de, T: Number> de::Deserialize<'de> for Lists<T> {
+/// An element of the outer list: a number, or a list, which goes straight to the sink.
+struct Item<'a, S>(&'a mut S);
+
+/// What an item was.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Number,
+    List,
+}
+
+impl<'de, S: Sink> de::DeserializeSeed<'de> for Item<'_, S> {
+    type Value = Kind;
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Kind, D::Error> {
+        json.deserialize_any(self)
+    }
+}
+
+impl<'de, S: Sink> Visitor<'de> for Item<'_, S> {
+    type Value = Kind;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(S::Number::EXPECTED)
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<Kind, E> {
+        self.0.push(ElementVisitor(PhantomData).visit_u64(number)?);
+        Ok(Kind::Number)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Kind, A::Error> {
+        while let Some(Element(number)) = list.next_element()? {
+            self.0.push(number);
+        }
+        self.0.end();
+        Ok(Kind::List)
+    }
+}
+
+impl<'de, S: Sink> de::Deserialize<'de> for Lists<S> {
     fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
         json.deserialize_seq(ListsVisitor(PhantomData))
     }
 }
 
-struct ListsVisitor<T>(PhantomData<T>);
+struct ListsVisitor<S>(PhantomData<S>);
 
-impl<'de, T: Number> Visitor<'de> for ListsVisitor<T> {
-    type Value = Lists<T>;
+impl<'de, S: Sink> Visitor<'de> for ListsVisitor<S> {
+    type Value = Lists<S>;
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str("an array, or an array of arrays")
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
-        let mixed = || de::Error::custom("numbers and arrays in one array");
-        let (mut one, mut many) = (vec![], vec![]);
-        while let Some(item) = list.next_element()? {
-            match item {
-                Item::Number(number) if many.is_empty() => one.push(number),
-                Item::List(numbers) if one.is_empty() => many.push(numbers),
-                _ => return Err(mixed()),
+        let (mut sink, mut kind) = (S::default(), None);
+        while let Some(item) = list.next_element_seed(Item(&mut sink))? {
+            if *kind.get_or_insert(item) != item {
+                return Err(de::Error::custom("numbers and arrays in one array"));
             }
         }
-        if !one.is_empty() {
-            many.push(one);
+        if kind == Some(Kind::Number) {
+            sink.end();
         }
-        Ok(Lists(many))
+        Ok(Lists(sink))
     }
 }
 
@@ -180,9 +220,9 @@ impl<'de> Visitor<'de> for FileVisitor {
                 "input_ids" if texts.is_some() => {
                     return Err(de::Error::duplicate_field("input_ids"));
                 }
-                "input_ids" => texts = Some(object.next_value::<Lists<u32>>()?.0),
-                "attention_mask" => drop(object.next_value::<Lists<Only<1>>>()?),
-                "token_type_ids" => drop(object.next_value::<Lists<Only<0>>>()?),
+                "input_ids" => texts = Some(object.next_value::<Lists<Texts>>()?.0),
+                "attention_mask" => drop(object.next_value::<Lists<Checked<Only<1>>>>()?),
+                "token_type_ids" => drop(object.next_value::<Lists<Checked<Only<0>>>>()?),
                 other => {
                     let text =
                         format!("the key {other:?}, which nothing is known of; leave it out");
@@ -210,7 +250,7 @@ mod tests {
             ),
             ("\u{feff}[0, 4294967295]", vec![vec![0, u32::MAX]]),
         ] {
-            assert_eq!(parse_ids(json).unwrap(), texts, "{json}");
+            assert_eq!(parse_ids(json).unwrap(), Texts::from(texts), "{json}");
         }
     }
 
