@@ -701,3 +701,53 @@ fn one_line_says_the_device() {
     };
     assert_eq!(stderr(&[]), said);
 }
+
+/// The exit code of a check on a fine-tune, with what it says.
+#[test]
+fn strict_inspections_end_in_a_code() {
+    let dir = tempfile::tempdir().unwrap();
+    let inspected = |config: &Value, specs: &[Spec], strict: &[&str]| {
+        write_checkpoint(dir.path(), config, specs);
+        let model = dir.path().to_str().unwrap();
+        let args = [&["inspect", "--model", model][..], strict].concat();
+        let output = Command::new(env!("CARGO_BIN_EXE_gemma-mlp")).args(args).output().unwrap();
+        let [stdout, stderr] =
+            [output.stdout, output.stderr].map(|o| String::from_utf8(o).unwrap());
+        (output.status.code(), stdout, stderr)
+    };
+    let (mut config, specs) = (gemma3_config(), gemma3_specs("model."));
+    assert_eq!(inspected(&config, &specs, &["--strict"]).0, Some(0));
+    config["rms_norm_eps"] = 1e-5.into();
+    assert_eq!(inspected(&config, &specs, &[]).0, Some(0));
+    for form in [&["--strict"][..], &["--strict", "--json"]] {
+        let (code, stdout, stderr) = inspected(&config, &specs, form);
+        assert_eq!(code, Some(1));
+        assert!(stdout.contains("rms_norm_eps is 1e-5"), "{stdout}");
+        assert!(
+            stderr.contains("1 warning, and --strict") && stderr.lines().count() == 1,
+            "{stderr}"
+        );
+    }
+}
+
+/// What inspect warns of stands beside every run, and in its JSON.
+#[test]
+fn remarks_stand_beside_every_result() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut specs = gemma3_specs("model.");
+    specs.push(Spec::f32("model.layers.0.mlp.gate_proj.lora_A.weight", &[2, 8]));
+    write_checkpoint(dir.path(), &gemma3_config(), &specs);
+    let ids = dir.path().join("ids.json");
+    std::fs::write(&ids, "[2, 5, 9]").unwrap();
+    let [model, ids] = [dir.path(), &ids].map(|path| path.to_str().unwrap());
+    let warned = "LoRA tensors are not applied";
+    for command in ["drift", "forward"] {
+        let args = [command, "--model", model, "--ids", ids];
+        assert!(run(&args).contains(&format!("warning: {warned}")), "{command}");
+        let json: Value = serde_json::from_str(&run(&[&args[..], &["--json"]].concat())).unwrap();
+        let remark = json["remarks"].as_array().unwrap().iter();
+        let remark = remark.filter(|r| r["kind"] == "unused" && r["level"] == "warning");
+        let texts: Vec<_> = remark.map(|r| r["text"].as_str().unwrap()).collect();
+        assert!(matches!(texts[..], [text] if text.starts_with(warned)), "{command} {json}");
+    }
+}

@@ -31,7 +31,8 @@ pub fn run(args: &Args) -> Result<()> {
     outputs.print(args.json, &inspection, || report::inspect_table(&inspection))?;
     outputs.end()?;
     match warnings {
-        n if args.strict && n > 0 => bail!("{n} warnings, and --strict asks for none"),
+        1 if args.strict => bail!("1 warning, and --strict asks for none"),
+        n if args.strict && n > 1 => bail!("{n} warnings, and --strict asks for none"),
         _ => Ok(()),
     }
 }
