@@ -169,6 +169,12 @@ fn classifiers_have_no_head() {
     told(&checkpoint, "no logits");
     told(&checkpoint, "score.weight");
     assert!(Gemma::load(&checkpoint, &Device::Cpu, DType::F32).unwrap().head().is_none());
+    // By its weights alone.
+    let unsaid = opened(&gemma3_config(), &specs);
+    told(&unsaid, "it is no language model");
+    assert_eq!(unsaid.config().stacks[0].head.value, HeadKind::None);
+    specs.push(Spec::f32("lm_head.weight", &[16, HIDDEN]));
+    assert_eq!(opened(&gemma3_config(), &specs).config().stacks[0].head.value, HeadKind::Separate);
 }
 
 #[test]
@@ -289,6 +295,8 @@ fn what_is_there_in_place_of_a_model_is_named() {
     let dir = directory(&gemma3_config(), &gemma3_specs("model."));
     fs::write(dir.path().join("adapter_config.json"), adapter).unwrap();
     told(&Checkpoint::open(dir.path()).unwrap(), "adapter beside the weights");
+    fs::write(dir.path().join("modules.json"), "[]").unwrap();
+    told(&Checkpoint::open(dir.path()).unwrap(), "parts behind the model");
 }
 
 #[test]

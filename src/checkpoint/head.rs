@@ -19,6 +19,16 @@ pub(super) fn settle(
     remarks: &mut Vec<Remark>,
 ) -> Result<(Resolved<HeadKind>, String)> {
     let Resolved { value, reason } = config;
+    // A classifier whose config does not say what it is.
+    let scores =
+        ["score.weight", "classifier.weight"].into_iter().find(|name| tensors.contains(name));
+    if let (HeadKind::Embedding, None, Some(scores)) = (value, head, scores) {
+        let reason = format!("there is {scores} and no lm_head.weight: it is no language model");
+        let text =
+            format!("{reason}, and there are no logits, and with them no KL and no perplexity");
+        remarks.push(Remark::warning(RemarkKind::Chosen, text));
+        return Ok((Resolved { value: HeadKind::None, reason }, embedding.into()));
+    }
     let has_embedding = tensors.contains(embedding);
     let (value, reason, embedding) = match (value, head) {
         (HeadKind::None, _) => (HeadKind::None, reason.clone(), embedding),

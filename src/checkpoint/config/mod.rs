@@ -83,6 +83,7 @@ impl Config {
             remarks.extend(unusual::remarks(family, &stack));
             stacks.push(stack);
         }
+        remarks.extend(other_architecture(&model_type, family, &kind.architectures));
         remarks.extend(keys::unread(json, path, family)?);
         let mut eos_token_ids = vec![];
         for &id in text.eos_token_id.iter().chain(&raw.eos_token_id) {
@@ -107,6 +108,26 @@ impl Config {
 /// `<eos>` and `<bos>` of every Gemma tokenizer.
 const EOS: u32 = 1;
 const BOS: u32 = 2;
+
+/// An architecture that is not the model type's own: `Gemma2ForCausalLM` beside `gemma3_text`, or code of one's own.
+fn other_architecture(
+    model_type: &str,
+    family: Family,
+    architectures: &[String],
+) -> Option<Remark> {
+    let own = model_type.trim_end_matches("_text").replace('_', "");
+    let is_own = |name: &String| {
+        let name = name.to_ascii_lowercase();
+        let rest = name.strip_prefix(&own);
+        rest.is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    let other = architectures.iter().find(|name| !is_own(name))?;
+    let text = format!(
+        "architectures says {other} and model_type {model_type}: it is computed as {family}, and what the \
+         architecture does otherwise is left out"
+    );
+    Some(Remark::warning(RemarkKind::Unused, text))
+}
 
 fn untrained_activation(stack: &Stack) -> Option<Remark> {
     let Resolved { value, reason } = &stack.activation;
@@ -262,10 +283,13 @@ mod tests {
             ),
             (r#", "text_config": {"tie_word_embeddings": false}"#, Head::Separate, 0),
             (r#", "architectures": ["Gemma3ForCausalLM"]"#, Head::Embedding, 0),
-            (r#", "architectures": ["ShieldGemma2ForImageClassification"]"#, Head::Embedding, 0),
+            (r#", "architectures": ["Gemma3ForConditionalGeneration"]"#, Head::Embedding, 0),
             (r#", "architectures": ["Gemma3TextModel"]"#, Head::Embedding, 1),
             (r#", "architectures": ["Gemma3ForSequenceClassification"]"#, Head::None, 1),
-            (r#", "architectures": ["GemmaRewardModel"]"#, Head::None, 1),
+            (r#", "architectures": ["Gemma3RewardModel"]"#, Head::None, 1),
+            (r#", "architectures": ["Gemma2ForCausalLM"]"#, Head::Embedding, 1),
+            (r#", "architectures": ["GemmaForCausalLM"]"#, Head::Embedding, 1),
+            (r#", "architectures": ["MyModelForCausalLM"]"#, Head::Embedding, 1),
         ] {
             let config = parse(&format!(
                 r#"{{"model_type": "gemma3", "hidden_size": 640, "intermediate_size": 2048, "num_hidden_layers": 18,
@@ -275,6 +299,18 @@ mod tests {
             assert_eq!(config.stacks[0].head.value, head, "{fields}");
             let said = config.remarks.iter().filter(|r| r.text.contains("architectures")).count();
             assert_eq!(said, remarks, "{fields} {:?}", config.remarks);
+        }
+        for (model_type, architecture) in [
+            ("shieldgemma2", "ShieldGemma2ForImageClassification"),
+            ("gemma3_text", "Gemma3ForCausalLM"),
+            ("recurrent_gemma", "RecurrentGemmaForCausalLM"),
+        ] {
+            let json = format!(
+                r#"{{"model_type": "{model_type}", "architectures": ["{architecture}"], "hidden_size": 8}}"#
+            );
+            let config = parse(&json).unwrap();
+            assert_eq!(config.stacks[0].head.value, Head::Embedding, "{json}");
+            assert!(!config.remarks.iter().any(|r| r.text.contains("architectures")), "{json}");
         }
     }
 
@@ -322,5 +358,78 @@ mod tests {
         }
         let other = remarks("gemma2", "");
         assert!(other.iter().any(|text| text.contains("the shape of Gemma 3 270M")), "{other:?}");
+    }
+
+    /// Released models as their files have them on the Hub, with the keys that matter to nobody here.
+    #[test]
+    fn released_configs_are_nothing_unusual() {
+        for (name, json) in [
+            (
+                "Gemma 1 7B",
+                r#"{"architectures": ["GemmaForCausalLM"], "attention_bias": false, "attention_dropout": 0.0,
+                    "bos_token_id": 2, "eos_token_id": 1, "head_dim": 256, "hidden_act": "gelu",
+                    "hidden_activation": null, "hidden_size": 3072, "initializer_range": 0.02,
+                    "intermediate_size": 24576, "max_position_embeddings": 8192, "model_type": "gemma",
+                    "num_attention_heads": 16, "num_hidden_layers": 28, "num_key_value_heads": 16,
+                    "pad_token_id": 0, "rms_norm_eps": 1e-06, "rope_scaling": null, "rope_theta": 10000.0,
+                    "torch_dtype": "bfloat16", "transformers_version": "4.38.0.dev0", "use_cache": true,
+                    "vocab_size": 256000}"#,
+            ),
+            (
+                "Gemma 2 27B",
+                r#"{"architectures": ["Gemma2ForCausalLM"], "attention_bias": false, "attention_dropout": 0.0,
+                    "attn_logit_softcapping": 50.0, "bos_token_id": 2, "cache_implementation": "hybrid",
+                    "eos_token_id": 1, "final_logit_softcapping": 30.0, "head_dim": 128,
+                    "hidden_act": "gelu_pytorch_tanh", "hidden_activation": "gelu_pytorch_tanh",
+                    "hidden_size": 4608, "initializer_range": 0.02, "intermediate_size": 36864,
+                    "max_position_embeddings": 8192, "model_type": "gemma2", "num_attention_heads": 32,
+                    "num_hidden_layers": 46, "num_key_value_heads": 16, "pad_token_id": 0,
+                    "query_pre_attn_scalar": 144, "rms_norm_eps": 1e-06, "rope_theta": 10000.0,
+                    "sliding_window": 4096, "sliding_window_size": 4096, "torch_dtype": "float32",
+                    "transformers_version": "4.42.0.dev0", "use_cache": true, "vocab_size": 256000,
+                    "_attn_implementation": "eager"}"#,
+            ),
+            (
+                "Gemma 3 4B",
+                r#"{"architectures": ["Gemma3ForConditionalGeneration"], "boi_token_index": 255999,
+                    "eoi_token_index": 256000, "eos_token_id": [1, 106], "image_token_index": 262144,
+                    "initializer_range": 0.02, "mm_tokens_per_image": 256, "model_type": "gemma3",
+                    "text_config": {"hidden_size": 2560, "intermediate_size": 10240, "model_type": "gemma3_text",
+                      "num_hidden_layers": 34, "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+                      "sliding_window": 1024},
+                    "torch_dtype": "bfloat16", "transformers_version": "4.50.0.dev0",
+                    "vision_config": {"hidden_size": 1152, "image_size": 896, "model_type": "siglip_vision_model"}}"#,
+            ),
+            (
+                "Gemma 3 27B",
+                r#"{"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3",
+                    "text_config": {"head_dim": 128, "hidden_size": 5376, "intermediate_size": 21504,
+                      "model_type": "gemma3_text", "num_attention_heads": 32, "num_hidden_layers": 62,
+                      "num_key_value_heads": 16, "query_pre_attn_scalar": 168,
+                      "rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "sliding_window": 1024}}"#,
+            ),
+            (
+                "EmbeddingGemma 300M",
+                r#"{"_sliding_window_pattern": 6, "architectures": ["Gemma3TextModel"], "attention_bias": false,
+                    "attn_logit_softcapping": null, "bos_token_id": 2, "dtype": "float32", "eos_token_id": 1,
+                    "final_logit_softcapping": null, "head_dim": 256, "hidden_activation": "gelu_pytorch_tanh",
+                    "hidden_size": 768, "intermediate_size": 1152, "max_position_embeddings": 2048,
+                    "model_type": "gemma3_text", "num_attention_heads": 3, "num_hidden_layers": 24,
+                    "num_key_value_heads": 1, "query_pre_attn_scalar": 256, "rms_norm_eps": 1e-06,
+                    "rope_local_base_freq": 10000.0, "rope_scaling": null, "rope_theta": 1000000.0,
+                    "sliding_window": 512, "use_bidirectional_attention": true, "vocab_size": 262144}"#,
+            ),
+            (
+                "VaultGemma 1B",
+                r#"{"architectures": ["VaultGemmaForCausalLM"], "model_type": "vaultgemma", "vocab_size": 256000,
+                    "num_hidden_layers": 26, "num_attention_heads": 4, "num_key_value_heads": 4,
+                    "hidden_size": 1152, "intermediate_size": 6912, "head_dim": 256,
+                    "query_pre_attn_scalar": 256, "sliding_window": 512}"#,
+            ),
+        ] {
+            let config = parse(json).unwrap();
+            assert_eq!(config.remarks, [], "{name}");
+            assert_eq!(unusual::whose(config.family, &config.stacks[0]).unwrap(), name);
+        }
     }
 }

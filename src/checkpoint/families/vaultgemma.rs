@@ -7,6 +7,7 @@ pub const PROFILE: Profile = Profile {
     name: "VaultGemma",
     models: &[Model::text("vaultgemma")],
     norms: NormNames { post_attention: None, post_mlp: None, ..FOUR_NORMS },
-    releases: &[Release::new("VaultGemma 1B", [1152, 6912, 26], [4, 4, 256], Some(512))],
+    // Its layers all have full attention, as its config lists them.
+    releases: &[Release::new("VaultGemma 1B", [1152, 6912, 26], [4, 4, 256], None)],
     ..gemma2::PROFILE
 };

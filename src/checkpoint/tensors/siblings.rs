@@ -7,15 +7,26 @@ use std::path::Path;
 
 const ADAPTER: &str = "adapter_config.json";
 
-/// An adapter beside a model, which is not applied.
+/// The list of an embedder's parts, as sentence-transformers writes it.
+const MODULES: &str = "modules.json";
+
+/// What lies beside a model and is not used: an adapter, an embedder's further parts.
 pub(in crate::checkpoint) fn remarks(dir: &Path) -> Vec<Remark> {
-    if !dir.join(ADAPTER).exists() {
-        return vec![];
+    let mut remarks = vec![];
+    if dir.join(ADAPTER).exists() {
+        let text = format!(
+            "there is an adapter beside the weights ({ADAPTER}), and it is not applied; merge it into them to have it"
+        );
+        remarks.push(Remark::warning(RemarkKind::Unused, text));
     }
-    let text = format!(
-        "there is an adapter beside the weights ({ADAPTER}), and it is not applied; merge it into them to have it"
-    );
-    vec![Remark::warning(RemarkKind::Unused, text)]
+    if dir.join(MODULES).exists() {
+        let text = format!(
+            "{MODULES} lists parts behind the model, such as pooling and dense layers; they are not run, and figures \
+             are of the hidden states"
+        );
+        remarks.push(Remark::note(RemarkKind::Unused, text));
+    }
+    remarks
 }
 
 /// What a directory without safetensors weights holds in their place, and what to do.
