@@ -178,9 +178,10 @@ impl Checkpoint {
             let told = &config.stacks[0].head;
             let (kind, embedding) =
                 head::settle(told, &tensors, &embedding, head.as_deref(), &mut remarks)?;
-            let without_weight = |name: &str| name.trim_end_matches(".weight").to_string();
-            parts.embedding = without_weight(&embedding);
-            parts.head = head.as_deref().map_or(parts.head, without_weight);
+            parts.embedding = without_weight(&embedding).into();
+            if let Some(head) = &head {
+                parts.head = without_weight(head).into();
+            }
             config.stacks[0].head = kind;
         }
         let mut checkpoint = Self { source, config, tensors, blocks, parts, tokenizer, remarks };
@@ -349,6 +350,11 @@ impl Checkpoint {
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         self.tokenizer.decode(ids)
     }
+}
+
+/// The module that a weight is of.
+fn without_weight(name: &str) -> &str {
+    name.strip_suffix(".weight").unwrap_or(name)
 }
 
 /// How many shards and tensors an index lists.

@@ -221,8 +221,12 @@ impl<'de> Visitor<'de> for FileVisitor {
                     return Err(de::Error::duplicate_field("input_ids"));
                 }
                 "input_ids" => texts = Some(object.next_value::<Lists<Texts>>()?.0),
-                "attention_mask" => drop(object.next_value::<Lists<Checked<Only<1>>>>()?),
-                "token_type_ids" => drop(object.next_value::<Lists<Checked<Only<0>>>>()?),
+                "attention_mask" => {
+                    let Lists(Checked::<Only<1>>(_)) = object.next_value()?;
+                }
+                "token_type_ids" => {
+                    let Lists(Checked::<Only<0>>(_)) = object.next_value()?;
+                }
                 other => {
                     let text =
                         format!("the key {other:?}, which nothing is known of; leave it out");
