@@ -128,7 +128,7 @@ pub struct NoGpu(pub(crate) String);
 
 /// Why the whole model of a family does not run here, or a part of its config, in one line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
+#[error("{}", Line(.0))]
 pub struct Unsupported(pub(crate) String);
 
 /// What keeps a checkpoint from being fetched from the Hugging Face Hub.

@@ -1,7 +1,7 @@
 //! What the crates of this workspace share beyond the library's interface. It changes without notice.
 #![allow(missing_docs)]
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Tensors};
 use crate::error::Result;
 
 pub use crate::checkpoint::tokenizer::guard::is_guarded;
@@ -20,6 +20,16 @@ pub use crate::model::norm::wide_dtype;
 /// A checkpoint in memory, for fuzzing.
 pub fn checkpoint_from_bytes(config: &str, weights: Vec<u8>) -> Result<Checkpoint> {
     Checkpoint::from_bytes(config, weights)
+}
+
+/// A safetensors file in memory, for fuzzing.
+pub fn tensors_from_bytes(weights: Vec<u8>) -> Result<Tensors> {
+    Tensors::from_bytes("memory/model.safetensors".as_ref(), weights)
+}
+
+/// The ids of a text, and the text of ids, by a `tokenizer.json` in memory, for fuzzing.
+pub fn tokenize(json: Vec<u8>, text: &str, ids: &[u32]) -> (Result<Vec<u32>>, Result<String>) {
+    crate::checkpoint::tokenize(json, text, ids)
 }
 
 /// How many shards and tensors an index lists, for fuzzing.

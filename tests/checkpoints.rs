@@ -111,6 +111,23 @@ fn fused_projections_are_read() {
     assert_eq!(inspect(&checkpoint, |_| {}).unwrap().stacks[0].attention, "supported");
 }
 
+/// Queries, keys and values that are stored in several dtypes are one product all the same.
+#[test]
+fn projections_of_several_dtypes() {
+    let mut specs = gemma3_specs("model.");
+    let expected = logits(&opened(&gemma3_config(), &specs));
+    let keys = specs.iter_mut().find(|spec| spec.name.contains("k_proj")).unwrap();
+    let upper = keys.bytes.chunks(4).flat_map(|bytes| bytes[2..].to_vec()).collect();
+    (keys.dtype, keys.bytes) = (Dtype::BF16, upper);
+    let checkpoint = opened(&gemma3_config(), &specs);
+    let ours = logits(&checkpoint);
+    let farthest = ours.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(farthest > 0.0 && farthest < 0.05, "{farthest}");
+    for dtype in [DType::BF16, DType::F16, DType::F64] {
+        assert!(Gemma::load(&checkpoint, &Device::Cpu, dtype).is_ok());
+    }
+}
+
 /// The head is what the file has, whatever the config says of ties.
 #[test]
 fn heads() {

@@ -352,6 +352,24 @@ impl Checkpoint {
     }
 }
 
+/// The ids of a text, and the text of ids, by the tokenizer of a small Gemma 3.
+pub(crate) fn tokenize(
+    json: Vec<u8>,
+    text: &str,
+    ids: &[u32],
+) -> (Result<Vec<u32>>, Result<String>) {
+    let config = r#"{"model_type": "gemma3_text", "vocab_size": 1024}"#;
+    let tokenizer =
+        Config::parse(config, Path::new(CONFIG)).map(|config| Tokenizer::bytes(json, &config));
+    match tokenizer {
+        Ok(tokenizer) => {
+            let decoded = tokenizer.decode(ids);
+            (tokenizer.encode(text).map(|(ids, _)| ids), decoded)
+        }
+        Err(e) => (Err(e), Ok(String::new())),
+    }
+}
+
 /// The module that a weight is of.
 fn without_weight(name: &str) -> &str {
     name.strip_suffix(".weight").unwrap_or(name)

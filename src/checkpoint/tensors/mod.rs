@@ -65,10 +65,7 @@ impl Tensors {
     }
 
     /// One file in memory, with a path for messages.
-    pub(in crate::checkpoint) fn from_bytes(
-        path: &Path,
-        bytes: impl Into<Cow<'static, [u8]>>,
-    ) -> Result<Self> {
+    pub(crate) fn from_bytes(path: &Path, bytes: impl Into<Cow<'static, [u8]>>) -> Result<Self> {
         let shard = Shard::from_bytes(path, bytes.into())?;
         Self::new(path, vec![shard], Table::default(), vec![])
     }

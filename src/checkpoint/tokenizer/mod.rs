@@ -24,8 +24,8 @@ use std::sync::OnceLock;
 /// one.
 pub(super) struct Tokenizer {
     path: PathBuf,
-    /// What would be in the file, if it is inside the program.
-    inside: Option<&'static [u8]>,
+    /// What would be in the file, if it is in memory.
+    inside: Option<Cow<'static, [u8]>>,
     vocab: Vocab,
     outline: Read<Outline>,
     whole: Read<Whole>,
@@ -57,12 +57,11 @@ impl Tokenizer {
         Self::new(path, None, config)
     }
 
-    #[cfg(any(feature = "embedded", test))]
-    pub(super) fn bytes(bytes: &'static [u8], config: &Config) -> Self {
-        Self::new("tokenizer.json".into(), Some(bytes), config)
+    pub(super) fn bytes(bytes: impl Into<Cow<'static, [u8]>>, config: &Config) -> Self {
+        Self::new("tokenizer.json".into(), Some(bytes.into()), config)
     }
 
-    fn new(path: PathBuf, inside: Option<&'static [u8]>, config: &Config) -> Self {
+    fn new(path: PathBuf, inside: Option<Cow<'static, [u8]>>, config: &Config) -> Self {
         let vocab = Vocab { bos: config.bos_token_id, rows: config.stacks[0].vocab_size };
         let (outline, whole, words) = (Read::new(), Read::new(), Read::new());
         Self { path, inside, vocab, outline, whole, words }
@@ -156,9 +155,9 @@ impl Tokenizer {
         kept: &'a Read<T>,
         read: impl FnOnce(&Parts) -> Result<T, String>,
     ) -> Result<&'a T> {
-        let bytes = match (kept.get(), self.inside) {
+        let bytes = match (kept.get(), &self.inside) {
             (Some(_), _) => Cow::Borrowed(&[][..]),
-            (None, Some(bytes)) => Cow::Borrowed(bytes),
+            (None, Some(bytes)) => Cow::Borrowed(&**bytes),
             (None, None) => Cow::Owned(file::read(&self.path)?),
         };
         let read = kept.get_or_init(|| read(&Parts::parse(&bytes)?));

@@ -201,6 +201,13 @@ pub(crate) fn common_dtype<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> Res
     Ok(common.unwrap_or(DType::F32))
 }
 
+/// Tensors one behind the other, in the dtype that they are multiplied in.
+fn cat(tensors: Vec<Tensor>) -> Result<Tensor> {
+    let dtype = common_dtype(tensors.iter())?;
+    let alike = tensors.iter().map(|tensor| tensor.to_dtype(dtype));
+    Tensor::cat(&alike.collect::<Result<Vec<_>>>()?, 0)
+}
+
 fn is_float(dtype: DType) -> bool {
     matches!(dtype, DType::F64 | DType::F32 | DType::BF16 | DType::F16)
 }
@@ -273,7 +280,8 @@ impl Linear {
     }
 
     /// One layer that returns what several return, one behind the other: `[..., in]` to
-    /// `[..., sum of all out]`. Packed weights are unpacked.
+    /// `[..., sum of all out]`. Packed weights are unpacked; weights of several dtypes get one that
+    /// holds them all, and so do biases.
     ///
     /// # Errors
     /// Layers of different inputs, of which only some have a bias, or none at all.
@@ -282,11 +290,11 @@ impl Linear {
             Weight::Tensor(weight) => Ok(weight.clone()),
             Weight::Packed(packed) => Tensor::cat(&packed.unpacked()?, 0),
         });
-        let weight = Tensor::cat(&weights.collect::<Result<Vec<_>>>()?, 0)?;
-        let biases: Vec<_> = layers.iter().filter_map(|layer| layer.bias()).collect();
+        let weight = cat(weights.collect::<Result<Vec<_>>>()?)?;
+        let biases: Vec<_> = layers.iter().filter_map(|layer| layer.bias().cloned()).collect();
         let bias = match biases.len() {
             0 => None,
-            n if n == layers.len() => Some(Tensor::cat(&biases, 0)?),
+            n if n == layers.len() => Some(cat(biases)?),
             _ => candle_core::bail!("either all stacked layers have a bias or none"),
         };
         Ok(Self::new(Weight::Tensor(weight), bias)?)

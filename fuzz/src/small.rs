@@ -1,0 +1,165 @@
+//! Small checkpoints in memory.
+
+use gemma_mlp::Checkpoint;
+use gemma_mlp::checkpoint::Stack;
+use gemma_mlp::internal::checkpoint_from_bytes;
+use serde_json::{Value, json};
+
+/// A tensor to be written.
+#[derive(Clone)]
+pub struct Spec {
+    pub name: String,
+    pub shape: Vec<usize>,
+    pub dtype: &'static str,
+}
+
+/// A safetensors file of a header and so many bytes, from values of one period or another.
+pub fn safetensors(header: &str, body: &[u8]) -> Vec<u8> {
+    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), body].concat()
+}
+
+/// Numbers of a dtype: some around 0, or one pattern of bits.
+fn values(dtype: &str, elements: usize, pattern: Option<u64>) -> Vec<u8> {
+    let mut bytes = vec![];
+    for i in 0..elements {
+        let value = ((i * 37 % 64) as f32 - 31.5) / 64.0;
+        let (single, double) = (value.to_bits(), f64::from(value).to_bits());
+        match dtype {
+            "F64" => bytes.extend(pattern.unwrap_or(double).to_le_bytes()),
+            // As an f16 the bits of a bf16 are another number of the same sign, and finite here.
+            "BF16" | "F16" => {
+                let bits = pattern.map_or((single >> 16) as u16, |pattern| pattern as u16);
+                bytes.extend(bits.to_le_bytes());
+            }
+            _ => bytes.extend(pattern.map_or(single, |pattern| pattern as u32).to_le_bytes()),
+        }
+    }
+    bytes
+}
+
+/// The file of some tensors, one of which may be filled with a pattern.
+pub fn write(specs: &[Spec], odd: Option<(usize, u64)>) -> Vec<u8> {
+    let (mut header, mut body) = (serde_json::Map::new(), vec![]);
+    for (i, Spec { name, shape, dtype }) in specs.iter().enumerate() {
+        let start = body.len();
+        let pattern = odd.filter(|(at, _)| *at == i).map(|(_, pattern)| pattern);
+        body.extend(values(dtype, shape.iter().product(), pattern));
+        let entry = json!({"dtype": dtype, "shape": shape, "data_offsets": [start, body.len()]});
+        header.insert(name.clone(), entry);
+    }
+    safetensors(&Value::Object(header).to_string(), &body)
+}
+
+/// How a checkpoint is laid out.
+pub struct Layout {
+    pub prefix: &'static str,
+    pub fused_gate_up: bool,
+    pub fused_qkv: bool,
+    pub head: bool,
+    pub dtype: &'static str,
+}
+
+impl Default for Layout {
+    fn default() -> Self {
+        let (fused_gate_up, fused_qkv, head) = (false, false, false);
+        Self { prefix: "model.", fused_gate_up, fused_qkv, head, dtype: "F32" }
+    }
+}
+
+/// The tensors that a stack asks for, as transformers calls them.
+pub fn specs(stack: &Stack, layout: &Layout) -> Vec<Spec> {
+    let (hidden, inner) = (stack.hidden_size, stack.intermediate_size);
+    let mut specs = vec![];
+    let mut add = |name: String, shape: &[usize]| {
+        specs.push(Spec { name, shape: shape.into(), dtype: layout.dtype });
+    };
+    let stack_prefix =
+        if stack.name.is_empty() { String::new() } else { format!("{}.", stack.name) };
+    let prefix = format!("{}{stack_prefix}", layout.prefix);
+    add(format!("{prefix}embed_tokens.weight"), &[stack.vocab_size, hidden]);
+    add(format!("{prefix}norm.weight"), &[hidden]);
+    if layout.head {
+        add("lm_head.weight".into(), &[stack.vocab_size, hidden]);
+    }
+    for i in 0..stack.num_hidden_layers {
+        let layer = format!("{prefix}layers.{i}");
+        let norms = &stack.norms;
+        for norm in [Some(norms.input), norms.post_attention, Some(norms.pre_mlp), norms.post_mlp]
+            .into_iter()
+            .flatten()
+        {
+            add(format!("{layer}.{norm}.weight"), &[hidden]);
+        }
+        // RecurrentGemma's blocks, which have biases, have a name of their own.
+        let mlp = if stack.mlp_bias { "mlp_block" } else { "mlp" };
+        let into = match layout.fused_gate_up {
+            true => vec![("gate_up_proj", 2 * inner)],
+            false => vec![("gate_proj", inner), ("up_proj", inner)],
+        };
+        for (name, rows, columns) in into
+            .into_iter()
+            .map(|(name, rows)| (name, rows, hidden))
+            .chain([("down_proj", hidden, inner)])
+        {
+            add(format!("{layer}.{mlp}.{name}.weight"), &[rows, columns]);
+            if stack.mlp_bias {
+                add(format!("{layer}.{mlp}.{name}.bias"), &[rows]);
+            }
+        }
+        let Ok(attention) = &stack.attention else { continue };
+        let queries = attention.num_attention_heads * attention.head_dim;
+        let keys = attention.num_key_value_heads * attention.head_dim;
+        let mut projections = match layout.fused_qkv {
+            true => vec![("qkv_proj", queries + 2 * keys, hidden)],
+            false => {
+                vec![
+                    ("q_proj", queries, hidden),
+                    ("k_proj", keys, hidden),
+                    ("v_proj", keys, hidden),
+                ]
+            }
+        };
+        projections.push(("o_proj", hidden, queries));
+        for (name, rows, columns) in projections {
+            add(format!("{layer}.self_attn.{name}.weight"), &[rows, columns]);
+            if attention.bias {
+                add(format!("{layer}.self_attn.{name}.bias"), &[rows]);
+            }
+        }
+        if attention.qk_norm {
+            for name in ["q_norm", "k_norm"] {
+                add(format!("{layer}.self_attn.{name}.weight"), &[attention.head_dim]);
+            }
+        }
+    }
+    specs
+}
+
+/// How many elements [`specs`] would have.
+pub fn elements(stack: &Stack) -> usize {
+    let hidden = stack.hidden_size;
+    let attention = stack.attention.as_ref().map_or(0, |attention| {
+        2 * (attention.num_attention_heads + attention.num_key_value_heads) * attention.head_dim
+    });
+    let layer = hidden * (3 * stack.intermediate_size + attention + 8);
+    2 * stack.vocab_size * hidden + stack.num_hidden_layers * layer
+}
+
+/// The config of a Gemma 3 of two layers.
+pub fn gemma3() -> Value {
+    json!({
+        "model_type": "gemma3_text", "vocab_size": 16, "hidden_size": 8, "intermediate_size": 12,
+        "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 4,
+        "query_pre_attn_scalar": 4, "sliding_window": 4, "rms_norm_eps": 1e-6,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "hidden_activation": "gelu_pytorch_tanh"
+    })
+}
+
+/// A whole small checkpoint.
+pub fn checkpoint() -> Checkpoint {
+    let config = gemma3().to_string();
+    let parsed = gemma_mlp::checkpoint::Config::parse(&config, "config.json".as_ref()).unwrap();
+    let weights = write(&specs(&parsed.stacks[0], &Layout::default()), None);
+    checkpoint_from_bytes(&config, weights).unwrap()
+}
