@@ -12,7 +12,7 @@ const TINY: &[u8] = include_bytes!("../../../weights/tiny-gemma3/tokenizer.json"
 fn tokenizer(json: impl Into<Vec<u8>>) -> Tokenizer {
     let config = r#"{"model_type": "gemma3_text", "vocab_size": 1024}"#;
     let config = Config::parse(config, Path::new("config.json")).unwrap();
-    Tokenizer::bytes(json.into().leak(), &config)
+    Tokenizer::bytes(json.into(), &config)
 }
 
 fn changed(change: impl FnOnce(&mut Value)) -> Tokenizer {
