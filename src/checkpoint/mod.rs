@@ -258,8 +258,8 @@ impl Checkpoint {
             return vec![];
         }
         let directory = self.tensors.path();
-        let beside =
-            [CONFIG, GENERATION, TOKENIZER, tensors::INDEX].map(|name| directory.join(name));
+        let beside = [CONFIG, GENERATION, TOKENIZER, tokenizer::SETTINGS, tensors::INDEX];
+        let beside = beside.map(|name| directory.join(name));
         let beside = beside.into_iter().filter(|path| path.exists());
         self.tensors.files().map(Path::to_path_buf).chain(beside).collect()
     }

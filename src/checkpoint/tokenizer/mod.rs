@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use cut::Cut;
 use file::Parts;
 use guard::{guard, one_line};
+pub(super) use settings::SETTINGS;
 use settings::Settings;
 use specials::{Specials, Vocab};
 use std::borrow::Cow;

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 /// Its name, beside `tokenizer.json`.
-const SETTINGS: &str = "tokenizer_config.json";
+pub(in crate::checkpoint) const SETTINGS: &str = "tokenizer_config.json";
 
 /// The settings that bear on token ids. Templates of chats, lengths and sides of padding, and how
 /// decoded text is tidied do not.
