@@ -633,12 +633,14 @@ mod tests {
                 );
                 assert_eq!(wide(&pair.exact), wide(&exact.trace(&x)?.output));
                 if rows > 0 {
-                    let difference = (pair.tanh.to_dtype(DType::F32)?
-                        - mlp.forward(&x.to_dtype(DType::F32)?)?)?;
+                    let expected = mlp.forward(&x.to_dtype(DType::F32)?)?;
+                    let difference = (pair.tanh.to_dtype(DType::F32)? - &expected)?;
+                    let norm = |t: &Tensor| t.sqr()?.sum_all()?.sqrt()?.to_scalar::<f32>();
+                    let distance = norm(&difference)? / norm(&expected)?;
+                    // Weights, input and output of bf16 are each off by up to 2^-9 of themselves.
                     let bound =
-                        if of_x == DType::F32 && of_weights == DType::F32 { 1e-5 } else { 0.1 };
-                    let difference = difference.abs()?.max_all()?.to_scalar::<f32>()?;
-                    assert!(difference < bound, "{difference}");
+                        if of_x == DType::F32 && of_weights == DType::F32 { 1e-5 } else { 0.02 };
+                    assert!(distance < bound, "{distance}");
                 }
                 let (variables, vars) = packed.with_variables()?;
                 assert_eq!(vars.len(), 2);
