@@ -173,6 +173,11 @@ fn heads() {
         with(&[("top", false)], vec![], ""),
         &["lm_head.weight", "tie_word_embeddings says false"],
     );
+    // One level ties it, and there is nothing else to take.
+    let mut text = gemma3_config();
+    text["tie_word_embeddings"] = true.into();
+    let split = json!({"model_type": "gemma3", "tie_word_embeddings": false, "text_config": text});
+    assert_eq!(head(&opened(&split, &gemma3_specs("model."))), HeadKind::Embedding);
 }
 
 /// A model that scores texts has no logits, and is known by its config.

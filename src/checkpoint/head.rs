@@ -2,23 +2,24 @@
 
 use super::config::activation::Resolved;
 use super::config::head::HeadKind;
+use super::config::stack::Stack;
 use super::remark::{Remark, RemarkKind};
 use super::tensors::Tensors;
 use crate::error::{Error, Result};
 
-/// What the weights say to a config's head, of which `embedding` and `head` are the names, if they are there. Returns with the
-/// head the name of the embedding.
+/// What the weights say to a stack's head, of which `embedding` and `head` are the names, if they are there. Returns
+/// with the head the name of the embedding.
 ///
 /// # Errors
 /// A checkpoint without the matrix that its config asks for; a file that was written to since it was opened.
 pub(super) fn settle(
-    config: &Resolved<HeadKind>,
+    stack: &Stack,
     tensors: &Tensors,
     embedding: &str,
     head: Option<&str>,
     remarks: &mut Vec<Remark>,
 ) -> Result<(Resolved<HeadKind>, String)> {
-    let Resolved { value, reason } = config;
+    let Resolved { value, reason } = &stack.head;
     // A classifier whose config does not say what it is.
     let scores =
         ["score.weight", "classifier.weight"].into_iter().find(|name| tensors.contains(name));
@@ -32,7 +33,7 @@ pub(super) fn settle(
     let has_embedding = tensors.contains(embedding);
     let (value, reason, embedding) = match (value, head) {
         (HeadKind::None, _) => (HeadKind::None, reason.clone(), embedding),
-        (_, None) if *value == HeadKind::Separate && !reason.contains("and true") => {
+        (HeadKind::Separate, None) if !stack.may_be_tied => {
             return Err(Error::MissingTensor {
                 path: tensors.path().into(),
                 tensor: "lm_head.weight".into(),

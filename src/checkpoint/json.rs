@@ -12,21 +12,21 @@ pub(super) fn read_text(path: &Path) -> Result<String> {
     const LIMIT: u64 = 64 << 20;
     let metadata = fs::metadata(path).map_err(Error::io(path))?;
     check_regular(path, &metadata)?;
-    let malformed = |reason| Error::Json { path: path.into(), reason };
     let mut bytes = vec![];
     // Some files of the system have no length, and no end.
     let file = fs::File::open(path).map_err(Error::io(path))?;
     file.take(LIMIT + 1).read_to_end(&mut bytes).map_err(Error::io(path))?;
     if bytes.len() as u64 > LIMIT {
-        return Err(malformed(format!(
-            "more than {LIMIT} bytes, which is too much for a JSON file"
-        )));
+        return Err(malformed(
+            path,
+            format!("more than {LIMIT} bytes, which is too much for a JSON file"),
+        ));
     }
     if is_lfs_pointer(&bytes) {
         return Err(Error::GitLfs { path: path.into() });
     }
     let text = String::from_utf8(bytes)
-        .map_err(|e| malformed(format!("not a JSON file: {}", e.utf8_error())))?;
+        .map_err(|e| malformed(path, format!("not a JSON file: {}", e.utf8_error())))?;
     Ok(match text.strip_prefix('\u{feff}') {
         Some(rest) => rest.to_string(),
         None => text,
@@ -39,8 +39,7 @@ pub(super) fn is_lfs_pointer(beginning: &[u8]) -> bool {
 }
 
 pub(super) fn parse_json<'a, T: serde::Deserialize<'a>>(json: &'a str, path: &Path) -> Result<T> {
-    serde_json::from_str(json)
-        .map_err(|e| Error::Json { path: path.into(), reason: format!("malformed JSON: {e}") })
+    serde_json::from_str(json).map_err(|e| malformed(path, format!("malformed JSON: {e}")))
 }
 
 /// Refuses what is no regular file, whose length says nothing or whose bytes may never come.

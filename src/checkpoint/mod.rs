@@ -165,8 +165,7 @@ impl Checkpoint {
             remarks.push(Remark::warning(RemarkKind::Unused, text));
         }
         // The embedding is the layers' sibling.
-        let layer = &blocks[0].layer;
-        let backbone = layer.strip_suffix("layers.0").unwrap_or(layer).to_string();
+        let backbone = before_layers(&blocks[0]).to_string();
         let mut parts = Parts {
             embedding: format!("{backbone}embed_tokens"),
             head: "lm_head".into(),
@@ -175,9 +174,9 @@ impl Checkpoint {
         if config.stacks[0].attention.is_ok() {
             let head = names::lm_head(&parts.backbone, &tensors);
             let embedding = format!("{}.weight", parts.embedding);
-            let told = &config.stacks[0].head;
+            let stack = &config.stacks[0];
             let (kind, embedding) =
-                head::settle(told, &tensors, &embedding, head.as_deref(), &mut remarks)?;
+                head::settle(stack, &tensors, &embedding, head.as_deref(), &mut remarks)?;
             parts.embedding = without_weight(&embedding).into();
             if let Some(head) = &head {
                 parts.head = without_weight(head).into();
@@ -204,9 +203,8 @@ impl Checkpoint {
         let mut stacks = vec![];
         let mut first = 0;
         for stack in &self.config.stacks {
-            let layer = &self.blocks[first].layer;
-            let prefix = layer.strip_suffix("layers.0").unwrap_or(layer);
-            stacks.push((prefix.to_string(), stack.num_hidden_layers));
+            let prefix = before_layers(&self.blocks[first]).to_string();
+            stacks.push((prefix, stack.num_hidden_layers));
             first += stack.num_hidden_layers;
         }
         unused::remarks(tensors, &used, &stacks, whole.is_some())
@@ -368,6 +366,11 @@ pub(crate) fn tokenize(
         }
         Err(e) => (Err(e), Ok(String::new())),
     }
+}
+
+/// What stands before `layers.0` in the name of a stack's first layer.
+fn before_layers(first: &BlockSpec) -> &str {
+    first.layer.strip_suffix("layers.0").unwrap_or(&first.layer)
 }
 
 /// The module that a weight is of.

@@ -78,6 +78,7 @@ impl Config {
             let ties = [raw.tie_word_embeddings, part.tie_word_embeddings];
             let causal = stack.attention.as_ref().map_or(true, |attention| attention.causal);
             stack.head = HeadKind::of_config(causal, &kind.architectures, ties, &mut remarks);
+            stack.may_be_tied = ties == [None; 2] || ties.contains(&Some(true));
             remarks.extend(notes);
             remarks.extend(untrained_activation(&stack));
             remarks.extend(unusual::remarks(family, &stack));

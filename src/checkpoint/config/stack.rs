@@ -39,6 +39,8 @@ pub struct Stack {
     pub max_position_embeddings: Option<usize>,
     /// What makes logits of hidden states, and why. A checkpoint's is settled by its weights.
     pub head: Resolved<HeadKind>,
+    /// Whether some level of the file ties the head to the embedding, if another does not.
+    pub(in crate::checkpoint) may_be_tied: bool,
     /// `cap·tanh(logits/cap)` on the logits (Gemma 2, VaultGemma).
     pub final_softcap: Option<f64>,
     /// The attention of every layer, or the sentence why it is not computed.
@@ -108,6 +110,7 @@ pub(in crate::checkpoint) fn stack(
         vocab_size: size("vocab_size", vocab, MAX_VOCAB, path)?,
         max_position_embeddings: raw.max_position_embeddings,
         head: HeadKind::untold(),
+        may_be_tied: true,
         final_softcap,
         attention,
         defaults: notes.defaults,

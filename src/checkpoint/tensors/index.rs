@@ -2,8 +2,8 @@
 
 use super::canonical::canonical;
 use super::table::Table;
-use crate::checkpoint::json::{parse_json, read_text};
-use crate::error::{Error, Result};
+use crate::checkpoint::json::{malformed, parse_json, read_text};
+use crate::error::Result;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use std::collections::HashMap;
@@ -32,7 +32,7 @@ impl Index {
         struct Raw {
             weight_map: WeightMap,
         }
-        let malformed = |reason| Error::Json { path: path.into(), reason };
+        let malformed = |reason| malformed(path, reason);
         let Raw { weight_map: WeightMap(Index { files, tensors }) } = parse_json(json, path)?;
         for file in &files {
             if Path::new(file).file_name() != Some(file.as_ref()) {

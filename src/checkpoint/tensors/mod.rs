@@ -9,6 +9,7 @@ mod shard;
 pub(super) mod siblings;
 mod table;
 
+use super::json::malformed;
 use super::remark::{Names, Remark, RemarkKind};
 use crate::error::{Error, Result};
 use candle_core::{DType, Device, Shape, Tensor};
@@ -94,11 +95,15 @@ impl Tensors {
                     others.filter(|shard| shard.tensors().get(name).is_some()).count() > 0;
                 let meant = tensors.get(name).is_some_and(|&meant| usize::from(meant) == at);
                 if meant || !elsewhere {
-                    routing.push(name, at as u16).map_err(|_| too_long(index))?;
+                    routing
+                        .push(name, at as u16)
+                        .map_err(|_| malformed(index, "its names are too long"))?;
                 }
             }
         }
-        let routing = routing.sorted().map_err(|name| twice(index, &name))?;
+        let routing = routing
+            .sorted()
+            .map_err(|name| malformed(index, format!("tensor '{name}' is there twice")))?;
         let names = tensors.iter().map(|(name, _)| name);
         let lacking: Names = names.filter(|name| routing.get(name).is_none()).collect();
         if lacking.count > 0 {
@@ -298,15 +303,6 @@ impl Tensors {
         };
         Some((shard, shard.tensors().get(name)?))
     }
-}
-
-fn too_long(index: &Path) -> Error {
-    Error::Json { path: index.into(), reason: "its names are too long".into() }
-}
-
-fn twice(index: &Path, name: &str) -> Error {
-    let reason = format!("tensor '{name}' is there twice");
-    Error::Json { path: index.into(), reason }
 }
 
 fn shard_path(dir: &Path, shard: &str) -> Result<PathBuf> {
