@@ -5,6 +5,7 @@
 //! | [`input`] | token ids, and noise for blocks whose model does not run |
 //! | [`forward`] | a forward pass with what happens inside the blocks |
 //! | [`drift`] | two sides, the distance between them, and the noise floor |
+//! | [`compare`] | someone else's model against ours: where it parts first, and by which mistake |
 //! | [`curves`] | the functions as curves, with the errors of presets, and against candle's own |
 //!
 //! [`drift::drift`] measures a checkpoint under two [`Side`](drift::Side)s.
@@ -15,6 +16,7 @@
 //! The program `gemma-mlp`, in the crate `gemma-mlp-cli`, shows them as tables, plots and pages.
 #![deny(missing_docs)]
 
+pub mod compare;
 pub mod curves;
 pub mod drift;
 mod error;

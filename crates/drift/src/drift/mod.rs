@@ -49,6 +49,8 @@ pub use options::{DriftOptions, Progress, Shard};
 pub use origin::Origin;
 pub use positions::{Positions, Token, TokenDrift};
 pub use rank::{Ranked, rank};
+#[cfg(feature = "schemars")]
+pub(crate) use result::RemarkSchema;
 pub use result::{CheckpointSummary, Drift, EXCERPT, Floor, Header, RRatio, SCHEMA};
 pub use run::drift;
 pub use side::{Side, Sides};

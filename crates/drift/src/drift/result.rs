@@ -174,7 +174,7 @@ struct ResolvedActivation {
 #[derive(schemars::JsonSchema)]
 #[schemars(rename = "Remark")]
 #[expect(dead_code, reason = "only its schema is used")]
-struct RemarkSchema {
+pub(crate) struct RemarkSchema {
     /// What it is about: `unused`, `unusual`, `chosen`, `weights`, `text`.
     kind: String,
     /// How much it matters: `note` or `warning`.

@@ -1,0 +1,13 @@
+//! Someone else's model against ours: where it differs first by more than rounding, and which mistake
+//! it is.
+
+mod dump;
+pub mod formats;
+mod plane;
+mod point;
+mod result;
+
+pub use dump::{Dump, DumpText, Likeliest, Word};
+pub use plane::{Glimpse, Plane};
+pub use point::{Place, Point, UnknownPoint};
+pub use result::*;
