@@ -373,6 +373,14 @@ impl GemmaMlp {
         Self { rounding, ..self.clone() }
     }
 
+    /// `activation(gate)` alone, rounded as the block rounds it: the shape and dtype of `gate`.
+    ///
+    /// # Errors
+    /// An integer dtype.
+    pub fn activate(&self, gate: &Tensor) -> Result<Tensor> {
+        self.rounding.activate(gate, self.activation)
+    }
+
     /// The block's second step, the gated activation `activation(gate) ⊙ up`: `[..., intermediate]`.
     ///
     /// # Errors

@@ -83,13 +83,44 @@ impl Layer {
         own.into_iter().chain(optional.into_iter().flatten()).chain(heads)
     }
 
+    /// What attention gets, from the residual stream.
+    ///
+    /// # Errors
+    /// candle's, for shapes that do not fit.
+    pub fn attention_input(&self, x: &Tensor) -> Result<Tensor> {
+        self.input_norm.forward(x)
+    }
+
+    /// The attention.
+    pub fn attention(&self) -> &Attention {
+        &self.attention
+    }
+
+    /// The norm of what attention returns, in families that have one.
+    pub fn post_attention_norm(&self) -> Option<&RmsNorm> {
+        self.post_attention_norm.as_ref()
+    }
+
+    /// The norm of what the MLP returns, in families that have one.
+    pub fn post_mlp_norm(&self) -> Option<&RmsNorm> {
+        self.post_mlp_norm.as_ref()
+    }
+
     /// The first half: the residual stream after attention. Both `[batch, seq, hidden]`.
     ///
     /// # Errors
     /// candle's, for shapes that do not fit.
     pub fn attend(&self, x: &Tensor, cache: Option<&mut KeyValues>) -> Result<Tensor> {
-        let attended = self.attention.forward(&self.input_norm.forward(x)?, cache)?;
-        add(x, attended, self.post_attention_norm.as_ref())
+        let attended = self.attention.forward(&self.attention_input(x)?, cache)?;
+        self.add_attention(x, attended)
+    }
+
+    /// The residual stream after attention, from that before it and attention's output.
+    ///
+    /// # Errors
+    /// candle's, for shapes that do not fit.
+    pub fn add_attention(&self, x: &Tensor, output: Tensor) -> Result<Tensor> {
+        add(x, output, self.post_attention_norm.as_ref())
     }
 
     /// What the MLP gets, from the residual stream after attention.

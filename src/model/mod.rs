@@ -12,7 +12,7 @@ mod observer;
 mod rope;
 mod variation;
 
-pub use attention::{Attention, KeyValues};
+pub use attention::{Attention, AttentionRounding, KeyValues};
 pub use embedding::Embedding;
 pub use gemma::{Cache, Gemma};
 pub use head::Head;

@@ -31,6 +31,9 @@ pub enum NormRounding {
     Output(DType),
     /// What is normed, before the product by the weight, and the result: Llama's order.
     BeforeWeight(DType),
+    /// The result of every operation, the mean of squares and `1 + w` among them, as a norm out of a framework's own
+    /// operations on numbers of a dtype.
+    EveryOp(DType),
 }
 
 impl RmsNorm {
@@ -66,18 +69,30 @@ impl RmsNorm {
 
     /// Out of candle's operations, which it differentiates.
     fn composed(&self, x: &Tensor) -> Result<Tensor> {
-        let round = |t: Tensor, to: DType| t.to_dtype(to)?.to_dtype(t.dtype());
         let wide = wide_dtype(x.dtype());
+        let rounded = |t: Tensor, to: Option<DType>| match to {
+            Some(to) => t.to_dtype(to)?.to_dtype(t.dtype()),
+            None => Ok(t),
+        };
+        let (every, before, output) = match self.rounding {
+            NormRounding::Once => (None, None, None),
+            NormRounding::Output(dtype) => (None, None, Some(dtype)),
+            NormRounding::BeforeWeight(dtype) => (None, Some(dtype), Some(dtype)),
+            NormRounding::EveryOp(dtype) => (Some(dtype), Some(dtype), Some(dtype)),
+        };
         let x_wide = x.to_dtype(wide)?;
-        let mean_square = x_wide.sqr()?.mean_keepdim(D::Minus1)?; // [..., 1]
-        let mut y = x_wide.broadcast_div(&(mean_square + self.eps)?.sqrt()?)?; // [..., hidden]
-        if let NormRounding::BeforeWeight(dtype) = self.rounding {
-            y = round(y, dtype)?;
-        }
-        y = y.broadcast_mul(&(self.weight.to_dtype(wide)? + 1.0)?)?;
-        if let NormRounding::Output(dtype) | NormRounding::BeforeWeight(dtype) = self.rounding {
-            y = round(y, dtype)?;
-        }
+        let squares = rounded(x_wide.sqr()?, every)?;
+        let mean_square = rounded(squares.mean_keepdim(D::Minus1)?, every)?; // [..., 1]
+        let mut y = match every {
+            None => x_wide.broadcast_div(&(mean_square + self.eps)?.sqrt()?)?, // [..., hidden]
+            Some(_) => {
+                let mean_square = rounded((mean_square + self.eps)?, every)?;
+                x_wide.broadcast_mul(&rounded(mean_square.sqrt()?.recip()?, every)?)?
+            }
+        };
+        y = rounded(y, before)?;
+        let factor = rounded((self.weight.to_dtype(wide)? + 1.0)?, every)?;
+        y = rounded(y.broadcast_mul(&factor)?, output)?;
         y.to_dtype(x.dtype())
     }
 }

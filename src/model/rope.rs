@@ -2,7 +2,7 @@
 
 use super::norm::wide_dtype;
 use crate::checkpoint::LayerAttention;
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{D, DType, Device, Result, Tensor};
 use candle_nn::rotary_emb::{rope, rope_slow};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -29,6 +29,9 @@ pub enum RopeRounding {
     /// Nothing: all is f32.
     #[default]
     None,
+    /// Nothing before cosine and sine, which are f32: angles are f64. What f32 does to angles, which are up to the
+    /// position in size, is the distance from this.
+    Wide,
     /// Cosine and sine.
     Tables(DType),
     /// The inverse frequencies.
@@ -72,9 +75,32 @@ impl RotaryEmbedding {
         let (cos, sin) = self.rows(start, x.dim(2)?, x.device())?; // [seq, head_dim / 2]
         let wide = |table: Tensor| table.to_dtype(wide_dtype(x.dtype()));
         let (cos, sin) = (wide(cos)?, wide(sin)?);
+        Self::rotate(x, &cos, &sin)
+    }
+
+    /// [`Self::apply`], rounded to a dtype after every operation, if one is given.
+    pub(super) fn apply_rounded(
+        &self,
+        x: &Tensor,
+        start: usize,
+        dtype: Option<DType>,
+    ) -> Result<Tensor> {
+        let Some(dtype) = dtype else { return self.apply(x, start) };
+        let round = |x: Tensor| x.to_dtype(dtype)?.to_dtype(x.dtype());
+        let (cos, sin) = self.rows(start, x.dim(2)?, x.device())?; // [seq, head_dim / 2]
+        let (cos, sin) = (round(cos)?.to_dtype(x.dtype())?, round(sin)?.to_dtype(x.dtype())?);
+        let half = x.dim(D::Minus1)? / 2;
+        let (a, b) = (x.narrow(D::Minus1, 0, half)?, x.narrow(D::Minus1, half, half)?);
+        let times = |x: &Tensor, table: &Tensor| round(x.broadcast_mul(table)?);
+        let first = round((times(&a, &cos)? - times(&b, &sin)?)?)?;
+        let second = round((times(&b, &cos)? + times(&a, &sin)?)?)?;
+        Tensor::cat(&[first, second], D::Minus1)
+    }
+
+    fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
         // candle's rotation in one pass has no gradient.
         let rotate = if x.track_op() { rope_slow } else { rope };
-        rotate(&x.contiguous()?, &cos, &sin)
+        rotate(&x.contiguous()?, cos, sin)
     }
 
     /// Cosines and sines of some positions in f32, each `[seq, head_dim / 2]`.
@@ -103,7 +129,23 @@ impl RotaryEmbedding {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn make_wide_tables(&self, len: usize, device: &Device) -> Result<Tables> {
+        let half = self.head_dim / 2;
+        let angle = |at: usize| {
+            let exponent = -2.0 * (at % half) as f64 / self.head_dim as f64;
+            (at / half) as f64 * self.theta.powf(exponent) / self.factor
+        };
+        let table = |of: fn(f64) -> f64| {
+            let values = (0..len * half).map(|at| of(angle(at)) as f32).collect::<Vec<_>>();
+            Tensor::from_vec(values, (len, half), device)
+        };
+        Ok((table(f64::cos)?, table(f64::sin)?))
+    }
+
     fn make_tables(&self, len: usize, device: &Device) -> Result<Tables> {
+        if self.rounding == RopeRounding::Wide {
+            return self.make_wide_tables(len, device);
+        }
         let (theta, dim) = (self.theta as f32, self.head_dim as f32);
         let frequency = |i: usize| 1.0 / theta.powf((2 * i) as f32 / dim) / self.factor as f32;
         let frequencies: Vec<f32> = (0..self.head_dim / 2).map(frequency).collect();
@@ -113,7 +155,9 @@ impl RotaryEmbedding {
         let round = |t: Tensor, dtype: DType| t.to_dtype(dtype)?.to_dtype(DType::F32);
         let angles = |p: &Tensor, f: &Tensor| p.broadcast_mul(f); // [len, head_dim / 2]
         match self.rounding {
-            RopeRounding::None => cos_sin(&angles(&positions, &frequencies)?, Ok),
+            RopeRounding::None | RopeRounding::Wide => {
+                cos_sin(&angles(&positions, &frequencies)?, Ok)
+            }
             RopeRounding::Tables(dtype) => {
                 cos_sin(&angles(&positions, &frequencies)?, |t| round(t, dtype))
             }

@@ -1,5 +1,6 @@
 //! What can be varied of a model that computes right.
 
+use super::attention::AttentionRounding;
 use super::embedding::rounded;
 use super::gemma::Gemma;
 use super::layer::Layer;
@@ -26,6 +27,8 @@ pub enum Variation {
     NormRounding(NormRounding),
     /// Queries and keys that are not normed.
     QkNormLeftOut,
+    /// Attention that rounds between its projections.
+    AttentionRounding(AttentionRounding),
     /// Rotary embeddings that round on the way.
     RopeRounding(RopeRounding),
     /// The rotary embedding of the global layers in every layer.
@@ -73,6 +76,9 @@ impl Gemma {
             V::QkNormLeftOut => {
                 let has = self.layers.iter().any(|layer| layer.attention.qk_norm.is_some());
                 has.then(|| self.map_layers(|layer| layer.attention.qk_norm = None))
+            }
+            V::AttentionRounding(rounding) => {
+                Some(self.map_layers(|layer| layer.attention.rounding = rounding))
             }
             V::RopeRounding(rounding) => Some(self.map_layers(|layer| {
                 layer.attention.rope = layer.attention.rope.with_rounding(rounding);

@@ -132,6 +132,17 @@ pub enum Error {
         #[source]
         reason: InvalidReport,
     },
+    /// What another program computed, and what cannot be held against ours.
+    #[error("{}: {}", Line(name), Line(reason))]
+    NotComparable {
+        /// The file, folder or server it comes from.
+        name: String,
+        /// Why.
+        reason: String,
+    },
+    /// A comparison that was ended early: half of it says nothing.
+    #[error("ended early")]
+    Stopped,
     /// Nothing to merge.
     #[error("there are no reports to merge")]
     NoReports,
@@ -221,6 +232,7 @@ impl Error {
     pub fn is_input(&self) -> bool {
         match self {
             Self::Model(error) => error.is_input(),
+            Self::Stopped => false,
             _ => true,
         }
     }

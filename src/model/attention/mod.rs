@@ -2,10 +2,12 @@
 
 mod cache;
 mod one_pass;
+mod rounding;
 mod softmax;
 mod visible;
 
 pub use cache::KeyValues;
+pub use rounding::AttentionRounding;
 
 use super::identity::Identity;
 use super::norm::{RmsNorm, wide_dtype};
@@ -43,6 +45,7 @@ pub struct Attention {
     pub(in crate::model) qk_norm: Option<(RmsNorm, RmsNorm)>,
     pub(in crate::model) rope: RotaryEmbedding,
     pub(in crate::model) sliding_window: Option<usize>,
+    pub(in crate::model) rounding: AttentionRounding,
     num_attention_heads: usize,
     num_key_value_heads: usize,
     head_dim: usize,
@@ -131,6 +134,7 @@ impl Attention {
             },
             rope,
             sliding_window: layer.sliding_window,
+            rounding: AttentionRounding::None,
             num_attention_heads: config.num_attention_heads,
             num_key_value_heads: config.num_key_value_heads,
             head_dim: config.head_dim,
@@ -157,7 +161,6 @@ impl Attention {
 
     /// Out of candle's operations, which it differentiates: `[batch, seq, heads · head_dim]`.
     fn composed(&self, x: &Tensor, cache: Option<&mut KeyValues>) -> Result<Tensor> {
-        let seq = x.dim(1)?;
         let cache = match cache {
             Some(cache) => {
                 let kept = cache.of(self.identity)?;
@@ -173,6 +176,13 @@ impl Attention {
         if let Some(cache) = cache {
             (k, v) = cache.append(&k.contiguous()?, &v.contiguous()?)?; // [batch, kv_heads, start + seq, head_dim]
         }
+        self.mixed([&q, &k, &v], start)?.to_dtype(x.dtype())
+    }
+
+    /// What queries `[batch, heads, seq, head_dim]`, the first of which is at a position, see of keys and values
+    /// `[batch, kv_heads, start + seq, head_dim]`: `[batch, seq, heads · head_dim]`.
+    fn mixed(&self, [q, k, v]: [&Tensor; 3], start: usize) -> Result<Tensor> {
+        let seq = q.dim(2)?;
         let chunks = (0..seq).step_by(QUERIES).map(|at| {
             let n = QUERIES.min(seq - at);
             let visible = Visible {
@@ -181,11 +191,31 @@ impl Attention {
                 window: self.sliding_window.unwrap_or(usize::MAX),
                 causal: self.causal,
             };
-            self.attend(&q.narrow(2, at, n)?, &k, &v, visible.trimmed())
+            self.attend(&q.narrow(2, at, n)?, k, v, visible.trimmed())
         });
         let attended = Tensor::cat(&chunks.collect::<Result<Vec<_>>>()?, 2)?; // [batch, heads, seq, head_dim]
-        let merged = attended.transpose(1, 2)?.contiguous()?.flatten_from(D::Minus2)?;
-        merged.to_dtype(x.dtype())
+        attended.transpose(1, 2)?.contiguous()?.flatten_from(D::Minus2)
+    }
+
+    /// Queries, keys and values of `x`, `[batch, seq, hidden]`, after norms and rotary embedding, in f32 (f64 in an f64
+    /// model): `[batch, seq, heads, head_dim]`, of which keys and values have `kv_heads`.
+    ///
+    /// # Errors
+    /// candle's, for shapes that do not fit.
+    pub fn project(&self, x: &Tensor) -> Result<[Tensor; 3]> {
+        let [q, k, v] = self.queries_keys_values(x, 0)?;
+        Ok([q.transpose(1, 2)?, k.transpose(1, 2)?, v.transpose(1, 2)?])
+    }
+
+    /// The rest of attention, from what [`Self::project`] returns, of any floating-point dtype, to the output `[batch,
+    /// seq, hidden]` in a dtype.
+    ///
+    /// # Errors
+    /// candle's, for shapes that do not fit.
+    pub fn forward_projected(&self, qkv: &[Tensor; 3], dtype: DType) -> Result<Tensor> {
+        let wide = |x: &Tensor| x.to_dtype(wide_dtype(dtype))?.transpose(1, 2)?.contiguous();
+        let [q, k, v] = [wide(&qkv[0])?, wide(&qkv[1])?, wide(&qkv[2])?];
+        self.o_proj.forward(&self.mixed([&q, &k, &v], 0)?.to_dtype(dtype)?)
     }
 
     /// Attention in one pass, out of what the projections return in one.
@@ -298,7 +328,9 @@ impl Attention {
         if let Some((q_norm, k_norm)) = &self.qk_norm {
             (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
         }
-        (q, k) = (self.rope.apply(&q, start)?, self.rope.apply(&k, start)?);
+        let rotated =
+            |x| self.rope.apply_rounded(&self.rounding.round(x)?, start, self.rounding.of_rope());
+        (q, k) = (rotated(q)?, rotated(k)?);
         Ok([q, k, wide(v, kv_heads)?])
     }
 
@@ -309,7 +341,8 @@ impl Attention {
             Some((q, k)) => q.rounds_once() && k.rounds_once(),
             None => true,
         };
-        Ok(rounds_once && !x.track_op() && x.dtype() != DType::F64)
+        let exact = rounds_once && self.rounding == AttentionRounding::None;
+        Ok(exact && !x.track_op() && x.dtype() != DType::F64)
     }
 
     /// What a projection returned, split into heads and widened: `[batch, heads, seq, head_dim]`.
@@ -329,8 +362,8 @@ impl Attention {
         // The query heads that share a key head are one longer list of queries to it.
         let q = q.contiguous()?.reshape((batch, kv_heads, rows, head_dim))?;
         let scores = q.matmul(&seen(k)?.t()?)?; // [batch, kv_heads, rows, keys]
-        let weights = masked_softmax(&scores, self.scores, &visible)?;
-        weights.matmul(&seen(v)?)?.reshape((batch, heads, n, head_dim))
+        let weights = masked_softmax(&scores, self.scores, self.rounding, &visible)?;
+        self.rounding.round(weights.matmul(&seen(v)?)?)?.reshape((batch, heads, n, head_dim))
     }
 }
 

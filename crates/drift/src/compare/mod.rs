@@ -1,13 +1,29 @@
 //! Someone else's model against ours: where it differs first by more than rounding, and which mistake
 //! it is.
 
+mod activation;
+mod align;
+mod checks;
 mod dump;
 pub mod formats;
+mod graph;
+mod layer_pass;
+mod logits;
+mod measure;
+mod models;
+mod naming;
+mod options;
 mod plane;
 mod point;
+mod precision;
 mod result;
+mod run;
+mod segment;
+mod words;
 
 pub use dump::{Dump, DumpText, Likeliest, Word};
+pub use options::{Allow, CompareOptions, InvalidAllow};
 pub use plane::{Glimpse, Plane};
 pub use point::{Place, Point, UnknownPoint};
 pub use result::*;
+pub use run::compare;

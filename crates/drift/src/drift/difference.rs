@@ -88,6 +88,11 @@ pub static DIFFERENCES: &[Difference] = &[
         ]),
     },
     Difference {
+        name: "norm: all in bf16",
+        source: "DeepMind's own JAX code in a bf16 model",
+        change: Model(&[V::NormRounding(NormRounding::EveryOp(DType::BF16))]),
+    },
+    Difference {
         name: "q/k norm left out",
         source: "Gemma 2's attention on Gemma 3's weights",
         change: Model(&[V::QkNormLeftOut]),

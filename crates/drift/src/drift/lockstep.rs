@@ -164,7 +164,7 @@ impl Lockstep {
 pub struct Caches(Vec<Cache>);
 
 /// A model in a dtype, with the weights of one that is there if their values are the same.
-pub(super) fn load_sharing<'a>(
+pub(crate) fn load_sharing<'a>(
     checkpoint: &Checkpoint,
     mut known: impl Iterator<Item = &'a Gemma>,
     dtype: DType,

@@ -117,25 +117,25 @@ figures! {
 /// Every scored position of a pair of sides, in order.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-pub(super) struct LogitSums {
-    pub(super) logits: Accumulator,
+pub(crate) struct LogitSums {
+    pub(crate) logits: Accumulator,
     #[serde(deserialize_with = "nans_from_nulls")]
-    pub(super) kl_nats: Vec<f64>,
+    pub(crate) kl_nats: Vec<f64>,
     /// How many of the five likeliest tokens are common, and whether the likeliest is.
-    pub(super) top5: Vec<u8>,
+    pub(crate) top5: Vec<u8>,
     /// None where a side's logits are not finite, and it has no likeliest token.
-    pub(super) top1: Vec<Option<bool>>,
+    pub(crate) top1: Vec<Option<bool>>,
     /// Negative log-likelihood of the right token under a and b, where it is known.
     #[serde(deserialize_with = "nans_from_nulls")]
-    pub(super) nll_a: Vec<f64>,
+    pub(crate) nll_a: Vec<f64>,
     #[serde(deserialize_with = "nans_from_nulls")]
-    pub(super) nll_b: Vec<f64>,
+    pub(crate) nll_b: Vec<f64>,
     /// The likeliest token under a and b, and how far its logit is above the second largest: until
     /// the window's notable positions are found.
     #[serde(skip)]
-    pub(super) tops: Vec<[u32; 2]>,
+    pub(crate) tops: Vec<[u32; 2]>,
     #[serde(skip)]
-    pub(super) margins: Vec<[f64; 2]>,
+    pub(crate) margins: Vec<[f64; 2]>,
 }
 
 pub(super) fn nans_from_nulls<'de, D: serde::Deserializer<'de>>(
@@ -148,7 +148,7 @@ pub(super) fn nans_from_nulls<'de, D: serde::Deserializer<'de>>(
 
 impl LogitSums {
     /// Adds the sums of another window, which follows.
-    pub(super) fn merge(&mut self, other: &Self) {
+    pub(crate) fn merge(&mut self, other: &Self) {
         self.logits.merge(&other.logits);
         self.kl_nats.extend(&other.kl_nats);
         self.top5.extend(&other.top5);
@@ -160,11 +160,11 @@ impl LogitSums {
     }
 
     /// Drops which tokens were the likeliest, once the notable ones are found.
-    pub(super) fn forget_tokens(&mut self) {
+    pub(crate) fn forget_tokens(&mut self) {
         (self.tops, self.margins) = (vec![], vec![]);
     }
 
-    pub(super) fn metrics(&self) -> LogitMetrics {
+    pub(crate) fn metrics(&self) -> LogitMetrics {
         let logits = self.logits.metrics();
         let mut kl = self.kl_nats.clone();
         kl.sort_by(f64::total_cmp);
@@ -203,7 +203,7 @@ impl LogitSums {
     }
 
     /// At how many positions the likeliest token changes.
-    pub(super) fn flips(&self) -> usize {
+    pub(crate) fn flips(&self) -> usize {
         self.top1.iter().filter(|&&same| same == Some(false)).count()
     }
 }

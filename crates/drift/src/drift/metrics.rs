@@ -41,7 +41,7 @@ impl Metrics {
 /// the whole.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-pub(super) struct Accumulator {
+pub(crate) struct Accumulator {
     count: usize,
     #[serde(deserialize_with = "nan_from_null")]
     max_abs: f64,
@@ -92,14 +92,14 @@ const LANES: usize = 8;
 
 impl Accumulator {
     /// The sums of two tensors of one shape.
-    pub(super) fn of(a: &Tensor, b: &Tensor) -> Result<Self, candle_core::Error> {
+    pub(crate) fn of(a: &Tensor, b: &Tensor) -> Result<Self, candle_core::Error> {
         let mut sums = Self::default();
         sums.add(a, b)?;
         Ok(sums)
     }
 
     /// Adds two tensors of one shape, of any floating-point dtypes.
-    pub(super) fn add(&mut self, a: &Tensor, b: &Tensor) -> Result<(), candle_core::Error> {
+    pub(crate) fn add(&mut self, a: &Tensor, b: &Tensor) -> Result<(), candle_core::Error> {
         if a.shape() != b.shape() {
             return Err(candle_core::Error::ShapeMismatchBinaryOp {
                 lhs: a.shape().clone(),
@@ -136,12 +136,12 @@ impl Accumulator {
     }
 
     /// Adds two slices of one length.
-    pub(super) fn add_slices(&mut self, a: &[f64], b: &[f64]) {
+    pub(crate) fn add_slices(&mut self, a: &[f64], b: &[f64]) {
         self.merge(&Arch::new().dispatch(Slices { a, b }));
     }
 
     /// Adds the sums of another part of the tensors.
-    pub(super) fn merge(&mut self, other: &Self) {
+    pub(crate) fn merge(&mut self, other: &Self) {
         self.count += other.count;
         self.max_abs = max(self.max_abs, other.max_abs);
         self.difference += other.difference;
@@ -151,22 +151,32 @@ impl Accumulator {
     }
 
     /// Whether everything added so far was finite.
-    pub(super) fn is_finite(&self) -> bool {
+    pub(crate) fn is_finite(&self) -> bool {
         !self.nonfinite().any()
     }
 
     /// Which of the two had values that are not finite.
-    pub(super) fn nonfinite(&self) -> NonFinite {
+    pub(crate) fn nonfinite(&self) -> NonFinite {
         NonFinite { a: !self.norm_a.is_finite(), b: !self.norm_b.is_finite() }
     }
 
+    /// ‖b‖/‖a‖; 1 of nothing.
+    pub(crate) fn norm_ratio(&self) -> f64 {
+        if self.norm_a == self.norm_b { 1.0 } else { (self.norm_b / self.norm_a).sqrt() }
+    }
+
+    /// ‖a‖², ‖b‖² and a·b.
+    pub(crate) fn products(&self) -> [f64; 3] {
+        [self.norm_a, self.norm_b, self.dot]
+    }
+
     /// How many elements were added.
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.count
     }
 
     /// The figures of everything added so far; all 0 (cosine 1) if that is nothing.
-    pub(super) fn metrics(&self) -> Metrics {
+    pub(crate) fn metrics(&self) -> Metrics {
         let equal = self.difference == 0.0;
         let ratio = |over: f64, under: f64| if equal { 0.0 } else { over / under };
         Metrics {

@@ -39,14 +39,19 @@ pub use generate::{Continuation, Generation, Parting, generate};
 pub use gradient::{
     BlockGradients, GradientDrift, GradientMetrics, LayerGradients, gradient_drift,
 };
+pub(crate) use head::compare_logits;
 pub use layers::{BlockPoints, LayerDrift, ResidualDrift};
+pub(crate) use lockstep::load_sharing;
 #[doc(hidden)]
 pub use lockstep::{Caches, LaneStep, Lockstep};
+pub(crate) use logits::LogitSums;
 pub use logits::{FigureKind, LogitFigure, LogitMetrics};
 pub use merge::{Merger, merge};
+pub(crate) use metrics::Accumulator;
 pub use metrics::{Metrics, NonFinite};
 pub use options::{DriftOptions, Progress, Shard};
 pub use origin::Origin;
+pub(crate) use positions::Notable;
 pub use positions::{Positions, Token, TokenDrift};
 pub use rank::{Ranked, rank};
 #[cfg(feature = "schemars")]

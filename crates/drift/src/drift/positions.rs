@@ -2,7 +2,6 @@
 
 use super::logits::{LogitSums, nans_from_nulls};
 use super::metrics::nan_from_null;
-use super::window::Window;
 use gemma_mlp::Checkpoint;
 use serde::{Deserialize, Serialize};
 
@@ -73,26 +72,34 @@ pub(super) fn some_pair_from_nulls<'de, D: serde::Deserializer<'de>>(
 /// The tokens of a window, or of a run, that are shown.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-pub(super) struct Notable {
+pub(crate) struct Notable {
     /// Those of the largest KL, the largest first.
-    pub(super) worst: Vec<TokenDrift>,
+    pub(crate) worst: Vec<TokenDrift>,
     /// Those where the likeliest token changes, the most decided of a first.
-    pub(super) flips: Vec<TokenDrift>,
+    pub(crate) flips: Vec<TokenDrift>,
 }
 
 /// Groups of [`Positions`].
 const GROUPS: usize = 2048;
-/// Tokens of the largest KL.
-const WORST: usize = 16;
 /// Changes of the likeliest token.
 const FLIPS: usize = 32;
 /// Tokens of context.
 const CONTEXT: usize = 24;
 
 impl Notable {
-    /// Of a window's pair of sides.
-    pub(super) fn of(checkpoint: &Checkpoint, window: &Window, sums: &LogitSums) -> Self {
-        let labels: Vec<_> = window.labels().collect();
+    /// Tokens of the largest KL.
+    pub(crate) const WORST: usize = 16;
+
+    /// Those of a pair of sides at some positions of a text, each with the token that follows it. `word` says which
+    /// token a place among the logits is of.
+    pub(crate) fn of(
+        checkpoint: &Checkpoint,
+        ids: &[u32],
+        positions: &[usize],
+        labels: &[Option<u32>],
+        sums: &LogitSums,
+        word: impl Fn(u32) -> u32,
+    ) -> Self {
         // Likelihoods are kept of positions with a label alone.
         let mut known = 0;
         let likelihoods = labels.iter().map(|label| {
@@ -104,10 +111,10 @@ impl Notable {
         let likelihoods: Vec<_> = likelihoods.collect();
         // Of special tokens nothing is left.
         let text = |id| checkpoint.decode(&[id]).ok().filter(|text| !text.is_empty());
-        let token = |id| Token { id, text: text(id) };
+        let token = |at| Token { id: word(at), text: text(word(at)) };
         let describe = |&position: &usize| {
-            let read = window.scored.start + position + 1;
-            let context = &window.ids[read.saturating_sub(CONTEXT)..read];
+            let read = positions[position] + 1;
+            let context = &ids[read.saturating_sub(CONTEXT)..read];
             TokenDrift {
                 position,
                 kl_nats: sums.kl_nats[position],
@@ -125,12 +132,12 @@ impl Notable {
         let mut flips: Vec<usize> = all.filter(|&i| sums.top1[i] == Some(false)).collect();
         flips.sort_by(|&i, &j| sums.margins[j][0].total_cmp(&sums.margins[i][0]));
         let take = |list: &[usize], count| list.iter().take(count).map(describe).collect();
-        Self { worst: take(&worst, WORST), flips: take(&flips, FLIPS) }
+        Self { worst: take(&worst, Self::WORST), flips: take(&flips, FLIPS) }
     }
 
     /// Adds those of the next window, whose positions begin at `from`.
     pub(super) fn merge(&mut self, other: &Self, from: usize) {
-        merge_largest(&mut self.worst, &other.worst, WORST, |token| token.kl_nats, from);
+        merge_largest(&mut self.worst, &other.worst, Self::WORST, |token| token.kl_nats, from);
         merge_largest(&mut self.flips, &other.flips, FLIPS, |token| token.margins[0], from);
     }
 

@@ -109,7 +109,11 @@ impl Runner<'_> {
             },
         };
         let notable = match &logits {
-            Some([pair, ..]) => Notable::of(checkpoint, window, pair),
+            Some([pair, ..]) => {
+                let positions: Vec<_> = window.scored.clone().collect();
+                let labels: Vec<_> = window.labels().collect();
+                Notable::of(checkpoint, &window.ids, &positions, &labels, pair, |id| id)
+            }
             None => Notable::default(),
         };
         logits.iter_mut().flatten().for_each(LogitSums::forget_tokens);

@@ -64,6 +64,24 @@ impl LogitMetrics {
     }
 }
 
+/// Compares pairs of logits that are there already, `[positions, vocab]` each, of any dtypes; those behind the
+/// first may have fewer positions, namely the first ones.
+pub(crate) fn compare_logits(
+    logits: &[Tensor],
+    pairs: &[(usize, usize)],
+    labels: &[Option<u32>],
+) -> Result<Vec<LogitSums>> {
+    let mut lanes = vec![];
+    for (side, logits) in logits.iter().enumerate() {
+        lanes.push(Lane { side, first: 0, count: logits.dim(0)? });
+    }
+    let blank = labels.iter().map(|&label| Position::new(logits.len(), pairs.len(), label));
+    let positions = positions_of_logits(&lanes, logits, pairs, blank.collect())?;
+    let common = |(a, b): (usize, usize)| lanes[a].count.min(lanes[b].count);
+    let of = |(i, &pair): (usize, &(usize, usize))| sums(&positions[..common(pair)], pair, i);
+    Ok(pairs.iter().enumerate().map(of).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,6 +9,7 @@ mod position;
 mod softmax;
 mod tensors;
 
+pub(crate) use logits::compare_logits;
 pub(super) use loss::loss;
 
 use super::logits::LogitSums;

@@ -1,0 +1,77 @@
+//! The models that a dump is held against: ours in f32, and the one whose distance from it is what rounding
+//! does.
+
+use super::precision::Arithmetic;
+use crate::drift::load_sharing;
+use crate::error::Result;
+use candle_core::{DType, Device, Tensor};
+use gemma_mlp::Checkpoint;
+use gemma_mlp::model::{Gemma, Head, RopeRounding, Variation};
+
+/// Ours, and the one beside it.
+pub(super) struct Models {
+    /// In f32.
+    pub(super) ours: Gemma,
+    /// Where theirs rounds to a half type, ours in that with their arithmetic; where theirs is f32, ours in
+    /// f64.
+    pub(super) beside: Gemma,
+}
+
+impl Models {
+    pub(super) fn load(
+        checkpoint: &Checkpoint,
+        dtype: DType,
+        arithmetic: &Arithmetic,
+        device: &Device,
+    ) -> Result<Self> {
+        let ours = Gemma::load(checkpoint, device, DType::F32)?;
+        let beside = match dtype {
+            DType::BF16 | DType::F16 => {
+                let narrow = load_sharing(checkpoint, [&ours].into_iter(), dtype, device)?;
+                varied(&narrow, &arithmetic.variations)?.with_rounding(arithmetic.rounding)
+            }
+            // Packed weights are unpacked to f64 as they are used, one matrix at a time.
+            _ => varied(
+                &ours.with_dtype(DType::F64),
+                &[Variation::RopeRounding(RopeRounding::Wide)],
+            )?,
+        };
+        Ok(Self { ours, beside })
+    }
+
+    /// Another in place of ours.
+    pub(super) fn with(&self, ours: Gemma) -> Self {
+        Self { ours, beside: self.beside.clone() }
+    }
+
+    /// Of ours and the one beside it, the one that rounds less.
+    pub(super) fn is_beside_wider(&self) -> bool {
+        self.beside.dtype() == DType::F64
+    }
+}
+
+/// A model under several variations, of which those that do not apply change nothing.
+pub(super) fn varied(gemma: &Gemma, variations: &[Variation]) -> Result<Gemma> {
+    let mut model = gemma.clone();
+    for &variation in variations {
+        model = model.varied(variation)?.unwrap_or(model);
+    }
+    Ok(model)
+}
+
+/// Words whose logits are computed at a time in f64: a piece of the head is unpacked for them.
+const WORDS: usize = 1 << 14;
+
+/// Logits of normed hidden states, `[rows, hidden]` to `[rows, vocab]`.
+///
+/// # Errors
+/// candle's, if memory runs out.
+pub(super) fn logits(head: &Head, normed: &Tensor) -> Result<Tensor> {
+    if normed.dtype() != DType::F64 {
+        return Ok(head.forward(normed)?);
+    }
+    let vocab = head.vocab_size();
+    let pieces = (0..vocab).step_by(WORDS);
+    let pieces = pieces.map(|start| head.rows(normed, start, WORDS.min(vocab - start)));
+    Ok(Tensor::cat(&pieces.collect::<candle_core::Result<Vec<_>>>()?, 1)?)
+}

@@ -1,0 +1,639 @@
+//! A dump against our own model of a checkpoint.
+
+use super::activation;
+use super::align::{Aligned, Text, align, refused};
+use super::checks::{TokenFault, WEIGHTS, Weights, check_tokens, check_weights, odd_planes};
+use super::dump::{Dump, Word};
+use super::graph::Graph;
+use super::logits::{Heads, Sums};
+use super::measure::{FLOOR_POSITIONS, Measured, Pair, PointSums, Row, measure};
+use super::models::Models;
+use super::naming::{Tried, claimed, repaired, try_all};
+use super::options::CompareOptions;
+use super::point::{Place, Point};
+use super::precision::{Arithmetic, Precision};
+use super::result::*;
+use super::segment::Segment;
+use super::words::{Findings, name};
+use crate::drift::CheckpointSummary;
+use crate::error::{Error, Result};
+use candle_core::{DType, Device};
+use gemma_mlp::Checkpoint;
+use gemma_mlp::checkpoint::{Remark, RemarkKind};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+
+/// How many times its floor a point may be from ours and still be rounding: right models of four frameworks stay below
+/// 2 at every point (docs/compare.md).
+const THRESHOLD: f64 = 2.5;
+
+/// How many times the floor's the KL divergence may be: it grows with the square of a distance.
+const KL_THRESHOLD: f64 = THRESHOLD * THRESHOLD;
+
+/// Positions in which a mistake is looked for: more than the sliding window of any small Gemma, so that a wrong window
+/// shows.
+const NAMING_POSITIONS: usize = 1024;
+
+/// Mistakes that are looked for one after the other.
+const MISTAKES: usize = 2;
+
+/// Groups of positions in a map.
+const GROUPS: usize = 128;
+
+/// Compares what someone else's model computed with our own model of the same checkpoint: where it differs first by
+/// more than rounding, on its own input, and which known mistake it is.
+///
+/// `progress` is called with the fraction that is done; returning [`ControlFlow::Break`] ends the run with
+/// [`Error::Stopped`].
+///
+/// # Errors
+/// [`Error::NotComparable`]: other tokens, other weights, shapes that fit in no certain way, a dump without tokens.
+/// A family whose whole model does not run here; a file that changed.
+pub fn compare(
+    theirs: &Dump,
+    checkpoint: &Checkpoint,
+    options: &CompareOptions,
+    device: &Device,
+    mut progress: impl FnMut(f64) -> ControlFlow<()>,
+) -> Result<Comparison> {
+    let mut progress = move |done: f64| match progress(done) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(Error::Stopped),
+    };
+    let Aligned { texts, remarks } = align(theirs, checkpoint)?;
+    let precision = Precision::of(theirs, &texts, options.dtype)?;
+    let say = |key: &str| theirs.metadata.get(key).map(String::as_str);
+    let arithmetic = Arithmetic::of(say("framework"), say("attention"), precision.dtype);
+    let models = Models::load(checkpoint, precision.dtype, &arithmetic, device)?;
+    progress(0.05)?;
+    let mut run = Run {
+        theirs,
+        checkpoint,
+        options,
+        device,
+        precision,
+        arithmetic,
+        models,
+        texts,
+        remarks,
+        untold: vec![],
+    };
+    run.compare(&mut progress)
+}
+
+/// A comparison on its way.
+struct Run<'a> {
+    theirs: &'a Dump,
+    checkpoint: &'a Checkpoint,
+    options: &'a CompareOptions,
+    device: &'a Device,
+    precision: Precision,
+    arithmetic: Arithmetic,
+    models: Models,
+    texts: Vec<Text>,
+    remarks: Vec<Remark>,
+    untold: Vec<String>,
+}
+
+/// The first point that differs, and by how much.
+struct Guilty {
+    point: Point,
+    ratio: f64,
+    floor: f64,
+    inputs: BTreeSet<Point>,
+}
+
+impl Run<'_> {
+    fn compare(&mut self, progress: &mut impl FnMut(f64) -> Result<()>) -> Result<Comparison> {
+        let fault = self.check()?;
+        let given = self.given();
+        let mut activations = vec![];
+        let mut measured =
+            self.measure(&given, &mut activations, |done| progress(0.05 + 0.4 * done))?;
+        self.widen_by_references(&mut measured, &given)?;
+        self.final_norms(&mut measured)?;
+        let mut sums = Sums::default();
+        let heads = Heads {
+            checkpoint: self.checkpoint,
+            models: &self.models,
+            dtype: self.precision.dtype,
+            device: self.device,
+        };
+        for (text, streams) in self.texts.iter().zip(&measured.streams) {
+            heads.add(text, streams, &mut sums, |done| progress(0.45 + 0.25 * done))?;
+            heads.add_likeliest(text, streams, &mut sums)?;
+        }
+        let logits = self.logits(sums, &mut measured);
+        let guilty = self.guilty(&measured, &activations, logits.as_ref());
+        let mut causes: Vec<Cause> = vec![];
+        let mut tried = vec![];
+        if let Some(guilty) = &guilty {
+            (causes, tried) = self.name(guilty, &given, |done| progress(0.7 + 0.3 * done))?;
+        }
+        self.result(fault, measured, activations, logits, guilty, causes, tried)
+    }
+
+    /// Whether the two can be compared.
+    fn check(&mut self) -> Result<Option<TokenFault>> {
+        let bos = self.checkpoint.config().bos_token_id;
+        let fault = match (&self.options.tokens, &self.texts[..]) {
+            (Some(meant), [text]) => check_tokens(self.theirs, &text.tokens, meant, bos)?,
+            _ => None,
+        };
+        let ids = self.texts.iter().map(|text| &text.tokens[..]);
+        let longest = ids.clone().map(<[u32]>::len).max().unwrap_or(0);
+        self.remarks.extend(crate::input::text_remarks(self.checkpoint, ids, longest));
+        self.remarks.extend(self.theirs.remarks.iter().cloned());
+        self.remarks.extend(self.checkpoint.remarks().iter().cloned());
+        for text in &self.texts {
+            self.remarks.extend(odd_planes(self.theirs, text)?);
+        }
+        let gemma = &self.models.ours;
+        let weights = check_weights(self.theirs, &self.texts[0], self.checkpoint, gemma)?;
+        let warn = |text: &str| Remark::warning(RemarkKind::Weights, text);
+        match weights {
+            Weights::Same => {}
+            Weights::Near => self.remarks.push(warn(
+                "the weights of its first block have another hash; they compute alike, and may be rounded or quantised",
+            )),
+            Weights::OtherHash => self.remarks.push(warn(
+                "the weights of its first block have another hash, and it has no mlp.input and mlp.gate to tell how far they are",
+            )),
+            Weights::Unknown => self.untold.push(format!(
+                "whether the weights are the same: there is neither {WEIGHTS} nor mlp.input and mlp.gate of layer 0"
+            )),
+        }
+        Ok(fault)
+    }
+
+    /// The points that every text has at all positions.
+    fn given(&self) -> BTreeSet<Point> {
+        let whole = |text: &Text| -> BTreeSet<Point> {
+            let planes = text.planes.iter();
+            planes.filter(|(_, rows)| rows.is_whole(text.tokens.len())).map(|(p, _)| *p).collect()
+        };
+        let all = self.texts.iter().map(whole).reduce(|a, b| &a & &b);
+        all.unwrap_or_default()
+    }
+
+    fn graph<'g>(&self, given: &'g BTreeSet<Point>) -> Graph<'g> {
+        Graph { layers: self.checkpoint.blocks().len(), given }
+    }
+
+    fn measure(
+        &self,
+        given: &BTreeSet<Point>,
+        activations: &mut Vec<ActivationReading>,
+        progress: impl FnMut(f64) -> Result<()>,
+    ) -> Result<Measured> {
+        let dtype = self.precision.dtype;
+        let mut read = BTreeSet::new();
+        measure(
+            &self.texts,
+            &self.models,
+            &self.graph(given),
+            self.device,
+            |layer, own, given| {
+                let (gate, activated) = (given.get(&Place::Gate), given.get(&Place::Activated));
+                if let (Some(gate), Some(activated)) = (gate, activated)
+                    && read.insert(layer)
+                {
+                    let meant = own.mlp().activation();
+                    activations.push(activation::read(layer, gate, activated, dtype, meant)?);
+                }
+                Ok(())
+            },
+            progress,
+        )
+    }
+
+    /// Adds what other frameworks' right models do to the floor.
+    fn widen_by_references(&self, measured: &mut Measured, given: &BTreeSet<Point>) -> Result<()> {
+        for reference in &self.options.references {
+            let Aligned { texts, .. } = align(reference, self.checkpoint)?;
+            let same = texts.iter().map(|t| &t.tokens).eq(self.texts.iter().map(|t| &t.tokens));
+            if !same {
+                return Err(refused(reference, "a reference must be on the same tokens"));
+            }
+            let graph = self.graph(given);
+            let other =
+                measure(&texts, &self.models, &graph, self.device, |_, _, _| Ok(()), |_| Ok(()))?;
+            for (point, sums) in &mut measured.points {
+                let Some(other) = other.points.get(point) else { continue };
+                sums.accumulated.widen(&other.accumulated);
+                if let (Some(own), Some(other)) = (&mut sums.same_input, &other.same_input) {
+                    own.widen(other);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the final norm.
+    fn final_norms(&self, measured: &mut Measured) -> Result<()> {
+        let Models { ours, beside } = &self.models;
+        for (text, streams) in self.texts.iter().zip(&measured.streams) {
+            let Some(rows) = text.planes.get(&Point::Normed) else { continue };
+            let theirs = rows.all()?.unsqueeze(0)?.to_device(self.device)?;
+            let first = text.tokens.len() - rows.len();
+            let norms = |a: &_, b: &_| Ok::<_, Error>([ours.final_norm(a)?, beside.final_norm(b)?]);
+            let sums = measured.points.entry(Point::Normed).or_default();
+            let [a, b] = norms(&streams.ours, &streams.beside)?;
+            sums.accumulated.add(&self.models, &a, &b, &theirs, first)?;
+            sums.same_input = match &streams.local {
+                Some([local, local_beside]) if rows.is_whole(text.tokens.len()) => {
+                    let [a, b] = norms(local, local_beside)?;
+                    let mut pair = sums.same_input.unwrap_or_default();
+                    pair.add(&self.models, &a, &b, &theirs, 0)?;
+                    Some(pair)
+                }
+                _ => Some(sums.accumulated),
+            };
+        }
+        Ok(())
+    }
+
+    /// The logits' figures; what the head makes of theirs becomes a point like any other.
+    fn logits(&mut self, sums: Sums, measured: &mut Measured) -> Option<ComparedLogits> {
+        if sums.words == 0 {
+            self.untold.push("what becomes of it in the end: there are no logits".into());
+            return None;
+        }
+        if let Some(pair) = sums.same_input {
+            let given = self.given();
+            let inputs = self.graph(&given).inputs(Point::Logits);
+            let point = PointSums { accumulated: pair, same_input: Some(pair), inputs };
+            measured.points.insert(Point::Logits, point);
+        }
+        if sums.masked > 0 {
+            let text = format!(
+                "{} logits are −∞, which masks their tokens; they are masked in ours too",
+                sums.masked
+            );
+            self.remarks.push(Remark::warning(RemarkKind::Chosen, text));
+        }
+        let metrics = sums.drift.metrics();
+        let floor = (!sums.floor.kl_nats.is_empty()).then(|| sums.floor.metrics());
+        let floor_kl = floor.map_or(f64::NAN, |floor| floor.kl_mean_nats);
+        let ratio = ratio(metrics.kl_mean_nats, floor_kl);
+        // Rounding moves each of two logits by so much, and their gap by the root of 2 times that.
+        let noise = sums.floor.logits.metrics().rms * 2f64.sqrt();
+        let mut flips = sums.flips;
+        for flip in &mut flips {
+            flip.tie = flip.token.margins[0] <= 3.0 * noise;
+        }
+        let whole_vocabulary = self.texts.iter().any(|t| t.planes.contains_key(&Point::Logits));
+        Some(ComparedLogits {
+            positions: sums.drift.kl_nats.len(),
+            words: sums.words,
+            whole_vocabulary,
+            metrics,
+            floor,
+            ratio,
+            differs: !(ratio <= KL_THRESHOLD),
+            worst: sums.worst,
+            flip_count: sums.drift.flips(),
+            flips,
+        })
+    }
+
+    /// The first point that differs by more than rounding.
+    fn guilty(
+        &self,
+        measured: &Measured,
+        activations: &[ActivationReading],
+        logits: Option<&ComparedLogits>,
+    ) -> Option<Guilty> {
+        let floor = self.least_floor();
+        for (&point, sums) in &measured.points {
+            let Some(pair) = &sums.same_input else { continue };
+            let distance = pair.distance(floor);
+            let read = activations.iter().any(|reading| {
+                reading.differs && point == Point::Layer(reading.layer, Place::Activated)
+            });
+            if read || self.allowance(point).exceeded_by(distance.ratio) {
+                let inputs = sums.inputs.clone();
+                return Some(Guilty {
+                    point,
+                    ratio: distance.ratio,
+                    floor: distance.floor,
+                    inputs,
+                });
+            }
+        }
+        let logits = logits.filter(|logits| logits.differs)?;
+        let allowed = self.allowance(Point::Logits);
+        (allowed.rule.is_none() || allowed.exceeded_by(logits.ratio)).then(|| Guilty {
+            point: Point::Logits,
+            ratio: logits.ratio,
+            floor: logits.floor.map_or(f64::NAN, |floor| floor.rel_l2),
+            inputs: BTreeSet::new(),
+        })
+    }
+
+    /// What rounding a number once does at most: no floor is lower.
+    fn least_floor(&self) -> f64 {
+        unit_roundoff(self.precision.dtype)
+    }
+
+    fn allowance(&self, point: Point) -> Allowance {
+        let rule = self.options.allow.iter().find(|rule| rule.is_about(point));
+        Allowance {
+            ratio: rule.map_or(THRESHOLD, |rule| rule.ratio),
+            rule: rule.map(|rule| format!("{}={}", rule.pattern(), rule.ratio)),
+        }
+    }
+
+    /// Names the mistake at the first point that differs, and another one in what is left.
+    fn name(
+        &mut self,
+        guilty: &Guilty,
+        given: &BTreeSet<Point>,
+        mut progress: impl FnMut(f64) -> Result<()>,
+    ) -> Result<(Vec<Cause>, Vec<Tried>)> {
+        let mut model = self.arithmetic.centre(&self.models.ours)?;
+        let (mut causes, mut all) = (vec![], vec![]);
+        let mut at = (guilty.point, guilty.floor);
+        for round in 0..MISTAKES {
+            let (point, floor) = at;
+            // A bidirectional model sees all of the text at once.
+            let causal = self.checkpoint.attention()?.causal;
+            let positions = if causal { NAMING_POSITIONS } else { usize::MAX };
+            let segment = Segment::new(&self.texts[0], positions);
+            let share = |done: f64| (round as f64 + done) / MISTAKES as f64;
+            let tried = try_all(&model, &segment, point, floor, |done| progress(share(done)))?;
+            let best = claimed(&tried).cloned();
+            if round == 0 {
+                all = tried.clone();
+            }
+            let Some(best) = best else { break };
+            causes.push(cause(&best, &tried, point));
+            model = repaired(&model, &best)?;
+            match self.next_guilty(&model, given)? {
+                Some(next) => at = next,
+                None => break,
+            }
+        }
+        Ok((causes, all))
+    }
+
+    /// The first point that differs from a model which has a mistake already.
+    fn next_guilty(
+        &self,
+        model: &gemma_mlp::Gemma,
+        given: &BTreeSet<Point>,
+    ) -> Result<Option<(Point, f64)>> {
+        let text = self.texts[0].first(FLOOR_POSITIONS);
+        let models = self.models.with(model.clone());
+        let graph = self.graph(given);
+        let texts = [text];
+        let found = measure(&texts, &models, &graph, self.device, |_, _, _| Ok(()), |_| Ok(()))?;
+        for (&point, sums) in &found.points {
+            let Some(pair) = &sums.same_input else { continue };
+            let distance = pair.distance(self.least_floor());
+            if self.allowance(point).exceeded_by(distance.ratio) {
+                return Ok(Some((point, distance.floor)));
+            }
+        }
+        Ok(None)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what a result is made of")]
+    fn result(
+        &mut self,
+        fault: Option<TokenFault>,
+        measured: Measured,
+        activations: Vec<ActivationReading>,
+        logits: Option<ComparedLogits>,
+        guilty: Option<Guilty>,
+        mut causes: Vec<Cause>,
+        tried: Vec<Tried>,
+    ) -> Result<Comparison> {
+        let floor = self.least_floor();
+        let mut layers: Vec<ComparedLayer> = vec![];
+        let (mut ends, mut largest) = (vec![], 0f64);
+        let mut agrees_before = false;
+        for (&point, sums) in &measured.points {
+            let compared = self.point(point, sums, floor);
+            let before = guilty.as_ref().is_none_or(|guilty| point < guilty.point);
+            if before && let Some(same) = compared.same_input {
+                largest = largest.max(same.ratio);
+                agrees_before = true;
+            }
+            match point {
+                Point::Layer(index, _) if self.reports(index) => match layers.last_mut() {
+                    Some(layer) if layer.index == index => layer.points.push(compared),
+                    _ => layers.push(ComparedLayer { index, points: vec![compared] }),
+                },
+                Point::Layer(..) => {}
+                _ => ends.push(compared),
+            }
+        }
+        let first = guilty.as_ref().map(|guilty| First {
+            layer: guilty.point.layer(),
+            point: guilty.point.place().into(),
+            ratio: guilty.ratio,
+            from: guilty.inputs.iter().map(Point::to_string).collect(),
+        });
+        let mut before = vec![];
+        if let Some(fault) = fault {
+            let (name, sentence) = match fault {
+                TokenFault::NoBos => {
+                    ("no BOS", "It ran without BOS, and is compared on its own tokens:")
+                }
+                TokenFault::TwoBos => {
+                    ("two BOS", "It ran with BOS twice, and is compared on its own tokens:")
+                }
+            };
+            before.push(sentence.to_string());
+            causes.insert(0, certain(name));
+        }
+        let findings = Findings {
+            first: first.as_ref().zip(guilty.as_ref().map(|guilty| guilty.point)),
+            agrees_before,
+            largest,
+            logits: logits.as_ref(),
+            causes: &causes,
+            nearest: tried.first(),
+            before,
+        };
+        let verdict = findings.verdict();
+        let summary = self.summary();
+        Ok(Comparison {
+            schema: SCHEMA,
+            version: env!("CARGO_PKG_VERSION").into(),
+            agrees: first.is_none() && fault.is_none(),
+            verdict,
+            first,
+            causes,
+            candidates: tried.iter().map(candidate).collect(),
+            theirs: summary,
+            ours: Reference::Model(CheckpointSummary::new(self.checkpoint)),
+            floor: FloorSummary {
+                description: self.arithmetic.description.clone(),
+                tokens: self.texts.iter().map(|t| t.tokens.len().min(FLOOR_POSITIONS)).sum(),
+                references: self.options.references.iter().map(|d| d.source.clone()).collect(),
+            },
+            threshold: THRESHOLD,
+            layers,
+            ends,
+            activations: activations.into_iter().filter(|a| self.reports(a.layer)).collect(),
+            logits,
+            map: map(&measured.rows, &measured.points, floor),
+            untold: std::mem::take(&mut self.untold),
+            remarks: std::mem::take(&mut self.remarks),
+        })
+    }
+
+    fn reports(&self, layer: usize) -> bool {
+        self.options.layers.is_empty() || self.options.layers.contains(&layer)
+    }
+
+    fn point(&self, point: Point, sums: &PointSums, floor: f64) -> ComparedPoint {
+        let allowance = self.allowance(point);
+        let same_input = sums.same_input.map(|pair| pair.distance(floor));
+        ComparedPoint {
+            point: point.place().into(),
+            accumulated: Some(sums.accumulated.distance(floor)),
+            same_input,
+            from: match sums.inputs.is_empty() {
+                true => vec!["tokens".into()],
+                false => sums.inputs.iter().map(Point::to_string).collect(),
+            },
+            glimpse: None,
+            differs: same_input.is_some_and(|d| allowance.exceeded_by(d.ratio)),
+            allowed: allowance.rule,
+        }
+    }
+
+    fn summary(&self) -> DumpSummary {
+        summary(self.theirs, &self.texts, &self.precision)
+    }
+}
+
+pub(super) fn summary(dump: &Dump, texts: &[Text], precision: &Precision) -> DumpSummary {
+    let mut points: Vec<(String, usize)> = vec![];
+    for point in texts.first().iter().flat_map(|text| text.planes.keys()) {
+        match points.iter_mut().find(|(name, _)| name == point.place()) {
+            Some((_, count)) => *count += 1,
+            None => points.push((point.place().into(), 1)),
+        }
+    }
+    DumpSummary {
+        source: dump.source.clone(),
+        format: dump.format.into(),
+        framework: dump.metadata.get("framework").cloned(),
+        dtype: precision.dtype.as_str().into(),
+        dtype_reason: precision.reason.clone(),
+        texts: texts.len(),
+        tokens: texts.iter().map(|text| text.tokens.len()).sum(),
+        points,
+    }
+}
+
+/// How far a point may be.
+struct Allowance {
+    ratio: f64,
+    rule: Option<String>,
+}
+
+impl Allowance {
+    /// NaN is beyond everything.
+    fn exceeded_by(&self, ratio: f64) -> bool {
+        !(ratio <= self.ratio)
+    }
+}
+
+/// What rounding a number once to a dtype changes at most, relative to it.
+pub(super) fn unit_roundoff(dtype: DType) -> f64 {
+    let bits = match dtype {
+        DType::BF16 => 9,
+        DType::F16 => 12,
+        _ => 24,
+    };
+    2f64.powi(-bits)
+}
+
+fn ratio(drift: f64, floor: f64) -> f64 {
+    if drift == 0.0 { 0.0 } else { drift / floor }
+}
+
+impl Pair {
+    fn distance(&self, least_floor: f64) -> Distance {
+        let drift = self.drift.metrics();
+        let floor = self.floor.metrics().rel_l2.max(least_floor);
+        Distance {
+            rel_l2: drift.rel_l2,
+            cosine: drift.cosine,
+            norm_ratio: self.drift.norm_ratio(),
+            floor,
+            ratio: ratio(drift.rel_l2, floor),
+        }
+    }
+
+    /// Takes another right model's distance for the floor where it is larger.
+    fn widen(&mut self, other: &Self) {
+        if other.drift.metrics().rel_l2 > self.floor.metrics().rel_l2 {
+            self.floor = other.drift;
+        }
+    }
+}
+
+fn cause(best: &Tried, tried: &[Tried], point: Point) -> Cause {
+    // The next best by direction, which is what a cosine tells.
+    let others = tried.iter().filter(|other| other.difference.name != best.difference.name);
+    let next = others.max_by(|a, b| a.cosine.total_cmp(&b.cosine));
+    Cause {
+        name: best.difference.name.into(),
+        source: best.difference.source.into(),
+        cosine: best.cosine,
+        size: best.size,
+        runner_up: next.map(|next| next.cosine),
+        runner_up_name: next.map(|next| next.difference.name.into()),
+        layer: point.layer(),
+        point: point.place().into(),
+    }
+}
+
+/// A cause that the tokens show.
+fn certain(name: &str) -> Cause {
+    Cause {
+        name: name.into(),
+        source: "a tokenizer or its settings".into(),
+        cosine: 1.0,
+        size: 1.0,
+        runner_up: None,
+        runner_up_name: None,
+        layer: None,
+        point: "tokens".into(),
+    }
+}
+
+fn candidate(tried: &Tried) -> Candidate {
+    Candidate {
+        name: tried.difference.name.into(),
+        cosine: tried.cosine,
+        size: tried.size,
+        left: tried.left,
+        ratio: tried.ratio,
+    }
+}
+
+fn map(rows: &[Row], points: &BTreeMap<Point, PointSums>, least_floor: f64) -> Option<PositionMap> {
+    let positions = rows.iter().map(|row| row.squares.len()).max()?;
+    let group = positions.div_ceil(GROUPS).max(1);
+    let row = |row: &Row| {
+        let pair = points.get(&row.point)?.same_input?;
+        let floor = pair.floor.metrics().rel_l2.max(least_floor);
+        let ratios = row.squares.chunks(group).map(|chunk| {
+            let sum = |which: usize| chunk.iter().map(|squares| squares[which]).sum::<f64>();
+            ratio((sum(0) / sum(1)).sqrt(), floor)
+        });
+        Some(MapRow {
+            layer: row.point.layer()?,
+            point: row.point.place().into(),
+            ratios: ratios.collect(),
+        })
+    };
+    Some(PositionMap { group, rows: rows.iter().filter_map(row).collect() })
+}
