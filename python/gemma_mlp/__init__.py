@@ -84,7 +84,11 @@ def compare(
         pairs += [("--allow", f"{regex}={ratio}") for regex, ratio in dict(allow).items()]
         files = [theirs] if reference is None else [theirs, reference]
         arguments = [f"{name}={os.fspath(value)}" for name, value in pairs] + ["--", *files]
-        done = subprocess.run([program(), "compare", "--json", *arguments], capture_output=True, text=True)
+        command = [program(), "compare", "--json", *arguments]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True)
+        except OSError as error:
+            raise Error(f"{command[0]}: {error.strerror}") from None
     try:
         # 0: they agree. 1: they do not, or the program failed.
         if done.returncode in (0, 1):

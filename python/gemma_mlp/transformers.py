@@ -169,8 +169,10 @@ def capture(
         raise ValueError(f"{path} is not written: the model got embeddings, so pass their ids: capture(…, tokens=ids)")
     for n in range(len(layers)):
         split_heads(dump, n)
-    say_what_is_missing(path, dump, expected, passes, metadata)
+    lacks = what_is_missing(dump, expected, passes, metadata)
     save_file(dump, path, metadata)
+    for message in lacks:
+        warnings.warn(f"{path}: {message}", stacklevel=3)
 
 
 def find_layers(model: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
@@ -284,29 +286,25 @@ def sha256_as_f32(*tensors: Tensor) -> str:
     return digest.hexdigest()
 
 
-def say_what_is_missing(
-    path: str | Path, dump: dict[str, Tensor], expected: set[str], passes: int, metadata: dict[str, str]
-) -> None:
-    """Warns of all that the file lacks, and drops logits of some tokens only."""
-
-    def warn(message: str) -> None:
-        warnings.warn(f"{path}: {message}", stacklevel=5)
-
+def what_is_missing(dump: dict[str, Tensor], expected: set[str], passes: int, metadata: dict[str, str]) -> list[str]:
+    """All that the file lacks. Drops logits of some tokens only."""
+    lacks = []
     if passes > 1:
-        warn(f"holds the first of {passes} forward passes; the others are not captured")
+        lacks.append(f"holds the first of {passes} forward passes; the others are not captured")
     if metadata.get("phase") == "decode":
-        warn("the pass continues a cache, so the tokens before it are not in the file")
+        lacks.append("the pass continues a cache, so the tokens before it are not in the file")
+    if "first_mlp_sha256" not in metadata:
+        lacks.append("cannot be checked to hold the same weights: those of the first MLP are quantized")
     count = dump["tokens"].shape[-1]
     if "logits" not in dump:
-        warn("has no logits: the model returned none")
-    elif dump["logits"].shape[-2] != count:
-        got = dump.pop("logits").shape[-2]
-        warn(f"has no logits: the model returned those of {got} of {count} tokens. Call it with logits_to_keep=0")
+        lacks.append("has no logits: the model returned none")
+    elif (got := dump["logits"].shape[-2]) != count:
+        del dump["logits"]
+        lacks.append(f"has no logits: the model returned those of {got} of {count} tokens; logits_to_keep=0 is all")
     if missing := expected - dump.keys():
-        by_point = Counter(".".join("N" if part.isdigit() else part for part in name.split(".")) for name in missing)
-        warn("not captured: " + ", ".join(f"{point} ({times}×)" for point, times in sorted(by_point.items())))
-    if "first_mlp_sha256" not in metadata:
-        warn("cannot be checked to hold the same weights: those of the first MLP are quantized")
+        points = Counter(".".join("N" if part.isdigit() else part for part in name.split(".")) for name in missing)
+        lacks.append("not captured: " + ", ".join(f"{point} ({times}×)" for point, times in sorted(points.items())))
+    return lacks
 
 
 def main() -> None:
