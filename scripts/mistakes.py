@@ -313,7 +313,10 @@ def main() -> None:
     run = Run(args.model, ids, args.dtype, args.attention, args.logits_only, args.keep)
     if args.keep:
         args.keep.mkdir(parents=True, exist_ok=True)
-    program = subprocess.run([run.program, "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    try:
+        program = subprocess.run([run.program, "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    except OSError as error:
+        parser.error(f"{run.program}: {error.strerror}; GEMMA_MLP is the path of the program")
     print(
         f"transformers {transformers.__version__}, torch {torch.__version__}, {args.attention} attention, {program}; "
         f"{args.model.resolve().name} in {args.dtype}, {len(ids)} tokens, "

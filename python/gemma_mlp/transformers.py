@@ -50,129 +50,181 @@ def capture(
 
     Nothing of what is computed changes, and all hooks are gone after the block. An exception in it writes no file.
     `tokens` are the ids of a pass that is given embeddings; otherwise they are what the embedding gets.
-    What could not be captured is said in a warning. Yields the tensors by name, on the CPU; they are there
+    What could not be captured is said in a warning. Yields the tensors by name, on the CPU, which are all there
     after the block.
 
-    Raises ValueError if the model has no Gemma's layers, or none ran.
+    Raises ValueError if the model has no layers of Gemma's, or none ran.
     """
     if not (folder := Path(path).absolute().parent).is_dir():
         raise FileNotFoundError(f"{path}: there is no folder {folder}")
     owner, layers = find_layers(model)
-    hidden_size = layers[0].mlp.gate_proj.weight.shape[-1]
-    dump: dict[str, Tensor] = {} if tokens is None else {"tokens": tokens.detach().cpu()}
-    expected = {"tokens"}
     metadata = describe(model, layers[0]) | ({"prompt": prompt} if prompt else {})
-    passes = 0
-    running: tuple[int, int] | None = None  # The layer that runs, and how many tokens it gets.
-
-    def keep(name: str, value: Any) -> None:
-        value = value[0] if isinstance(value, tuple | list) else value
-        if passes <= 1 and name not in dump and isinstance(value, Tensor):
-            dump[name] = value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-
-    def keep_tokens(_module, args, kwargs) -> None:
-        ids = first_tensor(args, kwargs)
-        if not (ids.is_floating_point() or ids.is_complex()):
-            keep("tokens", ids)
-
-    def start_layer(layer: int, _module, args, kwargs) -> None:
-        nonlocal passes, running
-        x = first_tensor(args, kwargs)
-        running = layer, x.shape[-2]
-        if layer == 0:
-            passes += 1
-            if passes == 1:
-                metadata["phase"] = "decode" if continues_a_cache(kwargs) else "prefill"
-            if not logits_only:
-                keep("embedding", x)
-
-    def end_layer(_module, _args, _output) -> None:
-        nonlocal running
-        running = None
-
-    def keep_logits(_module, _args, output) -> None:
-        logits = getattr(output, "logits", output[0] if isinstance(output, tuple) else output)
-        if isinstance(logits, Tensor) and logits.shape[-1] != hidden_size:
-            keep("logits", logits)
-
-    def keep_activated(_module, _args, output) -> None:
-        # By the layer that runs: layers may share one activation.
-        if running:
-            keep(f"layers.{running[0]}.mlp.activated", output)
-
-    def keep_rotated(function: Callable, args: tuple, kwargs: dict, output: Any) -> None:
-        if running is None:
-            return
-        layer, length = running
-        q, k = (f"layers.{layer}.attn.{part}" for part in "qk")
-        # Some ports rotate queries and keys in one call, some in two.
-        names = (q, k) if isinstance(output, tuple) else (k if q in dump else q,)
-        outputs = output if isinstance(output, tuple) else (output,)
-        for name, x in zip(names, outputs, strict=False):
-            keep(name, x.transpose(1, 2) if heads_first(x, length, function, args, kwargs) else x)
-
+    seen = Recorder(hidden_size=layers[0].mlp.gate_proj.weight.shape[-1])
+    if tokens is not None:
+        seen.keep("tokens", tokens)
     with ExitStack() as undo:
 
-        def on_output(module: nn.Module | None, hook: Callable | str) -> None:
-            if module is not None:
-                if isinstance(hook, str):
-                    expected.add(hook)
-                    hook = functools.partial(lambda name, _module, _args, output: keep(name, output), hook)
-                undo.callback(module.register_forward_hook(hook).remove)
+        def on_input(module: nn.Module, hook: Callable, *first: Any) -> None:
+            hook = functools.partial(hook, *first)
+            undo.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
 
-        def on_input(module: nn.Module | None, hook: Callable | str) -> None:
-            if module is not None:
-                if isinstance(hook, str):
-                    expected.add(hook)
-                    hook = functools.partial(
-                        lambda name, _module, args, kwargs: keep(name, first_tensor(args, kwargs)), hook
-                    )
-                undo.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+        def on_output(module: nn.Module, hook: Callable, *first: Any) -> None:
+            undo.callback(module.register_forward_hook(functools.partial(hook, *first)).remove)
 
-        on_input(find_embedding(model, owner, hidden_size), keep_tokens)
-        on_output(model, keep_logits)
+        on_input(model, seen.start_model)
+        on_output(model, seen.end_model)
+        if embedding := find_embedding(model, owner, seen.hidden_size):
+            on_input(embedding, seen.start_embedding)
         for n, layer in enumerate(layers):
-            on_input(layer, functools.partial(start_layer, n))
-            if logits_only:
-                continue
-            at, attention, mlp = f"layers.{n}", layer.self_attn, layer.mlp
-            after_attention = layer.post_attention_layernorm
-            before_mlp = getattr(layer, "pre_feedforward_layernorm", None)
-            on_output(layer.input_layernorm, f"{at}.attn.input")
-            on_output(getattr(attention, "v_proj", None), f"{at}.attn.v")
-            on_output(attention, f"{at}.attn.output")
-            # Gemma 1 has Llama's names: its norm after attention is the one before the MLP.
-            on_output(after_attention if before_mlp is not None else None, f"{at}.attn.normed")
-            on_input(after_attention if before_mlp is None else before_mlp, f"{at}.attended")
-            on_input(mlp, f"{at}.mlp.input")
-            on_output(mlp.gate_proj, f"{at}.mlp.gate")
-            on_output(mlp.up_proj, f"{at}.mlp.up")
-            if isinstance(getattr(mlp, "act_fn", None), nn.Module):
-                on_output(mlp.act_fn, keep_activated)
-            on_input(mlp.down_proj, f"{at}.mlp.product")
-            on_output(mlp, f"{at}.mlp.output")
-            on_output(getattr(layer, "post_feedforward_layernorm", None), f"{at}.mlp.normed")
-            on_output(layer, f"hidden.{n}")
-            on_output(layer, end_layer)
-            expected |= {f"{at}.{point}" for point in ("attn.q", "attn.k", "attn.v", "mlp.activated")}
+            on_input(layer, seen.start_layer, n)
+            for name, module, side in points(layer) if not logits_only else ():
+                hook, register = (seen.input, on_input) if side == "input" else (seen.output, on_output)
+                seen.expected.add(name.replace("N", str(n)))
+                if module is not None:
+                    register(module, hook, name)
+            on_output(layer, seen.end_layer)
         if not logits_only:
-            expected.add("embedding")
-            on_output(getattr(owner, "norm", None), "normed")
+            seen.expected |= {"embedding", "normed"}
+            if (norm := getattr(owner, "norm", None)) is not None:
+                on_output(norm, seen.output, "normed")
             for namespace, name in rope_functions(layers):
                 undo.callback(namespace.__setitem__, name, namespace[name])
-                namespace[name] = observed(namespace[name], keep_rotated)
-        yield dump
+                namespace[name] = observed(namespace[name], seen.rotated)
+        yield seen.dump
 
-    if passes == 0:
-        raise ValueError(f"{path} is not written: no forward pass of the model ran in the block")
-    if "tokens" not in dump:
+    if seen.passes == 0:
+        raise ValueError(f"{path} is not written: no forward pass of the model ran, or a compiled one, without hooks")
+    if "tokens" not in seen.dump:
         raise ValueError(f"{path} is not written: the model got embeddings, so pass their ids: capture(…, tokens=ids)")
-    for n in range(len(layers)):
-        split_heads(dump, n)
-    lacks = what_is_missing(dump, expected, passes, metadata)
-    save_file(dump, path, metadata)
+    lacks = seen.finish()
+    if "first_mlp_sha256" not in metadata:
+        lacks.append("cannot be checked to hold the same weights: those of the first MLP are quantized or offloaded")
+    save_file(seen.dump, path, metadata | {"phase": seen.phase})
     for message in lacks:
         warnings.warn(f"{path}: {message}", stacklevel=3)
+
+
+def points(layer: nn.Module) -> list[tuple[str, nn.Module | None, str]]:
+    """The points of a layer: names, in which N is its number, and the modules whose input or output they are.
+
+    A point without a module is computed by a function, if at all. Queries and keys are those of `rotated`.
+    """
+    attention, mlp = layer.self_attn, layer.mlp
+    after_attention = layer.post_attention_layernorm
+    before_mlp = getattr(layer, "pre_feedforward_layernorm", None)
+    found = [
+        ("layers.N.attn.input", layer.input_layernorm, "output"),
+        ("layers.N.attn.q", None, "output"),
+        ("layers.N.attn.k", None, "output"),
+        # Gemma 3n and 4 norm values too.
+        ("layers.N.attn.v", getattr(attention, "v_norm", getattr(attention, "v_proj", None)), "output"),
+        ("layers.N.attn.output", attention, "output"),
+        # Gemma 1 has Llama's names: its norm after attention is the one before the MLP.
+        ("layers.N.attended", after_attention if before_mlp is None else before_mlp, "input"),
+        ("layers.N.mlp.input", mlp, "input"),
+        ("layers.N.mlp.gate", mlp.gate_proj, "output"),
+        ("layers.N.mlp.up", mlp.up_proj, "output"),
+        ("layers.N.mlp.activated", getattr(mlp, "act_fn", None), "output"),
+        ("layers.N.mlp.product", mlp.down_proj, "input"),
+        ("layers.N.mlp.output", mlp, "output"),
+        ("hidden.N", layer, "output"),
+    ]
+    if before_mlp is not None:
+        found.append(("layers.N.attn.normed", after_attention, "output"))
+    if hasattr(layer, "post_feedforward_layernorm"):
+        found.append(("layers.N.mlp.normed", layer.post_feedforward_layernorm, "output"))
+    return [(name, module if isinstance(module, nn.Module) else None, side) for name, module, side in found]
+
+
+class Recorder:
+    """Copies what the first forward pass computes. Its methods are hooks of torch, behind what is bound first."""
+
+    def __init__(self, hidden_size: int):
+        self.hidden_size = hidden_size
+        self.dump: dict[str, Tensor] = {}
+        self.expected: set[str] = set()
+        self.passes = 0
+        self.phase = "prefill"
+        self.padded = False
+        self.layer: int | None = None  # The one that runs.
+        self.length = 0  # How many tokens it gets.
+
+    def keep(self, name: str, value: Any) -> None:
+        """A point's value: a tensor, or the first of a tuple. N in its name is the layer that runs."""
+        name = name.replace("N", str(self.layer))
+        value = value[0] if isinstance(value, tuple | list) else value
+        if self.passes <= 1 and name not in self.dump and isinstance(value, Tensor):
+            self.dump[name] = value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+
+    def input(self, name: str, _module, args, kwargs) -> None:
+        self.keep(name, first_tensor(args, kwargs))
+
+    def output(self, name: str, _module, _args, output) -> None:
+        self.keep(name, output)
+
+    def start_model(self, _module, _args, kwargs) -> None:
+        mask = kwargs.get("attention_mask")
+        self.padded |= self.passes == 0 and isinstance(mask, Tensor) and mask.ndim == 2 and not mask.all()
+
+    def end_model(self, _module, _args, output) -> None:
+        logits = getattr(output, "logits", output[0] if isinstance(output, tuple) else output)
+        # A model without a head returns its last hidden state.
+        if isinstance(logits, Tensor) and logits.shape[-1] != self.hidden_size:
+            self.keep("logits", logits)
+
+    def start_embedding(self, _module, args, kwargs) -> None:
+        ids = first_tensor(args, kwargs)
+        if ids is not None and not ids.is_floating_point():
+            self.keep("tokens", ids)
+
+    def start_layer(self, layer: int, _module, args, kwargs) -> None:
+        x = first_tensor(args, kwargs)
+        self.layer, self.length = layer, x.shape[-2]
+        if layer == 0:
+            self.passes += 1
+            if self.passes == 1 and continues_a_cache(kwargs):
+                self.phase = "decode"
+            if "embedding" in self.expected:
+                self.keep("embedding", x)
+
+    def end_layer(self, _module, _args, _output) -> None:
+        self.layer = None
+
+    def rotated(self, function: Callable, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+        """What a function that rotates returns: queries and keys, or one of them; queries come first."""
+        if self.layer is None:
+            return
+        if isinstance(output, tuple):
+            names = ("layers.N.attn.q", "layers.N.attn.k")
+        else:
+            has_queries = f"layers.{self.layer}.attn.q" in self.dump
+            names, output = ("layers.N.attn.k" if has_queries else "layers.N.attn.q",), (output,)
+        for name, x in zip(names, output, strict=False):
+            self.keep(name, x.transpose(1, 2) if heads_first(x, self.length, function, args, kwargs) else x)
+
+    def finish(self) -> list[str]:
+        """Gives values their heads, drops logits of some tokens only, and tells all that is missing."""
+        dump, lacks = self.dump, []
+        for name in [name for name in dump if name.endswith(".attn.v")]:
+            k = dump.get(name.removesuffix("v") + "k")
+            if k is not None and dump[name].ndim < k.ndim:
+                dump[name] = dump[name].unflatten(-1, (-1, k.shape[-1]))
+        if self.passes > 1:
+            lacks.append(f"holds the first of {self.passes} forward passes; the others are not captured")
+        if self.phase == "decode":
+            lacks.append("the pass continues a cache, so the tokens before it are not in the file")
+        if self.padded:
+            lacks.append("some positions are padding, and the file does not say which: run each text by itself")
+        count = dump["tokens"].shape[-1]
+        if "logits" not in dump:
+            lacks.append("has no logits: the model returned none")
+        elif (got := dump["logits"].shape[-2]) != count:
+            del dump["logits"]
+            lacks.append(f"has no logits: the model returned those of {got} of {count} tokens; logits_to_keep=0 is all")
+        if missing := self.expected - dump.keys():
+            points = Counter(".".join("N" if part.isdigit() else part for part in name.split(".")) for name in missing)
+            lacks.append("not captured: " + ", ".join(f"{point} ({times}×)" for point, times in sorted(points.items())))
+        return lacks
 
 
 def find_layers(model: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
@@ -228,7 +280,7 @@ def observed(function: Callable, observe: Callable) -> Callable:
     return call
 
 
-def heads_first(x: Tensor, length: int, function: Callable, args: tuple, kwargs: dict) -> bool:
+def heads_first(x: Tensor, length: int, function: Callable, args: tuple, kwargs: dict[str, Any]) -> bool:
     """Whether rotated heads are `[B, heads, T, head_dim]`, and not `[B, T, heads, head_dim]`."""
     call = inspect.signature(function).bind(*args, **kwargs)
     call.apply_defaults()
@@ -236,18 +288,9 @@ def heads_first(x: Tensor, length: int, function: Callable, args: tuple, kwargs:
     return x.shape[1] != length if unsqueeze_dim is None else unsqueeze_dim == 1
 
 
-def split_heads(dump: dict[str, Tensor], layer: int) -> None:
-    """Values `[B, T, heads * head_dim]` as `[B, T, heads, head_dim]`, like the keys."""
-    k, v = (f"layers.{layer}.attn.{part}" for part in "kv")
-    if v in dump:
-        flat = dump.pop(v)
-        if k in dump:
-            dump[v] = flat.unflatten(-1, (-1, dump[k].shape[-1]))
-
-
-def first_tensor(args: tuple, kwargs: dict[str, Any]) -> Tensor:
+def first_tensor(args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
     """The first tensor that a module is called with."""
-    return next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+    return next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
 
 
 def continues_a_cache(kwargs: dict[str, Any]) -> bool:
@@ -273,7 +316,7 @@ def describe(model: nn.Module, layer: nn.Module) -> dict[str, str]:
         "dtype": next((name for name, dtype in DTYPES.items() if dtype == gate.dtype), str(gate.dtype)),
         "attention": getattr(config, "_attn_implementation", None),
     }
-    if all(weight.is_floating_point() and weight.ndim == 2 for weight in (gate, up, down)):
+    if all(weight.is_floating_point() and weight.ndim == 2 and not weight.is_meta for weight in (gate, up, down)):
         known["first_mlp_sha256"] = sha256_as_f32(gate, up, down)
     return {key: str(value) for key, value in known.items() if value}
 
@@ -284,27 +327,6 @@ def sha256_as_f32(*tensors: Tensor) -> str:
     for tensor in tensors:
         digest.update(tensor.detach().cpu().float().contiguous().numpy().astype("<f4", copy=False))
     return digest.hexdigest()
-
-
-def what_is_missing(dump: dict[str, Tensor], expected: set[str], passes: int, metadata: dict[str, str]) -> list[str]:
-    """All that the file lacks. Drops logits of some tokens only."""
-    lacks = []
-    if passes > 1:
-        lacks.append(f"holds the first of {passes} forward passes; the others are not captured")
-    if metadata.get("phase") == "decode":
-        lacks.append("the pass continues a cache, so the tokens before it are not in the file")
-    if "first_mlp_sha256" not in metadata:
-        lacks.append("cannot be checked to hold the same weights: those of the first MLP are quantized")
-    count = dump["tokens"].shape[-1]
-    if "logits" not in dump:
-        lacks.append("has no logits: the model returned none")
-    elif (got := dump["logits"].shape[-2]) != count:
-        del dump["logits"]
-        lacks.append(f"has no logits: the model returned those of {got} of {count} tokens; logits_to_keep=0 is all")
-    if missing := expected - dump.keys():
-        points = Counter(".".join("N" if part.isdigit() else part for part in name.split(".")) for name in missing)
-        lacks.append("not captured: " + ", ".join(f"{point} ({times}×)" for point, times in sorted(points.items())))
-    return lacks
 
 
 def main() -> None:

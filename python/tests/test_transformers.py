@@ -207,6 +207,14 @@ class Gemma3(Case):
         self.assertTrue(torch.equal(dump["tokens"], self.ids))
         self.assertTrue(torch.equal(dump["logits"], wanted))
 
+    def test_padding_is_said(self):
+        model, mask = gemma3(), torch.ones_like(self.ids)
+        with capture(model, self.path):
+            model(self.ids, attention_mask=mask)
+        mask[0, 0] = 0
+        with self.assertWarnsRegex(UserWarning, "some positions are padding"), capture(model, self.path):
+            model(self.ids, attention_mask=mask)
+
     def test_what_generate_computes_has_no_logits_of_the_prompt(self):
         model = gemma3()
         with warnings.catch_warnings(record=True) as caught:
