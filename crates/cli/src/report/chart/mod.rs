@@ -69,6 +69,10 @@ pub enum Mark {
     Span,
     /// A vertical line over the whole height at each point's x.
     Rule,
+    /// The cells of a map: one unit of y high and this wide in units of x, around each point; the second number is how
+    /// strong the colour is, from 0 to 1. The cells of a map's series do not overlap, and the reader stops at each of
+    /// its columns.
+    Cells(f64, f64),
 }
 
 /// A colour by its place in the palette, which is made to be told apart by people who see few
