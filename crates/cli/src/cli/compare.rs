@@ -16,9 +16,9 @@ use gemma_mlp_drift::compare::formats::{self, Names};
 use gemma_mlp_drift::compare::server::{AskOptions, ask};
 use gemma_mlp_drift::compare::{Allow, CompareOptions, Comparison, Dump, compare, compare_dumps};
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::ops::ControlFlow;
 
 /// The exit code where the models differ.
 const DIFFERS: u8 = 1;

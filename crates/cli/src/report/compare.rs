@@ -28,6 +28,7 @@ pub fn compare_table(comparison: &Comparison, paint: Paint) -> String {
         }
     };
     Part::ALL.iter().for_each(|part| section(part_rows(comparison, *part, paint)));
+    section(ends(comparison, paint));
     section(guilty_layer(comparison, paint));
     section(glimpses(comparison, paint));
     section(activations(&comparison.activations, paint));
@@ -104,14 +105,18 @@ fn part_rows(comparison: &Comparison, part: Part, paint: Paint) -> String {
         if !is_chosen {
             hidden += 1;
             if lines.last().is_some_and(|line: &Line| line.point.is_some()) {
-                lines.push(Line { head: vec!["…".into(), String::new()], point: None });
+                lines.push(Line { head: vec!["…".into()], point: None });
             }
             continue;
         }
-        let head = vec![row.layer.to_string(), part.short(&row.point.point).into()];
+        let mut head = vec![row.layer.to_string()];
+        if part != Part::Residual {
+            head.push(plain(part.short(&row.point.point)));
+        }
         lines.push(Line { head, point: Some(row.point) });
     }
-    let mut text = points_table(&[part.name(), "point"], &lines, paint);
+    let heads: &[&str] = if part == Part::Residual { &["layer"] } else { &["layer", "point"] };
+    let mut text = points_table(part.name(), heads, &lines, paint);
     let differs = |row: &&Row| {
         let layer = comparison.layers.iter().find(|layer| layer.index == row.layer);
         layer.is_some_and(|layer| part.points(layer).any(|point| point.differs))
@@ -148,7 +153,8 @@ fn guilty_layer(comparison: &Comparison, paint: Paint) -> String {
     if lines.len() < 2 {
         return String::new();
     }
-    let mut text = points_table(&[&format!("layer {}", layer.index)], &lines, paint);
+    let mut text =
+        points_table(&format!("layer {}", layer.index), &["point by point"], &lines, paint);
     let first = comparison.first.as_ref().filter(|first| !first.from.is_empty());
     if let Some(first) = first {
         let name = full_name(first.layer, &first.point);
@@ -159,6 +165,18 @@ fn guilty_layer(comparison: &Comparison, paint: Paint) -> String {
     text
 }
 
+/// What lies in front of the first layer and behind the last.
+fn ends(comparison: &Comparison, paint: Paint) -> String {
+    let mut lines = vec![];
+    for point in comparison.ends.iter().filter(|point| distance(point).is_some()) {
+        lines.push(Line { head: vec![plain(&point.point)], point: Some(point) });
+    }
+    if lines.is_empty() {
+        return String::new();
+    }
+    points_table("outside of the layers", &["point"], &lines, paint)
+}
+
 /// A line of a table of points; one without a point stands for what is left out.
 struct Line<'a> {
     head: Vec<String>,
@@ -166,7 +184,7 @@ struct Line<'a> {
 }
 
 /// Points with their distances: on the same input, then accumulated, whichever there is.
-fn points_table(heads: &[&str], lines: &[Line], paint: Paint) -> String {
+fn points_table(title: &str, heads: &[&str], lines: &[Line], paint: Paint) -> String {
     let any = |of: fn(&ComparedPoint) -> Option<Distance>| {
         lines.iter().filter_map(|line| line.point).any(|point| of(point).is_some())
     };
@@ -204,8 +222,9 @@ fn points_table(heads: &[&str], lines: &[Line], paint: Paint) -> String {
     for (i, line) in table.lines().enumerate() {
         match i {
             0 => {
-                let titles = if same { ["on the same input", "accumulated"] } else { ["accumulated", ""] };
-                let above = above(line, &titles);
+                let titles =
+                    if same { ["on the same input", "accumulated"] } else { ["accumulated", ""] };
+                let above = above(title, line, &titles);
                 let _ = writeln!(text, "{}", paint.paint(Tone::Strong, above));
                 let _ = writeln!(text, "{}", paint.paint(Tone::Strong, line));
             }
@@ -220,19 +239,26 @@ fn points_table(heads: &[&str], lines: &[Line], paint: Paint) -> String {
     text
 }
 
-/// A line with the titles of groups of columns, each above the `rel L2` that the group begins with.
-fn above(header: &str, titles: &[&str]) -> String {
-    let mut line = String::new();
+/// A line with the table's title, and those of groups of columns, each above the `rel L2` that the group begins with.
+fn above(title: &str, header: &str, titles: &[&str]) -> String {
+    let mut line = title.to_string();
     for ((at, _), title) in header.match_indices("rel L2").zip(titles) {
         let at = header[..at].chars().count();
-        line += &" ".repeat(at.saturating_sub(line.chars().count()));
+        let width = line.chars().count();
+        line += &" ".repeat(at.saturating_sub(width).max(1));
         line += title;
     }
     line
 }
 
 fn whole(d: Distance) -> [String; 5] {
-    [short(d.rel_l2), cosine(d.cosine), norm_ratio(d.norm_ratio), measured(d.floor, short), ratio(&d, short)]
+    [
+        short(d.rel_l2),
+        cosine(d.cosine),
+        norm_ratio(d.norm_ratio),
+        measured(d.floor, short),
+        ratio(&d, short),
+    ]
 }
 
 fn brief(d: Distance) -> [String; 3] {
@@ -288,8 +314,15 @@ fn activations(readings: &[ActivationReading], paint: Paint) -> String {
     if readings.is_empty() {
         return String::new();
     }
-    let header =
-        ["activation, read off gate", "fits best", "same bits", "rel L2", "next best", "same bits", ""];
+    let header = [
+        "activation, read off gate",
+        "fits best",
+        "same bits",
+        "rel L2",
+        "next best",
+        "same bits",
+        "",
+    ];
     let mut rows = vec![header.map(String::from)];
     for alike in readings.chunk_by(|a, b| (&a.best, a.differs) == (&b.best, b.differs)) {
         let layers: Vec<_> = alike.iter().map(|reading| reading.layer).collect();
@@ -328,7 +361,9 @@ fn logit_rows(logits: &ComparedLogits, paint: Paint) -> String {
     let positions = grouped(logits.positions as u64);
     let words = grouped(logits.words as u64);
     let _ = match logits.whole_vocabulary {
-        true => writeln!(text, "at {positions} positions, over all {words} tokens; a is ours, b theirs"),
+        true => {
+            writeln!(text, "at {positions} positions, over all {words} tokens; a is ours, b theirs")
+        }
         false => writeln!(
             text,
             "at {positions} positions, over the {words} likeliest tokens that both sides have; a is ours, b theirs"
@@ -343,8 +378,10 @@ fn flip_rows(logits: &ComparedLogits, paint: Paint) -> String {
     if logits.flip_count == 0 {
         return String::new();
     }
-    let mut rows =
-        vec![["likeliest token", "position", "gap, ours", "gap, theirs", "KL, nats", ""].map(String::from)];
+    let mut rows = vec![
+        ["likeliest token", "position", "gap, ours", "gap, theirs", "KL, nats", ""]
+            .map(String::from),
+    ];
     for flip in logits.flips.iter().take(MOST) {
         let [ours, theirs] = flip.token.likeliest.each_ref().map(|token| plain(&shown(token)));
         let [a, b] = flip.margin_ulps.map(|gap| measured(gap, short));
@@ -360,14 +397,19 @@ fn flip_rows(logits: &ComparedLogits, paint: Paint) -> String {
     let mut text = emphasised(&align(rows, 1), 1, paint);
     let shown = logits.flips.len().min(MOST);
     let ties = logits.flips.iter().filter(|flip| flip.tie).count();
-    let all = match logits.flips.len() == logits.flip_count {
-        true => format!("{ties} of them ties"),
-        false => format!("{ties} ties among the {} most decided", logits.flips.len()),
+    let among = match logits.flips.len() == logits.flip_count {
+        true => "of them".to_string(),
+        false => format!("of the {} most decided", logits.flips.len()),
+    };
+    let ties = match ties {
+        0 => format!("none {among} a tie, which rounding may decide"),
+        1 => format!("1 {among} a tie, which rounding may decide"),
+        n => format!("{n} {among} ties, which rounding may decide"),
     };
     let _ = writeln!(
         text,
-        "{} of {} likeliest tokens are others, {all}: there rounding may decide; gaps are between the two \
-         likeliest, in units of the last place{}",
+        "{} of {} likeliest tokens are others, {ties}; a gap is between the two likeliest, in units of the last \
+         place{}",
         grouped(logits.flip_count as u64),
         grouped(logits.positions as u64),
         if shown < logits.flip_count { format!("; {shown} are shown") } else { String::new() },
@@ -397,10 +439,12 @@ fn causes(comparison: &Comparison, paint: Paint) -> String {
     if comparison.causes.is_empty() {
         text += "cause: none of the known mistakes explains it; these come nearest\n";
     }
-    let mut rows =
-        vec![["mistakes, tried one at a time", "cosine", "size", "left", "over floor"].map(String::from)];
+    let mut rows = vec![
+        ["mistakes, tried one at a time", "cosine", "size", "left", "over floor"].map(String::from),
+    ];
     for candidate in comparison.candidates.iter().take(MOST) {
-        let [cosine, size] = [candidate.cosine, candidate.size].map(|x| measured(x, |x| format!("{x:.3}")));
+        let [cosine, size] =
+            [candidate.cosine, candidate.size].map(|x| measured(x, |x| format!("{x:.3}")));
         let [left, ratio] = [measured(candidate.left, percent), measured(candidate.ratio, short)];
         rows.push([plain(&candidate.name), cosine, size, left, ratio]);
     }

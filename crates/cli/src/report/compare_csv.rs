@@ -13,8 +13,7 @@ use gemma_mlp_drift::drift::LogitMetrics;
 /// # Errors
 /// None that is known: the table is written to memory.
 pub fn compare_csv(comparison: &Comparison) -> Result<String> {
-    let mut table =
-        Table(Csv::new(&["section", "index", "name", "figure", "value", "floor"])?);
+    let mut table = Table(Csv::new(&["section", "index", "name", "figure", "value", "floor"])?);
     for layer in &comparison.layers {
         for point in &layer.points {
             points(&mut table, "layers", Some(layer.index), point)?;
@@ -70,9 +69,7 @@ fn points(
 ) -> Result<()> {
     let index = layer.map_or(String::new(), |layer| layer.to_string());
     let place = (section, index, point.point.as_str());
-    for (name, distance) in
-        [("same_input", point.same_input), ("accumulated", point.accumulated)]
-    {
+    for (name, distance) in [("same_input", point.same_input), ("accumulated", point.accumulated)] {
         let Some(distance) = distance else { continue };
         let floor = Some(distance.floor);
         table.row(&place, &format!("{name}.rel_l2"), distance.rel_l2, floor)?;

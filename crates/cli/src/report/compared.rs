@@ -147,11 +147,25 @@ pub(super) fn points_line(dump: &DumpSummary) -> String {
         }
     }
     let group = |(names, layers): (Vec<&str>, Option<usize>)| match layers {
-        None => names.join(", "),
-        Some(1) => format!("{} in 1 layer", names.join(", ")),
-        Some(n) => format!("{} in {n} layers", names.join(", ")),
+        None => folded(&names),
+        Some(1) => format!("{} in 1 layer", folded(&names)),
+        Some(n) => format!("{} in {n} layers", folded(&names)),
     };
     groups.into_iter().map(group).collect::<Vec<_>>().join("; ")
+}
+
+/// `attn.q, mlp.{gate,up}, hidden`.
+fn folded(names: &[&str]) -> String {
+    let prefix = |name: &str| name.split_once('.').map(|(prefix, _)| prefix.to_string());
+    let alike = names.chunk_by(|a, b| prefix(a).is_some() && prefix(a) == prefix(b));
+    let fold = |names: &[&str]| match (names, names[0].split_once('.')) {
+        ([_, _, ..], Some((prefix, _))) => {
+            let rest = names.iter().filter_map(|name| name.split_once('.')).map(|(_, rest)| rest);
+            format!("{prefix}.{{{}}}", rest.collect::<Vec<_>>().join(","))
+        }
+        _ => names.join(", "),
+    };
+    alike.map(fold).collect::<Vec<_>>().join(", ")
 }
 
 /// `0, 3 to 5`.
@@ -172,6 +186,12 @@ mod tests {
     fn layers_in_a_row_stand_together() {
         assert_eq!(ranges(&[0, 3, 4, 5, 9, 10]), "0, 3 to 5, 9 to 10");
         assert_eq!((ranges(&[]), ranges(&[7])), (String::new(), "7".to_string()));
+    }
+
+    #[test]
+    fn names_with_a_prefix_stand_together() {
+        let names = ["embedding", "attn.q", "mlp.gate", "mlp.up", "hidden", "normed"];
+        assert_eq!(folded(&names), "embedding, attn.q, mlp.{gate,up}, hidden, normed");
     }
 
     #[test]

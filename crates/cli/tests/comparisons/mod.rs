@@ -146,7 +146,9 @@ fn logits(kl: f64, flips: usize) -> ComparedLogits {
         floor: Some(metrics(floor, 0.988, 0)),
         ratio: kl / floor,
         differs: !(kl <= THRESHOLD * floor),
-        worst: (0..10).map(|i| token(11 * i, 10.0 * kl / (i + 1) as f64, [" the", " the"])).collect(),
+        worst: (0..10)
+            .map(|i| token(11 * i, 10.0 * kl / (i + 1) as f64, [" the", " the"]))
+            .collect(),
         flip_count: flips,
         flips: (0..flips).map(flip).collect(),
     }
@@ -155,7 +157,9 @@ fn logits(kl: f64, flips: usize) -> ComparedLogits {
 fn map(guilty: Option<usize>) -> PositionMap {
     let row = |layer: usize| {
         let ratio = |i: usize| match guilty {
-            Some(guilty) if layer >= guilty => 10f64.powf(0.6 + 2.8 * wobble(i * 31 + layer) * i as f64 / 100.0),
+            Some(guilty) if layer >= guilty => {
+                10f64.powf(0.6 + 2.8 * wobble(i * 31 + layer) * i as f64 / 100.0)
+            }
             _ => wobble(i * 7 + layer),
         };
         MapRow { layer, point: "hidden".into(), ratios: (0..64).map(ratio).collect() }
@@ -182,9 +186,10 @@ pub fn agrees() -> Comparison {
         schema: SCHEMA,
         version: "0.1.0".into(),
         agrees: true,
-        verdict: "Agrees: none of 165 points differs by more than rounding to bf16 does; the farthest, \
+        verdict:
+            "Agrees: none of 165 points differs by more than rounding to bf16 does; the farthest, \
                   layers.3.mlp.gate, by 1.08 times the floor."
-            .into(),
+                .into(),
         first: None,
         causes: vec![],
         candidates: vec![],
@@ -201,11 +206,16 @@ pub fn agrees() -> Comparison {
             point("embedding", Some(distance(0.4, 1e-3)), None),
             point("normed", Some(distance(0.9, 3e-3)), Some(distance(1.1, 6e-3))),
         ],
-        activations: (0..LAYERS).map(|i| reading(i, "tanh:pytorch", "exact:pytorch", false)).collect(),
+        activations: (0..LAYERS)
+            .map(|i| reading(i, "tanh:pytorch", "exact:pytorch", false))
+            .collect(),
         logits: Some(logits(7e-4, 0)),
         map: Some(map(None)),
         untold: vec![],
-        remarks: vec![Remark::note(RemarkKind::Chosen, "a batch axis of 1 was taken away from 165 tensors")],
+        remarks: vec![Remark::note(
+            RemarkKind::Chosen,
+            "a batch axis of 1 was taken away from 165 tensors",
+        )],
     }
 }
 
@@ -313,7 +323,13 @@ pub fn glimpses() -> Comparison {
 
 /// Their residual stream is NaN from a layer on, and there is nothing on the same input.
 pub fn not_finite() -> Comparison {
-    let nan = Distance { rel_l2: f64::NAN, cosine: f64::NAN, norm_ratio: f64::NAN, floor: 4e-3, ratio: f64::NAN };
+    let nan = Distance {
+        rel_l2: f64::NAN,
+        cosine: f64::NAN,
+        norm_ratio: f64::NAN,
+        floor: 4e-3,
+        ratio: f64::NAN,
+    };
     let layer = |index: usize| {
         let d = if index > 6 { nan } else { distance(wobble(index), 4e-3) };
         ComparedLayer { index, points: vec![point("hidden", None, Some(d))] }
@@ -324,13 +340,27 @@ pub fn not_finite() -> Comparison {
     Comparison {
         agrees: false,
         verdict: "Differs from layer 7 on: hidden.7 of theirs is not finite.".into(),
-        first: Some(First { layer: Some(7), point: "hidden".into(), ratio: f64::NAN, from: vec![] }),
+        first: Some(First {
+            layer: Some(7),
+            point: "hidden".into(),
+            ratio: f64::NAN,
+            from: vec![],
+        }),
         layers: (0..LAYERS).map(layer).collect(),
         ends: vec![point("normed", None, Some(nan))],
         activations: vec![],
-        logits: Some(ComparedLogits { metrics: bad, floor: None, ratio: f64::NAN, worst: vec![], ..logits(0.0, 0) }),
+        logits: Some(ComparedLogits {
+            metrics: bad,
+            floor: None,
+            ratio: f64::NAN,
+            worst: vec![],
+            ..logits(0.0, 0)
+        }),
         map: Some(map),
-        remarks: vec![Remark::warning(RemarkKind::Weights, "11 of 18 hidden states have values that are not finite")],
+        remarks: vec![Remark::warning(
+            RemarkKind::Weights,
+            "11 of 18 hidden states have values that are not finite",
+        )],
         ..agrees()
     }
 }

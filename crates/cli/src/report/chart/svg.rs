@@ -242,8 +242,11 @@ impl<'a> Frame<'a> {
             }
             Mark::Cells(width, strength) => {
                 for (from, to, y) in rows_of_cells(&series.points, width) {
-                    let [left, right] = [from, to].map(|x| self.x(x));
-                    let [top, bottom] = [y + 0.5, y - 0.5].map(|y| self.y(y, series.on_right));
+                    // Edges that two cells share are one, as printed: no gap shows between them.
+                    let printed = |at: f64| (10.0 * at).round() / 10.0;
+                    let [left, right] = [from, to].map(|x| printed(self.x(x)));
+                    let [top, bottom] =
+                        [y + 0.5, y - 0.5].map(|y| printed(self.y(y, series.on_right)));
                     let _ = write!(
                         out,
                         r#"<rect class="cell {class}" fill-opacity="{strength}" shape-rendering="crispEdges" x="{left:.1}" y="{top:.1}" width="{:.1}" height="{:.1}"/>"#,

@@ -24,7 +24,6 @@ impl Names {
 /// # Errors
 /// A file or folder that is of no known format, or is damaged.
 pub fn read(path: &Path, _names: &Names) -> Result<Dump> {
-    std::fs::metadata(path)
-        .map_err(|source| gemma_mlp::Error::Io { path: path.into(), source })?;
+    std::fs::metadata(path).map_err(|source| gemma_mlp::Error::Io { path: path.into(), source })?;
     Ok(Dump::default())
 }

@@ -10,7 +10,16 @@ use maud::html;
 pub(super) fn section(comparison: &Comparison) -> Option<Section> {
     let readings = &comparison.activations;
     let caption = "Activation by layer";
-    let columns = strings(["layer", "fits best", "same bits", "rel L2", "next best", "same bits", "rel L2", ""]);
+    let columns = strings([
+        "layer",
+        "fits best",
+        "same bits",
+        "rel L2",
+        "next best",
+        "same bits",
+        "rel L2",
+        "",
+    ]);
     let rows: Vec<_> = readings.iter().map(row).collect();
     let differ = readings.iter().filter(|reading| reading.differs).count();
     (!readings.is_empty()).then(|| Section {
@@ -34,7 +43,9 @@ fn row(reading: &ActivationReading) -> Vec<String> {
     let mut cells = vec![reading.layer.to_string()];
     for i in 0..2 {
         match reading.tried.get(i) {
-            Some(fit) => cells.extend([fit.side.clone(), percent(fit.same_bits), precise(fit.rel_l2)]),
+            Some(fit) => {
+                cells.extend([fit.side.clone(), percent(fit.same_bits), precise(fit.rel_l2)])
+            }
             None => cells.extend(strings([""; 3])),
         }
     }

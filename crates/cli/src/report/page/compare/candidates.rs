@@ -42,13 +42,7 @@ fn plot(comparison: &Comparison) -> Option<Plot> {
     let series = [("named", Colour::Red, points(true)), ("not named", Colour::Grey, points(false))];
     let series = series.into_iter().filter(|(.., points)| !points.is_empty());
     let row = |c: &Candidate| {
-        vec![
-            c.name.clone(),
-            precise(c.cosine),
-            precise(c.size),
-            percent(c.left),
-            precise(c.ratio),
-        ]
+        vec![c.name.clone(), precise(c.cosine), precise(c.size), percent(c.left), precise(c.ratio)]
     };
     let lowest = candidates.iter().map(|c| c.cosine).filter(|c| c.is_finite()).fold(0.0, f64::min);
     let low = if lowest < 0.0 { lowest - 0.05 } else { 0.0 };

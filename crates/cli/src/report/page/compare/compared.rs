@@ -14,7 +14,8 @@ pub(super) fn section(comparison: &Comparison) -> Option<Section> {
         all.push(("Its activation", format!("{}: {}", activation.value, activation.reason)));
     }
     all.push(("Points", points_line(theirs)));
-    let texts = if theirs.texts == 1 { "one text".into() } else { format!("{} texts", theirs.texts) };
+    let texts =
+        if theirs.texts == 1 { "one text".into() } else { format!("{} texts", theirs.texts) };
     all.push(("Text", format!("{texts}, {} tokens", grouped(theirs.tokens as u64))));
     let tokens = grouped(floor.tokens as u64);
     all.push(("Noise floor", format!("{}, on {tokens} tokens", floor.description)));
@@ -26,7 +27,8 @@ pub(super) fn section(comparison: &Comparison) -> Option<Section> {
         id: "compared",
         name: "Compared",
         heading: "What was compared".into(),
-        how_to_read: "Theirs is what the other program wrote, ours is what this one computes.".into(),
+        how_to_read: "Theirs is what the other program wrote, ours is what this one computes."
+            .into(),
         content: Content::Html(facts(&all)),
     })
 }

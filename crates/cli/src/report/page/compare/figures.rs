@@ -18,7 +18,9 @@ pub(super) fn section(comparison: &Comparison) -> Option<Section> {
     let columns = strings(["", "difference", "noise floor", "ratio", "what it is"]);
     let words = match logits.whole_vocabulary {
         true => format!("all {} tokens", grouped(logits.words as u64)),
-        false => format!("the {} likeliest tokens that both sides have", grouped(logits.words as u64)),
+        false => {
+            format!("the {} likeliest tokens that both sides have", grouped(logits.words as u64))
+        }
     };
     Some(Section {
         id: "logits",

@@ -11,7 +11,10 @@ use maud::html;
 pub(super) fn section(comparison: &Comparison) -> Option<Section> {
     let logits = comparison.logits.as_ref()?;
     let (heading, how_to_read) = match logits.flip_count {
-        0 => ("No likeliest token is another".to_string(), "Both have the same likeliest token at every position."),
+        0 => (
+            "No likeliest token is another".to_string(),
+            "Both have the same likeliest token at every position.",
+        ),
         n => (
             if n == 1 {
                 "One likeliest token is another".into()
@@ -63,12 +66,23 @@ fn plot(logits: &ComparedLogits) -> Option<Plot> {
             id: "flips".into(),
             title: "Where the likeliest token is another".into(),
             description: format!("{} positions.", logits.flip_count),
-            x: Axis::linear_around("gap of the two likeliest, in units of the last place", gaps, true),
+            x: Axis::linear_around(
+                "gap of the two likeliest, in units of the last place",
+                gaps,
+                true,
+            ),
             y: Axis::categories(flips.iter().map(name).collect()),
             right: None,
             series: series.collect(),
         },
-        columns: strings(["ours → theirs", "position", "gap, ours", "gap, theirs", "KL, nats", "tie"]),
+        columns: strings([
+            "ours → theirs",
+            "position",
+            "gap, ours",
+            "gap, theirs",
+            "KL, nats",
+            "tie",
+        ]),
         rows: flips.iter().map(row).collect(),
     })
 }

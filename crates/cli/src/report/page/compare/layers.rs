@@ -27,7 +27,8 @@ pub(super) fn section(comparison: &Comparison, part: Part) -> Option<Section> {
 }
 
 /// What is drawn, as data: name, colour, how, and how it is read.
-type Lines = (&'static str, Colour, Mark, fn(&ComparedPoint) -> Option<Distance>, fn(Distance) -> f64);
+type Lines =
+    (&'static str, Colour, Mark, fn(&ComparedPoint) -> Option<Distance>, fn(Distance) -> f64);
 
 const LINES: [Lines; 4] = [
     ("on the same input", Colour::Blue, Mark::Dotted, |p| p.same_input, |d| d.rel_l2),
@@ -43,7 +44,9 @@ fn plot(comparison: &Comparison, part: Part) -> Option<Plot> {
     for (name, colour, mark, of, figure) in LINES {
         let at = |row: &Row| (row.layer as f64, of(row.point).map_or(f64::NAN, figure));
         let points: Vec<_> = rows.iter().map(at).collect();
-        if points.iter().any(|point| !point.1.is_nan()) || mark == Mark::Dotted && rows.iter().any(|row| of(row.point).is_some()) {
+        if points.iter().any(|point| !point.1.is_nan())
+            || mark == Mark::Dotted && rows.iter().any(|row| of(row.point).is_some())
+        {
             series.push(Series { name: name.into(), mark, colour, on_right: false, points });
         }
     }
@@ -51,7 +54,17 @@ fn plot(comparison: &Comparison, part: Part) -> Option<Plot> {
     let width = last - first;
     let differ = rows.iter().filter(|row| row.point.differs).count();
     let columns = [
-        "layer", "point", "rel L2", "floor", "ratio", "cosine", "norm ratio", "accumulated", "its floor", "its ratio", "",
+        "layer",
+        "point",
+        "rel L2",
+        "floor",
+        "ratio",
+        "cosine",
+        "norm ratio",
+        "accumulated",
+        "its floor",
+        "its ratio",
+        "",
     ];
     Some(Plot {
         chart: Chart {
@@ -69,7 +82,8 @@ fn plot(comparison: &Comparison, part: Part) -> Option<Plot> {
 }
 
 fn cells(row: &Row) -> Vec<String> {
-    let figure = |d: Option<Distance>, of: fn(Distance) -> f64| d.map_or(String::new(), |d| precise(of(d)));
+    let figure =
+        |d: Option<Distance>, of: fn(Distance) -> f64| d.map_or(String::new(), |d| precise(of(d)));
     let times = |d: Option<Distance>| d.map_or(String::new(), |d| ratio(&d, precise));
     let (own, all) = (row.point.same_input, row.point.accumulated);
     vec![

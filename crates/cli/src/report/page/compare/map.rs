@@ -103,7 +103,13 @@ fn map_plot(comparison: &Comparison, map: &PositionMap) -> Option<Plot> {
             right: None,
             series: series.collect(),
         },
-        columns: strings([unit, "first layer beyond rounding", "its ratio", "farthest layer", "its ratio"]),
+        columns: strings([
+            unit,
+            "first layer beyond rounding",
+            "its ratio",
+            "farthest layer",
+            "its ratio",
+        ]),
         rows: (0..groups).map(|i| summary(comparison, map, i)).collect(),
     })
 }
@@ -111,7 +117,8 @@ fn map_plot(comparison: &Comparison, map: &PositionMap) -> Option<Plot> {
 /// What there is at a group of positions, in a few words.
 fn summary(comparison: &Comparison, map: &PositionMap, i: usize) -> Vec<String> {
     let start = i.saturating_mul(map.group.max(1));
-    let end = start.saturating_add(map.group.max(1)).min(comparison.theirs.tokens.max(start + 1)) - 1;
+    let end =
+        start.saturating_add(map.group.max(1)).min(comparison.theirs.tokens.max(start + 1)) - 1;
     let positions = if start == end { start.to_string() } else { format!("{start} to {end}") };
     let ratio = |row: &&MapRow| row.ratios.get(i).copied().unwrap_or(0.0);
     // What is NaN is beyond rounding, and farther than anything.
