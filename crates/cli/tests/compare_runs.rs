@@ -63,6 +63,7 @@ fn usage() {
     for (args, words) in [
         (&["compare"][..], &["THEIRS"][..]),
         (&["compare", "a", "b", "--model", "m"], &["--model"]),
+        (&["compare", "a", "b", "--revision", "r"], &["--revision"]),
         (&["compare", "a", "--server", "http://x"], &["--server"]),
         (&["compare", "a", "--prompt", "x"], &["--server"]),
         (&["compare", "a", "--top", "3"], &["--server"]),

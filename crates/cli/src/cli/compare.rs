@@ -16,6 +16,7 @@ use gemma_mlp_drift::compare::formats::{self, Names};
 use gemma_mlp_drift::compare::server::{AskOptions, ask};
 use gemma_mlp_drift::compare::{Allow, CompareOptions, Comparison, Dump, compare, compare_dumps};
 use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -43,7 +44,7 @@ pub struct Args {
     theirs: Option<PathBuf>,
     /// What it is compared with, instead of a model: another dump on the same tokens. Nothing can be
     /// computed on the same input then, and no mistake is named
-    #[arg(conflicts_with_all = ["model", "server"])]
+    #[arg(conflicts_with_all = ["model", "revision", "server"])]
     ours: Option<PathBuf>,
     #[command(flatten)]
     model: ModelArgs,
@@ -73,16 +74,16 @@ pub struct Args {
     #[arg(long, value_name = "URL", conflicts_with = "theirs")]
     server: Option<String>,
     /// The model's name on the server, where it has several
-    #[arg(long, value_name = "NAME", requires = "server")]
+    #[arg(long, value_name = "NAME")]
     server_model: Option<String>,
-    /// How many of the likeliest tokens to ask a server for at each position
-    #[arg(long, value_name = "K", default_value_t = 20, requires = "server")]
-    top: usize,
+    /// How many of the likeliest tokens to ask a server for at each position [default: 20]
+    #[arg(long, value_name = "K")]
+    top: Option<NonZeroUsize>,
     /// Text to ask a server about [default: a paragraph of simple English]
-    #[arg(long, value_name = "TEXT", group = "input", requires = "server")]
+    #[arg(long, value_name = "TEXT", group = "input")]
     prompt: Option<String>,
     /// Files with texts to ask a server about, in UTF-8
-    #[arg(long, value_name = "FILE", group = "input", requires = "server")]
+    #[arg(long, value_name = "FILE", group = "input")]
     text: Vec<PathBuf>,
     #[command(flatten)]
     device: DeviceArgs,
@@ -96,7 +97,27 @@ pub struct Args {
     out: Option<PathBuf>,
 }
 
+/// How many of the likeliest tokens a server is asked for.
+const TOP: usize = 20;
+
 impl Args {
+    /// Refuses what only a server is asked. (clap's `requires` is silent about an argument that a third one excludes.)
+    fn check(&self) -> Result<()> {
+        let of_server = [
+            ("--prompt", self.prompt.is_some()),
+            ("--text", !self.text.is_empty()),
+            ("--server-model", self.server_model.is_some()),
+            ("--top", self.top.is_some()),
+        ];
+        match of_server.iter().find(|(_, is_given)| *is_given && self.server.is_none()) {
+            Some((flag, _)) => Err(Error::Input(format!(
+                "{flag} goes with --server; a dump has its tokens in it, or takes them from --ids"
+            ))
+            .into()),
+            None => Ok(()),
+        }
+    }
+
     fn texts(&self) -> TextArgs {
         let Self { prompt, text, ids, .. } = self;
         TextArgs { prompt: prompt.clone(), text: text.clone(), ids: ids.clone() }
@@ -135,6 +156,7 @@ impl Args {
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
+    args.check()?;
     let files: Vec<&Path> = args.output.files().chain(args.out.as_deref()).collect();
     check_outputs(&files)?;
     check_inputs(&files, args.inputs())?;
@@ -177,7 +199,10 @@ fn with_model(
         (Some(dump), _) => (dump, vec![]),
         (None, Some(url)) => {
             let Input { ids, remarks } = args.texts().texts(&checkpoint)?;
-            let options = AskOptions { model: args.server_model.clone(), top: args.top };
+            let options = AskOptions {
+                model: args.server_model.clone(),
+                top: args.top.map_or(TOP, NonZeroUsize::get),
+            };
             (ask(url, &ids, &options, &mut done)?, remarks)
         }
         (None, None) => return Err(Error::Input("pass a dump, or --server".into()).into()),

@@ -239,16 +239,21 @@ fn points_table(title: &str, heads: &[&str], lines: &[Line], paint: Paint) -> St
     text
 }
 
-/// A line with the table's title, and those of groups of columns, each above the `rel L2` that the group begins with.
-fn above(title: &str, header: &str, titles: &[&str]) -> String {
-    let mut line = title.to_string();
-    for ((at, _), title) in header.match_indices("rel L2").zip(titles) {
+/// The table's title and, each above the `rel L2` that it begins with, those of groups of columns: in a line, or in two
+/// where the first is too long.
+fn above(title: &str, header: &str, groups: &[&str]) -> String {
+    let mut line = String::new();
+    for ((at, _), group) in header.match_indices("rel L2").zip(groups) {
         let at = header[..at].chars().count();
-        let width = line.chars().count();
-        line += &" ".repeat(at.saturating_sub(width).max(1));
-        line += title;
+        line += &" ".repeat(at.saturating_sub(line.chars().count()));
+        line += group;
     }
-    line
+    let width = title.chars().count();
+    let free = line.chars().take_while(|&c| c == ' ').count();
+    match width + 2 <= free {
+        true => title.chars().chain(line.chars().skip(width)).collect(),
+        false => format!("{title}\n{line}"),
+    }
 }
 
 fn whole(d: Distance) -> [String; 5] {

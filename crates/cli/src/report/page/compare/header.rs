@@ -52,7 +52,7 @@ fn key_figures(comparison: &Comparison) -> Vec<[String; 3]> {
     if let Some(first) = &comparison.first {
         all.push([
             "First difference, times the floor".into(),
-            measured(first.ratio, pretty),
+            if first.ratio.is_nan() { "not finite".into() } else { pretty(first.ratio) },
             full_name(first.layer, &first.point),
         ]);
     }
