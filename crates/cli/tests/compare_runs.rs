@@ -38,6 +38,15 @@ fn compare(dir: &Path, args: &[&str]) -> (i32, Value) {
 }
 
 #[test]
+fn help_has_the_exit_codes() {
+    let dir = tempfile::tempdir().unwrap();
+    let help = String::from_utf8(tool(dir.path(), &["compare", "--help"]).stdout).unwrap();
+    for words in ["THEIRS [OURS]", "--server URL", "Exit codes: 0", "3 any other failure"] {
+        assert!(help.contains(words), "{help}");
+    }
+}
+
+#[test]
 fn scripts_are_printed_as_they_are() {
     let dir = tempfile::tempdir().unwrap();
     for (name, file) in [

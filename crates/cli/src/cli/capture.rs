@@ -16,12 +16,9 @@ use gemma_mlp_drift::input::TokenIds;
 use regex::Regex;
 use std::path::{Path, PathBuf};
 
-/// Save what a Gemma computes: ours, or, with a script that is printed, another framework's.
-///
-/// The file is a dump, which `gemma-mlp compare` reads: safetensors with the tokens and, by fixed
-/// names, the numbers at each point of the model (docs/compare.md). With --script nothing is run:
-/// the script is printed, and run beside your own model it writes the same kind of file.
 #[derive(clap::Args)]
+#[command(override_usage = "gemma-mlp capture [OPTIONS] --out FILE\n       \
+                            gemma-mlp capture --script FRAMEWORK")]
 pub struct Args {
     /// Print the script that captures what a model in this framework computes
     #[arg(long, value_name = "FRAMEWORK", exclusive = true)]

@@ -26,18 +26,9 @@ const DIFFERS: u8 = 1;
 /// The exit code of a failure that is neither a difference nor the input's.
 pub const FAILED: u8 = 3;
 
-/// Compare what another program's Gemma computed with ours: the first place where it is wrong, and the
-/// mistake's name.
-///
-/// THEIRS is a dump: a file in which another program has written what its model computed, made by
-/// `gemma-mlp capture --script FRAMEWORK`, by the Python package, or by other programs
-/// (docs/compare.md lists their formats). It is compared with our own model of --model on the very
-/// tokens in the dump, or with a second dump, OURS. With --server, what a running server says of a
-/// text takes the place of a dump.
-///
-/// Exit codes: 0 nothing differs by more than rounding, 1 something does, 2 the two cannot be compared
-/// or the input is bad, 3 any other failure, 130 ended early.
 #[derive(clap::Args)]
+#[command(override_usage = "gemma-mlp compare [OPTIONS] THEIRS [OURS]\n       \
+                            gemma-mlp compare [OPTIONS] --server URL")]
 pub struct Args {
     /// What the other program computed: a file or folder
     #[arg(required_unless_present = "server")]

@@ -50,8 +50,21 @@ enum Command {
     Drift(drift::Args),
     /// Compare what another program's Gemma computed with ours: the first place where it is wrong, and
     /// the mistake's name
+    ///
+    /// THEIRS is a dump: a file in which another program has written what its model computed, made by
+    /// the script that `gemma-mlp capture --script FRAMEWORK` prints, by the Python package, or by
+    /// other programs (docs/compare.md has their formats). It is compared with our own model of --model
+    /// on the very tokens in the dump, or with OURS, a second dump. With --server, what a running
+    /// server says of a text takes the place of a dump.
+    ///
+    /// Exit codes: 0 nothing differs by more than rounding, 1 something does, 2 the two cannot be
+    /// compared or the input is bad, 3 any other failure, 130 ended early.
     Compare(compare::Args),
     /// Save what a Gemma computes: ours, or, with a script that is printed, another framework's
+    ///
+    /// The file is a dump, which `gemma-mlp compare` reads: safetensors with the tokens and, by fixed
+    /// names, the numbers at each point of the model (docs/compare.md). With --script nothing is run:
+    /// the script is printed, and run beside your own model it writes the same kind of file.
     Capture(capture::Args),
     /// Combine the JSON reports of a split drift run
     Merge(merge::Args),

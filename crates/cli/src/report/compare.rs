@@ -294,7 +294,7 @@ fn glimpses(comparison: &Comparison, paint: Paint) -> String {
     let all = known.len();
     if all > MOST {
         // The first that differ, or else the farthest.
-        known.sort_by(|a, b| b.1.differs.cmp(&a.1.differs));
+        known.sort_by_key(|(_, point, _)| !point.differs);
         if !known[0].1.differs {
             known.sort_by(|a, b| b.2.total_cmp(&a.2));
         }

@@ -63,7 +63,7 @@ pub enum Mark {
     Dots,
     /// Bars of this width in units of x, from the bottom.
     Bars(f64),
-    /// For a y axis of categories: a dot at x, on a line from the left.
+    /// For a y axis of categories: a dot at x, on a line from the left, or from 0 if that lies within.
     Lollipop,
     /// Lines that join the first point with the second, the third with the fourth, and so on.
     Span,

@@ -256,11 +256,14 @@ impl<'a> Frame<'a> {
                 }
             }
             Mark::Lollipop => {
+                // From 0 on, where numbers of both signs stand.
+                let (low, high) = self.chart.x.range;
+                let start = if low < 0.0 && high > 0.0 { self.x(0.0) } else { self.left };
                 for (x, y) in series.points.iter().filter(|p| holds(p)).map(place) {
                     let _ = write!(
                         out,
                         r#"<path class="stem {class}" d="M{:.1} {y:.1}H{x:.1}"/>"#,
-                        self.left
+                        start
                     );
                 }
                 dots(out, 5.0, "");

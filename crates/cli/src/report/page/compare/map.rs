@@ -89,9 +89,9 @@ fn map_plot(comparison: &Comparison, map: &PositionMap) -> Option<Plot> {
             points,
         })
     });
-    let red = map.rows.iter().flat_map(|row| &row.ratios);
-    let red = red.filter(|ratio| !(**ratio <= comparison.threshold)).count();
-    let all: usize = map.rows.iter().map(|row| row.ratios.len()).sum();
+    let all = || map.rows.iter().flat_map(|row| &row.ratios);
+    let beyond = |ratio: &&f64| ratio.is_nan() || **ratio > comparison.threshold;
+    let (red, all) = (all().filter(beyond).count(), all().count());
     let unit = if group == 1 { "position" } else { "positions" };
     Some(Plot {
         chart: Chart {
