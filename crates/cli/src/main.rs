@@ -1,4 +1,5 @@
-//! The command-line tool. Exit codes: 0 done, 2 bad input or usage, 130 ended early, 1 anything else.
+//! The command-line tool. Exit codes: 0 done, 2 bad input or usage, 130 ended early, 1 anything else; of `compare`
+//! 1 says that the models differ, and 3 is anything else.
 
 use gemma_mlp::internal::is_guarded;
 use gemma_mlp_cli::cli;
@@ -13,8 +14,5 @@ fn main() -> ExitCode {
             hook(info);
         }
     }));
-    match cli::run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => cli::fail(&error),
-    }
+    cli::run()
 }

@@ -2,6 +2,7 @@
 //! names one that is not on the path.
 
 mod common;
+mod comparisons;
 
 use common::skip;
 use serde_json::{Value, json};
@@ -178,8 +179,20 @@ fn it_is_light_and_dark_and_labelled() {
     let Some(browser) = chromium() else { return };
     let report = Report::new();
     let page = report.path("report.html");
+    is_for_all_readers(&browser, &page);
+    // As it is, policy and all: its script runs, nothing is refused, and it prints.
+    let pdf = report.path("report.pdf");
+    let (dom, log) = browse(&browser, &page, &["--dump-dom"]);
+    assert!(dom.contains("data-ready"), "its script ran");
+    assert_eq!(console(&log), [""; 0]);
+    browse(&browser, &page, &[&format!("--print-to-pdf={}", pdf.display())]);
+    assert!(std::fs::read(&pdf).unwrap().len() > 20_000);
+}
+
+/// Light and dark, with contrast, names and tables, and nothing wider than the window.
+fn is_for_all_readers(browser: &Path, page: &Path) {
     for dark in [false, true] {
-        let seen = probe(&browser, &page, dark);
+        let seen = probe(browser, page, dark);
         assert_eq!(seen["dark"], dark);
         let faint: Vec<_> = seen["contrasts"]
             .as_array()
@@ -197,13 +210,48 @@ fn it_is_light_and_dark_and_labelled() {
         let widths = (&seen["width"], &seen["scroll_width"]);
         assert_eq!(widths.0, widths.1, "nothing sticks out");
     }
-    // As it is, policy and all: its script runs, nothing is refused, and it prints.
-    let pdf = report.path("report.pdf");
-    let (dom, log) = browse(&browser, &page, &["--dump-dom"]);
-    assert!(dom.contains("data-ready"), "its script ran");
+}
+
+/// A comparison's page is read as a drift's is, and under its map's cursor is what its data says.
+#[test]
+fn comparisons_are_for_all_readers() {
+    let Some(browser) = chromium() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let page = dir.path().join("compare.html");
+    let comparison = comparisons::wrong_mlp();
+    std::fs::write(&page, gemma_mlp_cli::report::compare_page(&comparison)).unwrap();
+    is_for_all_readers(&browser, &page);
+    let seen = probe(&browser, &page, false);
+    let plots = seen["plots"].as_object().unwrap();
+    let names: Vec<_> = plots.keys().map(String::as_str).collect();
+    assert_eq!(names, ["attention", "candidates", "flips", "map", "mlp", "residual"]);
+    for (name, plot) in plots {
+        assert!(plot["marks"].as_u64().unwrap() >= 2, "{name} is empty");
+        let pointed = plot["pointed"].as_u64().unwrap() as usize;
+        assert_eq!(plot["pointer"], plot["readouts"][pointed], "{name}");
+    }
+    let map = comparison.map.unwrap();
+    let columns = plots["map"]["readouts"].as_array().unwrap();
+    assert_eq!(columns.len(), map.rows[0].ratios.len());
+    for (i, column) in columns.iter().enumerate() {
+        assert_eq!(
+            column["first layer beyond rounding"],
+            format!("hidden.{}", comparisons::GUILTY)
+        );
+        // Two columns have this name; the last one is seen.
+        let shown: f64 = column["its ratio"].as_str().unwrap().parse().unwrap();
+        let farthest = map.rows.iter().map(|row| row.ratios[i]).fold(0.0, f64::max);
+        assert!((shown / farthest - 1.0).abs() < 1e-4, "{i}: {shown} {farthest}");
+    }
+    for layer in &comparison.layers {
+        let own = layer.points.iter().find(|point| point.differs);
+        if let Some(own) = own {
+            let shown = read(&seen, "mlp", layer.index, "rel L2");
+            assert!((shown / own.same_input.unwrap().rel_l2 - 1.0).abs() < 1e-4);
+        }
+    }
+    let (_, log) = browse(&browser, &page, &["--dump-dom"]);
     assert_eq!(console(&log), [""; 0]);
-    browse(&browser, &page, &[&format!("--print-to-pdf={}", pdf.display())]);
-    assert!(std::fs::read(&pdf).unwrap().len() > 20_000);
 }
 
 /// Every text that comes from outside, replaced.

@@ -1,19 +1,22 @@
-//! The shell blocks of the README and of docs/tool.md, run: a line with `$` is a command, what follows
-//! is what it prints, and a line of nothing but `…` stands for any number of lines. (The README's Rust
-//! block is a documentation test.)
+//! The shell blocks of the README, docs/tool.md and docs/compare.md, run: a line with `$` is a command, what
+//! follows is what it prints, and a line of nothing but `…` stands for any number of lines. At the end `$ echo $?`
+//! shows an exit code other than 0. The files that a page's commands write are there for those behind them. (The
+//! README's Rust block is a documentation test.)
 
 use std::process::Command;
 
 /// The pages whose commands are run, with how many of those each has.
-const PAGES: [(&str, &str, usize); 2] = [
+const PAGES: [(&str, &str, usize); 3] = [
     ("README.md", include_str!("../README.md"), 1),
     ("docs/tool.md", include_str!("../docs/tool.md"), 6),
+    ("docs/compare.md", include_str!("../docs/compare.md"), 2),
 ];
 
 struct Example {
     page: &'static str,
     command: String,
     output: String,
+    code: i32,
 }
 
 impl Example {
@@ -29,7 +32,11 @@ fn examples() -> Vec<Example> {
         text.split("```console\n").skip(1).map(move |block| {
             let block = block.split("```").next().unwrap();
             let (command, output) = block.strip_prefix("$ ").unwrap().split_once('\n').unwrap();
-            Example { page, command: command.into(), output: output.into() }
+            let (output, code) = match output.split_once("$ echo $?\n") {
+                Some((output, code)) => (output, code.trim().parse().unwrap()),
+                None => (output, 0),
+            };
+            Example { page, command: command.into(), output: output.into(), code }
         })
     };
     PAGES.into_iter().flat_map(of_page).collect()
@@ -164,17 +171,20 @@ fn same_logits(expected: &[Vec<&str>], printed: &[Vec<&str>]) -> bool {
 #[test]
 fn commands_print_what_the_pages_show() {
     let mut ran = [0; PAGES.len()];
+    let directories = PAGES.map(|_| tempfile::tempdir().unwrap());
     for example in examples() {
         let Some(args) = example.args() else { continue };
-        let Example { page, command, output } = example;
-        let result = Command::new(env!("CARGO_BIN_EXE_gemma-mlp")).args(&args).output().unwrap();
-        assert!(result.status.success(), "{command}");
+        let Example { page, command, output, code } = example;
+        let index = PAGES.iter().position(|(name, ..)| *name == page).unwrap();
+        let mut program = Command::new(env!("CARGO_BIN_EXE_gemma-mlp"));
+        let result = program.args(&args).current_dir(&directories[index]).output().unwrap();
+        assert_eq!(result.status.code(), Some(code), "{command}");
         let printed = String::from_utf8(result.stdout).unwrap();
         assert!(
             same_text(&output, &printed),
             "{command} prints\n{printed}\nand {page} says\n{output}"
         );
-        ran[PAGES.iter().position(|(name, ..)| *name == page).unwrap()] += 1;
+        ran[index] += 1;
     }
     assert_eq!(ran, PAGES.map(|(_, _, commands)| commands));
 }

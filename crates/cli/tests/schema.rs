@@ -1,28 +1,39 @@
-//! The JSON report is what docs/drift.schema.json says, no more and no less.
+//! The JSON reports are what docs/drift.schema.json and docs/compare.schema.json say, no more and no less.
 
 mod common;
+mod comparisons;
 
 use boon::{Compiler, SchemaIndex, Schemas};
 use common::{gemma3_config, gemma3_specs, write_checkpoint};
 use gemma_mlp_cli::report;
+use gemma_mlp_drift::compare::{self, Comparison};
 use gemma_mlp_drift::drift::{Drift, SCHEMA};
-use schemars::Schema;
 use schemars::generate::SchemaSettings;
 use schemars::transform::{RecursiveTransform, Transform};
+use schemars::{JsonSchema, Schema};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
 
-/// Where the schema is kept.
-const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/drift.schema.json");
+/// A report's schema.
+struct Described {
+    /// Where it is kept, in docs/.
+    file: &'static str,
+    schema: fn() -> Value,
+}
 
-/// The schema that the report's types give.
-fn schema() -> Value {
+const DRIFT: Described =
+    Described { file: "drift.schema.json", schema: || schema::<Drift>("gemma-mlp drift") };
+const COMPARISON: Described =
+    Described { file: "compare.schema.json", schema: || schema::<Comparison>("gemma-mlp compare") };
+
+/// The schema that a report's types give.
+fn schema<T: JsonSchema>(title: &str) -> Value {
     let generator = SchemaSettings::draft2020_12().for_serialize().into_generator();
-    let mut schema = generator.into_root_schema_for::<Drift>();
+    let mut schema = generator.into_root_schema_for::<T>();
     RecursiveTransform(strict).transform(&mut schema);
     RecursiveTransform(plain).transform(&mut schema);
-    schema.insert("title".into(), json!("gemma-mlp drift"));
+    schema.insert("title".into(), json!(title));
     schema.into()
 }
 
@@ -48,10 +59,10 @@ fn plain(schema: &mut Schema) {
 struct Validator(Schemas, SchemaIndex);
 
 impl Validator {
-    fn new() -> Self {
+    fn new(described: &Described) -> Self {
         let (mut compiler, mut schemas) = (Compiler::new(), Schemas::new());
-        compiler.add_resource("drift.json", schema()).unwrap();
-        let index = compiler.compile("drift.json", &mut schemas).unwrap();
+        compiler.add_resource(described.file, (described.schema)()).unwrap();
+        let index = compiler.compile(described.file, &mut schemas).unwrap();
         Self(schemas, index)
     }
 
@@ -60,16 +71,50 @@ impl Validator {
     }
 }
 
-/// docs/drift.schema.json is what the types give. `UPDATE_SCHEMA=1 cargo test --release -p gemma-mlp-cli
-/// --test schema` writes it anew; who changes a name, a type or a meaning raises `SCHEMA` as well.
+/// The files are what the types give. `UPDATE_SCHEMA=1 cargo test --release -p gemma-mlp-cli --test schema` writes
+/// them anew; who changes a name, a type or a meaning raises `SCHEMA` as well.
 #[test]
-fn the_file_is_what_the_types_give() {
-    let generated = serde_json::to_string_pretty(&schema()).unwrap() + "\n";
-    if std::env::var_os("UPDATE_SCHEMA").is_some() {
-        std::fs::write(FILE, &generated).unwrap();
+fn the_files_are_what_the_types_give() {
+    for Described { file, schema } in [DRIFT, COMPARISON] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(file);
+        let generated = serde_json::to_string_pretty(&schema()).unwrap() + "\n";
+        if std::env::var_os("UPDATE_SCHEMA").is_some() {
+            std::fs::write(&path, &generated).unwrap();
+        }
+        let kept = std::fs::read_to_string(&path).unwrap();
+        assert!(kept == generated, "docs/{file} is another; UPDATE_SCHEMA=1 writes it");
     }
-    let kept = std::fs::read_to_string(FILE).unwrap();
-    assert!(kept == generated, "docs/drift.schema.json is another; UPDATE_SCHEMA=1 writes it");
+}
+
+/// Whatever was found, a comparison is as documented; and the schema tells a wrong one.
+#[test]
+fn comparisons_are_as_documented() {
+    let validator = Validator::new(&COMPARISON);
+    let value = |comparison: &Comparison| -> Value {
+        serde_json::from_str(&report::json(comparison).unwrap()).unwrap()
+    };
+    for (name, comparison) in comparisons::all() {
+        validator.validate(&value(&comparison)).unwrap_or_else(|e| panic!("{name}: {e}"));
+    }
+    let report = value(&comparisons::wrong_mlp());
+    // What other programs read.
+    let first = json!([report["first"]["layer"], report["first"]["point"]]);
+    assert_eq!(first, json!([comparisons::GUILTY, "mlp.activated"]));
+    assert_eq!(report["causes"][0]["name"], "SiLU in place of GELU");
+    assert_eq!(report["causes"][0]["runner_up"], 0.84);
+    let ours = value(&comparisons::agrees());
+    assert_eq!((&ours["agrees"], &ours["first"]), (&json!(true), &Value::Null));
+    assert!(ours["verdict"].is_string() && ours["layers"].is_array());
+    let refused = |change: fn(&mut Value)| {
+        let mut report = report.clone();
+        change(&mut report);
+        assert!(validator.validate(&report).is_err());
+    };
+    refused(|r| r["new"] = json!(1));
+    refused(|r| r["schema"] = json!(compare::SCHEMA + 1));
+    refused(|r| r["first"]["layer"] = json!("12"));
+    refused(|r| r["layers"][0]["points"][0]["same_input"]["new"] = json!(0));
+    refused(|r| drop(r.as_object_mut().unwrap().remove("agrees")));
 }
 
 fn drift(args: &[&str]) -> String {
@@ -107,8 +152,8 @@ fn without_logits(dir: &Path) -> String {
 #[test]
 fn reports_are_as_documented() {
     let dir = tempfile::tempdir().unwrap();
-    let schema = schema();
-    let validator = Validator::new();
+    let schema = (DRIFT.schema)();
+    let validator = Validator::new(&DRIFT);
     let all = drift(&["--gradients", "--rank", "--b", "silu"]);
     for (name, report) in [
         ("the default", drift(&[])),
@@ -136,7 +181,7 @@ fn reports_are_as_documented() {
 /// The schema tells a wrong report from a right one.
 #[test]
 fn what_is_not_documented_is_refused() {
-    let validator = Validator::new();
+    let validator = Validator::new(&DRIFT);
     let report: Value = serde_json::from_str(&drift(&[])).unwrap();
     let refused = |change: fn(&mut Value)| {
         let mut report = report.clone();

@@ -19,6 +19,7 @@
 pub mod compare;
 pub mod curves;
 pub mod drift;
+mod dump_file;
 mod error;
 pub mod forward;
 pub mod input;

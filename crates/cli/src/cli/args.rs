@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use gemma_mlp::checkpoint::Hub;
 use gemma_mlp::{Checkpoint, device};
 use gemma_mlp_drift::drift::{SideSpec, Sides};
-use gemma_mlp_drift::input::parse_ids;
+use gemma_mlp_drift::input::{Texts, parse_ids};
 use std::io::{self, Write};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -37,17 +37,15 @@ impl RunArgs {
 
     /// The files that the texts are in.
     pub fn files(&self) -> impl Iterator<Item = PathBuf> {
-        self.text.text.iter().chain(&self.text.ids).cloned()
+        self.text.files()
     }
 
     /// The chosen layers, each once, in order; all if none are chosen.
     pub fn layers(&self, checkpoint: &Checkpoint) -> Result<Vec<usize>> {
-        let all = 0..checkpoint.blocks().len();
-        let Some(Layers(ranges)) = &self.layers else { return Ok(all.collect()) };
-        for range in ranges {
-            checkpoint.block(*range.end())?;
+        match &self.layers {
+            Some(layers) => layers.of_checkpoint(checkpoint),
+            None => Ok((0..checkpoint.blocks().len()).collect()),
         }
-        Ok(all.filter(|i| ranges.iter().any(|range| range.contains(i))).collect())
     }
 }
 
@@ -77,9 +75,8 @@ pub struct ComputeArgs {
     /// Data type to compute in
     #[arg(long, default_value = "f32")]
     dtype: DTypeArg,
-    /// Compute on the CPU even if there is a GPU (GPUs need a build with cuda or metal)
-    #[arg(long)]
-    cpu: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Print one JSON object instead of a table
     #[arg(long)]
     pub json: bool,
@@ -90,6 +87,21 @@ impl ComputeArgs {
         self.dtype.into()
     }
 
+    /// That of [`DeviceArgs::device`].
+    pub fn device(&self) -> Device {
+        self.device.device()
+    }
+}
+
+/// Where to compute.
+#[derive(Args)]
+pub struct DeviceArgs {
+    /// Compute on the CPU even if there is a GPU (GPUs need a build with cuda or metal)
+    #[arg(long)]
+    cpu: bool,
+}
+
+impl DeviceArgs {
     /// The GPU if there is one, and standard error says which; or the CPU, and it says why.
     pub fn device(&self) -> Device {
         if self.cpu || !device::IS_POSSIBLE {
@@ -143,28 +155,40 @@ counts the cups: one, two, three. There are three cups. In the end, she puts the
 
 #[derive(Args)]
 #[group(multiple = false)]
-struct TextArgs {
+pub struct TextArgs {
     /// Text to run [default: a paragraph of simple English]
     #[arg(long, value_name = "TEXT")]
-    prompt: Option<String>,
+    pub prompt: Option<String>,
     /// Files with the texts to run, in UTF-8; one line break at the end is not part of a text
     #[arg(long, value_name = "FILE", num_args = 1..)]
-    text: Vec<PathBuf>,
+    pub text: Vec<PathBuf>,
     /// File with a JSON array of token ids, or an array of such arrays
     #[arg(long, value_name = "FILE")]
-    ids: Option<PathBuf>,
+    pub ids: Option<PathBuf>,
 }
 
 impl TextArgs {
-    fn texts(&self, checkpoint: &Checkpoint) -> Result<Input> {
-        if let Some(path) = &self.ids {
-            let ids = parse_ids(&read(path)?).with_context(|| path.display().to_string())?;
+    /// The texts as token ids, with what is odd about them.
+    pub fn texts(&self, checkpoint: &Checkpoint) -> Result<Input> {
+        if let Some(ids) = self.ids()? {
             return Ok(Input { ids, remarks: vec![] });
         }
         if !self.text.is_empty() {
             return text::of_files(checkpoint, &self.text);
         }
         text::of_prompt(checkpoint, self.prompt.as_deref().unwrap_or(TEXT))
+    }
+
+    /// The token ids, where they are given as such.
+    pub fn ids(&self) -> Result<Option<Texts>> {
+        let Some(path) = &self.ids else { return Ok(None) };
+        let ids = parse_ids(&read(path)?).with_context(|| path.display().to_string())?;
+        Ok(Some(ids))
+    }
+
+    /// The files that the texts are in.
+    pub fn files(&self) -> impl Iterator<Item = PathBuf> {
+        self.text.iter().chain(&self.ids).cloned()
     }
 }
 
@@ -189,7 +213,22 @@ impl From<DTypeArg> for DType {
 
 /// Layer numbers and ranges, as in `0,3-5`.
 #[derive(Clone)]
-struct Layers(Vec<RangeInclusive<usize>>);
+pub struct Layers(Vec<RangeInclusive<usize>>);
+
+impl Layers {
+    /// Those of a checkpoint, each once, in order.
+    pub fn of_checkpoint(&self, checkpoint: &Checkpoint) -> Result<Vec<usize>> {
+        for range in &self.0 {
+            checkpoint.block(*range.end())?;
+        }
+        Ok(self.among(0..checkpoint.blocks().len()).collect())
+    }
+
+    /// Those among some layers.
+    pub fn among(&self, layers: impl Iterator<Item = usize>) -> impl Iterator<Item = usize> {
+        layers.filter(|i| self.0.iter().any(|range| range.contains(i)))
+    }
+}
 
 impl FromStr for Layers {
     type Err = String;

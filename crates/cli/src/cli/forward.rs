@@ -21,18 +21,28 @@ pub struct Args {
     #[arg(long, default_value = "config", value_parser = activation)]
     activation: Choice,
     /// Save input, gate, up, activated, product and output of every layer, the residual stream after
-    /// it (hidden.N) and the logits as safetensors
+    /// it (hidden.N) and the logits as safetensors: a part of what `capture` saves
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
 
+/// An activation, or that of the config.
 #[derive(Clone, Copy)]
-enum Choice {
+pub enum Choice {
     Config,
     Fixed(Activation),
 }
 
-fn activation(name: &str) -> Result<Choice, gemma_mlp::UnknownActivation> {
+impl From<Choice> for Option<Activation> {
+    fn from(choice: Choice) -> Self {
+        match choice {
+            Choice::Config => None,
+            Choice::Fixed(activation) => Some(activation),
+        }
+    }
+}
+
+pub fn activation(name: &str) -> Result<Choice, gemma_mlp::UnknownActivation> {
     match name {
         "config" => Ok(Choice::Config),
         name => name.parse().map(Choice::Fixed),
@@ -49,10 +59,7 @@ pub fn run(args: &Args) -> Result<()> {
     let Input { ids, remarks } = run.texts(&checkpoint)?;
     let ids = TokenIds::batched(ids)?;
     let options = ForwardOptions {
-        activation: match args.activation {
-            Choice::Config => None,
-            Choice::Fixed(activation) => Some(activation),
-        },
+        activation: args.activation.into(),
         dtype: run.compute.dtype(),
         layers: run.layers(&checkpoint)?,
         keep: args.out.is_some(),

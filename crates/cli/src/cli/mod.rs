@@ -2,7 +2,9 @@
 
 mod args;
 mod bench;
+mod capture;
 mod clash;
+mod compare;
 mod drift;
 mod forward;
 mod generate;
@@ -16,6 +18,7 @@ mod progress;
 mod report;
 mod save;
 mod text;
+mod tokens;
 mod verify;
 
 use crate::report::{self as views, Paint};
@@ -45,6 +48,24 @@ enum Command {
     /// Measure how far two ways of computing the model are apart, beside the noise floor (what rounding
     /// alone changes)
     Drift(drift::Args),
+    /// Compare what another program's Gemma computed with ours: the first place where it is wrong, and
+    /// the mistake's name
+    ///
+    /// THEIRS is a dump: a file in which another program has written what its model computed, made by
+    /// the script that `gemma-mlp capture --script FRAMEWORK` prints, by the Python package, or by
+    /// other programs (docs/compare.md has their formats). It is compared with our own model of --model
+    /// on the very tokens in the dump, or with OURS, a second dump. With --server, what a running
+    /// server says of a text takes the place of a dump.
+    ///
+    /// Exit codes: 0 nothing differs by more than rounding, 1 something does, 2 the two cannot be
+    /// compared or the input is bad, 3 any other failure, 130 ended early.
+    Compare(compare::Args),
+    /// Save what a Gemma computes: ours, or, with a script that is printed, another framework's
+    ///
+    /// The file is a dump, which `gemma-mlp compare` reads: safetensors with the tokens and, by fixed
+    /// names, the numbers at each point of the model (docs/compare.md). With --script nothing is run:
+    /// the script is printed, and run beside your own model it writes the same kind of file.
+    Capture(capture::Args),
     /// Combine the JSON reports of a split drift run
     Merge(merge::Args),
     /// Show drift runs again from their JSON reports, or several side by side
@@ -64,23 +85,38 @@ enum Command {
     Bench(bench::Args),
 }
 
-/// Parses the command line and does what it says.
-pub fn run() -> Result<()> {
+impl Command {
+    fn run(&self) -> Result<ExitCode> {
+        match self {
+            Self::Compare(args) => return compare::run(args),
+            Self::Capture(args) => capture::run(args),
+            Self::Drift(args) => drift::run(args),
+            Self::Merge(args) => merge::run(args),
+            Self::Report(args) => report::run(args),
+            Self::Generate(args) => generate::run(args),
+            Self::Forward(args) => forward::run(args),
+            Self::Inspect(args) => inspect::run(args),
+            Self::Plot(args) => plot::run(args),
+            Self::Verify(args) => verify::run(args),
+            Self::Bench(args) => bench::run(args),
+        }?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// The exit code of a failure that is not the input's. Of `compare` it must not look like a difference.
+    fn failure(&self) -> u8 {
+        if let Self::Compare(_) = self { compare::FAILED } else { 1 }
+    }
+}
+
+/// Parses the command line, does what it says, and gives the exit code.
+pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let command = cli.command.unwrap_or(Command::Drift(cli.drift));
     // On one of the threads that compute: any other is put to sleep and woken around every loop
     // that they share, which costs a tenth of a model's speed.
-    rayon::scope(|_| match command {
-        Command::Drift(args) => drift::run(&args),
-        Command::Merge(args) => merge::run(&args),
-        Command::Report(args) => report::run(&args),
-        Command::Generate(args) => generate::run(&args),
-        Command::Forward(args) => forward::run(&args),
-        Command::Inspect(args) => inspect::run(&args),
-        Command::Plot(args) => plot::run(&args),
-        Command::Verify(args) => verify::run(&args),
-        Command::Bench(args) => bench::run(&args),
-    })
+    let done = rayon::scope(|_| command.run());
+    done.unwrap_or_else(|error| fail(&error, command.failure()))
 }
 
 /// Whether what is printed is coloured: on a terminal that can, unless `NO_COLOR` is set
@@ -93,8 +129,8 @@ fn paint() -> Paint {
 }
 
 /// Says in one line what went wrong, and gives the exit code: 2 if the input is to blame, 130 if the run was
-/// ended early, 1 if it is something else.
-pub fn fail(error: &anyhow::Error) -> ExitCode {
+/// ended early, `other` if it is something else.
+fn fail(error: &anyhow::Error, other: u8) -> ExitCode {
     let line = message(error);
     // Nobody may be there to read it; the exit code still tells.
     if error.is::<Interrupted>() {
@@ -104,7 +140,7 @@ pub fn fail(error: &anyhow::Error) -> ExitCode {
     let _ = writeln!(io::stderr(), "error: {line}");
     match error.chain().find_map(is_input) {
         Some(true) => ExitCode::from(2),
-        _ => ExitCode::from(1),
+        _ => ExitCode::from(other),
     }
 }
 

@@ -4,6 +4,7 @@ use super::interrupt::Interrupted;
 use super::{message, paint, save};
 use crate::report::{self, Run};
 use anyhow::{Result, bail};
+use gemma_mlp_drift::compare::Comparison;
 use serde::Serialize;
 use std::ffi::OsString;
 use std::fs;
@@ -37,10 +38,15 @@ impl Outputs {
             true => report::json(result)?,
             false => report::for_terminal(&table(), paint()),
         };
+        self.print_exactly(&text);
+        Ok(())
+    }
+
+    /// Prints a text of our own as it is.
+    pub fn print_exactly(&mut self, text: &str) {
         let mut stdout = io::stdout().lock();
         let printed = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
         self.note("standard output", printed.map_err(Into::into));
-        Ok(())
     }
 
     /// Writes a file that was asked for.
@@ -131,6 +137,23 @@ impl OutputArgs {
             .save(self.html.as_ref(), |to| Ok(to.write_all(report::drift_page(runs).as_bytes())?));
         outputs
             .save(self.csv.as_ref(), |to| Ok(to.write_all(report::drift_csv(runs)?.as_bytes())?));
+        Ok(())
+    }
+
+    /// As [`Self::drift`], of a comparison.
+    pub fn comparison(
+        &self,
+        outputs: &mut Outputs,
+        comparison: &Comparison,
+        json: bool,
+    ) -> Result<()> {
+        outputs.print(json, comparison, || report::compare_table(comparison, paint()))?;
+        outputs.save(self.html.as_ref(), |to| {
+            Ok(to.write_all(report::compare_page(comparison).as_bytes())?)
+        });
+        outputs.save(self.csv.as_ref(), |to| {
+            Ok(to.write_all(report::compare_csv(comparison)?.as_bytes())?)
+        });
         Ok(())
     }
 }

@@ -9,6 +9,9 @@ use std::ops::ControlFlow;
 use std::sync::Once;
 use std::time::{Duration, Instant};
 
+/// Into how many steps a share is divided.
+const SHARES: u64 = 1000;
+
 pub struct Progress {
     bar: ProgressBar,
     start: Instant,
@@ -21,6 +24,16 @@ impl Progress {
             total as u64,
             &format!("{{bar:30}} {{pos}}/{{len}} {unit}, {{rate}}, {{eta}} left"),
         )
+    }
+
+    /// A bar for a share that is done, from 0 to 1.
+    pub fn share() -> Self {
+        Self::styled(SHARES, "{bar:30} {percent} %, {eta} left")
+    }
+
+    /// This share is done.
+    pub fn set_share(&self, share: f64) {
+        self.set_position((share * SHARES as f64) as u64);
     }
 
     fn styled(total: u64, template: &str) -> Self {

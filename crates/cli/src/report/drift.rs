@@ -125,7 +125,7 @@ fn layer_rows(drift: &Drift, paint: Paint) -> String {
 }
 
 /// A table whose first lines are its header.
-fn emphasised(table: &str, header: usize, paint: Paint) -> String {
+pub(super) fn emphasised(table: &str, header: usize, paint: Paint) -> String {
     let line = |(i, line): (usize, &str)| {
         let line = if i < header { paint.paint(Tone::Strong, line) } else { line.to_string() };
         line + "\n"
@@ -162,7 +162,7 @@ fn layer_bars(drift: &Drift, paint: Paint) -> String {
 /// The figures of the logits beside the floor's, and how many times those they are.
 fn logit_rows(drift: &Drift, paint: Paint) -> String {
     let header = ["logits", "drift", "floor", "ratio"].map(String::from);
-    let figures = figures::rows(drift).into_iter().map(|(_, cells)| cells);
+    let figures = figures::of_drift(drift).into_iter().map(|(_, cells)| cells);
     emphasised(&align(std::iter::once(header).chain(figures), 1), 1, paint)
 }
 

@@ -1,6 +1,6 @@
 //! The figures of the logits, written as their kinds say.
 
-use super::number::{grouped, measured, percent, short};
+use super::number::{NOT_MEASURED, grouped, measured, percent, short};
 use gemma_mlp_drift::drift::{Drift, FigureKind, LogitFigure, LogitMetrics};
 
 /// A figure's value, with its error where that is half of it.
@@ -21,19 +21,33 @@ pub(super) fn value(figure: &LogitFigure, logits: &LogitMetrics) -> String {
     })
 }
 
-/// Every figure of a drift's logits: name, drift, floor, and their ratio where that tells something.
-pub(super) fn rows(drift: &Drift) -> Vec<(&'static LogitFigure, [String; 4])> {
-    let (Some(own), Some(floor)) = (&drift.logits, &drift.floor.logits) else { return vec![] };
+/// Every figure of logits: name, value, that of the floor, and their ratio where that tells something.
+pub(super) fn rows(
+    own: &LogitMetrics,
+    floor: Option<&LogitMetrics>,
+) -> Vec<(&'static LogitFigure, [String; 4])> {
     let row = |figure: &'static LogitFigure| {
-        let ratio = match figure.kind {
-            FigureKind::Distance => measured((figure.value)(own) / (figure.value)(floor), short),
+        let ratio = match (figure.kind, floor) {
+            (FigureKind::Distance, Some(floor)) => {
+                measured((figure.value)(own) / (figure.value)(floor), short)
+            }
             _ => String::new(),
         };
-        (figure, [figure.label.into(), value(figure, own), value(figure, floor), ratio])
+        let floor = floor.map_or_else(|| NOT_MEASURED.into(), |floor| value(figure, floor));
+        (figure, [figure.label.into(), value(figure, own), floor, ratio])
     };
     // Nobody looks for what is not there.
     let counts = |figure: &&LogitFigure| {
-        figure.kind != FigureKind::Count || [own, floor].iter().any(|m| (figure.value)(m) != 0.0)
+        let mut all = std::iter::once(own).chain(floor);
+        figure.kind != FigureKind::Count || all.any(|m| (figure.value)(m) != 0.0)
     };
     LogitMetrics::FIGURES.iter().filter(counts).map(row).collect()
+}
+
+/// Those of a drift.
+pub(super) fn of_drift(drift: &Drift) -> Vec<(&'static LogitFigure, [String; 4])> {
+    match (&drift.logits, &drift.floor.logits) {
+        (Some(own), Some(floor)) => rows(own, Some(floor)),
+        _ => vec![],
+    }
 }

@@ -2,7 +2,11 @@
 
 mod align;
 mod bench;
+mod capture;
 mod chart;
+mod compare;
+mod compare_csv;
+mod compared;
 mod csv;
 mod curves;
 mod drift;
@@ -21,13 +25,16 @@ mod verdict;
 
 pub use bench::limits_line;
 pub use chart::{PngError, png};
+pub use compare::compare_table;
+pub use compare_csv::compare_csv;
 pub use drift::drift_table;
 pub use drift_csv::drift_csv;
-pub use page::drift_page;
+pub use page::{compare_page, drift_page};
 pub use paint::Paint;
 pub use run::Run;
 
 pub(crate) use bench::bench_table;
+pub(crate) use capture::capture_table;
 pub(crate) use curves::{curves_csv, curves_svg, curves_text, verification_table};
 pub(crate) use escape::for_terminal;
 pub(crate) use generation::generation_table;

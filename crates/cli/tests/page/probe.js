@@ -29,7 +29,7 @@ for (const plot of document.querySelectorAll('.plot')) {
   const place = stops[pointed] * scale;
   const at = plot.dataset.axis === 'y' ? [box.left + 30, box.top + place] : [box.left + place, box.top + 30];
   plot.dispatchEvent(new PointerEvent('pointermove', { clientX: at[0], clientY: at[1], bubbles: true }));
-  const marks = [...svg.querySelectorAll('.dot,.bar,.line')].filter(mark => {
+  const marks = [...svg.querySelectorAll('.dot,.bar,.line,.cell')].filter(mark => {
     const area = mark.getBBox();
     const [left, top, right, bottom] = plot.dataset.area.split(' ').map(Number);
     const inside = area.x >= left - 8 && area.y >= top - 8 && area.x + area.width <= right + 8 && area.y + area.height <= bottom + 8;

@@ -3,8 +3,11 @@
 
 mod activation;
 mod align;
+mod allow;
+mod capture;
 mod checks;
 mod dump;
+mod dumps;
 pub mod formats;
 mod graph;
 mod layer_pass;
@@ -21,8 +24,11 @@ mod run;
 mod segment;
 mod words;
 
+pub use allow::{Allow, InvalidAllow};
+pub use capture::{Capture, CaptureOptions, CaptureSummary, capture};
 pub use dump::{Dump, DumpText, Likeliest, Word};
-pub use options::{Allow, CompareOptions, InvalidAllow};
+pub use dumps::compare_dumps;
+pub use options::CompareOptions;
 pub use plane::{Glimpse, Plane};
 pub use point::{Place, Point, UnknownPoint};
 pub use result::*;

@@ -1,11 +1,10 @@
 //! In which dtype, and with whose arithmetic, a dump was computed.
 
-use super::align::Text;
 use super::dump::Dump;
 use super::models::varied;
 use crate::error::Result;
 use candle_core::{DType, Tensor};
-use gemma_mlp::model::{AttentionRounding, RopeRounding, Variation};
+use gemma_mlp::model::{AttentionRounding, NormRounding, RopeRounding, Variation};
 use gemma_mlp::{Framework, Gemma, Rounding};
 
 /// The dtype of a dump's model, and how it is known.
@@ -19,7 +18,7 @@ const ROWS: usize = 32;
 
 impl Precision {
     /// What was asked for, what the dump says, or what its numbers show.
-    pub(super) fn of(dump: &Dump, texts: &[Text], asked: Option<DType>) -> Result<Self> {
+    pub(super) fn of_dump(dump: &Dump, asked: Option<DType>) -> Result<Self> {
         if let Some(dtype) = asked {
             return Ok(Self { dtype, reason: "asked for".into() });
         }
@@ -27,16 +26,16 @@ impl Precision {
         if let Some((dtype, said)) = said.and_then(|said| Some((dtype(said)?, said))) {
             return Ok(Self { dtype, reason: format!("the dump says {said}") });
         }
-        let Some((point, rows)) = texts.iter().flat_map(|text| &text.planes).next() else {
+        let Some((point, plane)) = dump.texts.iter().flat_map(|text| &text.planes).next() else {
             let reason = "the dump does not say it, and f32 is the least that can be meant".into();
             return Ok(Self { dtype: DType::F32, reason });
         };
-        let stored = rows.dtype();
+        let stored = plane.dtype();
         if stored != DType::F32 && stored != DType::F64 {
             let reason = format!("{point} is stored in {}", stored.as_str());
             return Ok(Self { dtype: stored, reason });
         }
-        let some = rows.read(0..rows.len().min(ROWS))?;
+        let some = plane.rows(0..plane.positions().min(ROWS))?;
         for narrow in [DType::BF16, DType::F16] {
             if is_exact(&some, narrow)? {
                 let reason = format!("every number of {point} is one of {}", narrow.as_str());
@@ -100,10 +99,13 @@ impl Arithmetic {
             Some("candle") => (Rounding::EveryOp, "candle"),
             _ => (Rounding::AfterActivation, "a framework that rounds every operation"),
         };
-        let variations = vec![
+        let mut variations = vec![
             Variation::RopeRounding(RopeRounding::Tables(dtype)),
             Variation::AttentionRounding(attention),
         ];
+        if name == "JAX" {
+            variations.push(Variation::NormRounding(NormRounding::EveryOp(dtype)));
+        }
         let centre = vec![
             Variation::EmbeddingScaleRounded(dtype),
             Variation::RopeRounding(RopeRounding::Tables(dtype)),

@@ -2,6 +2,8 @@
 
 use super::activation;
 use super::align::{Aligned, Text, align, refused};
+use super::allow::Allow;
+use super::capture::counts;
 use super::checks::{TokenFault, WEIGHTS, Weights, check_tokens, check_weights, odd_planes};
 use super::dump::{Dump, Word};
 use super::graph::Graph;
@@ -15,7 +17,7 @@ use super::precision::{Arithmetic, Precision};
 use super::result::*;
 use super::segment::Segment;
 use super::words::{Findings, name};
-use crate::drift::CheckpointSummary;
+use crate::drift::{Accumulator, CheckpointSummary};
 use crate::error::{Error, Result};
 use candle_core::{DType, Device};
 use gemma_mlp::Checkpoint;
@@ -25,7 +27,7 @@ use std::ops::ControlFlow;
 
 /// How many times its floor a point may be from ours and still be rounding: right models of four frameworks stay below
 /// 2 at every point (docs/compare.md).
-const THRESHOLD: f64 = 2.5;
+pub(super) const THRESHOLD: f64 = 2.5;
 
 /// How many times the floor's the KL divergence may be: it grows with the square of a distance.
 const KL_THRESHOLD: f64 = THRESHOLD * THRESHOLD;
@@ -61,7 +63,7 @@ pub fn compare(
         ControlFlow::Break(()) => Err(Error::Stopped),
     };
     let Aligned { texts, remarks } = align(theirs, checkpoint)?;
-    let precision = Precision::of(theirs, &texts, options.dtype)?;
+    let precision = Precision::of_dump(theirs, options.dtype)?;
     let say = |key: &str| theirs.metadata.get(key).map(String::as_str);
     let arithmetic = Arithmetic::of(say("framework"), say("attention"), precision.dtype);
     let models = Models::load(checkpoint, precision.dtype, &arithmetic, device)?;
@@ -337,11 +339,7 @@ impl Run<'_> {
     }
 
     fn allowance(&self, point: Point) -> Allowance {
-        let rule = self.options.allow.iter().find(|rule| rule.is_about(point));
-        Allowance {
-            ratio: rule.map_or(THRESHOLD, |rule| rule.ratio),
-            rule: rule.map(|rule| format!("{}={}", rule.pattern(), rule.ratio)),
-        }
+        allowance(self.options, point)
     }
 
     /// Names the mistake at the first point that differs, and another one in what is left.
@@ -512,13 +510,7 @@ impl Run<'_> {
 }
 
 pub(super) fn summary(dump: &Dump, texts: &[Text], precision: &Precision) -> DumpSummary {
-    let mut points: Vec<(String, usize)> = vec![];
-    for point in texts.first().iter().flat_map(|text| text.planes.keys()) {
-        match points.iter_mut().find(|(name, _)| name == point.place()) {
-            Some((_, count)) => *count += 1,
-            None => points.push((point.place().into(), 1)),
-        }
-    }
+    let points = counts(texts.first().iter().flat_map(|text| text.planes.keys().copied()));
     DumpSummary {
         source: dump.source.clone(),
         format: dump.format.into(),
@@ -532,14 +524,21 @@ pub(super) fn summary(dump: &Dump, texts: &[Text], precision: &Precision) -> Dum
 }
 
 /// How far a point may be.
-struct Allowance {
+pub(super) struct Allowance {
     ratio: f64,
-    rule: Option<String>,
+    /// The rule that says so.
+    pub(super) rule: Option<String>,
+}
+
+/// How far a point may be: the last rule about it counts.
+pub(super) fn allowance(options: &CompareOptions, point: Point) -> Allowance {
+    let rule = options.allow.iter().rev().find(|rule| rule.is_about(&point.to_string()));
+    Allowance { ratio: rule.map_or(THRESHOLD, Allow::ratio), rule: rule.map(Allow::to_string) }
 }
 
 impl Allowance {
     /// NaN is beyond everything.
-    fn exceeded_by(&self, ratio: f64) -> bool {
+    pub(super) fn exceeded_by(&self, ratio: f64) -> bool {
         !(ratio <= self.ratio)
     }
 }
@@ -558,17 +557,21 @@ fn ratio(drift: f64, floor: f64) -> f64 {
     if drift == 0.0 { 0.0 } else { drift / floor }
 }
 
+/// Theirs (b) from ours (a), beside a floor.
+pub(super) fn distance(sums: &Accumulator, floor: f64) -> Distance {
+    let drift = sums.metrics();
+    Distance {
+        rel_l2: drift.rel_l2,
+        cosine: drift.cosine,
+        norm_ratio: sums.norm_ratio(),
+        floor,
+        ratio: ratio(drift.rel_l2, floor),
+    }
+}
+
 impl Pair {
     fn distance(&self, least_floor: f64) -> Distance {
-        let drift = self.drift.metrics();
-        let floor = self.floor.metrics().rel_l2.max(least_floor);
-        Distance {
-            rel_l2: drift.rel_l2,
-            cosine: drift.cosine,
-            norm_ratio: self.drift.norm_ratio(),
-            floor,
-            ratio: ratio(drift.rel_l2, floor),
-        }
+        distance(&self.drift, self.floor.metrics().rel_l2.max(least_floor))
     }
 
     /// Takes another right model's distance for the floor where it is larger.

@@ -76,14 +76,19 @@ impl Findings<'_> {
     }
 
     fn agreement(&self) -> String {
-        let mut text = format!("agrees: nothing is above {:.1} times its floor", self.largest);
-        if let Some(logits) = self.logits {
-            let _ = write!(text, "; KL {:.1e} nats", logits.metrics.kl_mean_nats);
-            if let Some(floor) = &logits.floor {
-                let _ = write!(text, ", floor {:.1e}", floor.kl_mean_nats);
-            }
+        let mut parts = vec![];
+        if self.agrees_before {
+            parts.push(format!("nothing is above {:.1} times its floor", self.largest));
         }
-        text
+        if let Some(logits) = self.logits {
+            let floor = logits.floor.map(|floor| format!(", floor {:.1e}", floor.kl_mean_nats));
+            let kl = logits.metrics.kl_mean_nats;
+            parts.push(format!("KL {kl:.1e} nats{}", floor.unwrap_or_default()));
+        }
+        match parts.is_empty() {
+            true => "nothing could be compared".into(),
+            false => format!("agrees: {}", parts.join("; ")),
+        }
     }
 
     fn place(&self, first: &First, point: Point) -> String {

@@ -1,6 +1,5 @@
 //! A forward pass with everything that happens inside the blocks.
 
-mod file;
 mod recorder;
 mod summary;
 mod top;
@@ -8,6 +7,7 @@ mod top;
 pub use summary::{BlockSummary, ForwardSummary, Stats};
 pub use top::TopToken;
 
+use crate::dump_file;
 use crate::error::Result;
 use crate::input::{TokenIds, text_remarks, without_texts};
 use candle_core::{DType, Device, Tensor};
@@ -121,6 +121,6 @@ impl Forward {
     /// The writer's; candle's, as [`io::ErrorKind::Other`], if a tensor cannot be copied from its device.
     pub fn write_to(&self, to: impl Write) -> io::Result<()> {
         let tensors = self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
-        file::write(tensors, self.summary.metadata(), to)
+        dump_file::write(tensors, self.summary.metadata(), to)
     }
 }

@@ -63,12 +63,16 @@ pub enum Mark {
     Dots,
     /// Bars of this width in units of x, from the bottom.
     Bars(f64),
-    /// For a y axis of categories: a dot at x, on a line from the left.
+    /// For a y axis of categories: a dot at x, on a line from the left, or from 0 if that lies within.
     Lollipop,
     /// Lines that join the first point with the second, the third with the fourth, and so on.
     Span,
     /// A vertical line over the whole height at each point's x.
     Rule,
+    /// The cells of a map: one unit of y high and this wide in units of x, around each point; the second number is how
+    /// strong the colour is, from 0 to 1. The cells of a map's series do not overlap, and the reader stops at each of
+    /// its columns.
+    Cells(f64, f64),
 }
 
 /// A colour by its place in the palette, which is made to be told apart by people who see few

@@ -54,7 +54,7 @@ pub(in crate::report) fn colours(to: impl Fn(usize) -> String) -> String {
 /// What all pictures have in common, whatever their colours.
 pub(in crate::report) const SHAPES: &str = "\
 .line,.dashed,.stem,.rule{fill:none;stroke:currentColor}\
-.dot,.bar{fill:currentColor}\
+.dot,.bar,.cell{fill:currentColor}\
 .line{stroke-width:2;stroke-linejoin:round;stroke-linecap:round}\
 .dashed{stroke-dasharray:5 4;stroke-width:1.75;stroke-linejoin:round}\
 .faint{fill-opacity:.6}.bar{fill-opacity:.5}\

@@ -45,13 +45,24 @@ pub(in crate::report) fn draw(chart: &Chart, size: (f64, f64)) -> Drawn {
         frame.series(&mut out, series);
     }
     let vertical = !chart.y.categories.is_empty();
+    let is_map = chart.series.iter().any(|series| matches!(series.mark, Mark::Cells(..)));
     let stops = match chart.series.first() {
+        _ if is_map => columns(chart).into_iter().map(|x| frame.x(x)).collect(),
         _ if vertical => (0..chart.y.categories.len()).map(|i| frame.y(i as f64, false)).collect(),
         Some(first) => first.points.iter().map(|p| frame.x(p.0)).collect(),
         None => vec![],
     };
     let area = [frame.left, frame.top, frame.right, frame.bottom];
     Drawn { elements: out, stops, vertical, area }
+}
+
+/// The places from left to right at which a chart has a point.
+fn columns(chart: &Chart) -> Vec<f64> {
+    let mut all: Vec<f64> =
+        chart.series.iter().flat_map(|s| s.points.iter().map(|p| p.0)).collect();
+    all.sort_by(f64::total_cmp);
+    all.dedup();
+    all
 }
 
 /// The first series lies on top, but bars lie below everything, and dashes above the lines that they
@@ -90,6 +101,12 @@ fn legend(out: &mut String, chart: &Chart, size: f64) -> f64 {
             Mark::Bars(_) => write!(
                 out,
                 r#"<rect class="bar {class}" x="{:.1}" y="{:.1}" width="18" height="10" rx="2"/>"#,
+                x + 1.0,
+                middle - 5.0
+            ),
+            Mark::Cells(_, strength) => write!(
+                out,
+                r#"<rect class="cell {class}" fill-opacity="{strength}" x="{:.1}" y="{:.1}" width="18" height="10"/>"#,
                 x + 1.0,
                 middle - 5.0
             ),
@@ -223,12 +240,30 @@ impl<'a> Frame<'a> {
                     }
                 }
             }
+            Mark::Cells(width, strength) => {
+                for (from, to, y) in rows_of_cells(&series.points, width) {
+                    // Edges that two cells share are one, as printed: no gap shows between them.
+                    let printed = |at: f64| (10.0 * at).round() / 10.0;
+                    let [left, right] = [from, to].map(|x| printed(self.x(x)));
+                    let [top, bottom] =
+                        [y + 0.5, y - 0.5].map(|y| printed(self.y(y, series.on_right)));
+                    let _ = write!(
+                        out,
+                        r#"<rect class="cell {class}" fill-opacity="{strength}" shape-rendering="crispEdges" x="{left:.1}" y="{top:.1}" width="{:.1}" height="{:.1}"/>"#,
+                        right - left,
+                        bottom - top
+                    );
+                }
+            }
             Mark::Lollipop => {
+                // From 0 on, where numbers of both signs stand.
+                let (low, high) = self.chart.x.range;
+                let start = if low < 0.0 && high > 0.0 { self.x(0.0) } else { self.left };
                 for (x, y) in series.points.iter().filter(|p| holds(p)).map(place) {
                     let _ = write!(
                         out,
                         r#"<path class="stem {class}" d="M{:.1} {y:.1}H{x:.1}"/>"#,
-                        self.left
+                        start
                     );
                 }
                 dots(out, 5.0, "");
@@ -254,6 +289,21 @@ impl<'a> Frame<'a> {
             }
         }
     }
+}
+
+/// Cells, those side by side as one: their ends, and their row.
+fn rows_of_cells(points: &[(f64, f64)], width: f64) -> Vec<(f64, f64, f64)> {
+    let mut points = points.to_vec();
+    points.sort_by(|a, b| a.1.total_cmp(&b.1).then(a.0.total_cmp(&b.0)));
+    let mut rows: Vec<(f64, f64, f64)> = vec![];
+    for (x, y) in points {
+        let (left, right) = (x - 0.5 * width, x + 0.5 * width);
+        match rows.last_mut() {
+            Some((_, end, row)) if *row == y && (left - *end).abs() < 1e-6 * width => *end = right,
+            _ => rows.push((left, right, y)),
+        }
+    }
+    rows
 }
 
 fn text(out: &mut String, class: &str, anchor: &str, (x, y): (f64, f64), content: &str) {

@@ -2,7 +2,7 @@
 
 use super::header::Header;
 use super::html::plot;
-use super::view::{Content, Section};
+use super::section::{Content, Section};
 use crate::report::chart::{DARK, LIGHT, SHAPES, Theme, colours};
 use crate::report::escape::printable;
 use maud::{DOCTYPE, Markup, PreEscaped, html};

@@ -1,16 +1,20 @@
-//! A drift run as a page for a browser: one file, light and dark, with a table behind every plot.
+//! Drift runs and comparisons as pages for a browser: one file, light and dark, with a table behind every plot.
 
+mod compare;
 mod document;
 mod header;
 mod html;
 mod plot;
+mod section;
 mod view;
 
+pub use compare::compare_page;
 pub(super) use plot::shown;
 
 use super::chart::figure;
 use super::run::Run;
-use view::{Content, View};
+use section::Content;
+use view::View;
 
 /// The page of one run, or of several side by side. It loads nothing from the network; whatever text
 /// is in the runs stays text.

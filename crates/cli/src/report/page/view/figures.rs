@@ -1,14 +1,14 @@
 //! Every figure of the logits, with what it means.
 
 use super::{Content, Section, single};
-use crate::report::figures::rows;
+use crate::report::figures::of_drift;
 use crate::report::page::html::{scrolled, table};
 use crate::report::page::plot::strings;
 use crate::report::run::Run;
 use maud::html;
 
 pub(super) fn section(runs: &[Run]) -> Option<Section> {
-    let rows: Vec<Vec<String>> = rows(single(runs)?)
+    let rows: Vec<Vec<String>> = of_drift(single(runs)?)
         .into_iter()
         .map(|(figure, cells)| cells.into_iter().chain([figure.description.into()]).collect())
         .collect();

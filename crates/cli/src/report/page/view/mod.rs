@@ -14,27 +14,11 @@ mod ranking;
 mod residual;
 mod side_by_side;
 mod verdicts;
-mod worst;
+pub(super) mod worst;
 
-use super::plot::Plot;
+pub(super) use super::section::{Content, Section};
 use crate::report::run::Run;
 use gemma_mlp_drift::drift::Drift;
-use maud::Markup;
-
-/// A part of a page.
-pub(super) struct Section {
-    pub(super) id: &'static str,
-    /// In the list of contents.
-    pub(super) name: &'static str,
-    pub(super) heading: String,
-    pub(super) how_to_read: String,
-    pub(super) content: Content,
-}
-
-pub(super) enum Content {
-    Plot(Box<Plot>),
-    Html(Markup),
-}
 
 /// Everything that there is to see of runs.
 #[derive(Clone, Copy)]

@@ -12,26 +12,31 @@ const TOKENS: usize = 8;
 
 pub(super) fn section(runs: &[Run]) -> Option<Section> {
     let worst = &single(runs)?.worst;
-    let (first, rest) = worst.split_at(worst.len().min(TOKENS));
     (!worst.is_empty()).then(|| Section {
         id: "worst",
         name: "Worst tokens",
         heading: "The positions where the sides differ most, in their context".into(),
         how_to_read: "The marked token is the one that follows in the text. The margin is how far the likeliest token's logit is above the next one.".into(),
-        content: Content::Html(html! {
-            (list(first, 1))
-            @if !rest.is_empty() {
-                details { summary { (rest.len()) " more" } (list(rest, TOKENS + 1)) }
-            }
-        }),
+        content: Content::Html(tokens(worst, ["a", "b"])),
     })
 }
 
-fn list(tokens: &[TokenDrift], start: usize) -> Markup {
-    html! { ol.tokens start=(start) { @for token in tokens { (item(token)) } } }
+/// Positions in their context; those beyond the first few are there to be opened. The sides have names.
+pub(in crate::report::page) fn tokens(all: &[TokenDrift], sides: [&str; 2]) -> Markup {
+    let (first, rest) = all.split_at(all.len().min(TOKENS));
+    html! {
+        (list(first, 1, sides))
+        @if !rest.is_empty() {
+            details { summary { (rest.len()) " more" } (list(rest, TOKENS + 1, sides)) }
+        }
+    }
 }
 
-fn item(token: &TokenDrift) -> Markup {
+fn list(tokens: &[TokenDrift], start: usize, sides: [&str; 2]) -> Markup {
+    html! { ol.tokens start=(start) { @for token in tokens { (item(token, sides)) } } }
+}
+
+fn item(token: &TokenDrift, [a, b]: [&str; 2]) -> Markup {
     let context = visible(token.context.as_deref().unwrap_or_default());
     let next = match &token.next {
         Some(next) => visible(&next.text.clone().unwrap_or_else(|| format!("[{}]", next.id))),
@@ -59,10 +64,10 @@ fn item(token: &TokenDrift) -> Markup {
                     @if token.likeliest[0].id == token.likeliest[1].id {
                         "Both say " (says(0))
                     } @else {
-                        "a says " (says(0)) ", b says " (says(1))
+                        (a) " says " (says(0)) ", " (b) " says " (says(1))
                     }
-                    @if let Some([a, b]) = token.next_probability {
-                        "; what follows has a probability of " (pretty(a)) " under a, " (pretty(b)) " under b"
+                    @if let Some([p, q]) = token.next_probability {
+                        "; what follows has a probability of " (pretty(p)) " under " (a) ", " (pretty(q)) " under " (b)
                     }
                     "."
                 }

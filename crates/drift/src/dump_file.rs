@@ -12,7 +12,7 @@ use std::io::{self, BufWriter, Write};
 const PIECE: usize = 1 << 20;
 
 /// Writes tensors, those of wide dtypes first, as the format's alignment asks, then by name.
-pub(super) fn write<'a>(
+pub(crate) fn write<'a>(
     tensors: impl Iterator<Item = (&'a str, &'a Tensor)>,
     metadata: BTreeMap<&str, String>,
     to: impl Write,

@@ -1,0 +1,1 @@
+../../../../../examples/capture_candle.rs

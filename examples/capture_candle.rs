@@ -1,0 +1,2 @@
+//! Captures what a model in candle computes.
+fn main() {}

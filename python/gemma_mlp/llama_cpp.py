@@ -1,0 +1,1 @@
+"""Captures what a model computes."""
