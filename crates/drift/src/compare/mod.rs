@@ -3,11 +3,13 @@
 
 mod dump;
 pub mod formats;
+mod names;
 mod plane;
 mod point;
 mod result;
 
 pub use dump::{Dump, DumpText, Likeliest, Word};
+pub use names::Names;
 pub use plane::{Glimpse, Plane};
 pub use point::{Place, Point, UnknownPoint};
 pub use result::*;
