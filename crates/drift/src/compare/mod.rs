@@ -1,6 +1,7 @@
 //! Someone else's model against ours: where it differs first by more than rounding, and which mistake
 //! it is.
 
+mod assemble;
 mod dump;
 pub mod formats;
 mod names;

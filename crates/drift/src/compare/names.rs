@@ -1,4 +1,0 @@
-//! What other programs' names mean.
-/// Which.
-#[derive(Debug, Clone, Default)]
-pub struct Names {}
