@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 /// Bytes that are read at a time: they are still in the core's cache when they are converted.
@@ -30,6 +31,8 @@ enum Content {
     /// With the same.
     Closed(Option<SystemTime>),
     Bytes(Cow<'static, [u8]>),
+    /// Of another file, from a byte on.
+    Part(Arc<File>, u64),
 }
 
 impl File {
@@ -49,6 +52,13 @@ impl File {
     pub fn closed(path: PathBuf) -> Result<Self> {
         let (_, len, modified) = open(&path)?;
         Ok(Self { path, len, content: Content::Closed(modified) })
+    }
+
+    /// A part of it as a file of its own: so many bytes from one on; `None` if it ends before.
+    pub fn part(self: &Arc<Self>, at: u64, len: u64) -> Option<Self> {
+        let end = at.checked_add(len)?;
+        let content = Content::Part(self.clone(), at);
+        (end <= self.len).then(|| Self { path: self.path.clone(), len, content })
     }
 
     /// One in memory, with a path for messages.
@@ -78,6 +88,7 @@ impl File {
             }
             Content::Closed(_) => self.reopen().map(drop),
             Content::Bytes(_) => Ok(()),
+            Content::Part(whole, _) => whole.check_unchanged(),
         }
     }
 
@@ -103,6 +114,11 @@ impl File {
             Content::Opened(file, _) => read_exact_at(file, at, buffer).map_err(|e| self.failed(e)),
             Content::Closed(_) => {
                 read_exact_at(&self.reopen()?, at, buffer).map_err(|e| self.failed(e))
+            }
+            Content::Part(whole, start) => {
+                let end = at.checked_add(buffer.len() as u64).filter(|&end| end <= self.len);
+                end.ok_or_else(|| self.changed())?;
+                whole.fill(start + at, buffer)
             }
             Content::Bytes(bytes) => {
                 let end = |at: usize| at.checked_add(buffer.len());

@@ -93,6 +93,9 @@ impl Tensors {
         }
         let open = |name: &String| Shard::closed(dir.join(name));
         let shards = names.iter().map(open).collect::<Result<Vec<_>>>()?;
+        if shards.len() == 1 {
+            return Self::new(dir, shards, Table::default(), vec![]);
+        }
         let mut routing = Table::default();
         for (at, shard) in shards.iter().enumerate() {
             for (name, _) in shard.tensors().iter() {

@@ -87,7 +87,11 @@ impl<'a> Assembly<'a> {
 
     /// Adds an array, which is asked for if its name is known and none with a surer name is there. Whether
     /// the name means anything.
-    pub(super) fn add(&mut self, name: &str, array: impl FnOnce() -> Result<Array>) -> Result<bool> {
+    pub(super) fn add(
+        &mut self,
+        name: &str,
+        array: impl FnOnce() -> Result<Array>,
+    ) -> Result<bool> {
         self.names.mark(name, &mut self.used);
         let (meaning, rank) = match self.names.read(name) {
             Reading::As(meaning, rank) => (meaning, rank),
@@ -110,7 +114,9 @@ impl<'a> Assembly<'a> {
             let name = found.name.clone();
             self.surplus.push(&name);
         } else if self.found.len() == MAX_ARRAYS {
-            return Err(self.fail(InvalidDump::TooMany { limit: MAX_ARRAYS, of: "tensors of points" }));
+            return Err(
+                self.fail(InvalidDump::TooMany { limit: MAX_ARRAYS, of: "tensors of points" })
+            );
         }
         let array = array()?;
         self.found.insert(meaning, Found { name: name.into(), rank, array });
@@ -133,7 +139,8 @@ impl<'a> Assembly<'a> {
                 let name = found.name.clone();
                 let (of, ids) = self.ids("positions", &found)?;
                 if of.texts != batch.texts && of.texts != 1 {
-                    let reason = format!("it is of {} texts, the rest of {}", of.texts, batch.texts);
+                    let reason =
+                        format!("it is of {} texts, the rest of {}", of.texts, batch.texts);
                     return Err(self.tensor(&name, reason));
                 }
                 Some((name, of, ids))
@@ -202,7 +209,8 @@ impl<'a> Assembly<'a> {
             [len] => (1, len),
             [texts, len] => (texts, len),
             _ => {
-                let reason = format!("{what} of shape {:?}; they must be [T] or [B, T]", array.shape);
+                let reason =
+                    format!("{what} of shape {:?}; they must be [T] or [B, T]", array.shape);
                 return Err(self.tensor(name, reason));
             }
         };
@@ -211,7 +219,9 @@ impl<'a> Assembly<'a> {
             return Err(self.fail(InvalidDump::TooMany { limit: MAX_IDS, of: "token ids" }));
         };
         if count == 0 {
-            return Err(self.tensor(name, format!("{what} of shape {:?}: there are none", array.shape)));
+            return Err(
+                self.tensor(name, format!("{what} of shape {:?}: there are none", array.shape))
+            );
         }
         let (floats, ids) = match &array.elements {
             Elements::File(numbers) => {
@@ -219,7 +229,9 @@ impl<'a> Assembly<'a> {
                 let dtype = numbers.dtype();
                 let integers = matches!(dtype, U8 | I8 | U16 | I16 | U32 | I32 | U64 | I64);
                 if !integers && numbers.float().is_none() {
-                    return Err(self.tensor(name, format!("{what} in {dtype:?}; store them as integers")));
+                    return Err(
+                        self.tensor(name, format!("{what} in {dtype:?}; store them as integers"))
+                    );
                 }
                 (!integers, numbers.ids(0..count)?)
             }
@@ -227,25 +239,35 @@ impl<'a> Assembly<'a> {
             Elements::Printed(values, _) => {
                 // Places in a row, or some were left out.
                 if values.len() != count {
-                    let reason = format!("{what}, of which {} of {count} are printed", values.len());
+                    let reason =
+                        format!("{what}, of which {} of {count} are printed", values.len());
                     return Err(self.tensor(name, reason));
                 }
                 (false, values.iter().map(|&(_, value)| whole(value)).collect())
             }
         };
         if let Some(at) = ids.iter().position(Option::is_none) {
-            let reason = format!("number {at}, from 0 on, is not a whole number from 0 to {}", u32::MAX);
+            let reason =
+                format!("number {at}, from 0 on, is not a whole number from 0 to {}", u32::MAX);
             return Err(self.tensor(name, format!("{what} that are none: {reason}")));
         }
         if floats {
-            let text = format!("the {what} ({name}) are stored as floating-point numbers, and read as integers");
+            let text = format!(
+                "the {what} ({name}) are stored as floating-point numbers, and read as integers"
+            );
             self.remark(Remark::note(RemarkKind::Chosen, text));
         }
         Ok((Batch { texts, tokens: Some(len) }, ids.into_iter().flatten().collect()))
     }
 
     /// The positions of each text's logits; of one text they are those of all.
-    fn place_positions(&self, name: &str, of: Batch, ids: &[u32], texts: &mut [DumpText]) -> Result<()> {
+    fn place_positions(
+        &self,
+        name: &str,
+        of: Batch,
+        ids: &[u32],
+        texts: &mut [DumpText],
+    ) -> Result<()> {
         let len = ids.len() / of.texts;
         for (i, text) in texts.iter_mut().enumerate() {
             let at = if of.texts == 1 { 0 } else { i * len };
@@ -290,17 +312,24 @@ impl<'a> Assembly<'a> {
         let warning = |text| Remark::warning(RemarkKind::Unused, text);
         let unused = self.names.unused(&self.used);
         let all = [
-            (unfit.count > 0).then(|| warning(format!("{} tensors are not used: {unfit}", unfit.count))),
+            (unfit.count > 0)
+                .then(|| warning(format!("{} tensors are not used: {unfit}", unfit.count))),
             (unknown.count > 0).then(|| {
                 let text = "have names that are not known, and are not used";
-                note(format!("{} tensors {text}: {unknown}; --map says what they are", unknown.count))
+                note(format!(
+                    "{} tensors {text}: {unknown}; --map says what they are",
+                    unknown.count
+                ))
             }),
             (surplus.count > 0).then(|| {
                 let text = "hold what others hold too, and are not used";
                 note(format!("{} tensors {text}: {surplus}", surplus.count))
             }),
             (unused.count > 0).then(|| {
-                warning(format!("{} names of the map are none of the dump's: {unused}", unused.count))
+                warning(format!(
+                    "{} names of the map are none of the dump's: {unused}",
+                    unused.count
+                ))
             }),
         ];
         self.remarks.extend(all.into_iter().flatten());
@@ -334,7 +363,11 @@ fn place(
             let dtype = numbers.dtype();
             match Plane::in_file(numbers, flat) {
                 Some(plane) => plane,
-                None => return Ok(Err(format!("stored as {dtype:?}; it must be F64, F32, BF16 or F16"))),
+                None => {
+                    return Ok(Err(format!(
+                        "stored as {dtype:?}; it must be F64, F32, BF16 or F16"
+                    )));
+                }
             }
         }
         Elements::Memory(tensor) => match tensor.dtype() {
@@ -390,8 +423,7 @@ fn rows(point: Point, shape: &[usize], batch: Batch) -> std::result::Result<usiz
 /// How many of an array's axes are a position's own: one, or for queries, keys and values two, unless
 /// their heads lie in one.
 fn width_axes(point: Point, shape: &[usize], Batch { texts, tokens }: Batch) -> usize {
-    let of_heads =
-        matches!(point, Point::Layer(_, Place::Queries | Place::Keys | Place::Values));
+    let of_heads = matches!(point, Point::Layer(_, Place::Queries | Place::Keys | Place::Values));
     match shape.len() {
         0 | 1 => 0,
         4 if of_heads => 2,

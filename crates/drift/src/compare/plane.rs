@@ -37,8 +37,11 @@ impl Plane {
     pub(crate) fn in_file(numbers: Numbers, shape: Vec<usize>) -> Option<Self> {
         let dtype = numbers.float()?;
         let count = shape.iter().try_fold(1, |n: usize, &dim| n.checked_mul(dim))?;
-        (count == numbers.len() && !shape.is_empty())
-            .then_some(Self { shape, dtype, source: Source::File(numbers, 0) })
+        (count == numbers.len() && !shape.is_empty()).then_some(Self {
+            shape,
+            dtype,
+            source: Source::File(numbers, 0),
+        })
     }
 
     /// Some of its positions, as a plane of its own.

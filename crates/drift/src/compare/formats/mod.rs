@@ -2,6 +2,11 @@
 //! of a file is run.
 
 mod beginning;
+mod larql;
+mod model_addition_debugger;
+mod npy;
+mod npz;
+mod safetensors;
 
 use super::dump::Dump;
 use super::names::Names;
@@ -20,7 +25,13 @@ pub(crate) struct Format {
 }
 
 /// All of them, in the order in which they are tried: those that are sure of their content first.
-const FORMATS: &[Format] = &[];
+const FORMATS: &[Format] = &[
+    model_addition_debugger::MODEL_ADDITION_DEBUGGER,
+    larql::LARQL,
+    npz::NPZ,
+    npy::NPY,
+    safetensors::SAFETENSORS,
+];
 
 /// Reads a dump of any known format.
 ///

@@ -90,10 +90,11 @@ impl Names {
     /// No such object, an entry that is there twice or has no meaning, more than 1024 with `{N}`.
     pub fn from_json(name: &str, json: &str) -> Result<Self> {
         let fail = |reason| Error::Dump { name: name.into(), reason };
-        let Entries(entries) = serde_json::from_str(json.trim_start_matches('\u{feff}')).map_err(|e| {
-            let want = r#"not a map of names, as in {"their name": "hidden.0"}"#;
-            fail(InvalidDump::Malformed(format!("{want}: {e}")))
-        })?;
+        let Entries(entries) =
+            serde_json::from_str(json.trim_start_matches('\u{feff}')).map_err(|e| {
+                let want = r#"not a map of names, as in {"their name": "hidden.0"}"#;
+                fail(InvalidDump::Malformed(format!("{want}: {e}")))
+            })?;
         let mut names = Self::default();
         for (theirs, ours) in entries {
             let entry = |reason: &str| {
@@ -102,7 +103,9 @@ impl Names {
             let layers = |name: &str| name.matches(LAYER).count();
             let of_layer = layers(&theirs);
             if of_layer > 1 || ours.as_deref().is_some_and(|ours| layers(ours) != of_layer) {
-                return Err(entry("{N}, the index of a layer, stands once in both names or in neither"));
+                return Err(entry(
+                    "{N}, the index of a layer, stands once in both names or in neither",
+                ));
             }
             let sample = ours.as_deref().map(|ours| ours.replace(LAYER, "0"));
             let meaning = sample.as_deref().map(Meaning::named);
@@ -117,7 +120,10 @@ impl Names {
                 continue;
             }
             if names.patterns.len() == MAX_PATTERNS {
-                return Err(fail(InvalidDump::TooMany { limit: MAX_PATTERNS, of: "entries with {N}" }));
+                return Err(fail(InvalidDump::TooMany {
+                    limit: MAX_PATTERNS,
+                    of: "entries with {N}",
+                }));
             }
             let pattern = Pattern::whole(&theirs);
             names.patterns.push((theirs, pattern, ours));
@@ -228,8 +234,14 @@ mod tests {
             ("_orig_mod.model.layers.3.mlp.act_fn", "layers.3.mlp.activated"),
             ("Gemma3ForCausalLM.model.layers.0_inputs_args_0", "embedding"),
             ("Gemma3ForCausalLM.model.layers.4_inputs_kwargs_hidden_states", "hidden.3"),
-            ("Gemma3ForCausalLM.model.layers.3.mlp.down_proj_inputs_args_0", "layers.3.mlp.product"),
-            ("Gemma3ForCausalLM.model.layers.3.pre_feedforward_layernorm_inputs_args_0", "layers.3.attended"),
+            (
+                "Gemma3ForCausalLM.model.layers.3.mlp.down_proj_inputs_args_0",
+                "layers.3.mlp.product",
+            ),
+            (
+                "Gemma3ForCausalLM.model.layers.3.pre_feedforward_layernorm_inputs_args_0",
+                "layers.3.attended",
+            ),
             ("Gemma3TextModel.norm_outputs", "normed"),
             ("Gemma3ForCausalLM_outputs_logits", "logits"),
             ("Gemma3ForCausalLM.lm_head_outputs", "logits"),
@@ -265,7 +277,8 @@ mod tests {
 
     #[test]
     fn a_map_comes_first_and_says_what_it_cannot_mean() {
-        let json = r#"{"a.{N}.b": "layers.{N}.mlp.up", "x": "logits", "hidden.0": null, "ids": "tokens"}"#;
+        let json =
+            r#"{"a.{N}.b": "layers.{N}.mlp.up", "x": "logits", "hidden.0": null, "ids": "tokens"}"#;
         let names = Names::from_json("names.json", json).unwrap();
         let up: Point = "layers.12.mlp.up".parse().unwrap();
         assert_eq!(names.point("a.12.b"), Some(up));

@@ -187,7 +187,8 @@ impl Pattern {
         let rest = name.trim_end_matches(|c: char| c.is_ascii_digit());
         let digits = &name[rest.len()..];
         // Digits alone, as they are written: `03` is another name.
-        let layer = digits.parse().ok().filter(|n: &usize| n.to_string() == digits && *n < MAX_LAYERS)?;
+        let layer =
+            digits.parse().ok().filter(|n: &usize| n.to_string() == digits && *n < MAX_LAYERS)?;
         Some((rest.strip_suffix(self.before.as_str())?, Some(layer)))
     }
 
