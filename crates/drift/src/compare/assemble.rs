@@ -50,6 +50,7 @@ pub(super) struct Assembly<'a> {
     /// Those that are not what they should be, with why.
     unfit: FewNames,
     remarks: Vec<Remark>,
+    has_last_layer: bool,
 }
 
 struct Found {
@@ -77,7 +78,13 @@ impl<'a> Assembly<'a> {
             surplus: FewNames::default(),
             unfit: FewNames::default(),
             remarks: vec![],
+            has_last_layer: false,
         }
+    }
+
+    /// Says that the last layer that has an array is the model's last one.
+    pub(super) fn has_last_layer(&mut self) {
+        self.has_last_layer = true;
     }
 
     /// Says something about the dump.
@@ -176,7 +183,8 @@ impl<'a> Assembly<'a> {
         Ok(Dump { source, format: "", metadata, texts, remarks })
     }
 
-    /// What enters the last norm is what leaves the last layer, if all layers before are there.
+    /// What enters the last norm is what leaves the last layer, which is known if it is said, or if all
+    /// layers are there from the first one on.
     fn name_last_hidden(&mut self) {
         let Some(found) = self.found.remove(&Meaning::LastHidden) else { return };
         let layer = |meaning: &Meaning| match meaning {
@@ -185,7 +193,7 @@ impl<'a> Assembly<'a> {
         };
         let layers: BTreeSet<_> = self.found.keys().filter_map(layer).collect();
         match layers.last().copied() {
-            Some(last) if layers.len() == last + 1 => {
+            Some(last) if self.has_last_layer || layers.len() == last + 1 => {
                 let hidden = Meaning::Point(Point::Layer(last, Place::Hidden));
                 self.found.entry(hidden).or_insert(found);
             }
@@ -312,25 +320,17 @@ impl<'a> Assembly<'a> {
         let warning = |text| Remark::warning(RemarkKind::Unused, text);
         let unused = self.names.unused(&self.used);
         let all = [
-            (unfit.count > 0)
-                .then(|| warning(format!("{} tensors are not used: {unfit}", unfit.count))),
+            (unfit.count > 0).then(|| warning(format!("tensors that are not used: {unfit}"))),
             (unknown.count > 0).then(|| {
-                let text = "have names that are not known, and are not used";
                 note(format!(
-                    "{} tensors {text}: {unknown}; --map says what they are",
-                    unknown.count
+                    "tensors of unknown names, not used: {unknown}; --map says what they are"
                 ))
             }),
             (surplus.count > 0).then(|| {
-                let text = "hold what others hold too, and are not used";
-                note(format!("{} tensors {text}: {surplus}", surplus.count))
+                note(format!("tensors that hold what others hold too, not used: {surplus}"))
             }),
-            (unused.count > 0).then(|| {
-                warning(format!(
-                    "{} names of the map are none of the dump's: {unused}",
-                    unused.count
-                ))
-            }),
+            (unused.count > 0)
+                .then(|| warning(format!("names in the map that the dump has not: {unused}"))),
         ];
         self.remarks.extend(all.into_iter().flatten());
     }
@@ -409,6 +409,7 @@ fn rows(point: Point, shape: &[usize], batch: Batch) -> std::result::Result<usiz
     }
     let axes = width_axes(point, shape, batch);
     match shape.len() - axes {
+        _ if shape.len() < 2 => Err(format!("shape {shape:?}; it must be [T, …] or [B, T, …]")),
         1 if texts == 1 => Ok(shape[0]),
         1 if tokens.is_some_and(|tokens| Some(shape[0]) == tokens.checked_mul(texts)) => {
             Ok(shape[0] / texts)
@@ -425,7 +426,7 @@ fn rows(point: Point, shape: &[usize], batch: Batch) -> std::result::Result<usiz
 fn width_axes(point: Point, shape: &[usize], Batch { texts, tokens }: Batch) -> usize {
     let of_heads = matches!(point, Point::Layer(_, Place::Queries | Place::Keys | Place::Values));
     match shape.len() {
-        0 | 1 => 0,
+        0 => 0,
         4 if of_heads => 2,
         3 if of_heads => match tokens {
             Some(tokens) if texts == 1 && shape[0] == tokens => 2,

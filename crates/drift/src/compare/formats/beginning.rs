@@ -73,6 +73,11 @@ impl Beginning {
         std::str::from_utf8(rest.get(26..26 + usize::from(length))?).ok()
     }
 
+    /// Whether it is of a kind that is known and not read.
+    pub fn is_something_else(&self) -> bool {
+        !matches!(self.refusal(), InvalidDump::UnknownFormat { what, .. } if what.is_empty())
+    }
+
     /// Why it is read by no format.
     pub(super) fn refusal(&self) -> InvalidDump {
         let starts = |magic: &[u8]| self.bytes.starts_with(magic);

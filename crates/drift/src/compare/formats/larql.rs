@@ -90,8 +90,7 @@ fn read(path: &Path, _: &Names) -> Result<Dump> {
     }
     let mut remarks = vec![];
     if missing.count > 0 {
-        let text =
-            format!("{} planes of {MANIFEST} are not in the folder: {missing}", missing.count);
+        let text = format!("planes of {MANIFEST} that are not in the folder: {missing}");
         remarks.push(Remark::warning(RemarkKind::Unused, text));
     }
     if manifest.num_layers.is_some_and(|layers| layers + 1 != planes.len()) {

@@ -87,7 +87,7 @@ fn read(path: &Path, names: &Names) -> Result<Dump> {
         })?;
     }
     if others.count > 0 {
-        let text = format!("{} entries are no arrays, and are not used: {others}", others.count);
+        let text = format!("entries that are no arrays, not used: {others}");
         assembly.remark(Remark::note(RemarkKind::Unused, text));
     }
     assembly.finish(BTreeMap::new())

@@ -20,13 +20,13 @@ pub(super) const SAFETENSORS: Format = Format { name: "safetensors", recognises,
 /// The ending of a file's name.
 pub(super) const ENDING: &str = ".safetensors";
 
-/// An object of JSON behind its length.
+/// An object of JSON behind its length; a file that is called so, and is nothing else, is a damaged one.
 fn recognises(beginning: &Beginning) -> bool {
     let object = beginning.bytes.get(8) == Some(&b'{');
     let named = beginning.path.extension().is_some_and(|ending| ending == "safetensors");
     match beginning.is_folder() {
         true => beginning.has(ENDING),
-        false => object || (named && !beginning.bytes.is_empty()),
+        false => object || (named && !beginning.is_something_else()),
     }
 }
 

@@ -76,6 +76,7 @@ fn read(path: &Path, names: &Names) -> Result<Dump> {
 /// A file for each tensor.
 fn tensors(dir: &Path, files: &[String], names: &Names) -> Result<Dump> {
     let mut assembly = Assembly::new(dir.display().to_string(), names);
+    assembly.has_last_layer();
     let mut has_ids = false;
     for file in files {
         let Some(name) = file.strip_suffix(ENDING) else { continue };
@@ -127,6 +128,7 @@ fn tree(path: &Path, names: &Names) -> Result<Dump> {
         let reason = format!("a summary without numbers; pass the file that ends in {TREE}");
         return Err(Error::dump(path, InvalidDump::Malformed(reason)));
     }
+    assembly.has_last_layer();
     if tensors > 0 {
         let text = "its numbers are as PyTorch prints them: to a few digits, and of long tensors the ends \
                     alone; take use_repr=False to have all of them";
