@@ -2,7 +2,8 @@
 
 use super::FORMATS;
 use crate::error::{Error, InvalidDump, Result};
-use gemma_mlp::internal::{File, is_lfs_pointer};
+use gemma_mlp::checkpoint::{Remark, RemarkKind};
+use gemma_mlp::internal::{FewNames, File, is_lfs_pointer};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -50,6 +51,14 @@ impl Beginning {
     /// Whether a folder has a file whose name ends so.
     pub fn has(&self, ending: &str) -> bool {
         self.files.iter().any(|name| name.ends_with(ending))
+    }
+
+    /// Says which of a folder's files are not used, if any.
+    pub fn unused(&self, used: impl Fn(&str) -> bool) -> Option<Remark> {
+        let others: FewNames =
+            self.files.iter().map(String::as_str).filter(|name| !used(name)).collect();
+        let text = format!("files in the folder that are not read: {others}");
+        (others.count > 0).then(|| Remark::note(RemarkKind::Unused, text))
     }
 
     /// The first bytes of a file as text, without the byte order mark and blanks in front; empty if they

@@ -11,7 +11,7 @@ use gemma_mlp::checkpoint::{Remark, RemarkKind};
 use gemma_mlp::internal::{FewNames, File, Numbers, parse_json, read_text};
 use safetensors::Dtype;
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -88,7 +88,9 @@ fn read(path: &Path, _: &Names) -> Result<Dump> {
     if text.planes.is_empty() {
         return fail("none of its planes is in the folder; copy them beside it".into());
     }
-    let mut remarks = vec![];
+    let listed: BTreeSet<_> = planes.iter().map(String::as_str).collect();
+    let unused = Beginning::of(path)?.unused(|name| name == MANIFEST || listed.contains(name));
+    let mut remarks: Vec<_> = unused.into_iter().collect();
     if missing.count > 0 {
         let text = format!("planes of {MANIFEST} that are not in the folder: {missing}");
         remarks.push(Remark::warning(RemarkKind::Unused, text));

@@ -35,8 +35,11 @@ fn recognises(beginning: &Beginning) -> bool {
 fn read(path: &Path, names: &Names) -> Result<Dump> {
     let mut assembly = Assembly::new(path.display().to_string(), names);
     if path.is_dir() {
-        let files = Beginning::of(path)?.files;
-        for file in files.iter().filter(|file| file.ends_with(ENDING)) {
+        let folder = Beginning::of(path)?;
+        if let Some(unused) = folder.unused(|name| name.ends_with(ENDING)) {
+            assembly.remark(unused);
+        }
+        for file in folder.files.iter().filter(|file| file.ends_with(ENDING)) {
             let name = file.strip_suffix(ENDING).unwrap_or(file);
             assembly.add(name, || array(&Arc::new(File::closed(path.join(file))?), file))?;
         }
@@ -293,7 +296,8 @@ mod tests {
             ("'|V2'", "bf16"),
             ("'<c8'", "'<c8'"),
             ("[('a', '<f4')]", "records"),
-            ("'", "damaged"),
+            ("'", "an array of ', '"),
+            ("7", "damaged"),
             ("''", "an array of ''"),
         ] {
             let error = header(descr, "False", "(1,)").unwrap_err().to_string();

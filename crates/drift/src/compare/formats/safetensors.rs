@@ -6,6 +6,8 @@ use crate::compare::dump::Dump;
 use crate::compare::names::Names;
 use crate::error::{Error, InvalidDump, Result};
 use gemma_mlp::checkpoint::{Remark, RemarkKind, Tensors};
+use gemma_mlp::internal::{FewNames, parse_json, read_text};
+use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -20,6 +22,9 @@ pub(super) const SAFETENSORS: Format = Format { name: "safetensors", recognises,
 /// The ending of a file's name.
 pub(super) const ENDING: &str = ".safetensors";
 
+/// That of an index of shards.
+const INDEX: &str = ".safetensors.index.json";
+
 /// An object of JSON behind its length; a file that is called so, and is nothing else, is a damaged one.
 fn recognises(beginning: &Beginning) -> bool {
     let object = beginning.bytes.get(8) == Some(&b'{');
@@ -31,11 +36,11 @@ fn recognises(beginning: &Beginning) -> bool {
 }
 
 fn read(path: &Path, names: &Names) -> Result<Dump> {
+    let mut assembly = Assembly::new(path.display().to_string(), names);
     let tensors = match path.is_dir() {
-        true => Tensors::open_files(path, &shards(path)?)?,
+        true => Tensors::open_files(path, &shards(path, &mut assembly)?)?,
         false => Tensors::open_file(path)?,
     };
-    let mut assembly = Assembly::new(path.display().to_string(), names);
     for remark in tensors.remarks() {
         assembly.remark(remark.clone());
     }
@@ -56,25 +61,48 @@ fn read(path: &Path, names: &Names) -> Result<Dump> {
     assembly.finish(metadata)
 }
 
-/// The safetensors files of a folder.
-fn shards(path: &Path) -> Result<Vec<String>> {
-    let names = Beginning::of(path)?.files;
-    Ok(names.into_iter().filter(|name| name.ends_with(ENDING)).collect())
+/// The safetensors files of a folder, of which none is missing that an index names.
+fn shards(path: &Path, assembly: &mut Assembly) -> Result<Vec<String>> {
+    let folder = Beginning::of(path)?;
+    if let Some(unused) = folder.unused(|name| name.ends_with(ENDING) || name.ends_with(INDEX)) {
+        assembly.remark(unused);
+    }
+    for index in folder.files.iter().filter(|name| name.ends_with(INDEX)) {
+        let index = path.join(index);
+        let Index { weight_map } = parse_json(&read_text(&index)?, &index)?;
+        let missing = weight_map.values().find(|shard| folder.files.binary_search(shard).is_err());
+        if let Some(shard) = missing {
+            let reason =
+                format!("it names '{shard}', which is not there; copy it beside the others");
+            return Err(Error::dump(index, InvalidDump::Malformed(reason)));
+        }
+    }
+    Ok(folder.files.into_iter().filter(|name| name.ends_with(ENDING)).collect())
+}
+
+/// Which tensor is in which shard.
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
 }
 
 /// What all files say of themselves together; where two contradict each other, the first is kept.
 fn metadata(tensors: &Tensors, assembly: &mut Assembly) -> BTreeMap<String, String> {
     let mut all: BTreeMap<String, String> = BTreeMap::new();
+    let mut others = FewNames::default();
     for (path, metadata) in tensors.metadata() {
         for (key, value) in metadata {
             let kept = all.entry(key.clone()).or_insert_with(|| value.clone());
             if kept != value {
-                let file = path.display();
-                let text =
-                    format!("{file} says another {key} than the files before it, which count");
-                assembly.remark(Remark::warning(RemarkKind::Chosen, text));
+                others.push(&format!("{key} of {}", path.display()));
             }
         }
+    }
+    if others.count > 0 {
+        let text = format!(
+            "files say otherwise of themselves than those before them, which count: {others}"
+        );
+        assembly.remark(Remark::warning(RemarkKind::Chosen, text));
     }
     all
 }

@@ -56,7 +56,7 @@ fn read(path: &Path, names: &Names) -> Result<Dump> {
     }
     let files = Beginning::of(path)?.files;
     if files.iter().any(|name| is_tensor(name)) {
-        return tensors(path, &files, names);
+        return tensors(path, names);
     }
     let trees: Vec<_> = files.iter().filter(|name| name.ends_with(TREE)).collect();
     match trees[..] {
@@ -74,11 +74,16 @@ fn read(path: &Path, names: &Names) -> Result<Dump> {
 }
 
 /// A file for each tensor.
-fn tensors(dir: &Path, files: &[String], names: &Names) -> Result<Dump> {
+fn tensors(dir: &Path, names: &Names) -> Result<Dump> {
     let mut assembly = Assembly::new(dir.display().to_string(), names);
     assembly.has_last_layer();
+    let folder = Beginning::of(dir)?;
+    let ours = |name: &str| [ENDING, TREE, SUMMARY].iter().any(|ending| name.ends_with(ending));
+    if let Some(unused) = folder.unused(ours) {
+        assembly.remark(unused);
+    }
     let mut has_ids = false;
-    for file in files {
+    for file in &folder.files {
         let Some(name) = file.strip_suffix(ENDING) else { continue };
         if name.ends_with(IDS) && std::mem::replace(&mut has_ids, true) {
             continue;
@@ -122,7 +127,7 @@ fn tree(path: &Path, names: &Names) -> Result<Dump> {
     let Reader { mut assembly, dtype, in_files, without_values, tensors, .. } = reader;
     if in_files && let Some(dir) = path.parent() {
         let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
-        return self::tensors(dir, &Beginning::of(dir)?.files, names);
+        return self::tensors(dir, names);
     }
     if without_values {
         let reason = format!("a summary without numbers; pass the file that ends in {TREE}");
