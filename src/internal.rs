@@ -4,6 +4,9 @@
 use crate::checkpoint::{Checkpoint, Tensors};
 use crate::error::Result;
 
+pub use crate::checkpoint::json::{is_lfs_pointer, parse_json, read_text};
+pub use crate::checkpoint::remark::Names as FewNames;
+pub use crate::checkpoint::tensors::{File, Numbers};
 pub use crate::checkpoint::tokenizer::guard::is_guarded;
 pub use crate::error::Line;
 pub use crate::kernels::activation::{activate_by_candle, activation_truth};

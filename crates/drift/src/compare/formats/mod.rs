@@ -1,31 +1,46 @@
 //! The formats in which others write what their models compute. Each is known by its content; nothing
 //! of a file is run.
 
+mod beginning;
+mod larql;
+mod model_addition_debugger;
+mod npy;
+mod npz;
+mod safetensors;
+
 use super::dump::Dump;
-use crate::error::Result;
+use super::names::Names;
+use crate::error::{Error, Result};
+use beginning::Beginning;
 use std::path::Path;
 
-/// Names of others' tensors beside those that are known.
-#[derive(Debug, Clone, Default)]
-pub struct Names {
-    _names: (),
+/// A format.
+pub(crate) struct Format {
+    /// Its name, as in [`Dump::format`].
+    pub name: &'static str,
+    /// Whether a file that begins so, or a folder with these files, is of it.
+    pub recognises: fn(&Beginning) -> bool,
+    /// Reads a file or folder of it.
+    pub read: fn(&Path, &Names) -> Result<Dump>,
 }
 
-impl Names {
-    /// From JSON.
-    ///
-    /// # Errors
-    /// Not there yet.
-    pub fn from_json(_file: &str, _text: &str) -> Result<Self> {
-        Ok(Self::default())
-    }
-}
+/// All of them, in the order in which they are tried: those that are sure of their content first.
+const FORMATS: &[Format] = &[
+    model_addition_debugger::MODEL_ADDITION_DEBUGGER,
+    larql::LARQL,
+    npz::NPZ,
+    npy::NPY,
+    safetensors::SAFETENSORS,
+];
 
 /// Reads a dump of any known format.
 ///
 /// # Errors
 /// A file or folder that is of no known format, or is damaged.
-pub fn read(path: &Path, _names: &Names) -> Result<Dump> {
-    std::fs::metadata(path).map_err(|source| gemma_mlp::Error::Io { path: path.into(), source })?;
-    Ok(Dump::default())
+pub fn read(path: &Path, names: &Names) -> Result<Dump> {
+    let beginning = Beginning::of(path)?;
+    match FORMATS.iter().find(|format| (format.recognises)(&beginning)) {
+        Some(format) => Ok(Dump { format: format.name, ..(format.read)(path, names)? }),
+        None => Err(Error::dump(path, beginning.refusal())),
+    }
 }
