@@ -6,8 +6,13 @@ pub mod formats;
 mod plane;
 mod point;
 mod result;
+#[cfg(feature = "server")]
+pub mod server;
+mod words;
 
 pub use dump::{Dump, DumpText, Likeliest, Word};
+pub use formats::recording::InvalidRecording;
 pub use plane::{Glimpse, Plane};
 pub use point::{Place, Point, UnknownPoint};
 pub use result::*;
+pub use words::resolve;
