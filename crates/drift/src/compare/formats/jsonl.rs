@@ -29,7 +29,8 @@ const LONGEST_KEY: usize = 40;
 
 pub(super) fn recognises(beginning: &[u8]) -> bool {
     let known = ["prompt", "tokens", "logits", "formatted_prompt", OF_MAXTEXT, "hf_logits"];
-    first_key(beginning).is_some_and(|key| known.contains(&key))
+    let has_logits = || beginning.windows(8).any(|bytes| bytes == b"\"logits\"");
+    first_key(beginning).is_some_and(|key| known.contains(&key) || has_logits())
 }
 
 pub(super) fn read(path: &Path) -> Result<Dump> {

@@ -140,6 +140,6 @@ fn complaint(body: Box<dyn Read>) -> String {
 
 /// A stranger's words: a line of bounded length.
 fn words(text: &str) -> String {
-    let line = text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
-    line.chars().filter(|c| !c.is_control()).take(MAX_WORDS).collect()
+    let words: Vec<_> = text.split_whitespace().collect();
+    words.join(" ").chars().filter(|c| !c.is_control()).take(MAX_WORDS).collect()
 }

@@ -40,6 +40,8 @@ pub enum ServerError {
         read: usize,
     },
     /// It answers, and none of the ways to ask works.
-    #[error("it gives no log-probabilities for token ids: {}", Line(.0))]
+    #[error(
+        "it gives no log-probabilities for token ids, as vLLM and llama-server do: {}", Line(.0)
+    )]
     Nothing(String),
 }

@@ -117,6 +117,12 @@ impl Server {
             remarks,
             ..Dump::default()
         };
+        if asking.way == Way::LlamaCpp {
+            let text =
+                "the server computes each position alone, behind those it has kept, as in decoding";
+            dump.remarks.push(Remark::note(RemarkKind::Chosen, text));
+            dump.metadata.insert("phase".into(), "decode".into());
+        }
         let framework = match asking.way {
             Way::Prompt => Some("vllm".to_string()),
             Way::LlamaCpp => Some("llama.cpp".to_string()),

@@ -174,7 +174,8 @@ fn text(batch: &Batch, batches: usize, ids: Option<Vec<u32>>) -> (DumpText, Vec<
         )),
         None => remarks.push(Remark::warning(
             RemarkKind::Text,
-            "the log does not name the token ids that were run",
+            "the log does not name the token ids that were run; llama-eval-callback prints them on standard \
+             error (2>&1), llama-debug behind the tensors",
         )),
     }
     let (mut cut, mut odd) = (vec![], vec![]);

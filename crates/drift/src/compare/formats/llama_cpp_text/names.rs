@@ -13,15 +13,17 @@ pub(super) fn point(tensor: &Printed) -> Option<Point> {
         "result_output" => return Some(Point::Logits),
         _ => {}
     }
+    // It has no name of its own, and `kqv_out` is what goes into o_proj since 2025.
+    if let ("MUL_MAT", Some(layer)) = (tensor.op.as_str(), attn_output(&tensor.source)) {
+        return Some(Point::Layer(layer, Place::AttnOutput));
+    }
     let (name, layer) = name.rsplit_once('-')?;
-    let layer = layer.parse::<usize>().ok().filter(|n| n.to_string() == layer)?;
+    let layer = index(layer)?;
     let place = match (name, tensor.op.as_str()) {
         ("attn_norm", _) => Place::AttnInput,
         ("Qcur", "ROPE") => Place::Queries,
         ("Kcur", "ROPE") => Place::Keys,
         ("Vcur" | "Vcur_normed", _) => Place::Values,
-        // Since 2025 it is what goes into o_proj.
-        ("kqv_out", "MUL_MAT") => Place::AttnOutput,
         ("attn_post_norm", _) => Place::AttnNormed,
         ("sa_out", _) | ("attn_out", "ADD") => Place::Attended,
         ("ffn_norm", _) => Place::MlpInput,
@@ -37,7 +39,16 @@ pub(super) fn point(tensor: &Printed) -> Option<Point> {
     Some(Point::Layer(layer, place))
 }
 
-/// How many positions a tensor has, and its shape with these first; `None` if it is of no shape that
+/// The layer whose `o_proj` a tensor is.
+fn attn_output(source: &str) -> Option<usize> {
+    index(source.strip_prefix("blk.")?.strip_suffix(".attn_output.weight")?)
+}
+
+fn index(digits: &str) -> Option<usize> {
+    digits.parse::<usize>().ok().filter(|n| n.to_string() == digits)
+}
+
+/// The shape of a tensor, positions first; `None` if it is of no shape that
 /// the point has in a Gemma.
 pub(super) fn shape(point: Point, tensor: &Printed) -> Option<Vec<usize>> {
     match (point, tensor.sizes) {

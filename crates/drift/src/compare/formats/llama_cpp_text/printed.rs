@@ -14,6 +14,8 @@ pub(super) struct Printed {
     pub(super) name: String,
     /// The operation that made it, as in `MUL_MAT`.
     pub(super) op: String,
+    /// What it was made of, as in `blk.0.ffn_down.weight`.
+    pub(super) source: String,
     /// The fastest dimension first.
     pub(super) sizes: [usize; 4],
     numbers: Vec<f64>,
@@ -40,7 +42,8 @@ impl Printed {
         let rest = PRINTERS.iter().find_map(|printer| Some(line.split_once(printer)?.1))?;
         let (name, made) = rest.split_once(" = (")?;
         let (_, op) = made.split_once(')')?;
-        let (op, _) = op.split_once('(')?;
+        let (op, sources) = op.split_once('(')?;
+        let (source, _) = sources.split_once('{').unwrap_or_default();
         let (_, sizes) = made.rsplit_once(" = {")?;
         let sizes = sizes.trim().strip_suffix('}')?;
         let mut of = [1; 4];
@@ -52,6 +55,7 @@ impl Printed {
         (count == 4).then(|| Self {
             name: name.trim().into(),
             op: op.trim().into(),
+            source: source.trim().into(),
             sizes: of,
             ..Self::default()
         })
@@ -117,7 +121,7 @@ impl Printed {
                 }
             }
         }
-        let precision = 0.5 * 0.1f64.powi(self.decimals.unwrap_or(4).min(17) as i32);
+        let precision = 0.5 / 10f64.powi(self.decimals.unwrap_or(4).min(17) as i32);
         let sum = (self.sums.len() == d).then(|| self.sums.iter().sum());
         // Older programs sum up what they show.
         let of_shown: f64 = self.numbers.iter().sum();

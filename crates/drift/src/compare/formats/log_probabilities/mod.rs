@@ -28,7 +28,13 @@ pub(super) fn recognises(beginning: &[u8]) -> bool {
         ["choices", "prompt_logprobs", "prompt_token_ids", "completion_probabilities", "logprobs"];
     let text = String::from_utf8_lossy(beginning);
     let said = || KEYS.iter().any(|key| text.contains(&format!("\"{key}\"")));
-    first_key(beginning).is_some() && (said() || text.contains("\"text_completion\""))
+    let failure = |key| matches!(key, "error" | "detail");
+    first_key(beginning).is_some_and(|key| failure(key) || said()) || is_stream(beginning)
+}
+
+/// An answer in pieces, which do not say where they belong.
+fn is_stream(beginning: &[u8]) -> bool {
+    beginning.starts_with(b"data: {")
 }
 
 pub(super) fn read(path: &Path) -> Result<Dump> {
@@ -37,7 +43,14 @@ pub(super) fn read(path: &Path) -> Result<Dump> {
     Ok(Dump { source: path.display().to_string(), ..dump })
 }
 
-fn parse(input: impl Read) -> Result<Dump, InvalidRecording> {
+fn parse(mut input: impl Read) -> Result<Dump, InvalidRecording> {
+    let mut beginning = vec![];
+    input.by_ref().take(7).read_to_end(&mut beginning)?;
+    if is_stream(&beginning) {
+        let text = "an answer in pieces; ask for it with \"stream\": false";
+        return Err(InvalidRecording::Refused(text.into()));
+    }
+    let input = beginning.chain(input);
     let (mut reading, mut model) = (Reading::default(), None);
     for mut response in responses(input)? {
         if let Some(complaint) = response.complaint().filter(|_| response.is_empty()) {

@@ -4,7 +4,7 @@ use super::super::recording::InvalidRecording;
 use super::distribution::{ById, Distribution, name, word};
 use super::response::{Choice, Generated, LogProbs, Response};
 use crate::compare::dump::{Dump, DumpText, Likeliest, Word};
-use gemma_mlp::checkpoint::{Remark, RemarkKind};
+use gemma_mlp::checkpoint::{Level, Remark, RemarkKind};
 use std::collections::{BTreeMap, HashSet};
 
 type Tokens = Vec<(Word, f64)>;
@@ -47,63 +47,35 @@ impl Reading {
 
     /// What was noticed.
     pub(crate) fn remarks(&self) -> Vec<Remark> {
-        let note = |count: usize, kind, text: String| (count > 0).then(|| Remark::note(kind, text));
-        let warn =
-            |count: usize, kind, text: String| (count > 0).then(|| Remark::warning(kind, text));
         let all = [
-            note(
-                self.minus_infinity,
-                RemarkKind::Chosen,
-                format!(
-                    "{} log-probabilities are null, -9999 or the least number of all: read as minus infinity",
-                    self.minus_infinity
-                ),
-            ),
-            note(
-                self.repeated,
-                RemarkKind::Unused,
-                format!(
-                    "{} tokens stand twice at a position by the same text; they are left out",
-                    self.repeated
-                ),
-            ),
-            note(
-                self.beyond,
-                RemarkKind::Unused,
-                format!(
-                    "{} positions follow generated tokens whose ids are not given; they are left out",
-                    self.beyond
-                ),
-            ),
-            warn(
-                self.unplaced,
-                RemarkKind::Unused,
-                format!(
-                    "{} answers do not say how many tokens the prompt has; what they generated is left out",
-                    self.unplaced
-                ),
-            ),
-            warn(
-                self.guessed,
-                RemarkKind::Chosen,
-                format!(
-                    "{} answers do not say how many tokens they were of; it is taken that all of the prompt's \
-                 are echoed, BOS too",
-                    self.guessed
-                ),
-            ),
-            warn(
-                self.without_ids,
-                RemarkKind::Text,
-                format!(
-                    "{} answers do not give the ids of the prompt (vLLM does with return_token_ids); pass them",
-                    self.without_ids
-                ),
-            ),
+            (self.minus_infinity, Level::Note, RemarkKind::Chosen, MINUS_INFINITY),
+            (self.repeated, Level::Note, RemarkKind::Unused, REPEATED),
+            (self.beyond, Level::Note, RemarkKind::Unused, BEYOND),
+            (self.unplaced, Level::Warning, RemarkKind::Unused, UNPLACED),
+            (self.guessed, Level::Warning, RemarkKind::Chosen, GUESSED),
+            (self.without_ids, Level::Warning, RemarkKind::Text, WITHOUT_IDS),
         ];
-        all.into_iter().flatten().collect()
+        let there = all.into_iter().filter(|(count, ..)| *count > 0);
+        there
+            .map(|(count, level, kind, text)| Remark {
+                kind,
+                level,
+                text: format!("{text}: {count}"),
+            })
+            .collect()
     }
 }
+
+const MINUS_INFINITY: &str =
+    "log-probabilities that are null, -9999 or the least number of all, read as minus infinity";
+const REPEATED: &str = "tokens left out because another has the same text at the same position";
+const BEYOND: &str =
+    "positions left out because they follow generated tokens whose ids are not given";
+const UNPLACED: &str =
+    "answers whose generated tokens are left out, for want of the prompt's length";
+const GUESSED: &str = "answers without the prompt's length, taken to echo all of it with BOS";
+const WITHOUT_IDS: &str =
+    "answers without the ids of the prompt, which vLLM gives with return_token_ids; pass the ids";
 
 impl Response {
     pub(crate) fn is_empty(&self) -> bool {
