@@ -4,6 +4,8 @@
 use crate::checkpoint::{Checkpoint, Tensors};
 use crate::error::Result;
 
+#[cfg(feature = "hub")]
+pub use crate::checkpoint::hub::server::{Answer, Server};
 pub use crate::checkpoint::json::{is_lfs_pointer, parse_json, read_text};
 pub use crate::checkpoint::remark::Names as FewNames;
 pub use crate::checkpoint::tensors::{File, Numbers};
@@ -33,6 +35,11 @@ pub fn tensors_from_bytes(weights: Vec<u8>) -> Result<Tensors> {
 /// The ids of a text, and the text of ids, by a `tokenizer.json` in memory, for fuzzing.
 pub fn tokenize(json: Vec<u8>, text: &str, ids: &[u32]) -> (Result<Vec<u32>>, Result<String>) {
     crate::checkpoint::tokenize(json, text, ids)
+}
+
+/// The text of one token, special ones included.
+pub fn token_text(checkpoint: &Checkpoint, id: u32) -> Result<String> {
+    checkpoint.token_text(id)
 }
 
 /// How many shards and tensors an index lists, for fuzzing.

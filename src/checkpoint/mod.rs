@@ -6,7 +6,7 @@ mod config;
 mod families;
 mod head;
 #[cfg(feature = "hub")]
-mod hub;
+pub(crate) mod hub;
 mod inspect;
 pub(crate) mod json;
 mod names;
@@ -347,6 +347,11 @@ impl Checkpoint {
     /// A missing or malformed `tokenizer.json`.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         self.tokenizer.decode(ids)
+    }
+
+    /// The text of one token, special ones included.
+    pub(crate) fn token_text(&self, id: u32) -> Result<String> {
+        self.tokenizer.token_text(id)
     }
 }
 

@@ -1,9 +1,12 @@
 //! What can be wrong with what is measured, as types. Every message is one line that names the
 //! culprit.
 
+use crate::compare::InvalidRecording;
+#[cfg(feature = "server")]
+use crate::compare::server::ServerError;
 use candle_core::{DType, Shape};
 use gemma_mlp::internal::Line;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A [`std::result::Result`] with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -152,6 +155,25 @@ pub enum Error {
         /// Why.
         #[source]
         reason: InvalidDump,
+    },
+    /// Logits, a log or log-probabilities of another program that cannot be used.
+    #[error("{}: {reason}", Line(path.display()))]
+    Recording {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        reason: InvalidRecording,
+    },
+    /// A server that gives no log-probabilities.
+    #[cfg(feature = "server")]
+    #[error("{}: {reason}", Line(server))]
+    Server {
+        /// Its address.
+        server: String,
+        /// Why.
+        #[source]
+        reason: ServerError,
     },
     /// Nothing to merge.
     #[error("there are no reports to merge")]

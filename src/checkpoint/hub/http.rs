@@ -43,7 +43,7 @@ impl Http {
         Ok(Self::patient(hub, token, Proxies::from_env()?, PATIENCE))
     }
 
-    fn patient(
+    pub(super) fn patient(
         hub: &Uri,
         token: Option<HeaderValue>,
         proxies: Proxies,
@@ -59,8 +59,8 @@ impl Http {
             .proxy(None)
             .http_status_as_error(false)
             .max_redirects(0)
-            .timeout_resolve(Some(patience))
-            .timeout_connect(Some(patience))
+            .timeout_resolve(Some(patience.min(PATIENCE)))
+            .timeout_connect(Some(patience.min(PATIENCE)))
             .timeout_recv_response(Some(patience))
             .timeout_per_read(Some(patience))
             .timeout_per_write(Some(patience))

@@ -15,6 +15,7 @@ mod part;
 mod proxy;
 mod reference;
 mod remote;
+pub(crate) mod server;
 
 use super::config::Config;
 use super::json::read_text;

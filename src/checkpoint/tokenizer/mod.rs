@@ -105,6 +105,12 @@ impl Tokenizer {
         guard(|| words.decode(ids, true)).map_err(|reason| self.failed(&reason))
     }
 
+    /// The text of one token, special ones included.
+    pub(super) fn token_text(&self, id: u32) -> Result<String> {
+        let words = self.words()?;
+        guard(|| words.decode(&[id], false)).map_err(|reason| self.failed(&reason))
+    }
+
     /// What is not used, contradicts itself, or is odd. Neither vocabulary nor merges are built.
     pub(super) fn remarks(&self) -> Result<&[Remark]> {
         Ok(&self.outline()?.remarks)

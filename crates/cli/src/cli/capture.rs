@@ -3,7 +3,7 @@
 use super::args::{DTypeArg, DeviceArgs, Layers, ModelArgs, TextArgs};
 use super::clash::{check_inputs, check_outputs};
 use super::forward::{Choice, activation};
-use super::interrupt::Interrupt;
+use super::interrupt::{Interrupt, Interrupted};
 use super::output::Outputs;
 use super::progress::Progress;
 use super::text::Input;
@@ -104,14 +104,17 @@ pub fn run(args: &Args) -> Result<()> {
     };
     let stop = Interrupt::listen()?;
     let progress = Progress::share();
-    let mut capture = capture(&checkpoint, &ids, &options, &args.device.device(), |share| {
+    let captured = capture(&checkpoint, &ids, &options, &args.device.device(), |share| {
         progress.set_share(share);
         stop.flow()
-    })?;
+    });
     drop(progress);
+    let mut capture = match captured {
+        // A dump that lacks layers must not be taken for a whole one.
+        Err(_) if stop.asked() => return Err(Interrupted::without_results().into()),
+        captured => captured?,
+    };
     capture.summary.remarks.extend(remarks);
-    // A dump that lacks layers is still one, but it must not take the place of a whole one.
-    let mut outputs = Outputs::of(stop.asked());
     outputs.save(Some(out), |to| Ok(capture.write_to(to)?));
     let summary = &capture.summary;
     outputs.print(args.json, summary, || report::capture_table(summary, out))?;

@@ -2,7 +2,7 @@
 
 use super::args::{DTypeArg, DeviceArgs, Layers, ModelArgs, TextArgs};
 use super::clash::{check_inputs, check_outputs};
-use super::interrupt::Interrupt;
+use super::interrupt::{Interrupt, Interrupted};
 use super::output::{OutputArgs, Outputs};
 use super::progress::Progress;
 use super::read;
@@ -12,9 +12,11 @@ use crate::report;
 use anyhow::Result;
 use candle_core::DType;
 use gemma_mlp::Error;
-use gemma_mlp_drift::compare::formats::{self, Names};
-use gemma_mlp_drift::compare::server::{AskOptions, ask};
-use gemma_mlp_drift::compare::{Allow, CompareOptions, Comparison, Dump, compare, compare_dumps};
+use gemma_mlp_drift::compare::formats;
+use gemma_mlp_drift::compare::server::Server;
+use gemma_mlp_drift::compare::{
+    Allow, CompareOptions, Comparison, Dump, Names, compare, compare_dumps, resolve,
+};
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
@@ -142,6 +144,7 @@ impl Args {
             dtype: self.dtype.map(DType::from),
             allow: self.allow.clone(),
             references,
+            tokens: None,
         }
     }
 }
@@ -157,12 +160,17 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         progress.set_share(share);
         stop.flow()
     };
-    let comparison = match (&args.theirs, &args.ours) {
-        (Some(theirs), Some(ours)) => with_dump(args, theirs, ours, done)?,
-        (theirs, _) => with_model(args, theirs.as_ref(), &files, done)?,
+    let compared = match (&args.theirs, &args.ours) {
+        (Some(theirs), Some(ours)) => with_dump(args, theirs, ours, done),
+        (theirs, _) => with_model(args, theirs.as_ref(), &files, done),
     };
     drop(progress);
-    let mut outputs = Outputs::of(stop.asked());
+    let comparison = match compared {
+        // Half a comparison says nothing, and nothing of it is left.
+        Err(_) if stop.asked() => return Err(Interrupted::without_results().into()),
+        compared => compared?,
+    };
+    let mut outputs = Outputs::default();
     args.output.comparison(&mut outputs, &comparison, args.json)?;
     outputs.save(args.out.as_ref(), |to| Ok(to.write_all(report::json(&comparison)?.as_bytes())?));
     outputs.end()?;
@@ -185,19 +193,29 @@ fn with_model(
         Some(layers) => layers.of_checkpoint(&checkpoint)?,
         None => vec![],
     };
-    let options = args.options(layers, references);
-    let (theirs, remarks) = match (theirs, &args.server) {
+    let mut options = args.options(layers, references);
+    if args.server.is_none() {
+        // What should have been run; a dump says itself what was.
+        options.tokens = args.texts().ids()?.and_then(|ids| match ids.len() {
+            1 => ids.iter().next().map(<[u32]>::to_vec),
+            _ => None,
+        });
+    }
+    let (mut theirs, remarks) = match (theirs, &args.server) {
         (Some(dump), _) => (dump, vec![]),
         (None, Some(url)) => {
             let Input { ids, remarks } = args.texts().texts(&checkpoint)?;
-            let options = AskOptions {
-                model: args.server_model.clone(),
-                top: args.top.map_or(TOP, NonZeroUsize::get),
+            let server = Server { model: args.server_model.clone(), ..Server::new(url) };
+            let ids: Vec<Vec<u32>> = ids.iter().map(<[u32]>::to_vec).collect();
+            let top = args.top.map_or(TOP, NonZeroUsize::get);
+            let mut answered = |positions: usize, of: usize| {
+                let _ = done(positions as f64 / of.max(1) as f64);
             };
-            (ask(url, &ids, &options, &mut done)?, remarks)
+            (server.ask(&ids, top, &mut answered)?, remarks)
         }
         (None, None) => return Err(Error::Input("pass a dump, or --server".into()).into()),
     };
+    resolve(&mut theirs, &checkpoint)?;
     let mut comparison = compare(&theirs, &checkpoint, &options, &args.device.device(), done)?;
     comparison.remarks.extend(remarks);
     Ok(comparison)

@@ -10,20 +10,32 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub struct Interrupt(Arc<AtomicBool>);
 
 /// A run was ended early. What it had is printed and saved.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Interrupted {
+    /// It had nothing yet that means anything.
+    nothing: bool,
     /// Which files were not replaced by a part of a run, and where that part is.
     pub kept: Vec<String>,
 }
 
 impl fmt::Display for Interrupted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.nothing {
+            return f.write_str("interrupted: there are no results");
+        }
         f.write_str("interrupted: the results are those of a part of the run")?;
         self.kept.iter().try_for_each(|kept| write!(f, "; {kept}"))
     }
 }
 
 impl std::error::Error for Interrupted {}
+
+impl Interrupted {
+    /// Of a run whose results are those of all of it, or none.
+    pub fn without_results() -> Self {
+        Self { nothing: true, kept: vec![] }
+    }
+}
 
 impl Interrupt {
     /// From here on the first Ctrl-C only asks; the second one ends the program as ever.

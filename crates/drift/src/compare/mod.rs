@@ -21,18 +21,23 @@ mod options;
 mod plane;
 mod point;
 mod precision;
+mod resolve;
 mod result;
 mod run;
 mod segment;
+#[cfg(feature = "server")]
+pub mod server;
 mod words;
 
 pub use allow::{Allow, InvalidAllow};
 pub use capture::{Capture, CaptureOptions, CaptureSummary, capture};
 pub use dump::{Dump, DumpText, Likeliest, Word};
 pub use dumps::compare_dumps;
+pub use formats::recording::InvalidRecording;
 pub use names::Names;
 pub use options::CompareOptions;
 pub use plane::{Glimpse, Plane};
 pub use point::{Place, Point, UnknownPoint};
+pub use resolve::resolve;
 pub use result::*;
 pub use run::compare;

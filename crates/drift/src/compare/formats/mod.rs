@@ -2,10 +2,19 @@
 //! of a file is run.
 
 mod beginning;
+mod documents;
+mod jsonl;
 mod larql;
+mod llama_cpp_base;
+mod llama_cpp_logits;
+mod llama_cpp_text;
+pub(crate) mod log_probabilities;
 mod model_addition_debugger;
 mod npy;
 mod npz;
+pub(crate) mod python_json;
+mod raw;
+pub(crate) mod recording;
 mod safetensors;
 
 use super::dump::Dump;
@@ -30,6 +39,11 @@ const FORMATS: &[Format] = &[
     larql::LARQL,
     npz::NPZ,
     npy::NPY,
+    llama_cpp_logits::LLAMA_CPP_LOGITS,
+    llama_cpp_base::LLAMA_CPP_BASE,
+    jsonl::JSONL,
+    log_probabilities::LOG_PROBABILITIES,
+    llama_cpp_text::LLAMA_CPP_TEXT,
     safetensors::SAFETENSORS,
 ];
 
