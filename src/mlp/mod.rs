@@ -10,7 +10,9 @@ use crate::error::InvalidLayer;
 use crate::kernels::activation::Activation;
 use crate::kernels::geglu::geglu_pair;
 use crate::kernels::gelu::Gelu;
-use crate::kernels::linear::{Linear, Packed, Weight, as_rows, common_dtype, packed_matmul};
+use crate::kernels::linear::{
+    InputRounding, Linear, Packed, Weight, as_rows, common_dtype, packed_matmul,
+};
 use crate::rounding::Rounding;
 use candle_core::{D, DType, Module, Tensor, Var};
 use candle_nn::{VarBuilder, linear_b};
@@ -45,6 +47,7 @@ pub struct GemmaMlp {
     down: Linear,
     activation: Activation,
     rounding: Rounding,
+    inputs: InputRounding,
 }
 
 /// How the weights of gate and up are held.
@@ -209,7 +212,8 @@ impl GemmaMlp {
             let expected = [hidden, intermediate];
             return Err(InvalidLayer::Down { down: found.into(), expected: expected.to_vec() });
         }
-        Ok(Self { gate_up, down, activation, rounding: Rounding::Once })
+        let (rounding, inputs) = (Rounding::Once, InputRounding::Exact);
+        Ok(Self { gate_up, down, activation, rounding, inputs })
     }
 
     /// The block for inference on the CPU, its weights packed in the dtype they have: for any number of
@@ -348,6 +352,7 @@ impl GemmaMlp {
     /// An input whose last dimension is not the hidden size, or that is not f64, f32, bf16 or f16; of a
     /// packed block, one that is not on the CPU.
     pub fn project(&self, xs: &Tensor) -> Result<GateUp> {
+        let xs = &self.inputs.round(xs)?;
         match &self.gate_up {
             Projection::Packed(weight, bias) if xs.dtype() == DType::F64 => {
                 let both = Weight::Packed(weight.clone()).to_tensor(DType::F64)?;
@@ -381,6 +386,11 @@ impl GemmaMlp {
         self.rounding.activate(gate, self.activation)
     }
 
+    /// The block with inputs of its matrix products that are rounded before them.
+    pub fn with_input_rounding(&self, inputs: InputRounding) -> Self {
+        Self { inputs, ..self.clone() }
+    }
+
     /// The block's second step, the gated activation `activation(gate) ⊙ up`: `[..., intermediate]`.
     ///
     /// # Errors
@@ -395,7 +405,7 @@ impl GemmaMlp {
     /// # Errors
     /// A product whose last dimension is not the intermediate size.
     pub fn down(&self, product: &Tensor) -> Result<Tensor> {
-        self.down.forward(product)
+        self.down.forward(&self.inputs.round(product)?)
     }
 
     /// The block's output from projections at hand, `down(activation(gate) ⊙ up)`: `[..., hidden]`. They
@@ -434,6 +444,7 @@ impl GemmaMlp {
         match (&self.gate_up, self.down.weight()) {
             (Projection::Packed(gate_up, bias), Weight::Packed(down))
                 if self.rounding == Rounding::Once
+                    && self.inputs == InputRounding::Exact
                     && !xs.track_op()
                     && xs.dtype() != DType::F64 =>
             {

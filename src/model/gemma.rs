@@ -195,9 +195,9 @@ impl Gemma {
         Ok(gemma)
     }
 
-    /// A model without the soft-cap on its logits.
-    pub(super) fn without_final_softcap(&self) -> Self {
-        let head = self.head.as_ref().map(Head::without_softcap);
+    /// A model with its head changed, if it has one.
+    pub(super) fn with_head(&self, change: impl FnOnce(&Head) -> Head) -> Self {
+        let head = self.head.as_ref().map(change);
         Self { head, ..self.another() }
     }
 

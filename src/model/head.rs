@@ -1,6 +1,6 @@
 //! Hidden states to logits.
 
-use crate::kernels::linear::Weight;
+use crate::kernels::linear::{InputRounding, Weight};
 use candle_core::{Result, Tensor};
 
 /// The language-model head: a matrix, often the embedding's, and the family's soft-cap.
@@ -9,6 +9,7 @@ pub struct Head {
     weight: Weight,
     vocab_size: usize,
     softcap: Option<f64>,
+    inputs: InputRounding,
 }
 
 impl Head {
@@ -18,12 +19,17 @@ impl Head {
     /// A weight that is no matrix.
     pub fn new(weight: Weight, softcap: Option<f64>) -> Result<Self> {
         let (vocab_size, _) = weight.dims()?;
-        Ok(Self { weight, vocab_size, softcap })
+        Ok(Self { weight, vocab_size, softcap, inputs: InputRounding::Exact })
     }
 
     /// A head of this weight without a soft-cap.
     pub(super) fn without_softcap(&self) -> Self {
         Self { softcap: None, ..self.clone() }
+    }
+
+    /// A head of this weight that rounds what it multiplies.
+    pub(super) fn with_input_rounding(&self, inputs: InputRounding) -> Self {
+        Self { inputs, ..self.clone() }
     }
 
     /// Its matrix, `[vocab, hidden]`.
@@ -54,7 +60,7 @@ impl Head {
     /// # Errors
     /// Words beyond the vocabulary; of a packed head, a start that is no multiple of 32.
     pub fn rows(&self, hidden: &Tensor, start: usize, len: usize) -> Result<Tensor> {
-        let logits = self.weight.narrow(start, len)?.matmul(hidden, None)?;
+        let logits = self.weight.narrow(start, len)?.matmul(&self.inputs.round(hidden)?, None)?;
         match self.softcap {
             Some(cap) => (logits / cap)?.tanh()? * cap,
             None => Ok(logits),

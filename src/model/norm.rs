@@ -31,8 +31,8 @@ pub enum NormRounding {
     Output(DType),
     /// What is normed, before the product by the weight, and the result: Llama's order.
     BeforeWeight(DType),
-    /// The result of every operation, the mean of squares and `1 + w` among them, as a norm out of a framework's own
-    /// operations on numbers of a dtype.
+    /// The mean of squares, which is summed in f32, and the result of every operation behind it, `1 + w` among them: a
+    /// norm out of a framework's own operations on numbers of a dtype.
     EveryOp(DType),
 }
 
@@ -81,8 +81,7 @@ impl RmsNorm {
             NormRounding::EveryOp(dtype) => (Some(dtype), Some(dtype), Some(dtype)),
         };
         let x_wide = x.to_dtype(wide)?;
-        let squares = rounded(x_wide.sqr()?, every)?;
-        let mean_square = rounded(squares.mean_keepdim(D::Minus1)?, every)?; // [..., 1]
+        let mean_square = rounded(x_wide.sqr()?.mean_keepdim(D::Minus1)?, every)?; // [..., 1]
         let mut y = match every {
             None => x_wide.broadcast_div(&(mean_square + self.eps)?.sqrt()?)?, // [..., hidden]
             Some(_) => {

@@ -78,14 +78,8 @@ impl RotaryEmbedding {
         Self::rotate(x, &cos, &sin)
     }
 
-    /// [`Self::apply`], rounded to a dtype after every operation, if one is given.
-    pub(super) fn apply_rounded(
-        &self,
-        x: &Tensor,
-        start: usize,
-        dtype: Option<DType>,
-    ) -> Result<Tensor> {
-        let Some(dtype) = dtype else { return self.apply(x, start) };
+    /// [`Self::apply`], rounded to a dtype after every operation.
+    pub(super) fn apply_rounded(&self, x: &Tensor, start: usize, dtype: DType) -> Result<Tensor> {
         let round = |x: Tensor| x.to_dtype(dtype)?.to_dtype(x.dtype());
         let (cos, sin) = self.rows(start, x.dim(2)?, x.device())?; // [seq, head_dim / 2]
         let (cos, sin) = (round(cos)?.to_dtype(x.dtype())?, round(sin)?.to_dtype(x.dtype())?);

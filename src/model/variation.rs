@@ -3,10 +3,12 @@
 use super::attention::AttentionRounding;
 use super::embedding::rounded;
 use super::gemma::Gemma;
+use super::head::Head;
 use super::layer::Layer;
 use super::norm::NormRounding;
 use super::rope::RopeRounding;
 use crate::kernels::activation::Activation;
+use crate::kernels::linear::InputRounding;
 use candle_core::{DType, Result, Tensor};
 
 /// One thing that a port may compute differently. Weights stay.
@@ -29,6 +31,8 @@ pub enum Variation {
     QkNormLeftOut,
     /// Attention that rounds between its projections.
     AttentionRounding(AttentionRounding),
+    /// Inputs of every matrix product, the head's too, that are rounded before it.
+    InputRounding(InputRounding),
     /// Rotary embeddings that round on the way.
     RopeRounding(RopeRounding),
     /// The rotary embedding of the global layers in every layer.
@@ -78,8 +82,14 @@ impl Gemma {
                 has.then(|| self.map_layers(|layer| layer.attention.qk_norm = None))
             }
             V::AttentionRounding(rounding) => {
-                Some(self.map_layers(|layer| layer.attention.rounding = rounding))
+                Some(self.map_layers(|layer| layer.attention.rounding = Some(rounding)))
             }
+            V::InputRounding(rounding) => Some(
+                self.with_head(|head| head.with_input_rounding(rounding)).map_layers(|layer| {
+                    layer.attention.inputs = rounding;
+                    layer.mlp = layer.mlp.with_input_rounding(rounding);
+                }),
+            ),
             V::RopeRounding(rounding) => Some(self.map_layers(|layer| {
                 layer.attention.rope = layer.attention.rope.with_rounding(rounding);
             })),
@@ -97,7 +107,7 @@ impl Gemma {
                     || self.layers.iter().any(|layer| layer.attention.softcap().is_some());
                 capped.then(|| {
                     let varied = |layer: &mut Layer| layer.attention.remove_softcap();
-                    self.without_final_softcap().map_layers(varied)
+                    self.with_head(Head::without_softcap).map_layers(varied)
                 })
             }
         })

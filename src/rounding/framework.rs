@@ -10,7 +10,7 @@ use std::fmt;
 ///
 /// Only GELU on a half-precision type is reproduced. Other activations are this crate's own, rounded
 /// to the type before the product if the framework rounds GELU there; f32 and f64 have this crate's
-/// own functions throughout. Gradients are the analytic ones whatever the framework's are.
+/// own functions, but for llama.cpp's table, which is of f16 whatever the model's type. Gradients are the analytic ones whatever the framework's are.
 ///
 /// ```
 /// use gemma_mlp::Framework;

@@ -7,6 +7,7 @@
 
 use super::half_type::HalfType;
 use super::real;
+use candle_core::{Result, Tensor};
 use std::f32::consts::FRAC_1_SQRT_2;
 
 /// f16(gelu(f16(x))) between ±10, and the limits beyond.
@@ -20,6 +21,13 @@ pub(super) fn tanh(x: f32) -> f32 {
         let inner = real::SQRT_2_OVER_PI * x * (1.0 + 0.044715 * x * x);
         HalfType::F16.round(0.5 * x * (1.0 + real::tanh(inner)))
     }
+}
+
+/// [`tanh`] of a tensor in f32. It has no gradient.
+pub(super) fn activate(x: &Tensor) -> Result<Tensor> {
+    let values = x.flatten_all()?.to_vec1::<f32>()?;
+    let values: Vec<f32> = values.into_iter().map(tanh).collect();
+    Tensor::from_vec(values, x.shape(), x.device())
 }
 
 /// `x/2·(1 + erf(x/√2))`.

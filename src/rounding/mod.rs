@@ -85,6 +85,7 @@ impl Rounding {
             return emulated.activate(x);
         }
         match (self, activation) {
+            _ if self.is_table(activation, x.dtype()) => llama_cpp::activate(x),
             (Self::EveryOp, Activation::Gelu(Gelu::Tanh)) => x.gelu(),
             (Self::EveryOp, Activation::Gelu(Gelu::Exact)) => x.gelu_erf(),
             (Self::EveryOp, Activation::Silu) => x.silu(),
@@ -101,7 +102,7 @@ impl Rounding {
             check_pair(gate, up, "geglu")?;
             return emulated.geglu(gate, up);
         }
-        if self.is_once() {
+        if self.is_once() && !self.is_table(activation, gate.dtype()) {
             geglu(gate, up, activation)
         } else {
             self.activate(gate, activation)? * up
@@ -120,7 +121,8 @@ impl Rounding {
         activation: Activation,
     ) -> Result<(Tensor, Tensor)> {
         let emulated = self.emulated(activation, gate.dtype()).is_some();
-        if !emulated && self.is_once() {
+        let table = self.is_table(activation, gate.dtype());
+        if !emulated && !table && self.is_once() {
             return activated_and_product(gate, up, activation);
         }
         let activated = self.activate(gate, activation)?;
@@ -137,6 +139,12 @@ impl Rounding {
             (Self::Like(framework), Activation::Gelu(gelu)) => Emulated::of(framework, gelu, dtype),
             _ => None,
         }
+    }
+
+    /// Whether it is llama.cpp's table, which is of f16 in a model in f32 too.
+    fn is_table(self, activation: Activation, dtype: DType) -> bool {
+        let tanh = activation == Activation::TANH;
+        tanh && self == Self::Like(Framework::LlamaCpp) && dtype == DType::F32
     }
 
     /// Whether this crate's own activations are rounded with the product only.

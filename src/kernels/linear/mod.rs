@@ -7,6 +7,7 @@
 
 #[cfg(target_arch = "x86_64")]
 mod dot_bf16;
+mod input;
 mod kernel;
 mod matmul;
 mod packed;
@@ -14,6 +15,7 @@ pub(crate) mod rows;
 mod stored;
 mod strips;
 
+pub use input::InputRounding;
 pub use packed::Packed;
 
 pub(crate) use kernel::{PanelMatmul, TILE};

@@ -13,7 +13,7 @@ use super::identity::Identity;
 use super::norm::{RmsNorm, wide_dtype};
 use super::rope::RotaryEmbedding;
 use crate::checkpoint::{AttentionConfig, LayerAttention};
-use crate::kernels::linear::Linear;
+use crate::kernels::linear::{InputRounding, Linear};
 use crate::kernels::number::Float;
 use crate::kernels::operands::with_slice;
 use crate::kernels::threads;
@@ -23,6 +23,7 @@ use candle_nn::kv_cache::KvCache;
 use candle_nn::{VarBuilder, linear_b};
 use half::{bf16, f16};
 use one_pass::OnePass;
+use rounding::round;
 use softmax::{Scores, masked_softmax};
 use visible::Visible;
 
@@ -45,7 +46,8 @@ pub struct Attention {
     pub(in crate::model) qk_norm: Option<(RmsNorm, RmsNorm)>,
     pub(in crate::model) rope: RotaryEmbedding,
     pub(in crate::model) sliding_window: Option<usize>,
-    pub(in crate::model) rounding: AttentionRounding,
+    pub(in crate::model) rounding: Option<AttentionRounding>,
+    pub(in crate::model) inputs: InputRounding,
     num_attention_heads: usize,
     num_key_value_heads: usize,
     head_dim: usize,
@@ -134,7 +136,8 @@ impl Attention {
             },
             rope,
             sliding_window: layer.sliding_window,
-            rounding: AttentionRounding::None,
+            rounding: None,
+            inputs: InputRounding::Exact,
             num_attention_heads: config.num_attention_heads,
             num_key_value_heads: config.num_key_value_heads,
             head_dim: config.head_dim,
@@ -152,11 +155,11 @@ impl Attention {
     pub fn forward(&self, x: &Tensor, cache: Option<&mut KeyValues>) -> Result<Tensor> {
         let attended = match &self.qkv {
             Projections::Packed(qkv) if self.is_one_pass(x)? => {
-                self.one_pass(&qkv.forward(x)?, cache)? // of [batch, seq, (heads + 2 kv_heads) · head_dim]
+                self.one_pass(&qkv.forward(&self.inputs.round(x)?)?, cache)? // of [batch, seq, (heads + 2 kv_heads) · head_dim]
             }
             _ => self.composed(x, cache)?,
         };
-        self.o_proj.forward(&attended) // [batch, seq, hidden]
+        self.o_proj.forward(&self.inputs.round(&attended)?) // [batch, seq, hidden]
     }
 
     /// Out of candle's operations, which it differentiates: `[batch, seq, heads · head_dim]`.
@@ -215,7 +218,8 @@ impl Attention {
     pub fn forward_projected(&self, qkv: &[Tensor; 3], dtype: DType) -> Result<Tensor> {
         let wide = |x: &Tensor| x.to_dtype(wide_dtype(dtype))?.transpose(1, 2)?.contiguous();
         let [q, k, v] = [wide(&qkv[0])?, wide(&qkv[1])?, wide(&qkv[2])?];
-        self.o_proj.forward(&self.mixed([&q, &k, &v], 0)?.to_dtype(dtype)?)
+        let mixed = self.mixed([&q, &k, &v], 0)?.to_dtype(dtype)?;
+        self.o_proj.forward(&self.inputs.round(&mixed)?)
     }
 
     /// Attention in one pass, out of what the projections return in one.
@@ -312,6 +316,7 @@ impl Attention {
     /// `[batch, heads, seq, head_dim]` each.
     fn queries_keys_values(&self, x: &Tensor, start: usize) -> Result<[Tensor; 3]> {
         let (heads, kv_heads) = (self.num_attention_heads, self.num_key_value_heads);
+        let x = &self.inputs.round(x)?;
         let projected = match &self.qkv {
             Projections::Separate { q, k, v } => [q.forward(x)?, k.forward(x)?, v.forward(x)?],
             Projections::Packed(qkv) => {
@@ -328,8 +333,15 @@ impl Attention {
         if let Some((q_norm, k_norm)) = &self.qk_norm {
             (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
         }
-        let rotated =
-            |x| self.rope.apply_rounded(&self.rounding.round(x)?, start, self.rounding.of_rope());
+        let rotated = |x| -> Result<Tensor> {
+            let x = round(self.rounding, x)?;
+            match self.rounding {
+                Some(AttentionRounding { rotary_every_op: true, dtype, .. }) => {
+                    self.rope.apply_rounded(&x, start, dtype)
+                }
+                rounding => round(rounding, self.rope.apply(&x, start)?),
+            }
+        };
         (q, k) = (rotated(q)?, rotated(k)?);
         Ok([q, k, wide(v, kv_heads)?])
     }
@@ -341,7 +353,7 @@ impl Attention {
             Some((q, k)) => q.rounds_once() && k.rounds_once(),
             None => true,
         };
-        let exact = rounds_once && self.rounding == AttentionRounding::None;
+        let exact = rounds_once && self.rounding.is_none();
         Ok(exact && !x.track_op() && x.dtype() != DType::F64)
     }
 
@@ -363,7 +375,7 @@ impl Attention {
         let q = q.contiguous()?.reshape((batch, kv_heads, rows, head_dim))?;
         let scores = q.matmul(&seen(k)?.t()?)?; // [batch, kv_heads, rows, keys]
         let weights = masked_softmax(&scores, self.scores, self.rounding, &visible)?;
-        self.rounding.round(weights.matmul(&seen(v)?)?)?.reshape((batch, heads, n, head_dim))
+        round(self.rounding, weights.matmul(&seen(v)?)?)?.reshape((batch, heads, n, head_dim))
     }
 }
 

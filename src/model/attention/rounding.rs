@@ -2,53 +2,33 @@
 
 use candle_core::{DType, Result, Tensor};
 
-/// What attention rounds to a dtype between its projections, where ours computes in f32 throughout.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum AttentionRounding {
-    /// Nothing.
-    #[default]
-    None,
-    /// Queries and keys after the norm and after every operation of the rotary embedding, the softmax's weights,
-    /// and what they sum up to; scores stay f32, as in kernels that are called flash or
-    /// scaled_dot_product_attention (transformers' `sdpa`).
-    Fused(DType),
-    /// All that, and the scores after every operation: attention out of a framework's own operations (transformers'
-    /// `eager_attention_forward`, whose softmax is f32).
-    EveryOp(DType),
+/// What attention rounds to a dtype between its projections, where ours computes in f32 throughout: queries and keys
+/// after their norm and their rotary embedding, the softmax's weights, and what these sum up to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AttentionRounding {
+    /// The dtype of all of that.
+    pub dtype: DType,
+    /// Whether the rotary embedding rounds cosine, sine, both products and their sum, and not the result alone.
+    pub rotary_every_op: bool,
+    /// Whether scores are rounded after every operation. They are not in kernels that are called flash or
+    /// scaled_dot_product_attention (transformers' `sdpa`), and they are in attention out of a framework's own operations
+    /// (transformers' `eager_attention_forward`, whose softmax is f32).
+    pub scores: bool,
 }
 
 impl AttentionRounding {
-    /// The dtype of everything that is rounded.
-    fn dtype(self) -> Option<DType> {
-        match self {
-            Self::None => None,
-            Self::Fused(dtype) | Self::EveryOp(dtype) => Some(dtype),
-        }
-    }
-
-    /// The dtype of the rotary embedding's operations.
-    pub(super) fn of_rope(self) -> Option<DType> {
-        self.dtype()
-    }
-
-    /// Whatever is rounded at all, which stays in the wide dtype.
+    /// Whatever is rounded at all; it stays in the wide dtype.
     pub(super) fn round(self, x: Tensor) -> Result<Tensor> {
-        rounded(x, self.dtype())
+        x.to_dtype(self.dtype)?.to_dtype(x.dtype())
     }
 
     /// The scores after an operation.
     pub(super) fn round_scores(self, x: Tensor) -> Result<Tensor> {
-        match self {
-            Self::EveryOp(dtype) => rounded(x, Some(dtype)),
-            Self::None | Self::Fused(_) => Ok(x),
-        }
+        if self.scores { self.round(x) } else { Ok(x) }
     }
 }
 
-fn rounded(x: Tensor, dtype: Option<DType>) -> Result<Tensor> {
-    match dtype {
-        Some(dtype) => x.to_dtype(dtype)?.to_dtype(x.dtype()),
-        None => Ok(x),
-    }
+/// What is rounded, if anything is.
+pub(super) fn round(rounding: Option<AttentionRounding>, x: Tensor) -> Result<Tensor> {
+    rounding.map_or(Ok(x.clone()), |rounding| rounding.round(x))
 }

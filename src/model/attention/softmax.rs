@@ -1,6 +1,6 @@
 //! Scores to weights: scaling, soft-capping and softmax.
 
-use super::rounding::AttentionRounding;
+use super::rounding::{AttentionRounding, round};
 use super::visible::Visible;
 use crate::kernels::exp::{exp, vectorized};
 use candle_core::{Result, Tensor};
@@ -19,20 +19,23 @@ pub(super) struct Scores {
 pub(super) fn masked_softmax(
     scores: &Tensor,
     how: Scores,
-    rounding: AttentionRounding,
+    rounding: Option<AttentionRounding>,
     visible: &Visible,
 ) -> Result<Tensor> {
-    let round = |x| rounding.round_scores(x);
-    let mut scaled = round((round(scores.clone())? * how.scaling)?)?;
+    let scored = |x: Tensor| match rounding {
+        Some(rounding) => rounding.round_scores(x),
+        None => Ok(x),
+    };
+    let mut scaled = scored((scored(scores.clone())? * how.scaling)?)?;
     if let Some(cap) = how.softcap {
-        scaled = round((round(round((scaled / cap)?)?.tanh()?)? * cap)?)?;
+        scaled = scored((scored(scored((scaled / cap)?)?.tanh()?)? * cap)?)?;
     }
     let (batch, kv_heads, rows, keys) = scores.dims4()?;
     let queries = visible.queries.len();
     let mask = visible.mask(scores.device())?.to_dtype(scores.dtype())?; // [queries, keys]
     let grouped = scaled.reshape((batch, kv_heads * (rows / queries), queries, keys))?;
     let weights = candle_nn::ops::softmax(&grouped.broadcast_add(&mask)?, 3)?;
-    rounding.round(weights)?.reshape((batch, kv_heads, rows, keys))
+    round(rounding, weights)?.reshape((batch, kv_heads, rows, keys))
 }
 
 /// The exponentials of a row of scores, in parts, in their place; returns their sum, by which the
@@ -109,9 +112,8 @@ mod tests {
         for softcap in [None, Some(5.0)] {
             let how = Scores { scaling: 0.25, softcap };
             let scores = Tensor::randn(0f32, 9., (1, 1, 1, 69), &Device::Cpu)?;
-            let theirs = masked_softmax(&scores, how, AttentionRounding::None, &visible)?
-                .flatten_all()?
-                .to_vec1::<f32>()?;
+            let theirs =
+                masked_softmax(&scores, how, None, &visible)?.flatten_all()?.to_vec1::<f32>()?;
             let mut ours = scores.flatten_all()?.to_vec1::<f32>()?;
             let (hidden, seen) = ours.split_at_mut(visible.range(70).start);
             hidden.fill(0.0);

@@ -31,6 +31,11 @@ impl fmt::Display for Interrupted {
 impl std::error::Error for Interrupted {}
 
 impl Interrupted {
+    /// Of a run that leaves a part; `kept` says which files were not replaced.
+    pub fn with(kept: Vec<String>) -> Self {
+        Self { nothing: false, kept }
+    }
+
     /// Of a run whose results are those of all of it, or none.
     pub fn without_results() -> Self {
         Self { nothing: true, kept: vec![] }

@@ -85,7 +85,7 @@ impl Outputs {
     pub fn end(self) -> Result<()> {
         match (self.failed.is_empty(), self.interrupted) {
             (true, false) => Ok(()),
-            (true, true) => Err(Interrupted { kept: self.kept, ..Interrupted::default() }.into()),
+            (true, true) => Err(Interrupted::with(self.kept).into()),
             (false, _) => bail!([self.failed, self.kept].concat().join("; ")),
         }
     }

@@ -4,6 +4,7 @@
 mod activation;
 mod align;
 mod allow;
+mod arithmetic;
 mod assemble;
 mod capture;
 mod checks;

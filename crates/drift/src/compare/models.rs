@@ -1,7 +1,7 @@
 //! The models that a dump is held against: ours in f32, and the one whose distance from it is what rounding
 //! does.
 
-use super::precision::Arithmetic;
+use super::arithmetic::Arithmetic;
 use crate::drift::load_sharing;
 use crate::error::Result;
 use candle_core::{DType, Device, Tensor};
@@ -12,8 +12,7 @@ use gemma_mlp::model::{Gemma, Head, RopeRounding, Variation};
 pub(super) struct Models {
     /// In f32.
     pub(super) ours: Gemma,
-    /// Where theirs rounds to a half type, ours in that with their arithmetic; where theirs is f32, ours in
-    /// f64.
+    /// Ours with their arithmetic and in their dtype, where that rounds more than ours does in f32; else ours in f64.
     pub(super) beside: Gemma,
 }
 
@@ -25,13 +24,13 @@ impl Models {
         device: &Device,
     ) -> Result<Self> {
         let ours = Gemma::load(checkpoint, device, DType::F32)?;
-        let beside = match dtype {
-            DType::BF16 | DType::F16 => {
+        let beside = match arithmetic.variations.is_empty() {
+            false => {
                 let narrow = load_sharing(checkpoint, [&ours].into_iter(), dtype, device)?;
                 varied(&narrow, &arithmetic.variations)?.with_rounding(arithmetic.rounding)
             }
             // Packed weights are unpacked to f64 as they are used, one matrix at a time.
-            _ => varied(
+            true => varied(
                 &ours.with_dtype(DType::F64),
                 &[Variation::RopeRounding(RopeRounding::Wide)],
             )?,

@@ -1,11 +1,8 @@
-//! In which dtype, and with whose arithmetic, a dump was computed.
+//! In which dtype a dump was computed.
 
 use super::dump::Dump;
-use super::models::varied;
 use crate::error::Result;
 use candle_core::{DType, Tensor};
-use gemma_mlp::model::{AttentionRounding, NormRounding, RopeRounding, Variation};
-use gemma_mlp::{Framework, Gemma, Rounding};
 
 /// The dtype of a dump's model, and how it is known.
 pub(super) struct Precision {
@@ -62,60 +59,4 @@ fn is_exact(values: &Tensor, narrow: DType) -> Result<bool> {
     let wide = values.to_dtype(DType::F64)?;
     let differs = wide.to_dtype(narrow)?.to_dtype(DType::F64)?.ne(&wide)?;
     Ok(differs.to_dtype(DType::F64)?.sum_all()?.to_scalar::<f64>()? == 0.0)
-}
-
-/// A framework's arithmetic in a dtype: what its model rounds, which belongs to the noise floor.
-pub(super) struct Arithmetic {
-    /// As changes of our model.
-    pub(super) variations: Vec<Variation>,
-    /// Those of them that are the same at every position, and so no noise: a model in f32 that has them is what theirs
-    /// is scattered around.
-    centre: Vec<Variation>,
-    /// Of the gated activation.
-    pub(super) rounding: Rounding,
-    /// In a few words.
-    pub(super) description: String,
-}
-
-impl Arithmetic {
-    /// Of a framework and its attention, by the names that a dump has for them.
-    pub(super) fn of(framework: Option<&str>, attention: Option<&str>, dtype: DType) -> Self {
-        if dtype.size_in_bytes() != 2 {
-            let description = format!("our model in {}", dtype.as_str());
-            let rounding = Rounding::Once;
-            return Self { variations: vec![], centre: vec![], rounding, description };
-        }
-        // Scores stay f32 in kernels that fuse attention.
-        let fused = matches!(attention, Some("sdpa" | "flash" | "flash_attention_2" | "fused"));
-        let attention = match fused {
-            true => AttentionRounding::Fused(dtype),
-            false => AttentionRounding::EveryOp(dtype),
-        };
-        let (rounding, name) = match framework {
-            Some("transformers" | "pytorch" | "torch") => {
-                (Rounding::Like(Framework::PyTorch), "transformers")
-            }
-            Some("jax" | "flax") => (Rounding::Like(Framework::Jax), "JAX"),
-            Some("candle") => (Rounding::EveryOp, "candle"),
-            _ => (Rounding::AfterActivation, "a framework that rounds every operation"),
-        };
-        let mut variations = vec![
-            Variation::RopeRounding(RopeRounding::Tables(dtype)),
-            Variation::AttentionRounding(attention),
-        ];
-        if name == "JAX" {
-            variations.push(Variation::NormRounding(NormRounding::EveryOp(dtype)));
-        }
-        let centre = vec![
-            Variation::EmbeddingScaleRounded(dtype),
-            Variation::RopeRounding(RopeRounding::Tables(dtype)),
-        ];
-        let description = format!("our model in {}, rounded as {name} does", dtype.as_str());
-        Self { variations, centre, rounding, description }
-    }
-
-    /// A model in f32 with what is no noise.
-    pub(super) fn centre(&self, ours: &Gemma) -> Result<Gemma> {
-        varied(ours, &self.centre)
-    }
 }

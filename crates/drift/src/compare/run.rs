@@ -3,6 +3,7 @@
 use super::activation;
 use super::align::{Aligned, Text, align, refused};
 use super::allow::Allow;
+use super::arithmetic::Arithmetic;
 use super::capture::counts;
 use super::checks::{TokenFault, WEIGHTS, Weights, check_tokens, check_weights, odd_planes};
 use super::dump::Dump;
@@ -13,7 +14,7 @@ use super::models::Models;
 use super::naming::{Tried, claimed, repaired, try_all};
 use super::options::CompareOptions;
 use super::point::{Place, Point};
-use super::precision::{Arithmetic, Precision};
+use super::precision::Precision;
 use super::result::*;
 use super::segment::Segment;
 use super::words::Findings;
@@ -64,8 +65,7 @@ pub fn compare(
     };
     let Aligned { texts, remarks } = align(theirs, checkpoint)?;
     let precision = Precision::of_dump(theirs, options.dtype)?;
-    let say = |key: &str| theirs.metadata.get(key).map(String::as_str);
-    let arithmetic = Arithmetic::of(say("framework"), say("attention"), precision.dtype);
+    let arithmetic = Arithmetic::of(&theirs.metadata, precision.dtype);
     let models = Models::load(checkpoint, precision.dtype, &arithmetic, device)?;
     progress(0.05)?;
     let mut run = Run {

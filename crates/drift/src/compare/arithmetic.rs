@@ -1,0 +1,122 @@
+//! Whose arithmetic a dump was computed with. What a framework rounds on its way belongs to the noise floor, and not to
+//! the mistakes.
+
+use super::models::varied;
+use crate::error::Result;
+use candle_core::DType;
+use gemma_mlp::linear::InputRounding;
+use gemma_mlp::model::{AttentionRounding, NormRounding, RopeRounding, Variation};
+use gemma_mlp::{Framework, Gemma, Rounding};
+use std::collections::BTreeMap;
+
+/// A framework's arithmetic, as changes of our model.
+pub(super) struct Arithmetic {
+    /// What it rounds; nothing of a framework that rounds as ours does.
+    pub(super) variations: Vec<Variation>,
+    /// Those of them that are the same at every position, and so no noise: a model in f32 that has them is what theirs
+    /// is scattered around.
+    centre: Vec<Variation>,
+    /// Of the gated activation.
+    pub(super) rounding: Rounding,
+    /// In a few words.
+    pub(super) description: String,
+}
+
+impl Arithmetic {
+    /// Of what a dump says of itself.
+    pub(super) fn of(metadata: &BTreeMap<String, String>, dtype: DType) -> Self {
+        let say = |key: &str| metadata.get(key).map(String::as_str);
+        // Scores stay f32 in kernels that fuse attention.
+        let fused = matches!(say("attention"), Some("sdpa" | "flash" | "flash_attention_2"));
+        let half = dtype.size_in_bytes() == 2;
+        match say("framework") {
+            Some("llama.cpp") => Self::llama_cpp(say("weights"), dtype),
+            _ if !half => Self {
+                variations: vec![],
+                centre: vec![],
+                rounding: Rounding::Once,
+                description: format!("our model in {} beside it in f64", dtype.as_str()),
+            },
+            Some("transformers" | "torch") => {
+                let like = Rounding::Like(Framework::PyTorch);
+                Self::every_op("transformers", dtype, !fused, like)
+            }
+            Some("jax") => Self::jax(dtype),
+            Some("keras") => Self::every_op("Keras", dtype, true, Rounding::Like(Framework::Jax)),
+            Some("candle") => Self::candle(dtype),
+            _ => Self::every_op("most frameworks", dtype, true, Rounding::AfterActivation),
+        }
+    }
+
+    /// Every operation rounded, but for norms and softmax, which are f32 inside.
+    ///
+    /// transformers 5.24 and keras-hub 0.32: the embedding's scale, RoPE's tables, products and sums, scores, the
+    /// softmax's weights.
+    fn every_op(name: &str, dtype: DType, scores: bool, rounding: Rounding) -> Self {
+        let tables = Variation::RopeRounding(RopeRounding::Tables(dtype));
+        let attention = AttentionRounding { dtype, rotary_every_op: true, scores };
+        Self {
+            variations: vec![tables, Variation::AttentionRounding(attention)],
+            centre: vec![Variation::EmbeddingScaleRounded(dtype), tables],
+            rounding,
+            description: described(name, dtype),
+        }
+    }
+
+    /// DeepMind's `gemma` 3.3: norms round every operation behind the mean, the rotary embedding rounds once.
+    fn jax(dtype: DType) -> Self {
+        let attention = AttentionRounding { dtype, rotary_every_op: false, scores: true };
+        Self {
+            variations: vec![
+                Variation::AttentionRounding(attention),
+                Variation::NormRounding(NormRounding::EveryOp(dtype)),
+            ],
+            centre: vec![Variation::EmbeddingScaleRounded(dtype)],
+            rounding: Rounding::Like(Framework::Jax),
+            description: described("JAX", dtype),
+        }
+    }
+
+    /// candle-transformers 0.11: norms round before the weight, and the weight. Its rotary embedding, whose positions
+    /// and angles are rounded too, is a mistake, and not its arithmetic.
+    fn candle(dtype: DType) -> Self {
+        let every_op = Self::every_op("candle", dtype, true, Rounding::EveryOp);
+        let norms = [
+            Variation::NormWeightRounded(dtype),
+            Variation::NormRounding(NormRounding::BeforeWeight(dtype)),
+        ];
+        Self { variations: [every_op.variations, norms.to_vec()].concat(), ..every_op }
+    }
+
+    /// llama.cpp on a CPU: f32 throughout, but for GELU's table of f16 and the inputs of matrix products, which are
+    /// rounded by the weights' type.
+    fn llama_cpp(weights: Option<&str>, dtype: DType) -> Self {
+        let has = |name: &str| weights.is_some_and(|weights| weights.contains(name));
+        let (inputs, words) = match () {
+            () if has("F32") => (InputRounding::Exact, ""),
+            () if has("BF16") => {
+                (InputRounding::To(DType::BF16), " and inputs of products in bf16")
+            }
+            () if has("F16") => (InputRounding::To(DType::F16), " and inputs of products in f16"),
+            () => (InputRounding::Q8, " and inputs of products in 8 bits"),
+        };
+        Self {
+            variations: vec![Variation::InputRounding(inputs)],
+            centre: vec![],
+            rounding: Rounding::Like(Framework::LlamaCpp),
+            description: format!(
+                "our model in {}, with llama.cpp's table of GELU in f16{words}",
+                dtype.as_str()
+            ),
+        }
+    }
+
+    /// A model in f32 with what is no noise.
+    pub(super) fn centre(&self, ours: &Gemma) -> Result<Gemma> {
+        varied(ours, &self.centre)
+    }
+}
+
+fn described(name: &str, dtype: DType) -> String {
+    format!("our model in {}, rounded as {name} does", dtype.as_str())
+}
