@@ -332,7 +332,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// A file of weights was written to, or cut short, after its header had been checked.
-    #[error("{}: changed since it was opened; open the checkpoint again", Line(path.display()))]
+    #[error("{}: changed since it was opened; open it again", Line(path.display()))]
     Changed {
         /// The file.
         path: PathBuf,

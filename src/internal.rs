@@ -6,6 +6,9 @@ use crate::error::Result;
 
 #[cfg(feature = "hub")]
 pub use crate::checkpoint::hub::server::{Answer, Server};
+pub use crate::checkpoint::json::{is_lfs_pointer, parse_json, read_text};
+pub use crate::checkpoint::remark::Names as FewNames;
+pub use crate::checkpoint::tensors::{File, Numbers};
 pub use crate::checkpoint::tokenizer::guard::is_guarded;
 pub use crate::error::Line;
 pub use crate::kernels::activation::{activate_by_candle, activation_truth};

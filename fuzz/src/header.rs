@@ -50,7 +50,7 @@ pub fn header(data: &[u8]) {
 }
 
 /// A file with this header, whose length is right, and the body that its offsets ask for, if that is a short one.
-fn framed(header: &[u8]) -> Option<Vec<u8>> {
+pub fn framed(header: &[u8]) -> Option<Vec<u8>> {
     let header = std::str::from_utf8(header).ok()?;
     let end = |entry: &Value| entry["data_offsets"][1].as_u64();
     let body = match serde_json::from_str::<Value>(header) {

@@ -5,6 +5,7 @@
 mod changes;
 mod config;
 mod constructors;
+mod dump;
 mod header;
 mod ids;
 mod index;
@@ -18,6 +19,7 @@ mod windows;
 
 pub use config::config;
 pub use constructors::constructors;
+pub use dump::dump;
 pub use header::header;
 pub use ids::ids;
 pub use index::index;
@@ -31,9 +33,10 @@ pub use windows::windows;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     ("config", config),
     ("constructors", constructors),
+    ("dump", dump),
     ("header", header),
     ("ids", ids),
     ("index", index),

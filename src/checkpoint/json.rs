@@ -8,7 +8,7 @@ use std::path::Path;
 
 /// Reads a JSON file. The limit is far above any real config or index (a few hundred KB) and far
 /// below what would hurt. A byte order mark in front, which some editors leave, is not part of it.
-pub(super) fn read_text(path: &Path) -> Result<String> {
+pub fn read_text(path: &Path) -> Result<String> {
     const LIMIT: u64 = 64 << 20;
     let metadata = fs::metadata(path).map_err(Error::io(path))?;
     check_regular(path, &metadata)?;
@@ -34,11 +34,12 @@ pub(super) fn read_text(path: &Path) -> Result<String> {
 }
 
 /// Whether a file is what Git leaves in place of a large one that was not fetched.
-pub(super) fn is_lfs_pointer(beginning: &[u8]) -> bool {
+pub fn is_lfs_pointer(beginning: &[u8]) -> bool {
     beginning.starts_with(b"version https://git-lfs.github.com/spec/")
 }
 
-pub(super) fn parse_json<'a, T: serde::Deserialize<'a>>(json: &'a str, path: &Path) -> Result<T> {
+/// Parses JSON, with a path for messages.
+pub fn parse_json<'a, T: serde::Deserialize<'a>>(json: &'a str, path: &Path) -> Result<T> {
     serde_json::from_str(json).map_err(|e| malformed(path, format!("malformed JSON: {e}")))
 }
 

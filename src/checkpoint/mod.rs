@@ -8,11 +8,11 @@ mod head;
 #[cfg(feature = "hub")]
 pub(crate) mod hub;
 mod inspect;
-mod json;
+pub(crate) mod json;
 mod names;
 mod notes;
-mod remark;
-mod tensors;
+pub(crate) mod remark;
+pub(crate) mod tensors;
 pub(crate) mod tokenizer;
 mod unused;
 mod whole;

@@ -72,15 +72,17 @@ impl fmt::Display for Remark {
 
 /// Any number of names, of which the first few are kept and shown: `a, b, c, d and 3 more`.
 #[derive(Default)]
-pub(super) struct Names {
+pub struct Names {
     first: Vec<String>,
-    pub(super) count: usize,
+    /// How many there are.
+    pub count: usize,
 }
 
 impl Names {
     const SHOWN: usize = 4;
 
-    pub(super) fn push(&mut self, name: &str) {
+    /// Adds one.
+    pub fn push(&mut self, name: &str) {
         if self.first.len() <= Self::SHOWN {
             self.first.push(name.into());
         }

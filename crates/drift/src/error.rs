@@ -1,12 +1,11 @@
 //! What can be wrong with what is measured, as types. Every message is one line that names the
 //! culprit.
 
-use crate::compare::InvalidRecording;
 #[cfg(feature = "server")]
 use crate::compare::server::ServerError;
 use candle_core::{DType, Shape};
 use gemma_mlp::internal::Line;
-use std::path::PathBuf;
+use std::path::Path;
 
 /// A [`std::result::Result`] with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -136,14 +135,14 @@ pub enum Error {
         #[source]
         reason: InvalidReport,
     },
-    /// Logits, a log or log-probabilities of another program that cannot be used.
-    #[error("{}: {reason}", Line(path.display()))]
-    Recording {
-        /// The file.
-        path: PathBuf,
+    /// A dump of what a model computed, or a map of names, that cannot be used.
+    #[error("{}: {reason}", Line(name))]
+    Dump {
+        /// The file or folder.
+        name: String,
         /// Why.
         #[source]
-        reason: InvalidRecording,
+        reason: InvalidDump,
     },
     /// A server that gives no log-probabilities.
     #[cfg(feature = "server")]
@@ -239,7 +238,109 @@ pub enum InvalidReport {
     },
 }
 
+/// Why a dump cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidDump {
+    /// A file of no bytes, or a folder of no files.
+    #[error("empty; capture it again")]
+    Empty,
+    /// Of no format that is read.
+    #[error("not a dump of a known format{}; known are {formats}", Line(what))]
+    UnknownFormat {
+        /// ` (what it looks like)`, or nothing.
+        what: String,
+        /// The formats that are read.
+        formats: String,
+    },
+    /// PyTorch's own format, or another made of pickles.
+    #[error(
+        "{what}, a pickle, which can run code when it is read; write safetensors: gemma-mlp capture \
+         --script transformers prints a script that does"
+    )]
+    Pickle {
+        /// What it is.
+        what: &'static str,
+    },
+    /// Our own format in a version that this program does not read.
+    #[error(
+        "format '{}' is not known, this program reads {reads}; update it, or capture again",
+        Line(found)
+    )]
+    Version {
+        /// The dump's.
+        found: String,
+        /// This program's.
+        reads: &'static str,
+    },
+    /// No tensor has a name that says what it is.
+    #[error(
+        "no tensor has the name of a point, as hidden.3 and logits are; it has {}; say with --map which is \
+         which",
+        Line(names)
+    )]
+    NothingKnown {
+        /// The first few names, and how many there are.
+        names: String,
+    },
+    /// Weights in place of what a model computes.
+    #[error("weights of a model ({}), not what it computed; pass a dump", Line(first))]
+    Weights {
+        /// One of them.
+        first: String,
+    },
+    /// Token ids, and nothing that was computed of them.
+    #[error("there are token ids, and nothing that was computed of them; capture it again")]
+    TokensAlone,
+    /// Two tensors of one point.
+    #[error(
+        "'{}' and '{}' are both {meant}; leave one out with --map and {{\"its name\": null}}",
+        Line(a),
+        Line(b)
+    )]
+    Twice {
+        /// What both are, by its canonical name.
+        meant: String,
+        /// One.
+        a: String,
+        /// The other.
+        b: String,
+    },
+    /// A tensor that is not what it must be.
+    #[error("tensor '{}': {}", Line(tensor), Line(reason))]
+    Tensor {
+        /// Its name.
+        tensor: String,
+        /// What is wrong, and what it must be.
+        reason: String,
+    },
+    /// Files or arrays that contradict each other or themselves.
+    #[error("{}", Line(.0))]
+    Malformed(String),
+    /// More of something than any dump has.
+    #[error("more than {limit} {of}; pass a smaller dump")]
+    TooMany {
+        /// How many there may be.
+        limit: usize,
+        /// Of what.
+        of: &'static str,
+    },
+    /// An entry of a map of names.
+    #[error("'{}': {reason}", Line(entry))]
+    MapEntry {
+        /// The name that is mapped.
+        entry: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
 impl Error {
+    /// The error about a dump.
+    pub(crate) fn dump(name: impl AsRef<Path>, reason: InvalidDump) -> Self {
+        Self::Dump { name: name.as_ref().display().to_string(), reason }
+    }
+
     /// Whether the cause lies in what was passed in, as opposed to a failure while computing.
     pub fn is_input(&self) -> bool {
         match self {

@@ -23,7 +23,7 @@ mod error;
 pub mod forward;
 pub mod input;
 
-pub use error::{Error, InvalidReport, Result};
+pub use error::{Error, InvalidDump, InvalidReport, Result};
 
 /// The README's code is a test.
 #[cfg(doctest)]

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 /// Bytes that are read at a time: they are still in the core's cache when they are converted.
@@ -16,8 +17,9 @@ pub(super) const PIECE: usize = 64 << 10;
 /// Pieces that a thread takes at least, with one buffer for all.
 const PIECES: usize = 32;
 
-/// A file that stays open, or one in memory.
-pub(super) struct File {
+/// A file that is read where and when it is asked for: one that stays open, one that is opened for each
+/// reading, or one in memory.
+pub struct File {
     path: PathBuf,
     len: u64,
     content: Content,
@@ -26,32 +28,52 @@ pub(super) struct File {
 enum Content {
     /// With the time of the last write before it was opened, where the system knows it.
     Opened(fs::File, Option<SystemTime>),
+    /// With the same.
+    Closed(Option<SystemTime>),
     Bytes(Cow<'static, [u8]>),
+    /// Of another file, from a byte on.
+    Part(Arc<File>, u64),
 }
 
 impl File {
     /// Opens a regular file. Nothing of it is read.
-    pub(super) fn open(path: PathBuf) -> Result<Self> {
-        // Asked before it is opened, which would wait for the other end of a pipe.
-        check_regular(&path, &fs::metadata(&path).map_err(Error::io(&path))?)?;
-        let file = fs::File::open(&path).map_err(Error::io(&path))?;
-        let metadata = file.metadata().map_err(Error::io(&path))?;
-        check_regular(&path, &metadata)?;
-        let content = Content::Opened(file, metadata.modified().ok());
-        Ok(Self { path, len: metadata.len(), content })
+    ///
+    /// # Errors
+    /// What cannot be opened, or is no regular file.
+    pub fn open(path: PathBuf) -> Result<Self> {
+        let (file, len, modified) = open(&path)?;
+        Ok(Self { path, len, content: Content::Opened(file, modified) })
+    }
+
+    /// A regular file that is opened for each reading: one of so many that they cannot all stay open.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn closed(path: PathBuf) -> Result<Self> {
+        let (_, len, modified) = open(&path)?;
+        Ok(Self { path, len, content: Content::Closed(modified) })
+    }
+
+    /// A part of it as a file of its own: so many bytes from one on; `None` if it ends before.
+    pub fn part(self: &Arc<Self>, at: u64, len: u64) -> Option<Self> {
+        let end = at.checked_add(len)?;
+        let content = Content::Part(self.clone(), at);
+        (end <= self.len).then(|| Self { path: self.path.clone(), len, content })
     }
 
     /// One in memory, with a path for messages.
-    pub(super) fn from_bytes(path: PathBuf, bytes: Cow<'static, [u8]>) -> Self {
+    pub fn from_bytes(path: PathBuf, bytes: Cow<'static, [u8]>) -> Self {
         Self { path, len: bytes.len() as u64, content: Content::Bytes(bytes) }
     }
 
-    pub(super) fn path(&self) -> &Path {
+    /// What it is called.
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Its length when it was opened.
-    pub(super) fn len(&self) -> u64 {
+    /// Its length in bytes when it was opened.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> u64 {
         self.len
     }
 
@@ -62,19 +84,42 @@ impl File {
         match &self.content {
             Content::Opened(file, modified) => {
                 let now = file.metadata().map_err(Error::io(&self.path))?;
-                if now.len() != self.len || now.modified().ok() != *modified {
-                    return Err(self.changed());
-                }
-                Ok(())
+                self.compare(now.len(), now.modified().ok(), *modified)
             }
+            Content::Closed(_) => self.reopen().map(drop),
             Content::Bytes(_) => Ok(()),
+            Content::Part(whole, _) => whole.check_unchanged(),
         }
     }
 
-    /// Fills a buffer with what lies from a place on.
-    pub(super) fn fill(&self, at: u64, buffer: &mut [u8]) -> Result<()> {
+    /// Opens a closed file again, if it is still the same.
+    fn reopen(&self) -> Result<fs::File> {
+        let (file, len, now) = open(&self.path)?;
+        if let Content::Closed(modified) = self.content {
+            self.compare(len, now, modified)?;
+        }
+        Ok(file)
+    }
+
+    fn compare(&self, len: u64, now: Option<SystemTime>, then: Option<SystemTime>) -> Result<()> {
+        if len == self.len && now == then { Ok(()) } else { Err(self.changed()) }
+    }
+
+    /// Fills a buffer with what lies from a place on, in bytes.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or ends before the buffer is full.
+    pub fn fill(&self, at: u64, buffer: &mut [u8]) -> Result<()> {
         match &self.content {
             Content::Opened(file, _) => read_exact_at(file, at, buffer).map_err(|e| self.failed(e)),
+            Content::Closed(_) => {
+                read_exact_at(&self.reopen()?, at, buffer).map_err(|e| self.failed(e))
+            }
+            Content::Part(whole, start) => {
+                let end = at.checked_add(buffer.len() as u64).filter(|&end| end <= self.len);
+                end.ok_or_else(|| self.changed())?;
+                whole.fill(start + at, buffer)
+            }
             Content::Bytes(bytes) => {
                 let end = |at: usize| at.checked_add(buffer.len());
                 let range = usize::try_from(at).ok().and_then(|at| Some(at..end(at)?));
@@ -118,6 +163,16 @@ impl File {
     fn changed(&self) -> Error {
         Error::Changed { path: self.path.clone() }
     }
+}
+
+/// A regular file, its length and the time of its last write.
+fn open(path: &Path) -> Result<(fs::File, u64, Option<SystemTime>)> {
+    // Asked before it is opened, which would wait for the other end of a pipe.
+    check_regular(path, &fs::metadata(path).map_err(Error::io(path))?)?;
+    let file = fs::File::open(path).map_err(Error::io(path))?;
+    let metadata = file.metadata().map_err(Error::io(path))?;
+    check_regular(path, &metadata)?;
+    Ok((file, metadata.len(), metadata.modified().ok()))
 }
 
 #[cfg(unix)]

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use safetensors::Dtype;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// A length in front of everything.
@@ -22,6 +23,10 @@ const LONGEST: u64 = 100_000_000;
 /// The most dimensions that a tensor may have; weights have two, convolutions four.
 const MAX_RANK: usize = 8;
 
+/// The most entries that are kept of `__metadata__`, and the most bytes of their texts together: far more
+/// than anyone writes there.
+const METADATA: (usize, usize) = (1 << 10, 1 << 20);
+
 /// What a header says.
 pub(super) struct Header {
     /// Where the tensors' bytes begin in the file.
@@ -30,6 +35,8 @@ pub(super) struct Header {
     pub(super) tensors: Table<Stored>,
     /// How many of them have another name in the file.
     pub(super) renamed: usize,
+    /// Its `__metadata__`, but for what goes beyond [`METADATA`].
+    pub(super) metadata: BTreeMap<String, String>,
 }
 
 /// A tensor in a file.
@@ -80,12 +87,12 @@ pub(super) fn read(file: &File) -> Result<Header> {
     file.check_unchanged()?;
     let header = std::str::from_utf8(&header)
         .map_err(|e| invalid(format!("invalid UTF-8 in its header: {e}")))?;
-    let Tensors { table, renamed } =
+    let Tensors { table, renamed, metadata } =
         serde_json::from_str(header).map_err(|e| invalid(format!("invalid header: {e}")))?;
     let tensors =
         table.sorted().map_err(|name| invalid(format!("tensor '{name}' is there twice")))?;
     check_places(&tensors, data, file.len()).map_err(invalid)?;
-    Ok(Header { data, tensors, renamed })
+    Ok(Header { data, tensors, renamed, metadata })
 }
 
 /// Checks that tensors lie one behind the other, each as long as its shape says, up to the end of the file.
@@ -124,6 +131,7 @@ fn check_places(tensors: &Table<Stored>, data: u64, len: u64) -> std::result::Re
 struct Tensors {
     table: Table<Stored>,
     renamed: usize,
+    metadata: BTreeMap<String, String>,
 }
 
 impl<'de> Deserialize<'de> for Tensors {
@@ -142,10 +150,10 @@ impl<'de> Visitor<'de> for HeaderVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Tensors, A::Error> {
-        let (mut table, mut renamed) = (Table::default(), 0);
+        let (mut table, mut renamed, mut metadata) = (Table::default(), 0, BTreeMap::new());
         while let Some(name) = map.next_key::<String>()? {
             if name == "__metadata__" {
-                map.next_value_seed(TextMap)?;
+                map.next_value_seed(TextMap(&mut metadata))?;
                 continue;
             }
             let about = |e: A::Error| A::Error::custom(format!("tensor '{name}': {e}"));
@@ -155,7 +163,7 @@ impl<'de> Visitor<'de> for HeaderVisitor {
             renamed += usize::from(own != name);
             table.push(&own, stored).map_err(|_| A::Error::custom("its names are too long"))?;
         }
-        Ok(Tensors { table, renamed })
+        Ok(Tensors { table, renamed, metadata })
     }
 }
 
@@ -200,10 +208,11 @@ impl<'de> Deserialize<'de> for Dims {
     }
 }
 
-/// Checks that `__metadata__` maps texts to texts, as the format asks: other readers refuse anything else.
-struct TextMap;
+/// Checks that `__metadata__` maps texts to texts, as the format asks (other readers refuse anything else),
+/// and keeps them within [`METADATA`].
+struct TextMap<'a>(&'a mut BTreeMap<String, String>);
 
-impl<'de> DeserializeSeed<'de> for TextMap {
+impl<'de> DeserializeSeed<'de> for TextMap<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(
@@ -214,7 +223,7 @@ impl<'de> DeserializeSeed<'de> for TextMap {
     }
 }
 
-impl<'de> Visitor<'de> for TextMap {
+impl<'de> Visitor<'de> for TextMap<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -226,33 +235,43 @@ impl<'de> Visitor<'de> for TextMap {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<(), A::Error> {
-        struct Text;
-        impl<'de> Deserialize<'de> for Text {
+        /// A text of at most so many bytes; a longer one is passed over.
+        struct Text(usize);
+        impl<'de> DeserializeSeed<'de> for Text {
+            type Value = Option<String>;
+
             fn deserialize<D: Deserializer<'de>>(
+                self,
                 deserializer: D,
-            ) -> std::result::Result<Self, D::Error> {
-                struct TextVisitor;
-                impl Visitor<'_> for TextVisitor {
-                    type Value = Text;
-
-                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                        f.write_str("a text")
-                    }
-
-                    fn visit_str<E>(self, _: &str) -> std::result::Result<Text, E> {
-                        Ok(Text)
-                    }
-                }
-                deserializer.deserialize_str(TextVisitor)
+            ) -> std::result::Result<Option<String>, D::Error> {
+                deserializer.deserialize_str(self)
             }
         }
+        impl Visitor<'_> for Text {
+            type Value = Option<String>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text")
+            }
+
+            fn visit_str<E>(self, text: &str) -> std::result::Result<Option<String>, E> {
+                Ok((text.len() <= self.0).then(|| text.into()))
+            }
+        }
+        let (most, mut room) = METADATA;
         while let Some(key) = map.next_key::<String>()? {
             let about = |e: A::Error| {
                 A::Error::custom(format!(
                     "__metadata__ must map texts to texts, and '{key}' does not: {e}"
                 ))
             };
-            map.next_value::<Text>().map_err(about)?;
+            let left = if self.0.len() < most { room.saturating_sub(key.len()) } else { 0 };
+            if let Some(text) = map.next_value_seed(Text(left)).map_err(about)?
+                && left > 0
+            {
+                room -= key.len() + text.len();
+                self.0.insert(key, text);
+            }
         }
         Ok(())
     }

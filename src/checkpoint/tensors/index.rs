@@ -11,7 +11,7 @@ use std::fmt;
 use std::path::Path;
 
 /// The most shards of a checkpoint; the largest known have a few hundred.
-const MAX_SHARDS: usize = 1 << 12;
+pub(super) const MAX_SHARDS: usize = 1 << 12;
 
 /// What an index says.
 pub(in crate::checkpoint) struct Index {

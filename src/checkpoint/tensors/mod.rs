@@ -5,6 +5,7 @@ mod canonical;
 mod file;
 mod header;
 pub(super) mod index;
+mod numbers;
 mod shard;
 pub(super) mod siblings;
 mod table;
@@ -15,12 +16,15 @@ use crate::error::{Error, Result};
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
 use canonical::renamed;
+pub use file::File;
 use half::{bf16, f16};
 use header::Stored;
 use index::Index;
+pub use numbers::Numbers;
 use safetensors::Dtype;
 use shard::Shard;
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use table::Table;
@@ -63,6 +67,46 @@ impl Tensors {
         } else {
             Err(Error::MissingFile { path, remedy: siblings::remedy(dir) })
         }
+    }
+
+    /// One safetensors file, whatever it holds.
+    ///
+    /// # Errors
+    /// A file that cannot be opened, or is not a valid safetensors file.
+    pub fn open_file(path: impl Into<PathBuf>) -> Result<Self> {
+        let path = path.into();
+        Self::new(&path.clone(), vec![Shard::open(path)?], Table::default(), vec![])
+    }
+
+    /// Several safetensors files of one directory, whatever they hold. They are opened for each reading,
+    /// so that there may be more of them than a program may have open.
+    ///
+    /// # Errors
+    /// As [`Self::open_file`]; no files or more than 4096; two that have a tensor of one name.
+    pub fn open_files(dir: &Path, names: &[String]) -> Result<Self> {
+        if names.is_empty() || names.len() > index::MAX_SHARDS {
+            let most = index::MAX_SHARDS;
+            return Err(malformed(
+                dir,
+                format!("{} safetensors files; 1 to {most} are read", names.len()),
+            ));
+        }
+        let open = |name: &String| Shard::closed(dir.join(name));
+        let shards = names.iter().map(open).collect::<Result<Vec<_>>>()?;
+        if shards.len() == 1 {
+            return Self::new(dir, shards, Table::default(), vec![]);
+        }
+        let mut routing = Table::default();
+        for (at, shard) in shards.iter().enumerate() {
+            for (name, _) in shard.tensors().iter() {
+                let pushed = routing.push(name, at as u16);
+                pushed.map_err(|_| malformed(dir, "its names are too long"))?;
+            }
+        }
+        let routing = routing
+            .sorted()
+            .map_err(|name| malformed(dir, format!("tensor '{name}' is in two of its files")))?;
+        Self::new(dir, shards, routing, vec![])
     }
 
     /// One file in memory, with a path for messages.
@@ -122,13 +166,19 @@ impl Tensors {
     }
 
     /// What is odd about the files.
-    pub(in crate::checkpoint) fn remarks(&self) -> &[Remark] {
+    pub fn remarks(&self) -> &[Remark] {
         &self.0.remarks
     }
 
     /// The files.
     pub(in crate::checkpoint) fn files(&self) -> impl Iterator<Item = &Path> {
         self.0.shards.iter().map(Shard::path)
+    }
+
+    /// The files, each with what its header says of itself (`__metadata__`, of which the first 1024 entries
+    /// and the first MiB are kept).
+    pub fn metadata(&self) -> impl Iterator<Item = (&Path, &BTreeMap<String, String>)> {
+        self.0.shards.iter().map(|shard| (shard.path(), shard.metadata()))
     }
 
     /// Whether a file has the tensor.
@@ -243,6 +293,15 @@ impl Tensors {
             _ => Tensor::from_vec(shard.elements(info, f64::from_le_bytes)?, shape, device),
         };
         Ok(tensor?.to_dtype(dtype)?)
+    }
+
+    /// The elements of a tensor of any dtype, row-major, to be read later and in part.
+    ///
+    /// # Errors
+    /// A name that no file has.
+    #[doc(hidden)]
+    pub fn numbers(&self, name: &str) -> Result<Numbers> {
+        self.info(name).map(|(shard, stored)| shard.numbers(stored))
     }
 
     /// Whether a dtype holds every weight as exactly as it is stored.

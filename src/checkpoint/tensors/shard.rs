@@ -2,23 +2,29 @@
 
 use super::file::{File, PIECE};
 use super::header::{self, Header, Stored};
+use super::numbers::{Numbers, elements};
 use super::table::Table;
 use crate::error::Result;
-use crate::kernels::memory::on_large_pages;
-use rayon::prelude::*;
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A file and what its header says.
 pub(super) struct Shard {
-    file: File,
+    file: Arc<File>,
     header: Header,
 }
 
 impl Shard {
     pub(super) fn open(path: PathBuf) -> Result<Self> {
         Self::new(File::open(path)?)
+    }
+
+    /// A file that is opened for each reading.
+    pub(super) fn closed(path: PathBuf) -> Result<Self> {
+        Self::new(File::closed(path)?)
     }
 
     /// A file in memory, with a path for messages.
@@ -28,7 +34,7 @@ impl Shard {
 
     fn new(file: File) -> Result<Self> {
         let header = header::read(&file)?;
-        Ok(Self { file, header })
+        Ok(Self { file: Arc::new(file), header })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -43,6 +49,11 @@ impl Shard {
     /// Refuses a file that was written to since it was opened.
     pub(super) fn check_unchanged(&self) -> Result<()> {
         self.file.check_unchanged()
+    }
+
+    /// What its header says of itself.
+    pub(super) fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.header.metadata
     }
 
     /// What its header says of its tensors.
@@ -81,6 +92,12 @@ impl Shard {
         Ok(len == other_len)
     }
 
+    /// A tensor's elements, to be read later and in part.
+    pub(super) fn numbers(&self, stored: &Stored) -> Numbers {
+        let (at, bytes) = self.place(stored);
+        Numbers::new(&self.file, at, bytes, stored.dtype)
+    }
+
     /// The elements of a tensor, each made of its `N` bytes by a function: read and converted by all
     /// threads, straight into their place.
     pub(super) fn elements<const N: usize, T: Copy + Send>(
@@ -89,19 +106,7 @@ impl Shard {
         element: impl Fn([u8; N]) -> T + Sync + Send,
     ) -> Result<Vec<T>> {
         let (at, bytes) = self.place(stored);
-        let len = bytes / N;
-        let mut all = on_large_pages(len);
-        let places = all.spare_capacity_mut()[..len].par_chunks_mut(PIECE / N);
-        self.file.read(at, bytes, places, |bytes, places| {
-            let (elements, _) = bytes.as_chunks::<N>();
-            assert_eq!(elements.len(), places.len(), "a piece for its places");
-            for (place, &bytes) in places.iter_mut().zip(elements) {
-                place.write(element(bytes));
-            }
-        })?;
-        // SAFETY: there is room for them, and nothing failed: each place was written.
-        unsafe { all.set_len(len) };
-        Ok(all)
+        elements(&self.file, at, bytes, element)
     }
 
     /// How many elements of a tensor, of `N` bytes each, fail the test.

@@ -1,8 +1,10 @@
 //! Someone else's model against ours: where it differs first by more than rounding, and which mistake
 //! it is.
 
+mod assemble;
 mod dump;
 pub mod formats;
+mod names;
 mod plane;
 mod point;
 mod result;
@@ -11,7 +13,7 @@ pub mod server;
 mod words;
 
 pub use dump::{Dump, DumpText, Likeliest, Word};
-pub use formats::recording::InvalidRecording;
+pub use names::Names;
 pub use plane::{Glimpse, Plane};
 pub use point::{Place, Point, UnknownPoint};
 pub use result::*;

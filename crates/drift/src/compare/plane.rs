@@ -2,6 +2,7 @@
 
 use crate::error::Result;
 use candle_core::{DType, Tensor};
+use gemma_mlp::internal::Numbers;
 use std::ops::Range;
 
 /// The numbers of one point on one text: a row for each position, read when they are asked for, since
@@ -17,6 +18,8 @@ pub struct Plane {
 #[derive(Debug, Clone)]
 enum Source {
     Memory(Tensor),
+    /// In a file, from its first row on.
+    File(Numbers, usize),
 }
 
 impl Plane {
@@ -27,6 +30,31 @@ impl Plane {
             dtype: tensor.dtype(),
             source: Source::Memory(tensor),
         }
+    }
+
+    /// Numbers in a file, row-major, of a shape `[positions, …]`; `None` if they are no floats of 16 to 64
+    /// bits, or more or fewer than the shape asks for.
+    pub(crate) fn in_file(numbers: Numbers, shape: Vec<usize>) -> Option<Self> {
+        let dtype = numbers.float()?;
+        let count = shape.iter().try_fold(1, |n: usize, &dim| n.checked_mul(dim))?;
+        (count == numbers.len() && !shape.is_empty()).then_some(Self {
+            shape,
+            dtype,
+            source: Source::File(numbers, 0),
+        })
+    }
+
+    /// Some of its positions, as a plane of its own.
+    pub(super) fn part(&self, rows: Range<usize>) -> Result<Self> {
+        let mut shape = self.shape.clone();
+        if let Some(positions) = shape.first_mut() {
+            *positions = rows.len();
+        }
+        let source = match &self.source {
+            Source::Memory(tensor) => Source::Memory(tensor.narrow(0, rows.start, rows.len())?),
+            Source::File(numbers, first) => Source::File(numbers.clone(), first + rows.start),
+        };
+        Ok(Self { shape, dtype: self.dtype, source })
     }
 
     /// Its shape, `[positions, …]`.
@@ -49,13 +77,25 @@ impl Plane {
         self.dtype
     }
 
-    /// Some rows, `[rows, …]`, in the dtype they are stored in.
+    /// Some rows, `[rows, …]`, in the dtype they are stored in; out of a file they are read now, onto the
+    /// CPU.
     ///
     /// # Errors
-    /// A file that cannot be read or was written to since it was opened.
+    /// Rows beyond the last position; a file that cannot be read or was written to since it was opened.
     pub fn rows(&self, rows: Range<usize>) -> Result<Tensor> {
         match &self.source {
             Source::Memory(tensor) => Ok(tensor.narrow(0, rows.start, rows.len())?),
+            Source::File(numbers, first) => {
+                let mut shape = self.shape.clone();
+                shape[0] = rows.len();
+                let width = self.width();
+                let range = (first + rows.start) * width..(first + rows.end) * width;
+                if rows.end > self.positions() {
+                    let what = format!("rows {rows:?} of {} positions", self.positions());
+                    return Err(gemma_mlp::Error::Input(what).into());
+                }
+                Ok(numbers.tensor(range, &shape)?)
+            }
         }
     }
 

@@ -1,40 +1,59 @@
 //! The formats in which others write what their models compute. Each is known by its content; nothing
 //! of a file is run.
 
+mod beginning;
 mod documents;
 mod jsonl;
+mod larql;
 mod llama_cpp_base;
 mod llama_cpp_logits;
 mod llama_cpp_text;
 pub(crate) mod log_probabilities;
-pub(crate) mod python_json;
-mod raw;
+mod model_addition_debugger;
+mod npy;
+mod npz;
+mod python_json;
 pub(crate) mod recording;
+mod safetensors;
 
 use super::dump::Dump;
-use crate::error::Result;
-use recording::InvalidRecording;
-use std::fs::File;
-use std::io::Read;
+use super::names::Names;
+use crate::error::{Error, Result};
+use beginning::Beginning;
 use std::path::Path;
 
-/// How much of a file is looked at to know its format.
-const BEGINNING: u64 = 1 << 16;
+/// A format.
+pub(crate) struct Format {
+    /// Its name, as in [`Dump::format`].
+    pub name: &'static str,
+    /// Whether a file that begins so, or a folder with these files, is of it.
+    pub recognises: fn(&Beginning) -> bool,
+    /// Reads a file or folder of it.
+    pub read: fn(&Path, &Names) -> Result<Dump>,
+}
+
+/// All of them, in the order in which they are tried: those that are sure of their content first.
+const FORMATS: &[Format] = &[
+    model_addition_debugger::MODEL_ADDITION_DEBUGGER,
+    larql::LARQL,
+    npz::NPZ,
+    npy::NPY,
+    safetensors::SAFETENSORS,
+    llama_cpp_base::LLAMA_CPP_BASE,
+    llama_cpp_logits::LLAMA_CPP_LOGITS,
+    jsonl::JSONL,
+    log_probabilities::LOG_PROBABILITIES,
+    llama_cpp_text::LLAMA_CPP_TEXT,
+];
 
 /// Reads a dump of any known format.
 ///
 /// # Errors
 /// A file or folder that is of no known format, or is damaged.
-pub fn read(path: &Path) -> Result<Dump> {
-    let mut beginning = vec![];
-    let read = File::open(path).and_then(|file| file.take(BEGINNING).read_to_end(&mut beginning));
-    read.map_err(|error| InvalidRecording::from(error).of(path))?;
-    match &beginning[..] {
-        _ if llama_cpp_logits::recognises_name(path) => llama_cpp_logits::read(path),
-        bytes if llama_cpp_base::recognises(bytes) => llama_cpp_base::read(path),
-        bytes if jsonl::recognises(bytes) => jsonl::read(path),
-        bytes if log_probabilities::recognises(bytes) => log_probabilities::read(path),
-        bytes if llama_cpp_text::recognises(bytes) => llama_cpp_text::read(path),
-        _ => Err(InvalidRecording::Refused("of no known format".into()).of(path)),
+pub fn read(path: &Path, names: &Names) -> Result<Dump> {
+    let beginning = Beginning::of(path)?;
+    match FORMATS.iter().find(|format| (format.recognises)(&beginning)) {
+        Some(format) => Ok(Dump { format: format.name, ..(format.read)(path, names)? }),
+        None => Err(Error::dump(path, beginning.refusal())),
     }
 }
