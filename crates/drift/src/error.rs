@@ -1,12 +1,11 @@
 //! What can be wrong with what is measured, as types. Every message is one line that names the
 //! culprit.
 
-use crate::compare::InvalidRecording;
 #[cfg(feature = "server")]
 use crate::compare::server::ServerError;
 use candle_core::{DType, Shape};
 use gemma_mlp::internal::Line;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// A [`std::result::Result`] with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -136,17 +135,6 @@ pub enum Error {
         #[source]
         reason: InvalidReport,
     },
-    /// What another program computed, and what cannot be held against ours.
-    #[error("{}: {}", Line(name), Line(reason))]
-    NotComparable {
-        /// The file, folder or server it comes from.
-        name: String,
-        /// Why.
-        reason: String,
-    },
-    /// A comparison that was ended early: half of it says nothing.
-    #[error("ended early")]
-    Stopped,
     /// A dump of what a model computed, or a map of names, that cannot be used.
     #[error("{}: {reason}", Line(name))]
     Dump {
@@ -155,15 +143,6 @@ pub enum Error {
         /// Why.
         #[source]
         reason: InvalidDump,
-    },
-    /// Logits, a log or log-probabilities of another program that cannot be used.
-    #[error("{}: {reason}", Line(path.display()))]
-    Recording {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        reason: InvalidRecording,
     },
     /// A server that gives no log-probabilities.
     #[cfg(feature = "server")]
@@ -175,6 +154,17 @@ pub enum Error {
         #[source]
         reason: ServerError,
     },
+    /// What another program computed, and what cannot be held against ours.
+    #[error("{}: {}", Line(name), Line(reason))]
+    NotComparable {
+        /// The file, folder or server it comes from.
+        name: String,
+        /// Why.
+        reason: String,
+    },
+    /// A comparison that was ended early: half of it says nothing.
+    #[error("ended early")]
+    Stopped,
     /// Nothing to merge.
     #[error("there are no reports to merge")]
     NoReports,

@@ -2,7 +2,7 @@
 
 use candle_core::DType;
 use gemma_mlp::Checkpoint;
-use gemma_mlp_drift::compare::{Dump, Likeliest, Point, Word, formats, resolve};
+use gemma_mlp_drift::compare::{Dump, Likeliest, Names, Point, Word, formats, resolve};
 use proptest::prelude::*;
 use serde_json::json;
 use std::fs;
@@ -10,7 +10,7 @@ use std::path::Path;
 use tempfile::TempDir;
 
 fn read(path: &Path) -> Result<Dump, String> {
-    formats::read(path).map_err(|error| {
+    formats::read(path, &Names::default()).map_err(|error| {
         let message = error.to_string();
         assert!(error.is_input() && message.lines().count() == 1, "{message}");
         let name = path.file_name().unwrap().to_str().unwrap();

@@ -34,7 +34,6 @@ pub use allow::{Allow, InvalidAllow};
 pub use capture::{Capture, CaptureOptions, CaptureSummary, capture};
 pub use dump::{Dump, DumpText, Likeliest, Word};
 pub use dumps::compare_dumps;
-pub use formats::recording::InvalidRecording;
 pub use names::Names;
 pub use options::CompareOptions;
 pub use plane::{Glimpse, Plane};

@@ -19,12 +19,11 @@ use std::io::Read;
 use std::path::Path;
 
 pub(super) const JSONL: Format = Format {
-    name: FORMAT,
+    name: NAME,
     recognises: |beginning| recognises(&beginning.bytes),
     read: |path, _| read(path),
 };
-
-pub(super) const FORMAT: &str = "logits in lines of JSON, as MaxText has them";
+const NAME: &str = "logits in lines of JSON";
 
 /// Logits that MaxText writes beside transformers' own, without ids.
 const OF_MAXTEXT: &str = "mt_logits";
@@ -34,13 +33,13 @@ const OTHER_INPUTS: [&str; 4] =
 /// No key that says anything is longer.
 const LONGEST_KEY: usize = 40;
 
-pub(super) fn recognises(beginning: &[u8]) -> bool {
+fn recognises(beginning: &[u8]) -> bool {
     let known = ["prompt", "tokens", "logits", "formatted_prompt", OF_MAXTEXT, "hf_logits"];
     let has_logits = || beginning.windows(8).any(|bytes| bytes == b"\"logits\"");
     first_key(beginning).is_some_and(|key| known.contains(&key) || has_logits())
 }
 
-pub(super) fn read(path: &Path) -> Result<Dump> {
+fn read(path: &Path) -> Result<Dump> {
     let file = File::open(path).map_err(|error| InvalidRecording::from(error).of(path))?;
     let dump = parse(file).map_err(|error| error.of(path))?;
     Ok(Dump { source: path.display().to_string(), ..dump })
@@ -60,7 +59,7 @@ fn parse(mut input: impl Read) -> Result<Dump, InvalidRecording> {
     let mut lines = Lines::default();
     each_document(&mut input, |json| Document(&mut lines).deserialize(json))?;
     if lines.texts.is_empty() {
-        return Err(InvalidRecording::Malformed("there is no text in it".into()));
+        return Err(InvalidRecording::Invalid("there is no text in it".into()));
     }
     let mut remarks = vec![];
     if !lines.unknown.is_empty() {
@@ -81,7 +80,7 @@ fn parse(mut input: impl Read) -> Result<Dump, InvalidRecording> {
         let text = format!("{without} of {all} texts have no token ids");
         remarks.push(Remark::warning(RemarkKind::Text, text));
     }
-    let mut dump = Dump { format: FORMAT, texts: lines.texts, remarks, ..Dump::default() };
+    let mut dump = Dump { format: NAME, texts: lines.texts, remarks, ..Dump::default() };
     if let [prompt] = &lines.prompts[..] {
         dump.metadata.insert("prompt".into(), prompt.clone());
     }

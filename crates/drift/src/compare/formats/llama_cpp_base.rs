@@ -17,12 +17,11 @@ use std::io::{BufReader, Read};
 use std::path::Path;
 
 pub(super) const LLAMA_CPP_BASE: Format = Format {
-    name: FORMAT,
+    name: NAME,
     recognises: |beginning| recognises(&beginning.bytes),
     read: |path, _| read(path),
 };
-
-pub(super) const FORMAT: &str = "log-probabilities of llama.cpp's --kl-divergence-base";
+const NAME: &str = "llama.cpp's --kl-divergence-base";
 
 const MAGIC: &[u8] = b"_logits_";
 /// How many tokens of a position are kept. What is 16 nats below the likeliest is cut off in the file,
@@ -31,11 +30,11 @@ const KEPT: usize = 64;
 /// Gemma's BOS.
 const BOS: u32 = 2;
 
-pub(super) fn recognises(beginning: &[u8]) -> bool {
+fn recognises(beginning: &[u8]) -> bool {
     beginning.starts_with(MAGIC)
 }
 
-pub(super) fn read(path: &Path) -> Result<Dump> {
+fn read(path: &Path) -> Result<Dump> {
     read_base(path).map_err(|error| error.of(path))
 }
 
@@ -52,7 +51,7 @@ impl Header {
         let mut size = || -> Result<usize, InvalidRecording> {
             let size = i32::from_le_bytes(array(reader)?);
             usize::try_from(size).ok().filter(|size| *size > 0).ok_or_else(|| {
-                InvalidRecording::Malformed(format!("its header has {size} for a size"))
+                InvalidRecording::Invalid(format!("its header has {size} for a size"))
             })
         };
         let header = Self { chunk: size()?, vocab: size()?, chunks: size()? };
@@ -60,7 +59,7 @@ impl Header {
             Some(expected) if expected == actual => Ok(header),
             expected => {
                 let expected = expected.unwrap_or(u64::MAX);
-                Err(InvalidRecording::Size { expected, actual })
+                Err(InvalidRecording::size(expected, actual))
             }
         }
     }
@@ -100,7 +99,7 @@ fn read_base(path: &Path) -> Result<Dump, InvalidRecording> {
             let id = i32::from_le_bytes(array(&mut reader)?);
             let known = u32::try_from(id).ok().filter(|id| (*id as usize) < header.vocab);
             known.ok_or_else(|| {
-                InvalidRecording::Malformed(format!("{id} is no token of {}", header.vocab))
+                InvalidRecording::Invalid(format!("{id} is no token of {}", header.vocab))
             })
         });
         let tokens = Some(ids.collect::<Result<Vec<u32>, _>>()?);
@@ -117,7 +116,7 @@ fn read_base(path: &Path) -> Result<Dump, InvalidRecording> {
         }
     }
     let metadata = [("framework".into(), "llama.cpp".into())].into();
-    Ok(Dump { source: path.display().to_string(), format: FORMAT, metadata, texts, remarks })
+    Ok(Dump { source: path.display().to_string(), format: NAME, metadata, texts, remarks })
 }
 
 /// The first token of every chunk is replaced by BOS before the model reads it, and is written as it was.
@@ -157,7 +156,7 @@ fn log_probabilities(row: &[u8], next: u32) -> Result<Vec<(Word, f64)>, InvalidR
         all.iter().map(|&(step, id)| (Word::Id(id), scale * f64::from(step) + least)).collect();
     let largest = tokens.first().map_or(least, |(_, largest)| *largest);
     if !(scale >= 0.0 && least.is_finite() && largest < 0.01) {
-        return Err(InvalidRecording::Malformed(format!(
+        return Err(InvalidRecording::Invalid(format!(
             "a scale of {scale} from {least} on makes no log-probabilities"
         )));
     }

@@ -3,24 +3,26 @@
 //! The scripts beside these programs write transformers' in the same way, as `pytorch-MODEL.bin`.
 
 use super::Format;
-use super::raw::raw_plane;
 use super::recording::InvalidRecording;
 use crate::compare::dump::{Dump, DumpText};
+use crate::compare::plane::Plane;
 use crate::compare::point::Point;
 use crate::error::Result;
 use gemma_mlp::checkpoint::{Remark, RemarkKind};
+use gemma_mlp::internal::{self, Numbers};
+use safetensors::Dtype;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub(super) const LLAMA_CPP_LOGITS: Format = Format {
-    name: FORMAT,
+    name: NAME,
     recognises: |beginning| recognises_name(&beginning.path),
     read: |path, _| read(path),
 };
-
-pub(super) const FORMAT: &str = "the last token's logits, as llama.cpp saves them";
+const NAME: &str = "llama.cpp's --save-logits";
 
 /// What a text's ids or its prompt take at most, in bytes.
 const MAX_BESIDE: u64 = 64 << 20;
@@ -28,7 +30,7 @@ const MAX_BESIDE: u64 = 64 << 20;
 const MAX_ROW: u64 = 64 << 20;
 
 /// By its name, since the file has no header.
-pub(super) fn recognises_name(path: &Path) -> bool {
+fn recognises_name(path: &Path) -> bool {
     let is_bin = path.extension().is_some_and(|extension| extension == "bin");
     is_bin && framework(path).is_some()
 }
@@ -40,7 +42,7 @@ fn framework(path: &Path) -> Option<(&'static str, &str)> {
     names.iter().find_map(|(prefix, name)| Some((*name, stem.strip_prefix(prefix)?)))
 }
 
-pub(super) fn read(path: &Path) -> Result<Dump> {
+fn read(path: &Path) -> Result<Dump> {
     read_logits(path).map_err(|error| error.of(path))
 }
 
@@ -48,18 +50,18 @@ fn read_logits(path: &Path) -> Result<Dump, InvalidRecording> {
     let (framework, model) = framework(path).unwrap_or(("llama.cpp", ""));
     for (suffix, what) in [("-embeddings", "embeddings"), ("-tokens", "token ids")] {
         if let Some(base) = model.strip_suffix(suffix) {
-            return Err(InvalidRecording::Refused(format!(
+            return Err(InvalidRecording::Invalid(format!(
                 "these are {what}; pass the logits beside them, …-{base}.bin"
             )));
         }
     }
     let len = std::fs::metadata(path)?.len();
     if len == 0 || len % 4 != 0 || len > MAX_ROW {
-        return Err(InvalidRecording::Malformed(format!(
+        return Err(InvalidRecording::Invalid(format!(
             "{len} bytes are not the logits of one token in f32"
         )));
     }
-    let plane = raw_plane(path, 0, &[1, (len / 4) as usize])?;
+    let plane = plane(path, (len / 4) as usize).map_err(InvalidRecording::invalid)?;
     let mut remarks = vec![];
     let mut text = DumpText { planes: [(Point::Logits, plane)].into(), ..DumpText::default() };
     match tokens(&beside(path, "-tokens.bin"))? {
@@ -81,7 +83,15 @@ fn read_logits(path: &Path) -> Result<Dump, InvalidRecording> {
         metadata.insert("prompt".into(), prompt);
     }
     let source = path.display().to_string();
-    Ok(Dump { source, format: FORMAT, metadata, texts: vec![text], remarks })
+    Ok(Dump { source, format: NAME, metadata, texts: vec![text], remarks })
+}
+
+/// The row of f32 that a file is.
+fn plane(path: &Path, width: usize) -> Result<Plane, String> {
+    let file = Arc::new(internal::File::open(path.into()).map_err(|error| error.to_string())?);
+    let numbers = Numbers::of(&file, 0, width, Dtype::F32);
+    let plane = numbers.and_then(|numbers| Plane::in_file(numbers, vec![1, width]));
+    plane.ok_or_else(|| "it was written to while it was read".into())
 }
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {
@@ -104,7 +114,7 @@ fn tokens(path: &Path) -> Result<Option<Vec<u32>>, InvalidRecording> {
     let ids = ids.filter(|ids| !ids.is_empty() && rest.is_empty());
     let malformed = || {
         let name = path.display();
-        InvalidRecording::Malformed(format!("{name}, which is beside it, is not token ids in i32"))
+        InvalidRecording::Invalid(format!("{name}, which is beside it, is not token ids in i32"))
     };
     ids.map(Some).ok_or_else(malformed)
 }

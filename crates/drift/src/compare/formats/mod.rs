@@ -12,8 +12,7 @@ pub(crate) mod log_probabilities;
 mod model_addition_debugger;
 mod npy;
 mod npz;
-pub(crate) mod python_json;
-mod raw;
+mod python_json;
 pub(crate) mod recording;
 mod safetensors;
 
@@ -39,12 +38,12 @@ const FORMATS: &[Format] = &[
     larql::LARQL,
     npz::NPZ,
     npy::NPY,
-    llama_cpp_logits::LLAMA_CPP_LOGITS,
+    safetensors::SAFETENSORS,
     llama_cpp_base::LLAMA_CPP_BASE,
+    llama_cpp_logits::LLAMA_CPP_LOGITS,
     jsonl::JSONL,
     log_probabilities::LOG_PROBABILITIES,
     llama_cpp_text::LLAMA_CPP_TEXT,
-    safetensors::SAFETENSORS,
 ];
 
 /// Reads a dump of any known format.

@@ -1,37 +1,47 @@
-//! What can be wrong with logits, logs and log-probabilities that other programs have written.
+//! What can be wrong with logits, logs and log-probabilities of other programs, before it is known in which
+//! file.
 
-use crate::error::Error;
-use gemma_mlp::internal::Line;
+use crate::error::{Error, InvalidDump};
+use std::fmt;
 use std::io;
 use std::path::Path;
 
-/// Why logits, a log or log-probabilities of another program cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum InvalidRecording {
-    /// It cannot be read.
-    #[error("{}", Line(.0))]
+/// Why they cannot be used.
+#[derive(Debug)]
+pub(crate) enum InvalidRecording {
+    /// They cannot be read.
     Io(io::Error),
-    /// What stands there is not what its format says, or contradicts itself.
-    #[error("{}", Line(.0))]
-    Malformed(String),
-    /// A file that ends too early or too late.
-    #[error("it has {actual} bytes where its header asks for {expected}; write it again")]
-    Size {
-        /// How many bytes it would have.
-        expected: u64,
-        /// How many it has.
-        actual: u64,
-    },
-    /// It is known, and cannot be compared.
-    #[error("{}", Line(.0))]
-    Refused(String),
+    /// What stands there contradicts its format or itself, or is known and cannot be compared.
+    Invalid(String),
 }
 
 impl InvalidRecording {
+    pub(super) fn invalid(text: impl Into<String>) -> Self {
+        Self::Invalid(text.into())
+    }
+
+    /// A file that ends too early or too late.
+    pub(super) fn size(expected: u64, actual: u64) -> Self {
+        Self::Invalid(format!(
+            "it has {actual} bytes where its header asks for {expected}; write it again"
+        ))
+    }
+
     /// As the error of a file.
     pub(super) fn of(self, path: &Path) -> Error {
-        Error::Recording { path: path.into(), reason: self }
+        match self {
+            Self::Io(source) => gemma_mlp::Error::Io { path: path.into(), source }.into(),
+            Self::Invalid(text) => Error::dump(path, InvalidDump::Malformed(text)),
+        }
+    }
+}
+
+impl fmt::Display for InvalidRecording {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io(error) => error.fmt(f),
+            Self::Invalid(text) => f.write_str(text),
+        }
     }
 }
 
@@ -45,7 +55,7 @@ impl From<serde_json::Error> for InvalidRecording {
     fn from(error: serde_json::Error) -> Self {
         match error.is_io() {
             true => Self::Io(error.into()),
-            false => Self::Malformed(error.to_string()),
+            false => Self::Invalid(error.to_string()),
         }
     }
 }

@@ -23,23 +23,30 @@ use std::path::Path;
 use tokens::Tokens;
 
 pub(super) const LLAMA_CPP_TEXT: Format = Format {
-    name: FORMAT,
+    name: NAME,
     recognises: |beginning| recognises(&beginning.bytes),
     read: |path, _| read(path),
 };
-
-pub(super) const FORMAT: &str = "a log of llama.cpp's tensors";
+const NAME: &str = "llama.cpp's log of tensors";
 
 /// What logs of these programs begin with, before the first tensor.
-const BEGINNINGS: [&str; 5] =
-    ["llama_model_loader:", "llama_model_load", "llama_context:", "ggml_cuda_init:", "build: "];
+const BEGINNINGS: [&str; 8] = [
+    "llama_model_loader:",
+    "llama_model_load",
+    "llama_context:",
+    "ggml_cuda_init:",
+    "build: ",
+    "load_backend:",
+    "system_info: n_threads",
+    "llama threadpool init",
+];
 
-pub(super) fn recognises(beginning: &[u8]) -> bool {
+fn recognises(beginning: &[u8]) -> bool {
     let text = String::from_utf8_lossy(beginning);
     is_printed(&text) || BEGINNINGS.iter().any(|beginning| text.contains(beginning))
 }
 
-pub(super) fn read(path: &Path) -> Result<Dump> {
+fn read(path: &Path) -> Result<Dump> {
     let file = File::open(path).map_err(|error| InvalidRecording::from(error).of(path))?;
     let dump = parse(BufReader::new(file)).map_err(|error| error.of(path))?;
     Ok(Dump { source: path.display().to_string(), ..dump })
@@ -131,7 +138,7 @@ fn parse(log: impl BufRead) -> Result<Dump, InvalidRecording> {
     let count = batches.current.index;
     let batch = batches.longest;
     if batch.tensors.is_empty() {
-        return Err(InvalidRecording::Refused(match seen {
+        return Err(InvalidRecording::Invalid(match seen {
             true => "it has tensors, and none that a Gemma has by the names of llama.cpp".into(),
             false => {
                 "a log of llama.cpp without tensors; run llama-eval-callback, or llama-debug with \
@@ -141,7 +148,7 @@ fn parse(log: impl BufRead) -> Result<Dump, InvalidRecording> {
         }));
     }
     let (text, remarks) = text(&batch, count, tokens.ids());
-    Ok(Dump { source: String::new(), format: FORMAT, metadata, texts: vec![text], remarks })
+    Ok(Dump { source: String::new(), format: NAME, metadata, texts: vec![text], remarks })
 }
 
 fn text(batch: &Batch, batches: usize, ids: Option<Vec<u32>>) -> (DumpText, Vec<Remark>) {

@@ -23,16 +23,21 @@ use std::io::Read;
 use std::path::Path;
 
 pub(super) const LOG_PROBABILITIES: Format = Format {
-    name: FORMAT,
+    name: NAME,
     recognises: |beginning| recognises(&beginning.bytes),
     read: |path, _| read(path),
 };
+const NAME: &str = "log-probabilities of a server";
 
-pub(super) const FORMAT: &str = "log-probabilities of the likeliest tokens";
-
-pub(super) fn recognises(beginning: &[u8]) -> bool {
-    const KEYS: [&str; 5] =
-        ["choices", "prompt_logprobs", "prompt_token_ids", "completion_probabilities", "logprobs"];
+fn recognises(beginning: &[u8]) -> bool {
+    const KEYS: [&str; 6] = [
+        "choices",
+        "prompt_logprobs",
+        "prompt_token_ids",
+        "completion_probabilities",
+        "logprobs",
+        "tokens_evaluated",
+    ];
     let text = String::from_utf8_lossy(beginning);
     let said = || KEYS.iter().any(|key| text.contains(&format!("\"{key}\"")));
     let failure = |key| matches!(key, "error" | "detail");
@@ -44,7 +49,7 @@ fn is_stream(beginning: &[u8]) -> bool {
     beginning.starts_with(b"data: {")
 }
 
-pub(super) fn read(path: &Path) -> Result<Dump> {
+fn read(path: &Path) -> Result<Dump> {
     let file = File::open(path).map_err(|error| InvalidRecording::from(error).of(path))?;
     let dump = parse(file).map_err(|error| error.of(path))?;
     Ok(Dump { source: path.display().to_string(), ..dump })
@@ -55,18 +60,18 @@ fn parse(mut input: impl Read) -> Result<Dump, InvalidRecording> {
     input.by_ref().take(7).read_to_end(&mut beginning)?;
     if is_stream(&beginning) {
         let text = "an answer in pieces; ask for it with \"stream\": false";
-        return Err(InvalidRecording::Refused(text.into()));
+        return Err(InvalidRecording::Invalid(text.into()));
     }
     let input = beginning.chain(input);
     let (mut reading, mut model) = (Reading::default(), None);
     for mut response in responses(input)? {
         if let Some(complaint) = response.complaint().filter(|_| response.is_empty()) {
-            return Err(InvalidRecording::Refused(format!("the server says: {complaint}")));
+            return Err(InvalidRecording::Invalid(format!("the server says: {complaint}")));
         }
         model = model.or(response.take_model());
         read_out(response, &mut reading)?;
     }
-    let mut dump = reading.dump(FORMAT)?;
+    let mut dump = reading.dump(NAME)?;
     dump.metadata.extend(model.map(|model| ("model".into(), model)));
     Ok(dump)
 }

@@ -30,7 +30,7 @@ impl Reading {
     pub(super) fn dump(self, format: &'static str) -> Result<Dump, InvalidRecording> {
         if self.texts.iter().all(|text| text.likeliest.is_empty()) {
             let unplaced = self.unplaced > 0;
-            return Err(InvalidRecording::Refused(match unplaced {
+            return Err(InvalidRecording::Invalid(match unplaced {
                 true => {
                     "it does not say how many tokens the prompt has, in usage or prompt_token_ids"
                         .into()
@@ -122,7 +122,7 @@ pub(crate) fn read_out(response: Response, reading: &mut Reading) -> Result<(), 
 }
 
 fn malformed(text: String) -> InvalidRecording {
-    InvalidRecording::Malformed(text)
+    InvalidRecording::Invalid(text)
 }
 
 /// A text in the making.
@@ -264,7 +264,7 @@ impl Text {
         reading: &mut Reading,
     ) -> Result<(), InvalidRecording> {
         if all.iter().any(|token| token.probs.is_some() || token.top_probs.is_some()) {
-            return Err(InvalidRecording::Refused(
+            return Err(InvalidRecording::Invalid(
                 "its probabilities are those after sampling, among few candidates; ask a llama.cpp of 2025 \
                  or later, without post_sampling_probs"
                     .into(),

@@ -152,7 +152,7 @@ fn llama_cpps_own_route() {
 #[test]
 fn refusals_say_why() {
     for (json, fragment) in [
-        (json!({"error": {"message": "no\nsuch model"}}), "no\\nsuch model"),
+        (json!({"error": {"message": "no such model"}}), "says: no such model"),
         (json!({"detail": "Not Found"}), "Not Found"),
         (json!({"choices": [{"text": "x", "logprobs": null}]}), "no log-probabilities"),
         (
