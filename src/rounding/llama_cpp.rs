@@ -7,7 +7,7 @@
 
 use super::half_type::HalfType;
 use super::real;
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use std::f32::consts::FRAC_1_SQRT_2;
 
 /// f16(gelu(f16(x))) between ±10, and the limits beyond.
@@ -23,11 +23,11 @@ pub(super) fn tanh(x: f32) -> f32 {
     }
 }
 
-/// [`tanh`] of a tensor in f32. It has no gradient.
+/// [`tanh`] of a tensor, by way of f32. It has no gradient.
 pub(super) fn activate(x: &Tensor) -> Result<Tensor> {
-    let values = x.flatten_all()?.to_vec1::<f32>()?;
+    let values = x.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
     let values: Vec<f32> = values.into_iter().map(tanh).collect();
-    Tensor::from_vec(values, x.shape(), x.device())
+    Tensor::from_vec(values, x.shape(), x.device())?.to_dtype(x.dtype())
 }
 
 /// `x/2·(1 + erf(x/√2))`.

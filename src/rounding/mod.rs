@@ -141,10 +141,11 @@ impl Rounding {
         }
     }
 
-    /// Whether it is llama.cpp's table, which is of f16 in a model in f32 too.
+    /// Whether it is llama.cpp's table, which is of f16 in a wider model too.
     fn is_table(self, activation: Activation, dtype: DType) -> bool {
         let tanh = activation == Activation::TANH;
-        tanh && self == Self::Like(Framework::LlamaCpp) && dtype == DType::F32
+        let wide = matches!(dtype, DType::F32 | DType::F64);
+        tanh && self == Self::Like(Framework::LlamaCpp) && wide
     }
 
     /// Whether this crate's own activations are rounded with the product only.

@@ -30,7 +30,8 @@ pub(super) fn read(
     let roundings: Vec<Rounding> = match dtype.size_in_bytes() {
         2 => {
             let frameworks = Framework::ALL.iter().map(|&framework| Rounding::Like(framework));
-            [Rounding::Once, Rounding::EveryOp].into_iter().chain(frameworks).collect()
+            // Of equals the first is taken: what a framework does says more than what ours does.
+            frameworks.chain([Rounding::Once, Rounding::EveryOp]).collect()
         }
         _ => vec![Rounding::Once],
     };

@@ -11,7 +11,9 @@ use std::collections::BTreeMap;
 
 /// A framework's arithmetic, as changes of our model.
 pub(super) struct Arithmetic {
-    /// What it rounds; nothing of a framework that rounds as ours does.
+    /// What the model beside ours computes in.
+    pub(super) dtype: DType,
+    /// What it does otherwise than ours.
     pub(super) variations: Vec<Variation>,
     /// Those of them that are the same at every position, and so no noise: a model in f32 that has them is what theirs
     /// is scattered around.
@@ -31,12 +33,7 @@ impl Arithmetic {
         let half = dtype.size_in_bytes() == 2;
         match say("framework") {
             Some("llama.cpp") => Self::llama_cpp(say("weights"), dtype),
-            _ if !half => Self {
-                variations: vec![],
-                centre: vec![],
-                rounding: Rounding::Once,
-                description: format!("our model in {} beside it in f64", dtype.as_str()),
-            },
+            _ if !half => Self::wide(Rounding::Once, "our model in f32 beside it in f64"),
             Some("transformers" | "torch") => {
                 let like = Rounding::Like(Framework::PyTorch);
                 Self::every_op("transformers", dtype, !fused, like)
@@ -48,6 +45,17 @@ impl Arithmetic {
         }
     }
 
+    /// Of a model in f32, whose rounding is the distance of ours from the same in f64.
+    fn wide(rounding: Rounding, description: &str) -> Self {
+        Self {
+            dtype: DType::F64,
+            variations: vec![Variation::RopeRounding(RopeRounding::Wide)],
+            centre: vec![],
+            rounding,
+            description: description.into(),
+        }
+    }
+
     /// Every operation rounded, but for norms and softmax, which are f32 inside.
     ///
     /// transformers 5.24 and keras-hub 0.32: the embedding's scale, RoPE's tables, products and sums, scores, the
@@ -56,6 +64,7 @@ impl Arithmetic {
         let tables = Variation::RopeRounding(RopeRounding::Tables(dtype));
         let attention = AttentionRounding { dtype, rotary_every_op: true, scores };
         Self {
+            dtype,
             variations: vec![tables, Variation::AttentionRounding(attention)],
             centre: vec![Variation::EmbeddingScaleRounded(dtype), tables],
             rounding,
@@ -67,6 +76,7 @@ impl Arithmetic {
     fn jax(dtype: DType) -> Self {
         let attention = AttentionRounding { dtype, rotary_every_op: false, scores: true };
         Self {
+            dtype,
             variations: vec![
                 Variation::AttentionRounding(attention),
                 Variation::NormRounding(NormRounding::EveryOp(dtype)),
@@ -92,8 +102,13 @@ impl Arithmetic {
     /// rounded by the weights' type.
     fn llama_cpp(weights: Option<&str>, dtype: DType) -> Self {
         let has = |name: &str| weights.is_some_and(|weights| weights.contains(name));
+        let table = Rounding::Like(Framework::LlamaCpp);
+        if has("F32") {
+            let description =
+                "our model in f32 beside it in f64, with llama.cpp's table of GELU in f16";
+            return Self::wide(table, description);
+        }
         let (inputs, words) = match () {
-            () if has("F32") => (InputRounding::Exact, ""),
             () if has("BF16") => {
                 (InputRounding::To(DType::BF16), " and inputs of products in bf16")
             }
@@ -101,9 +116,10 @@ impl Arithmetic {
             () => (InputRounding::Q8, " and inputs of products in 8 bits"),
         };
         Self {
+            dtype,
             variations: vec![Variation::InputRounding(inputs)],
             centre: vec![],
-            rounding: Rounding::Like(Framework::LlamaCpp),
+            rounding: table,
             description: format!(
                 "our model in {}, with llama.cpp's table of GELU in f16{words}",
                 dtype.as_str()

@@ -122,7 +122,7 @@ pub(super) fn check_weights(
                 ),
             ));
         }
-        return Ok(if stated.is_some() { Weights::Near } else { Weights::Same });
+        return Ok(if stated.is_some() { Weights::Near } else { Weights::Alike });
     }
     Ok(if stated.is_some() { Weights::OtherHash } else { Weights::Unknown })
 }
@@ -130,7 +130,10 @@ pub(super) fn check_weights(
 /// What is known of a dump's weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Weights {
+    /// The same hash.
     Same,
+    /// No hash; they compute alike.
+    Alike,
     /// Another hash, but they compute alike: rounded or quantised.
     Near,
     /// Another hash, and nothing to recompute.

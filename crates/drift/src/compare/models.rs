@@ -6,7 +6,7 @@ use crate::drift::load_sharing;
 use crate::error::Result;
 use candle_core::{DType, Device, Tensor};
 use gemma_mlp::Checkpoint;
-use gemma_mlp::model::{Gemma, Head, RopeRounding, Variation};
+use gemma_mlp::model::{Gemma, Head, Variation};
 
 /// Ours, and the one beside it.
 pub(super) struct Models {
@@ -19,22 +19,16 @@ pub(super) struct Models {
 impl Models {
     pub(super) fn load(
         checkpoint: &Checkpoint,
-        dtype: DType,
         arithmetic: &Arithmetic,
         device: &Device,
     ) -> Result<Self> {
         let ours = Gemma::load(checkpoint, device, DType::F32)?;
-        let beside = match arithmetic.variations.is_empty() {
-            false => {
-                let narrow = load_sharing(checkpoint, [&ours].into_iter(), dtype, device)?;
-                varied(&narrow, &arithmetic.variations)?.with_rounding(arithmetic.rounding)
-            }
+        let beside = match arithmetic.dtype {
             // Packed weights are unpacked to f64 as they are used, one matrix at a time.
-            true => varied(
-                &ours.with_dtype(DType::F64),
-                &[Variation::RopeRounding(RopeRounding::Wide)],
-            )?,
+            DType::F64 => ours.with_dtype(DType::F64),
+            dtype => load_sharing(checkpoint, [&ours].into_iter(), dtype, device)?,
         };
+        let beside = varied(&beside, &arithmetic.variations)?.with_rounding(arithmetic.rounding);
         Ok(Self { ours, beside })
     }
 

@@ -30,8 +30,9 @@ use std::ops::ControlFlow;
 /// 2 at every point (docs/compare.md).
 pub(super) const THRESHOLD: f64 = 2.5;
 
-/// How many times the floor's the KL divergence may be: it grows with the square of a distance.
-const KL_THRESHOLD: f64 = THRESHOLD * THRESHOLD;
+/// Positions from which on a mean KL divergence is no chance. That of a right model is at most 1.5 times its floor then; of a
+/// few positions it varies as much as a square of a distance does.
+const ENOUGH_POSITIONS: usize = 32;
 
 /// Positions in which a mistake is looked for: more than the sliding window of any small Gemma, so that a wrong window
 /// shows.
@@ -66,7 +67,7 @@ pub fn compare(
     let Aligned { texts, remarks } = align(theirs, checkpoint)?;
     let precision = Precision::of_dump(theirs, options.dtype)?;
     let arithmetic = Arithmetic::of(&theirs.metadata, precision.dtype);
-    let models = Models::load(checkpoint, precision.dtype, &arithmetic, device)?;
+    let models = Models::load(checkpoint, &arithmetic, device)?;
     progress(0.05)?;
     let mut run = Run {
         theirs,
@@ -79,6 +80,7 @@ pub fn compare(
         texts,
         remarks,
         untold: vec![],
+        weights: Weights::Unknown,
     };
     run.compare(&mut progress)
 }
@@ -95,6 +97,7 @@ struct Run<'a> {
     texts: Vec<Text>,
     remarks: Vec<Remark>,
     untold: Vec<String>,
+    weights: Weights,
 }
 
 /// The first point that differs, and by how much.
@@ -151,10 +154,10 @@ impl Run<'_> {
             self.remarks.extend(odd_planes(self.theirs, text)?);
         }
         let gemma = &self.models.ours;
-        let weights = check_weights(self.theirs, &self.texts[0], self.checkpoint, gemma)?;
+        self.weights = check_weights(self.theirs, &self.texts[0], self.checkpoint, gemma)?;
         let warn = |text: &str| Remark::warning(RemarkKind::Weights, text);
-        match weights {
-            Weights::Same => {}
+        match self.weights {
+            Weights::Same | Weights::Alike => {}
             Weights::Near => self.remarks.push(warn(
                 "the weights of its first block have another hash; they compute alike, and may be rounded or quantised",
             )),
@@ -292,7 +295,7 @@ impl Run<'_> {
             metrics,
             floor,
             ratio,
-            differs: !(ratio <= KL_THRESHOLD),
+            differs: !(ratio <= kl_threshold(sums.drift.kl_nats.len())),
             worst: sums.worst,
             flip_count: sums.drift.flips(),
             flips,
@@ -306,10 +309,9 @@ impl Run<'_> {
         activations: &[ActivationReading],
         logits: Option<&ComparedLogits>,
     ) -> Option<Guilty> {
-        let floor = self.least_floor();
         for (&point, sums) in &measured.points {
             let Some(pair) = &sums.same_input else { continue };
-            let distance = pair.distance(floor);
+            let distance = pair.distance(self.least_floor(point));
             let read = activations.iter().any(|reading| {
                 reading.differs && point == Point::Layer(reading.layer, Place::Activated)
             });
@@ -333,9 +335,16 @@ impl Run<'_> {
         })
     }
 
-    /// What rounding a number once does at most: no floor is lower.
-    fn least_floor(&self) -> f64 {
-        unit_roundoff(self.precision.dtype)
+    /// What rounding a number once does at most: no floor is lower. Weights that are not known to be the same to the
+    /// last bit may be rounded themselves, which the embedding shows as it is.
+    fn least_floor(&self, point: Point) -> f64 {
+        let unit = unit_roundoff(self.precision.dtype);
+        match point {
+            Point::Embedding if self.weights != Weights::Same => {
+                unit.max(unit_roundoff(self.checkpoint.dtype()))
+            }
+            _ => unit,
+        }
     }
 
     fn allowance(&self, point: Point) -> Allowance {
@@ -388,7 +397,7 @@ impl Run<'_> {
         let found = measure(&texts, &models, &graph, self.device, |_, _, _| Ok(()), |_| Ok(()))?;
         for (&point, sums) in &found.points {
             let Some(pair) = &sums.same_input else { continue };
-            let distance = pair.distance(self.least_floor());
+            let distance = pair.distance(self.least_floor(point));
             if self.allowance(point).exceeded_by(distance.ratio) {
                 return Ok(Some((point, distance.floor)));
             }
@@ -407,12 +416,11 @@ impl Run<'_> {
         mut causes: Vec<Cause>,
         tried: Vec<Tried>,
     ) -> Result<Comparison> {
-        let floor = self.least_floor();
         let mut layers: Vec<ComparedLayer> = vec![];
         let (mut ends, mut largest) = (vec![], 0f64);
         let mut agrees_before = false;
         for (&point, sums) in &measured.points {
-            let compared = self.point(point, sums, floor);
+            let compared = self.point(point, sums);
             let before = guilty.as_ref().is_none_or(|guilty| point < guilty.point);
             if before && let Some(same) = compared.same_input {
                 largest = largest.max(same.ratio);
@@ -477,7 +485,7 @@ impl Run<'_> {
             ends,
             activations: activations.into_iter().filter(|a| self.reports(a.layer)).collect(),
             logits,
-            map: map(&measured.rows, &measured.points, floor),
+            map: map(&measured.rows, &measured.points, unit_roundoff(self.precision.dtype)),
             untold: std::mem::take(&mut self.untold),
             remarks: std::mem::take(&mut self.remarks),
         })
@@ -487,7 +495,8 @@ impl Run<'_> {
         self.options.layers.is_empty() || self.options.layers.contains(&layer)
     }
 
-    fn point(&self, point: Point, sums: &PointSums, floor: f64) -> ComparedPoint {
+    fn point(&self, point: Point, sums: &PointSums) -> ComparedPoint {
+        let floor = self.least_floor(point);
         let allowance = self.allowance(point);
         let same_input = sums.same_input.map(|pair| pair.distance(floor));
         ComparedPoint {
@@ -541,6 +550,11 @@ impl Allowance {
     pub(super) fn exceeded_by(&self, ratio: f64) -> bool {
         !(ratio <= self.ratio)
     }
+}
+
+/// How many times the floor's the mean KL divergence of so many positions may be.
+fn kl_threshold(positions: usize) -> f64 {
+    if positions >= ENOUGH_POSITIONS { THRESHOLD } else { THRESHOLD.powi(2) }
 }
 
 /// What rounding a number once to a dtype changes at most, relative to it.
