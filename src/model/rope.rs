@@ -32,6 +32,8 @@ pub enum RopeRounding {
     /// Nothing before cosine and sine, which are f32: angles are f64. What f32 does to angles, which are up to the
     /// position in size, is the distance from this.
     Wide,
+    /// Angles, which llama.cpp multiplies up in f32 from one pair to the next (`ggml_rope_cache_init`).
+    Iterated,
     /// Cosine and sine.
     Tables(DType),
     /// The inverse frequencies.
@@ -123,22 +125,42 @@ impl RotaryEmbedding {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn make_wide_tables(&self, len: usize, device: &Device) -> Result<Tables> {
+    /// The angles of positions `0..len`, row after row.
+    fn wide_angles(&self, len: usize) -> Vec<f64> {
         let half = self.head_dim / 2;
         let angle = |at: usize| {
             let exponent = -2.0 * (at % half) as f64 / self.head_dim as f64;
             (at / half) as f64 * self.theta.powf(exponent) / self.factor
         };
+        (0..len * half).map(angle).collect()
+    }
+
+    fn iterated_angles(&self, len: usize) -> Vec<f64> {
+        let step = (self.theta as f32).powf(-2.0 / self.head_dim as f32);
+        let factor = self.factor.recip() as f32;
+        let row = |position: usize| {
+            let angles =
+                std::iter::successors(Some(position as f32), move |angle| Some(angle * step));
+            angles.take(self.head_dim / 2).map(move |angle| f64::from(angle * factor))
+        };
+        (0..len).flat_map(row).collect()
+    }
+
+    /// Cosines and sines of angles.
+    fn tables_of(&self, angles: Vec<f64>, device: &Device) -> Result<Tables> {
+        let half = self.head_dim / 2;
         let table = |of: fn(f64) -> f64| {
-            let values = (0..len * half).map(|at| of(angle(at)) as f32).collect::<Vec<_>>();
-            Tensor::from_vec(values, (len, half), device)
+            let values: Vec<f32> = angles.iter().map(|&angle| of(angle) as f32).collect();
+            Tensor::from_vec(values, (angles.len() / half.max(1), half), device)
         };
         Ok((table(f64::cos)?, table(f64::sin)?))
     }
 
     fn make_tables(&self, len: usize, device: &Device) -> Result<Tables> {
-        if self.rounding == RopeRounding::Wide {
-            return self.make_wide_tables(len, device);
+        match self.rounding {
+            RopeRounding::Wide => return self.tables_of(self.wide_angles(len), device),
+            RopeRounding::Iterated => return self.tables_of(self.iterated_angles(len), device),
+            _ => {}
         }
         let (theta, dim) = (self.theta as f32, self.head_dim as f32);
         let frequency = |i: usize| 1.0 / theta.powf((2 * i) as f32 / dim) / self.factor as f32;
@@ -149,7 +171,7 @@ impl RotaryEmbedding {
         let round = |t: Tensor, dtype: DType| t.to_dtype(dtype)?.to_dtype(DType::F32);
         let angles = |p: &Tensor, f: &Tensor| p.broadcast_mul(f); // [len, head_dim / 2]
         match self.rounding {
-            RopeRounding::None | RopeRounding::Wide => {
+            RopeRounding::None | RopeRounding::Wide | RopeRounding::Iterated => {
                 cos_sin(&angles(&positions, &frequencies)?, Ok)
             }
             RopeRounding::Tables(dtype) => {

@@ -16,6 +16,7 @@ use std::ops::Range;
 pub(super) struct Text {
     pub(super) tokens: Vec<u32>,
     pub(super) planes: BTreeMap<Point, Rows>,
+    /// Points of which a few numbers are known.
     pub(super) glimpses: BTreeMap<Point, Glimpse>,
     pub(super) likeliest: Vec<Likeliest>,
 }
@@ -59,10 +60,6 @@ impl Rows {
 
     fn first(&self, count: usize) -> Self {
         Self { count, ..self.clone() }
-    }
-
-    pub(super) fn dtype(&self) -> DType {
-        self.plane.dtype()
     }
 
     /// The position of a row.
@@ -209,12 +206,23 @@ fn align_text(dump: &Dump, text: &DumpText, widths: &Widths, done: &mut Done) ->
         let rows = align_plane(dump, point, plane, tokens.len(), listed, widths, done)?;
         planes.insert(point, rows);
     }
-    Ok(Text {
-        tokens: tokens.clone(),
-        planes,
-        glimpses: text.glimpses.clone(),
-        likeliest: text.likeliest.clone(),
-    })
+    let mut glimpses = BTreeMap::new();
+    for (&point, glimpse) in &text.glimpses {
+        // Of fewer positions nobody says which they are, but for the logits of the last one.
+        let width: usize = widths.at(point).iter().product();
+        let numbers: usize = glimpse.shape.iter().skip(1).product();
+        let positions = glimpse.shape.first().copied().unwrap_or(0);
+        let last = point == Point::Logits && positions == 1;
+        if numbers != width || !(positions == tokens.len() || last) {
+            done.note("a few numbers of another shape than ours, which are not compared", point);
+            continue;
+        }
+        let in_reach = point.layer().is_none_or(|layer| layer < widths.layers);
+        if in_reach && glimpse.values.iter().all(|(at, _)| *at < positions * width) {
+            glimpses.insert(point, glimpse.clone());
+        }
+    }
+    Ok(Text { tokens: tokens.clone(), planes, glimpses, likeliest: text.likeliest.clone() })
 }
 
 fn align_plane(

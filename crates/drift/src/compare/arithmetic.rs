@@ -106,7 +106,8 @@ impl Arithmetic {
         if has("F32") {
             let description =
                 "our model in f32 beside it in f64, with llama.cpp's table of GELU in f16";
-            return Self::wide(table, description);
+            let variations = vec![Variation::RopeRounding(RopeRounding::Iterated)];
+            return Self { variations, ..Self::wide(table, description) };
         }
         let (inputs, words) = match () {
             () if has("BF16") => {
@@ -117,7 +118,10 @@ impl Arithmetic {
         };
         Self {
             dtype,
-            variations: vec![Variation::InputRounding(inputs)],
+            variations: vec![
+                Variation::RopeRounding(RopeRounding::Iterated),
+                Variation::InputRounding(inputs),
+            ],
             centre: vec![],
             rounding: table,
             description: format!(

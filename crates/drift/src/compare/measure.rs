@@ -1,6 +1,7 @@
 //! How far a dump is from ours at every point: in two passes over the text, and on the dump's own numbers.
 
 use super::align::Text;
+use super::glimpses::{GlimpseSums, glimpse};
 use super::graph::Graph;
 use super::layer_pass::{LayerPass, Values};
 use super::models::Models;
@@ -21,6 +22,8 @@ pub(super) struct PointSums {
     pub(super) accumulated: Pair,
     /// Theirs against what ours makes of theirs; nothing where a point's inputs are not in the dump.
     pub(super) same_input: Option<Pair>,
+    /// The same by a few numbers, where that is all there is.
+    pub(super) glimpse: Option<GlimpseSums>,
     /// The points of theirs that this was made of.
     pub(super) inputs: BTreeSet<Point>,
 }
@@ -84,6 +87,10 @@ pub(super) fn measure(
             if rows.is_whole(text.tokens.len()) {
                 local = Some(start(models, &theirs, floor)?);
             }
+        }
+        if let Some(theirs) = text.glimpses.get(&Point::Embedding) {
+            let seen = glimpse(models, &ours, &beside, theirs)?;
+            measured.points.entry(Point::Embedding).or_default().glimpse = Some(seen);
         }
         measured.streams.push(Streams { ours, beside, local });
     }
@@ -193,6 +200,13 @@ impl LayerRun<'_> {
             let sums = points.entry(Point::Layer(index, place)).or_default();
             let (ours, beside) = (own.computed(place)?, own_beside.computed(place)?);
             sums.accumulated.add(models, &ours, &beside, &theirs, first)?;
+        }
+        for place in Place::ALL {
+            let point = Point::Layer(index, place);
+            let Some(theirs) = self.text.glimpses.get(&point) else { continue };
+            let (ours, beside) = (own.computed(place)?, own_beside.computed(place)?);
+            let seen = glimpse(models, &ours, &beside, theirs)?;
+            points.entry(point).or_default().glimpse = Some(seen);
         }
         let next = [own.value(Place::Hidden)?, own_beside.value(Place::Hidden)?];
 

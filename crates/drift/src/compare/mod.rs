@@ -11,6 +11,7 @@ mod checks;
 mod dump;
 mod dumps;
 pub mod formats;
+mod glimpses;
 mod graph;
 mod layer_pass;
 mod logits;

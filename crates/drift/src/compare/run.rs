@@ -7,10 +7,11 @@ use super::arithmetic::Arithmetic;
 use super::capture::counts;
 use super::checks::{TokenFault, WEIGHTS, Weights, check_tokens, check_weights, odd_planes};
 use super::dump::Dump;
+use super::glimpses::glimpse;
 use super::graph::Graph;
 use super::logits::{Heads, Sums};
-use super::measure::{FLOOR_POSITIONS, Measured, Pair, PointSums, Row, measure};
-use super::models::Models;
+use super::measure::{FLOOR_POSITIONS, Measured, Pair, PointSums, Row, Streams, measure};
+use super::models::{Models, logits};
 use super::naming::{Tried, claimed, repaired, try_all};
 use super::options::CompareOptions;
 use super::point::{Place, Point};
@@ -20,9 +21,9 @@ use super::segment::Segment;
 use super::words::Findings;
 use crate::drift::{Accumulator, CheckpointSummary};
 use crate::error::{Error, Result};
-use candle_core::{DType, Device};
-use gemma_mlp::Checkpoint;
+use candle_core::{DType, Device, Tensor};
 use gemma_mlp::checkpoint::{Remark, RemarkKind};
+use gemma_mlp::{Checkpoint, Gemma};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
@@ -33,6 +34,9 @@ pub(super) const THRESHOLD: f64 = 2.5;
 /// Positions from which on a mean KL divergence is no chance. That of a right model is at most 1.5 times its floor then; of a
 /// few positions it varies as much as a square of a distance does.
 const ENOUGH_POSITIONS: usize = 32;
+
+/// By how much more a few printed numbers may differ: they scatter more than all of a point.
+const FEW_NUMBERS: f64 = 2.0;
 
 /// Positions in which a mistake is looked for: more than the sliding window of any small Gemma, so that a wrong window
 /// shows.
@@ -111,10 +115,15 @@ struct Guilty {
 impl Run<'_> {
     fn compare(&mut self, progress: &mut impl FnMut(f64) -> Result<()>) -> Result<Comparison> {
         let fault = self.check()?;
-        let given = self.given();
+        let mut given = self.given();
         let mut activations = vec![];
         let mut measured =
             self.measure(&given, &mut activations, |done| progress(0.05 + 0.4 * done))?;
+        if self.last_is_normed(&measured)? {
+            given = self.given();
+            activations.clear();
+            measured = self.measure(&given, &mut activations, |_| Ok(()))?;
+        }
         self.widen_by_references(&mut measured, &given)?;
         self.final_norms(&mut measured)?;
         let mut sums = Sums::default();
@@ -212,6 +221,37 @@ impl Run<'_> {
         )
     }
 
+    /// Whether what a dump calls the last residual stream is that behind the final norm, as the last of transformers'
+    /// `hidden_states` is; then it is taken for that.
+    fn last_is_normed(&mut self, measured: &Measured) -> Result<bool> {
+        let last = self.checkpoint.blocks().len() - 1;
+        let point = Point::Layer(last, Place::Hidden);
+        let Some(rows) = self.texts[0].planes.get(&point) else { return Ok(false) };
+        if rows.len() == 0 || self.texts[0].planes.contains_key(&Point::Normed) {
+            return Ok(false);
+        }
+        let theirs = rows.all()?.to_device(self.device)?.unsqueeze(0)?;
+        let first = self.texts[0].tokens.len() - rows.len();
+        let stream = measured.streams[0].ours.narrow(1, first, rows.len())?;
+        let normed = self.models.ours.final_norm(&stream)?;
+        let distance =
+            |ours: &Tensor| -> Result<f64> { Ok(Accumulator::of(ours, &theirs)?.metrics().rel_l2) };
+        let (as_it_is, as_normed) = (distance(&stream)?, distance(&normed)?);
+        if !(as_it_is > 0.5 && as_normed < as_it_is / 4.0) {
+            return Ok(false);
+        }
+        for text in &mut self.texts {
+            if let Some(rows) = text.planes.remove(&point) {
+                text.planes.insert(Point::Normed, rows);
+            }
+        }
+        let text = format!(
+            "{point} is what the final norm makes of it, as the last of transformers' hidden_states is; it is compared as normed"
+        );
+        self.remarks.push(Remark::note(RemarkKind::Chosen, text));
+        Ok(true)
+    }
+
     /// Adds what other frameworks' right models do to the floor.
     fn widen_by_references(&self, measured: &mut Measured, given: &BTreeSet<Point>) -> Result<()> {
         for reference in &self.options.references {
@@ -238,6 +278,7 @@ impl Run<'_> {
     fn final_norms(&self, measured: &mut Measured) -> Result<()> {
         let Models { ours, beside } = &self.models;
         for (text, streams) in self.texts.iter().zip(&measured.streams) {
+            self.glimpse_ends(text, streams, &mut measured.points)?;
             let Some(rows) = text.planes.get(&Point::Normed) else { continue };
             let theirs = rows.all()?.unsqueeze(0)?.to_device(self.device)?;
             let first = text.tokens.len() - rows.len();
@@ -258,6 +299,33 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Adds a few printed numbers behind the last layer.
+    fn glimpse_ends(
+        &self,
+        text: &Text,
+        streams: &Streams,
+        points: &mut BTreeMap<Point, PointSums>,
+    ) -> Result<()> {
+        let Models { ours, beside } = &self.models;
+        let mut add = |point, a: &Tensor, b: &Tensor| -> Result<()> {
+            if let Some(theirs) = text.glimpses.get(&point) {
+                let seen = glimpse(&self.models, a, b, theirs)?;
+                points.entry(point).or_default().glimpse = Some(seen);
+            }
+            Ok(())
+        };
+        let normed = [ours.final_norm(&streams.ours)?, beside.final_norm(&streams.beside)?];
+        add(Point::Normed, &normed[0], &normed[1])?;
+        if text.glimpses.contains_key(&Point::Logits) && text.tokens.len() <= FLOOR_POSITIONS {
+            let last = |gemma: &Gemma, x: &Tensor| -> Result<Tensor> {
+                let head = gemma.head().ok_or(Error::NoHead { lacks: "has no logits" })?;
+                logits(head, &x.squeeze(0)?.narrow(0, text.tokens.len() - 1, 1)?)
+            };
+            add(Point::Logits, &last(ours, &normed[0])?, &last(beside, &normed[1])?)?;
+        }
+        Ok(())
+    }
+
     /// The logits' figures; what the head makes of theirs becomes a point like any other.
     fn logits(&mut self, sums: Sums, measured: &mut Measured) -> Option<ComparedLogits> {
         if sums.words == 0 {
@@ -267,7 +335,8 @@ impl Run<'_> {
         if let Some(pair) = sums.same_input {
             let given = self.given();
             let inputs = self.graph(&given).inputs(Point::Logits);
-            let point = PointSums { accumulated: pair, same_input: Some(pair), inputs };
+            let point =
+                PointSums { accumulated: pair, same_input: Some(pair), inputs, glimpse: None };
             measured.points.insert(Point::Logits, point);
         }
         if sums.masked > 0 {
@@ -310,8 +379,16 @@ impl Run<'_> {
         logits: Option<&ComparedLogits>,
     ) -> Option<Guilty> {
         for (&point, sums) in &measured.points {
+            let floor = self.least_floor(point);
+            if let (None, Some(glimpse)) = (&sums.same_input, &sums.glimpse) {
+                let distance = glimpse.pair.distance(floor);
+                if self.allowance(point).exceeded_by(distance.ratio / FEW_NUMBERS) {
+                    let (ratio, floor) = (distance.ratio, distance.floor);
+                    return Some(Guilty { point, ratio, floor, inputs: BTreeSet::new() });
+                }
+            }
             let Some(pair) = &sums.same_input else { continue };
-            let distance = pair.distance(self.least_floor(point));
+            let distance = pair.distance(floor);
             let read = activations.iter().any(|reading| {
                 reading.differs && point == Point::Layer(reading.layer, Place::Activated)
             });
@@ -422,8 +499,9 @@ impl Run<'_> {
         for (&point, sums) in &measured.points {
             let compared = self.point(point, sums);
             let before = guilty.as_ref().is_none_or(|guilty| point < guilty.point);
-            if before && let Some(same) = compared.same_input {
-                largest = largest.max(same.ratio);
+            let shown = compared.same_input.or(compared.glimpse.and(compared.accumulated));
+            if before && let Some(shown) = shown {
+                largest = largest.max(shown.ratio);
                 agrees_before = true;
             }
             match point {
@@ -499,16 +577,23 @@ impl Run<'_> {
         let floor = self.least_floor(point);
         let allowance = self.allowance(point);
         let same_input = sums.same_input.map(|pair| pair.distance(floor));
+        let whole = sums.accumulated.drift.count() > 0;
+        let seen = sums.glimpse.map(|glimpse| glimpse.pair.distance(floor));
+        let differs = match (same_input, seen) {
+            (Some(distance), _) => allowance.exceeded_by(distance.ratio),
+            (None, Some(seen)) => allowance.exceeded_by(seen.ratio / FEW_NUMBERS),
+            (None, None) => false,
+        };
         ComparedPoint {
             point: point.place().into(),
-            accumulated: Some(sums.accumulated.distance(floor)),
+            accumulated: if whole { Some(sums.accumulated.distance(floor)) } else { seen },
             same_input,
             from: match sums.inputs.is_empty() {
                 true => vec!["tokens".into()],
                 false => sums.inputs.iter().map(Point::to_string).collect(),
             },
-            glimpse: None,
-            differs: same_input.is_some_and(|d| allowance.exceeded_by(d.ratio)),
+            glimpse: sums.glimpse.map(|glimpse| glimpse.largest),
+            differs,
             allowed: allowance.rule,
         }
     }
