@@ -23,6 +23,7 @@ use crate::drift::{Accumulator, CheckpointSummary};
 use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use gemma_mlp::checkpoint::{Remark, RemarkKind};
+use gemma_mlp::model::Variation;
 use gemma_mlp::{Checkpoint, Gemma};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -110,6 +111,8 @@ struct Guilty {
     ratio: f64,
     floor: f64,
     inputs: BTreeSet<Point>,
+    /// What its numbers are, where they were read one by one.
+    reading: Option<ActivationReading>,
 }
 
 impl Run<'_> {
@@ -379,26 +382,27 @@ impl Run<'_> {
         logits: Option<&ComparedLogits>,
     ) -> Option<Guilty> {
         for (&point, sums) in &measured.points {
-            let floor = self.least_floor(point);
+            let floor = self.least_floor(&sums.inputs);
             if let (None, Some(glimpse)) = (&sums.same_input, &sums.glimpse) {
                 let distance = glimpse.pair.distance(floor);
                 if self.allowance(point).exceeded_by(distance.ratio / FEW_NUMBERS) {
                     let (ratio, floor) = (distance.ratio, distance.floor);
-                    return Some(Guilty { point, ratio, floor, inputs: BTreeSet::new() });
+                    let inputs = BTreeSet::new();
+                    return Some(Guilty { point, ratio, floor, inputs, reading: None });
                 }
             }
             let Some(pair) = &sums.same_input else { continue };
             let distance = pair.distance(floor);
-            let read = activations.iter().any(|reading| {
+            let reading = activations.iter().find(|reading| {
                 reading.differs && point == Point::Layer(reading.layer, Place::Activated)
             });
-            if read || self.allowance(point).exceeded_by(distance.ratio) {
-                let inputs = sums.inputs.clone();
+            if reading.is_some() || self.allowance(point).exceeded_by(distance.ratio) {
                 return Some(Guilty {
                     point,
                     ratio: distance.ratio,
                     floor: distance.floor,
-                    inputs,
+                    inputs: sums.inputs.clone(),
+                    reading: reading.cloned(),
                 });
             }
         }
@@ -409,18 +413,27 @@ impl Run<'_> {
             ratio: logits.ratio,
             floor: logits.floor.map_or(f64::NAN, |floor| floor.rel_l2),
             inputs: BTreeSet::new(),
+            reading: None,
         })
     }
 
-    /// What rounding a number once does at most: no floor is lower. Weights that are not known to be the same to the
-    /// last bit may be rounded themselves, which the embedding shows as it is.
-    fn least_floor(&self, point: Point) -> f64 {
+    /// What rounding a number once does at most: no floor is lower. Weights that are known to be rounded themselves show
+    /// in what is computed from the tokens.
+    fn least_floor(&self, inputs: &BTreeSet<Point>) -> f64 {
         let unit = unit_roundoff(self.precision.dtype);
-        match point {
-            Point::Embedding if self.weights != Weights::Same => {
-                unit.max(unit_roundoff(self.checkpoint.dtype()))
-            }
-            _ => unit,
+        match inputs.is_empty() && self.has_rounded_weights() {
+            true => unit.max(unit_roundoff(self.checkpoint.dtype())),
+            false => unit,
+        }
+    }
+
+    /// Whether theirs are our weights rounded, or ours theirs: by their hash, or in a format that stores no half types.
+    fn has_rounded_weights(&self) -> bool {
+        let framework = self.theirs.metadata.get("framework");
+        match self.weights {
+            Weights::Same => false,
+            Weights::Near | Weights::OtherHash => true,
+            Weights::Alike | Weights::Unknown => framework.is_some_and(|name| name == "llama.cpp"),
         }
     }
 
@@ -443,10 +456,17 @@ impl Run<'_> {
             // A bidirectional model sees all of the text at once.
             let causal = self.checkpoint.attention()?.causal;
             let positions = if causal { NAMING_POSITIONS } else { usize::MAX };
-            let segment = Segment::new(&self.texts[0], positions);
+            // What only shows in the end is what the tokens come to, whatever is given on the way.
+            let from_tokens = round == 0 && guilty.inputs.is_empty();
+            let segment = Segment::new(&self.texts[0], positions, from_tokens);
             let share = |done: f64| (round as f64 + done) / MISTAKES as f64;
             let tried = try_all(&model, &segment, point, floor, |done| progress(share(done)))?;
-            let best = claimed(&tried).cloned();
+            let read = guilty.reading.as_ref().filter(|_| round == 0);
+            let best = match read.and_then(|reading| of_reading(reading, &tried)) {
+                // Read number by number: no statistics say it better.
+                Some(read) => Some(read.clone()),
+                None => claimed(&tried).cloned(),
+            };
             if round == 0 {
                 all = tried.clone();
             }
@@ -474,7 +494,7 @@ impl Run<'_> {
         let found = measure(&texts, &models, &graph, self.device, |_, _, _| Ok(()), |_| Ok(()))?;
         for (&point, sums) in &found.points {
             let Some(pair) = &sums.same_input else { continue };
-            let distance = pair.distance(self.least_floor(point));
+            let distance = pair.distance(self.least_floor(&sums.inputs));
             if self.allowance(point).exceeded_by(distance.ratio) {
                 return Ok(Some((point, distance.floor)));
             }
@@ -539,6 +559,7 @@ impl Run<'_> {
             logits: logits.as_ref(),
             causes: &causes,
             nearest: tried.first(),
+            reading: guilty.as_ref().and_then(|guilty| guilty.reading.as_ref()),
             before,
         };
         let verdict = findings.verdict();
@@ -574,7 +595,7 @@ impl Run<'_> {
     }
 
     fn point(&self, point: Point, sums: &PointSums) -> ComparedPoint {
-        let floor = self.least_floor(point);
+        let floor = self.least_floor(&sums.inputs);
         let allowance = self.allowance(point);
         let same_input = sums.same_input.map(|pair| pair.distance(floor));
         let whole = sums.accumulated.drift.count() > 0;
@@ -604,7 +625,10 @@ impl Run<'_> {
 }
 
 pub(super) fn summary(dump: &Dump, texts: &[Text], precision: &Precision) -> DumpSummary {
-    let points = counts(texts.first().iter().flat_map(|text| text.planes.keys().copied()));
+    let of = |text: &Text| -> BTreeSet<Point> {
+        text.planes.keys().chain(text.glimpses.keys()).copied().collect()
+    };
+    let points = counts(texts.first().map(of).into_iter().flatten());
     DumpSummary {
         source: dump.source.clone(),
         format: dump.format.into(),
@@ -709,6 +733,17 @@ fn certain(name: &str) -> Cause {
         layer: None,
         point: "tokens".into(),
     }
+}
+
+/// The mistake that puts the activation in the gate which was read there.
+fn of_reading<'a>(reading: &ActivationReading, tried: &'a [Tried]) -> Option<&'a Tried> {
+    let puts_it = |variation: &Variation| match variation {
+        Variation::Activation(activation) => {
+            reading.activation.as_ref() == Some(&activation.to_string())
+        }
+        _ => false,
+    };
+    tried.iter().find(|tried| tried.variations.iter().all(puts_it))
 }
 
 fn candidate(tried: &Tried) -> Candidate {

@@ -1,11 +1,12 @@
 //! One point of a text, computed by any model from theirs: what naming a mistake needs, again and again.
 
 use super::align::Text;
+use super::dump::{Likeliest, Word};
 use super::layer_pass::{LayerPass, Values};
 use super::models::logits;
 use super::point::{Place, Point};
 use crate::error::{Error, Result};
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use gemma_mlp::model::Gemma;
 
 /// A text's first positions, and the rows of the logits that are looked at.
@@ -13,15 +14,43 @@ pub(super) struct Segment<'a> {
     pub(super) text: &'a Text,
     /// How many of the first positions count.
     pub(super) positions: usize,
+    /// Whether everything is computed from the tokens, and nothing from theirs.
+    from_tokens: bool,
     /// The rows of the logits, all of positions that count.
-    pub(super) logit_rows: Vec<usize>,
+    logit_rows: Vec<usize>,
+    /// Where there are no logits, what is known of log-probabilities: words by their ids.
+    known: Vec<Known>,
+}
+
+/// What theirs says of the likeliest words behind a position.
+struct Known {
+    position: usize,
+    words: Vec<u32>,
+    /// Log-probabilities without their mean, which a softmax over these words takes away.
+    nats: Vec<f64>,
+}
+
+impl Known {
+    /// Of a position that counts and has words that can be compared.
+    fn of(likeliest: &Likeliest, positions: usize) -> Option<Self> {
+        let finite = |(word, nats): &(Word, f64)| match word {
+            Word::Id(id) if nats.is_finite() => Some((*id, *nats)),
+            _ => None,
+        };
+        let (words, mut nats): (Vec<_>, Vec<_>) =
+            likeliest.tokens.iter().filter_map(finite).unzip();
+        let mean = nats.iter().sum::<f64>() / nats.len().max(1) as f64;
+        nats.iter_mut().for_each(|nats| *nats -= mean);
+        let position = likeliest.position;
+        (position < positions && words.len() > 1).then_some(Self { position, words, nats })
+    }
 }
 
 /// Rows of the logits that a mistake is looked for in: each is as long as the vocabulary.
 const LOGIT_ROWS: usize = 48;
 
 impl<'a> Segment<'a> {
-    pub(super) fn new(text: &'a Text, positions: usize) -> Self {
+    pub(super) fn new(text: &'a Text, positions: usize, from_tokens: bool) -> Self {
         let positions = positions.min(text.tokens.len());
         let logit_rows = match text.planes.get(&Point::Logits) {
             Some(rows) => {
@@ -33,11 +62,19 @@ impl<'a> Segment<'a> {
             }
             None => vec![],
         };
-        Self { text, positions, logit_rows }
+        let known = match text.planes.contains_key(&Point::Logits) {
+            true => vec![],
+            false => text.likeliest.iter().filter_map(|l| Known::of(l, positions)).collect(),
+        };
+        Self { text, positions, from_tokens, logit_rows, known }
     }
 
     /// Theirs at a point, of the positions that count: `[1, positions, …]`, or `[rows, vocab]`.
     pub(super) fn theirs(&self, point: Point) -> Result<Option<Tensor>> {
+        if point == Point::Logits && !self.known.is_empty() {
+            let nats: Vec<f64> = self.known.iter().flat_map(|known| known.nats.clone()).collect();
+            return Ok(Some(Tensor::new(nats, &Device::Cpu)?.unsqueeze(0)?));
+        }
         let Some(rows) = self.text.planes.get(&point) else { return Ok(None) };
         if point == Point::Logits {
             let read = self.logit_rows.iter().map(|&row| rows.read(row..row + 1));
@@ -51,8 +88,12 @@ impl<'a> Segment<'a> {
         }
     }
 
+    /// Theirs in a layer, to compute from.
     fn given(&self, layer: usize) -> Result<Values> {
         let mut given = Values::new();
+        if self.from_tokens {
+            return Ok(given);
+        }
         for place in Place::ALL {
             if let Some(theirs) = self.theirs(Point::Layer(layer, place))? {
                 given.insert(place, theirs);
@@ -63,12 +104,12 @@ impl<'a> Segment<'a> {
 
     /// The residual stream of theirs nearest before a layer, and the layer that it enters.
     fn start(&self, gemma: &Gemma, layer: usize) -> Result<(Tensor, usize)> {
-        for before in (0..layer).rev() {
+        for before in (0..layer).rev().filter(|_| !self.from_tokens) {
             if let Some(theirs) = self.theirs(Point::Layer(before, Place::Hidden))? {
                 return Ok((theirs.to_dtype(gemma.dtype())?, before + 1));
             }
         }
-        if let Some(theirs) = self.theirs(Point::Embedding)? {
+        if let Some(theirs) = self.theirs(Point::Embedding)?.filter(|_| !self.from_tokens) {
             return Ok((theirs.to_dtype(gemma.dtype())?, 0));
         }
         Ok((self.embedding(gemma)?, 0))
@@ -88,6 +129,7 @@ impl<'a> Segment<'a> {
             Point::Normed | Point::Logits => (layers, None),
         };
         if point == Point::Logits
+            && !self.from_tokens
             && let Some(normed) = self.theirs(Point::Normed)?
         {
             return self.logits(gemma, &normed.to_dtype(gemma.dtype())?);
@@ -114,10 +156,24 @@ impl<'a> Segment<'a> {
     fn logits(&self, gemma: &Gemma, normed: &Tensor) -> Result<Tensor> {
         let head = gemma.head().ok_or(Error::NoHead { lacks: "has no logits to compare" })?;
         let rows = self.text.planes.get(&Point::Logits);
-        let position = |&row: &usize| rows.map_or(0, |rows| rows.position(row)) as u32;
-        let at: Vec<u32> = self.logit_rows.iter().map(position).collect();
-        let at = Tensor::new(&at[..], normed.device())?;
-        logits(head, &normed.squeeze(0)?.contiguous()?.index_select(&at, 0)?)
+        let of_row = |&row: &usize| rows.map_or(0, |rows| rows.position(row));
+        let of_known = |known: &Known| known.position;
+        let positions: Vec<u32> = match self.known.is_empty() {
+            true => self.logit_rows.iter().map(of_row).map(|at| at as u32).collect(),
+            false => self.known.iter().map(of_known).map(|at| at as u32).collect(),
+        };
+        let at = Tensor::new(&positions[..], normed.device())?;
+        let normed = normed.squeeze(0)?.contiguous()?.index_select(&at, 0)?;
+        if self.known.is_empty() {
+            return logits(head, &normed);
+        }
+        let mut all = vec![];
+        for (row, known) in self.known.iter().enumerate() {
+            let words = Tensor::new(&known.words[..], normed.device())?;
+            let own = logits(head, &normed.narrow(0, row, 1)?)?.index_select(&words, 1)?;
+            all.push(own.broadcast_sub(&own.mean_keepdim(1)?)?);
+        }
+        Ok(Tensor::cat(&all, 1)?)
     }
 }
 

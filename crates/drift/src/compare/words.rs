@@ -2,7 +2,7 @@
 
 use super::naming::Tried;
 use super::point::{Place, Point};
-use super::result::{Cause, ComparedLogits, First};
+use super::result::{ActivationReading, Cause, ComparedLogits, First};
 use std::fmt::Write;
 
 /// A point as one says it.
@@ -54,6 +54,8 @@ pub(super) struct Findings<'a> {
     pub(super) causes: &'a [Cause],
     /// The best of what was tried where nothing is claimed.
     pub(super) nearest: Option<&'a Tried>,
+    /// What the numbers of the first are, where they were read one by one.
+    pub(super) reading: Option<&'a ActivationReading>,
     /// What stands before everything, as that the tokens differ.
     pub(super) before: Vec<String>,
 }
@@ -92,6 +94,9 @@ impl Findings<'_> {
     }
 
     fn place(&self, first: &First, point: Point) -> String {
+        if let Some(reading) = self.reading {
+            return self.read(reading, point);
+        }
         let logits_alone = point == Point::Logits && first.from.is_empty();
         let mut text = match (logits_alone, self.logits) {
             (true, Some(logits)) => format!(
@@ -108,6 +113,20 @@ impl Findings<'_> {
                 )
             }
         };
+        if self.agrees_before {
+            text += "; everything before agrees";
+        }
+        text + "."
+    }
+
+    /// Of numbers that were read one by one, below the floor or above it.
+    fn read(&self, reading: &ActivationReading, point: Point) -> String {
+        let best = reading.tried.first().map_or(0.0, |fit| 100.0 * fit.same_bits);
+        let mut text = format!(
+            "{} is the first that differs, number by number: it is {} ({best:.1} % of its bits)",
+            name(point),
+            reading.best
+        );
         if self.agrees_before {
             text += "; everything before agrees";
         }
