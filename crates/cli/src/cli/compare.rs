@@ -17,6 +17,7 @@ use gemma_mlp_drift::compare::server::Server;
 use gemma_mlp_drift::compare::{
     Allow, CompareOptions, Comparison, Dump, Names, compare, compare_dumps, resolve,
 };
+use gemma_mlp_drift::input::TokenIds;
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
@@ -205,6 +206,10 @@ fn with_model(
         (Some(dump), _) => (dump, vec![]),
         (None, Some(url)) => {
             let Input { ids, remarks } = args.texts().texts(&checkpoint)?;
+            for text in ids.iter() {
+                // Before the server is asked, which takes its time.
+                TokenIds::single(text.to_vec())?.check(checkpoint.config().stacks[0].vocab_size)?;
+            }
             let server = Server { model: args.server_model.clone(), ..Server::new(url) };
             let ids: Vec<Vec<u32>> = ids.iter().map(<[u32]>::to_vec).collect();
             let top = args.top.map_or(TOP, NonZeroUsize::get);

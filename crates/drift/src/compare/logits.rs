@@ -9,6 +9,7 @@ use super::result::Flip;
 use crate::drift::{LogitSums, Notable, TokenDrift, compare_logits};
 use crate::error::{Error, Result};
 use candle_core::{D, DType, Device, Tensor};
+use candle_nn::ops::log_softmax;
 use gemma_mlp::Checkpoint;
 
 /// Rows that are compared at a time.
@@ -103,7 +104,7 @@ impl Heads<'_> {
                 continue; // one word alone has all of the probability
             }
             let (words, nats): (Vec<u32>, Vec<f64>) = known.into_iter().unzip();
-            let theirs = Tensor::new(nats, self.device)?.unsqueeze(0)?;
+            let theirs = log_softmax(&Tensor::new(nats, self.device)?.unsqueeze(0)?, 1)?;
             let positions = [*position];
             let piece = Piece { positions: &positions, theirs, words: Some(words) };
             self.piece(text, &normed, piece, true, sums)?;
@@ -160,7 +161,7 @@ impl Heads<'_> {
         Ok(reach)
     }
 
-    /// A model's logits at some positions, `[rows, words]`.
+    /// A model's logits at some positions, `[rows, words]`; of some words alone, their log-probabilities among these.
     fn of(
         &self,
         gemma: &gemma_mlp::Gemma,
@@ -175,7 +176,7 @@ impl Heads<'_> {
         match words {
             Some(words) => {
                 let words = Tensor::new(&words[..], self.device)?;
-                Ok(all.index_select(&words, 1)?)
+                Ok(log_softmax(&all.index_select(&words, 1)?, 1)?)
             }
             None => Ok(all),
         }

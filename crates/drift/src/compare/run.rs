@@ -628,7 +628,10 @@ pub(super) fn summary(dump: &Dump, texts: &[Text], precision: &Precision) -> Dum
     let of = |text: &Text| -> BTreeSet<Point> {
         text.planes.keys().chain(text.glimpses.keys()).copied().collect()
     };
-    let points = counts(texts.first().map(of).into_iter().flatten());
+    let mut points = counts(texts.first().map(of).into_iter().flatten());
+    if texts.iter().any(|text| !text.likeliest.is_empty()) {
+        points.push(("log-probabilities".into(), 1));
+    }
     DumpSummary {
         source: dump.source.clone(),
         format: dump.format.into(),
