@@ -57,11 +57,15 @@ fn header(comparison: &Comparison) -> String {
         n => format!(" of {n} texts"),
     };
     line(format!("input:  {} tokens{texts}", grouped(theirs.tokens as u64)));
-    line(format!(
-        "floor:  {}: the noise floor, {NOISE_FLOOR}, on {} tokens",
-        floor.description,
-        grouped(floor.tokens as u64)
-    ));
+    line(match floor.tokens {
+        // Of two dumps nothing measures it.
+        0 => format!("floor:  {}", floor.description),
+        tokens => format!(
+            "floor:  {}: the noise floor, {NOISE_FLOOR}, on {} tokens",
+            floor.description,
+            grouped(tokens as u64)
+        ),
+    });
     if !floor.references.is_empty() {
         line(format!("        widened by {}", floor.references.join(", ")));
     }
