@@ -436,10 +436,14 @@ fn causes(comparison: &Comparison, paint: Paint) -> String {
             (Some(name), Some(cosine)) => format!("; the next best is {name}, at {cosine:.3}"),
             _ => String::new(),
         };
-        let line = format!(
-            "cause: {} ({}): a cosine of {:.3} with what differs at {at}, and {:.2} times its size{next}",
-            cause.name, cause.source, cause.cosine, cause.size
-        );
+        let line = match cause.point.as_str() {
+            // They show it as it is.
+            "tokens" => format!("cause: {} ({})", cause.name, cause.source),
+            _ => format!(
+                "cause: {} ({}): a cosine of {:.3} with what differs at {at}, and {:.2} times its size{next}",
+                cause.name, cause.source, cause.cosine, cause.size
+            ),
+        };
         let _ = writeln!(text, "{}", paint.paint(Tone::Notable, plain(&line)));
     }
     if comparison.candidates.is_empty() {
