@@ -70,10 +70,10 @@ class Jax(unittest.TestCase):
 
     def test_captures_the_first_pass_and_changes_nothing(self):
         wanted = self.model.apply(self.variables, self.ids)
-        with self.assertWarnsRegex(UserWarning, r"not captured: .*layers\.0\.mlp\.gate") as lacks:
-            with gemma_mlp.capture(self.model, self.path, prompt="a text") as dump:
-                got = self.model.apply(self.variables, tokens=self.ids)
-                self.model.apply(self.variables, self.ids[:, ::-1])
+        lacks = self.assertWarnsRegex(UserWarning, r"not captured: .*layers\.0\.mlp\.gate")
+        with lacks, gemma_mlp.capture(self.model, self.path, prompt="a text") as dump:
+            got = self.model.apply(self.variables, tokens=self.ids)
+            self.model.apply(self.variables, self.ids[:, ::-1])
         self.assertEqual(Path(lacks.filename).name, Path(__file__).name)
         self.assertNotIn("apply", vars(self.model))
         self.assertTrue((wanted == got).all())
