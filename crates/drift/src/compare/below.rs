@@ -2,6 +2,7 @@
 //! what differs, along a mistake's own effect and over its length, is 1 on average if the mistake is there and 0 if it is
 //! not.
 
+use super::arithmetic::Arithmetic;
 use super::naming::model_with;
 use super::point::Point;
 use super::result::{BelowFloor, Sight};
@@ -29,6 +30,7 @@ struct Place {
 /// Projects what differs on every known mistake at some points, with their floors. `model` computes right.
 pub(super) fn below_floor(
     model: &Gemma,
+    arithmetic: &Arithmetic,
     segment: &Segment,
     points: &[(Point, f64)],
     threshold: f64,
@@ -46,6 +48,9 @@ pub(super) fn below_floor(
     for (i, difference) in DIFFERENCES.iter().enumerate() {
         progress(i as f64 / DIFFERENCES.len() as f64)?;
         let Change::Model(variations) = difference.change else { continue };
+        if arithmetic.has(variations) {
+            continue;
+        }
         let Some(other) = model_with(model, variations)? else { continue };
         let mut sums = [[0.0; 2]; PARTS];
         let mut ratio = 0f64;

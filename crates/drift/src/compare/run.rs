@@ -486,7 +486,9 @@ impl Run<'_> {
             let from_tokens = round == 0 && guilty.inputs.is_empty();
             let segment = Segment::new(&self.texts[0], positions, from_tokens);
             let share = |done: f64| (round as f64 + done) / MISTAKES as f64;
-            let tried = try_all(&model, &segment, point, floor, |done| progress(share(done)))?;
+            let tried = try_all(&model, &self.arithmetic, &segment, point, floor, |done| {
+                progress(share(done))
+            })?;
             let read = guilty.reading.as_ref().filter(|_| round == 0);
             let best = match read.and_then(|reading| of_reading(reading, &tried)) {
                 // Read number by number: no statistics say it better.
@@ -560,7 +562,7 @@ impl Run<'_> {
         };
         let model = self.arithmetic.centre(&self.models.ours)?;
         let segment = Segment::new(&self.texts[0], positions, from_tokens);
-        let found = below_floor(&model, &segment, &points, THRESHOLD, progress)?;
+        let found = below_floor(&model, &self.arithmetic, &segment, &points, THRESHOLD, progress)?;
         let hidden = found.iter().filter(|below| below.sight == Sight::TooSmallToTell);
         let named = hidden.filter_map(|below| {
             Some(format!("{} ({} tokens would be enough)", below.name, below.tokens?))
