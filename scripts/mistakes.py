@@ -223,9 +223,11 @@ class Run:
             del model
             moved = self.moved(captured.pop("logits"))
             captured.clear()
-            done = subprocess.run(
-                [self.program, "compare", dump, "--model", self.model, "--json"], capture_output=True, text=True
-            )
+            # The tokens that were meant, by which a missing BOS is told.
+            meant = Path(folder, "ids.json")
+            meant.write_text(json.dumps(self.ids))
+            command = [self.program, "compare", dump, "--model", self.model, "--ids", meant, "--json"]
+            done = subprocess.run(command, capture_output=True, text=True)
             if self.keep:
                 at = self.keep / re.sub(r"\W+", "-", title)
                 dump.rename(at.with_suffix(".safetensors"))

@@ -18,6 +18,8 @@ pub(super) struct Arithmetic {
     /// Those of them that are the same at every position, and so no noise: a model in f32 that has them is what theirs
     /// is scattered around.
     centre: Vec<Variation>,
+    /// Differences that it has of its own: none of them is a mistake.
+    own: Vec<Variation>,
     /// Of the gated activation.
     pub(super) rounding: Rounding,
     /// In a few words.
@@ -51,6 +53,7 @@ impl Arithmetic {
             dtype: DType::F64,
             variations: vec![Variation::RopeRounding(RopeRounding::Wide)],
             centre: vec![],
+            own: vec![],
             rounding,
             description: description.into(),
         }
@@ -67,6 +70,7 @@ impl Arithmetic {
             dtype,
             variations: vec![tables, Variation::AttentionRounding(attention)],
             centre: vec![Variation::EmbeddingScaleRounded(dtype), tables],
+            own: [in_dtype(dtype).to_vec(), vec![tables]].concat(),
             rounding,
             description: described(name, dtype),
         }
@@ -82,6 +86,7 @@ impl Arithmetic {
                 Variation::NormRounding(NormRounding::EveryOp(dtype)),
             ],
             centre: vec![Variation::EmbeddingScaleRounded(dtype)],
+            own: [in_dtype(dtype).to_vec(), norms(dtype).to_vec()].concat(),
             rounding: Rounding::Like(Framework::Jax),
             description: described("JAX", dtype),
         }
@@ -91,11 +96,15 @@ impl Arithmetic {
     /// and angles are rounded too, is a mistake, and not its arithmetic.
     fn candle(dtype: DType) -> Self {
         let every_op = Self::every_op("candle", dtype, true, Rounding::EveryOp);
-        let norms = [
+        let rounded = [
             Variation::NormWeightRounded(dtype),
             Variation::NormRounding(NormRounding::BeforeWeight(dtype)),
         ];
-        Self { variations: [every_op.variations, norms.to_vec()].concat(), ..every_op }
+        Self {
+            variations: [every_op.variations, rounded.to_vec()].concat(),
+            own: [every_op.own, rounded.to_vec()].concat(),
+            ..every_op
+        }
     }
 
     /// llama.cpp on a CPU: f32 throughout, but for GELU's table of f16 and the inputs of matrix products, which are
@@ -123,6 +132,7 @@ impl Arithmetic {
                 Variation::InputRounding(inputs),
             ],
             centre: vec![],
+            own: vec![],
             rounding: table,
             description: format!(
                 "our model in {}, with llama.cpp's table of GELU in f16{words}",
@@ -131,10 +141,29 @@ impl Arithmetic {
         }
     }
 
+    /// Whether a difference is the framework's own.
+    pub(super) fn has(&self, variations: &[Variation]) -> bool {
+        variations.iter().all(|variation| self.own.contains(variation))
+    }
+
     /// A model in f32 with what is no noise.
     pub(super) fn centre(&self, ours: &Gemma) -> Result<Gemma> {
         varied(ours, &self.centre)
     }
+}
+
+/// What a model in a dtype rounds whoever computes it.
+fn in_dtype(dtype: DType) -> [Variation; 2] {
+    [Variation::EmbeddingScaleRounded(dtype), Variation::NormRounding(NormRounding::Output(dtype))]
+}
+
+/// What norms have that round every operation.
+fn norms(dtype: DType) -> [Variation; 3] {
+    [
+        Variation::NormWeightRounded(dtype),
+        Variation::NormRounding(NormRounding::BeforeWeight(dtype)),
+        Variation::NormRounding(NormRounding::EveryOp(dtype)),
+    ]
 }
 
 fn described(name: &str, dtype: DType) -> String {

@@ -144,6 +144,7 @@ pub fn compare_dumps(
         }),
         causes: vec![],
         candidates: vec![],
+        below_floor: vec![],
         theirs: summary(theirs, &theirs_in),
         ours: Reference::Dump(summary(ours, &ours_in)),
         floor: FloorSummary {

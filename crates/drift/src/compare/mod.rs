@@ -6,6 +6,7 @@ mod align;
 mod allow;
 mod arithmetic;
 mod assemble;
+mod below;
 mod capture;
 mod checks;
 mod dump;

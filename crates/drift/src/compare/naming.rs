@@ -1,6 +1,7 @@
 //! The mistake's name: every mistake that is known, put into our model alone, and what it does at the first point
 //! that differs, in direction and size.
 
+use super::arithmetic::Arithmetic;
 use super::models::varied;
 use super::point::Point;
 use super::segment::{Segment, centred};
@@ -32,10 +33,12 @@ const SIZE: f64 = 2.0;
 /// By how much less must be left than after the next best.
 const LEAD: f64 = 0.9;
 
-/// Tries all mistakes at a point, best first. `model` computes right as far as is known; `floor` is what rounding does
+/// Tries all mistakes at a point, best first. `model` computes right as far as is known, and what `arithmetic`
+/// has of its own is none; `floor` is what rounding does
 /// there, as the norm of a difference over ours.
 pub(super) fn try_all(
     model: &Gemma,
+    arithmetic: &Arithmetic,
     segment: &Segment,
     point: Point,
     floor: f64,
@@ -50,6 +53,9 @@ pub(super) fn try_all(
     for (i, difference) in DIFFERENCES.iter().enumerate() {
         progress(i as f64 / DIFFERENCES.len() as f64)?;
         let Change::Model(variations) = difference.change else { continue };
+        if arithmetic.has(variations) {
+            continue;
+        }
         let Some(other) = model_with(model, variations)? else { continue };
         let effect = (centred(point, &segment.computed(&other, point)?)? - &right)?;
         let found = Tried::new(difference, variations, &differs, &effect, own * floor)?;

@@ -28,6 +28,9 @@ pub struct Comparison {
     pub causes: Vec<Cause>,
     /// All mistakes that were tried at the first point that differs, best first.
     pub candidates: Vec<Candidate>,
+    /// Where nothing differs by more than rounding: what can be said of mistakes that rounding hides, largest effect
+    /// first.
+    pub below_floor: Vec<BelowFloor>,
     /// What was compared.
     pub theirs: DumpSummary,
     /// With what.
@@ -104,6 +107,37 @@ pub struct Candidate {
     pub left: f64,
     /// How large its effect is, over the floor.
     pub ratio: f64,
+}
+
+/// A mistake whose effect is below the noise floor.
+#[derive(Debug, Clone, Serialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
+pub struct BelowFloor {
+    /// As `drift --rank` names it.
+    pub name: String,
+    /// How large its effect is, over the floor.
+    pub ratio: f64,
+    /// How large what differs is along that effect, over its length: 1 on average if the mistake is there, 0 if not.
+    pub size: f64,
+    /// The standard error of `size`, from the scatter of eight parts of the text.
+    pub error: f64,
+    /// What follows.
+    pub sight: Sight,
+    /// How many tokens would be enough to tell, where these are too few.
+    pub tokens: Option<usize>,
+}
+
+/// What a projection on a mistake says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum Sight {
+    /// It is not there.
+    Excluded,
+    /// It looks as if it were there.
+    Suspected,
+    /// The error is too large to tell.
+    TooSmallToTell,
 }
 
 /// A dump as results name it.

@@ -4,6 +4,7 @@ use super::activation;
 use super::align::{Aligned, Text, align, refused};
 use super::allow::Allow;
 use super::arithmetic::Arithmetic;
+use super::below::below_floor;
 use super::capture::counts;
 use super::checks::{TokenFault, WEIGHTS, Weights, check_tokens, check_weights, odd_planes};
 use super::dump::Dump;
@@ -42,6 +43,17 @@ const FEW_NUMBERS: f64 = 2.0;
 /// Positions in which a mistake is looked for: more than the sliding window of any small Gemma, so that a wrong window
 /// shows.
 const NAMING_POSITIONS: usize = 1024;
+
+/// Places that show a mistake below the floor: behind each norm, the heads, and what is nonlinear.
+const SHOWS: [Place; 7] = [
+    Place::AttnInput,
+    Place::Queries,
+    Place::AttnOutput,
+    Place::MlpInput,
+    Place::Activated,
+    Place::MlpOutput,
+    Place::Hidden,
+];
 
 /// Mistakes that are looked for one after the other.
 const MISTAKES: usize = 2;
@@ -105,6 +117,13 @@ struct Run<'a> {
     weights: Weights,
 }
 
+/// What mistakes were tried, and what came of it.
+struct Named {
+    causes: Vec<Cause>,
+    tried: Vec<Tried>,
+    below_floor: Vec<BelowFloor>,
+}
+
 /// The first point that differs, and by how much.
 struct Guilty {
     point: Point,
@@ -147,7 +166,14 @@ impl Run<'_> {
         if let Some(guilty) = &guilty {
             (causes, tried) = self.name(guilty, &given, |done| progress(0.7 + 0.3 * done))?;
         }
-        self.result(fault, measured, activations, logits, guilty, causes, tried)
+        let below_floor = match guilty {
+            None => {
+                self.below_floor(&measured, logits.as_ref(), |done| progress(0.7 + 0.3 * done))?
+            }
+            Some(_) => vec![],
+        };
+        let named = Named { causes, tried, below_floor };
+        self.result(fault, measured, activations, logits, guilty, named)
     }
 
     /// Whether the two can be compared.
@@ -462,7 +488,9 @@ impl Run<'_> {
             let from_tokens = round == 0 && guilty.inputs.is_empty();
             let segment = Segment::new(&self.texts[0], positions, from_tokens);
             let share = |done: f64| (round as f64 + done) / MISTAKES as f64;
-            let tried = try_all(&model, &segment, point, floor, |done| progress(share(done)))?;
+            let tried = try_all(&model, &self.arithmetic, &segment, point, floor, |done| {
+                progress(share(done))
+            })?;
             let read = guilty.reading.as_ref().filter(|_| round == 0);
             let best = match read.and_then(|reading| of_reading(reading, &tried)) {
                 // Read number by number: no statistics say it better.
@@ -504,7 +532,53 @@ impl Run<'_> {
         Ok(None)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "what a result is made of")]
+    /// Looks for mistakes below the floor, where nothing is above it.
+    fn below_floor(
+        &mut self,
+        measured: &Measured,
+        logits: Option<&ComparedLogits>,
+        progress: impl FnMut(f64) -> Result<()>,
+    ) -> Result<Vec<BelowFloor>> {
+        let attention = self.checkpoint.attention()?;
+        let global = attention.layers.iter().position(|layer| layer.sliding_window.is_none());
+        // Each kind of layer that there is, at points behind which every mistake shows.
+        let mut points: Vec<(Point, f64)> = vec![];
+        for (&point, sums) in &measured.points {
+            let Point::Layer(layer, place) = point else { continue };
+            let (Some(pair), true) = (&sums.same_input, SHOWS.contains(&place)) else { continue };
+            if layer == 0 || Some(layer) == global {
+                points.push((point, pair.distance(self.least_floor(&sums.inputs)).floor));
+            }
+        }
+        let floor = logits.and_then(|logits| logits.floor).map(|floor| floor.rel_l2);
+        let from_tokens = points.is_empty();
+        match floor {
+            Some(floor) if from_tokens => points.push((Point::Logits, floor)),
+            _ => {}
+        }
+        let causal = attention.causal;
+        let positions = match (causal, from_tokens) {
+            (false, _) => usize::MAX,
+            (true, true) => NAMING_POSITIONS,
+            (true, false) => FLOOR_POSITIONS,
+        };
+        let model = self.arithmetic.centre(&self.models.ours)?;
+        let segment = Segment::new(&self.texts[0], positions, from_tokens);
+        let found = below_floor(&model, &self.arithmetic, &segment, &points, THRESHOLD, progress)?;
+        let hidden = found.iter().filter(|below| below.sight == Sight::TooSmallToTell);
+        let named = hidden.filter_map(|below| {
+            Some(format!("{} ({} tokens would be enough)", below.name, below.tokens?))
+        });
+        let named: Vec<_> = named.collect();
+        if !named.is_empty() {
+            self.untold.push(format!(
+                "whether it has one of these, whose effect is too small to tell: {}",
+                named.join(", ")
+            ));
+        }
+        Ok(found)
+    }
+
     fn result(
         &mut self,
         fault: Option<TokenFault>,
@@ -512,9 +586,9 @@ impl Run<'_> {
         activations: Vec<ActivationReading>,
         logits: Option<ComparedLogits>,
         guilty: Option<Guilty>,
-        mut causes: Vec<Cause>,
-        tried: Vec<Tried>,
+        named: Named,
     ) -> Result<Comparison> {
+        let Named { mut causes, tried, below_floor } = named;
         let mut layers: Vec<ComparedLayer> = vec![];
         let (mut ends, mut largest) = (vec![], 0f64);
         let mut agrees_before = false;
@@ -562,6 +636,7 @@ impl Run<'_> {
             causes: &causes,
             nearest: tried.first(),
             reading: guilty.as_ref().and_then(|guilty| guilty.reading.as_ref()),
+            suspects: below_floor.iter().filter(|b| b.sight == Sight::Suspected).collect(),
             before,
         };
         let verdict = findings.verdict();
@@ -574,6 +649,7 @@ impl Run<'_> {
             first,
             causes,
             candidates: tried.iter().map(candidate).collect(),
+            below_floor,
             theirs: summary,
             ours: Reference::Model(CheckpointSummary::new(self.checkpoint)),
             floor: FloorSummary {

@@ -2,7 +2,7 @@
 
 use super::naming::Tried;
 use super::point::{Place, Point};
-use super::result::{ActivationReading, Cause, ComparedLogits, First};
+use super::result::{ActivationReading, BelowFloor, Cause, ComparedLogits, First};
 use std::fmt::Write;
 
 /// A point as one says it.
@@ -56,6 +56,8 @@ pub(super) struct Findings<'a> {
     pub(super) nearest: Option<&'a Tried>,
     /// What the numbers of the first are, where they were read one by one.
     pub(super) reading: Option<&'a ActivationReading>,
+    /// Mistakes that show below the floor.
+    pub(super) suspects: Vec<&'a BelowFloor>,
     /// What stands before everything, as that the tokens differ.
     pub(super) before: Vec<String>,
 }
@@ -89,7 +91,19 @@ impl Findings<'_> {
         }
         match parts.is_empty() {
             true => "nothing could be compared".into(),
-            false => format!("agrees: {}", parts.join("; ")),
+            false => format!("agrees: {}{}", parts.join("; "), self.suspicion()),
+        }
+    }
+
+    /// What shows below the floor.
+    fn suspicion(&self) -> String {
+        let names = self.suspects.iter().map(|below| {
+            format!("{} ({:.2} ± {:.2} of its effect)", below.name, below.size, below.error)
+        });
+        let names: Vec<_> = names.collect();
+        match names.is_empty() {
+            true => String::new(),
+            false => format!(". Below the floor it looks as if it had {}", names.join(" or ")),
         }
     }
 

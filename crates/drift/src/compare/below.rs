@@ -1,0 +1,105 @@
+//! Mistakes whose effect is below the noise floor, where rounding hides them from a distance, but not from a projection:
+//! what differs, along a mistake's own effect and over its length, is 1 on average if the mistake is there and 0 if it is
+//! not.
+
+use super::arithmetic::Arithmetic;
+use super::naming::model_with;
+use super::point::Point;
+use super::result::{BelowFloor, Sight};
+use super::segment::{Segment, centred};
+use crate::drift::{Change, DIFFERENCES};
+use crate::error::Result;
+use candle_core::{DType, Tensor};
+use gemma_mlp::model::Gemma;
+
+/// Parts of a text, whose scatter is the error of a projection: noise is not independent from number to number.
+const PARTS: usize = 8;
+/// The error below which a projection tells 0 from 1.
+const ENOUGH: f64 = 0.2;
+/// How far from 1 a projection may be beside its error: rounding has a part in common with some mistakes.
+const NEAR: f64 = 0.25;
+
+/// A point, what rounding does there (the norm of a difference over that of ours), and what differs.
+struct Place {
+    point: Point,
+    right: Tensor,
+    differs: Tensor,
+    floor: f64,
+}
+
+/// Projects what differs on every known mistake at some points, with their floors. `model` computes right.
+pub(super) fn below_floor(
+    model: &Gemma,
+    arithmetic: &Arithmetic,
+    segment: &Segment,
+    points: &[(Point, f64)],
+    threshold: f64,
+    mut progress: impl FnMut(f64) -> Result<()>,
+) -> Result<Vec<BelowFloor>> {
+    let mut places = vec![];
+    for &(point, floor) in points {
+        let Some(theirs) = segment.theirs(point)? else { continue };
+        let right = centred(point, &segment.computed(model, point)?)?;
+        let theirs = centred(point, &theirs.to_device(right.device())?)?.reshape(right.shape())?;
+        let own = norm(&right)?;
+        places.push(Place { point, differs: (theirs - &right)?, right, floor: own * floor });
+    }
+    let mut found = vec![];
+    for (i, difference) in DIFFERENCES.iter().enumerate() {
+        progress(i as f64 / DIFFERENCES.len() as f64)?;
+        let Change::Model(variations) = difference.change else { continue };
+        if arithmetic.has(variations) {
+            continue;
+        }
+        let Some(other) = model_with(model, variations)? else { continue };
+        let mut sums = [[0.0; 2]; PARTS];
+        let mut ratio = 0f64;
+        for Place { point, right, differs, floor } in &places {
+            let effect = (centred(*point, &segment.computed(&other, *point)?)? - right)?;
+            ratio = ratio.max(norm(&effect)? / floor);
+            let [dots, squares] = [rows(&(differs * &effect)?)?, rows(&effect.sqr()?)?];
+            for (row, (dot, square)) in dots.iter().zip(&squares).enumerate() {
+                let part = &mut sums[row * PARTS / dots.len()];
+                part[0] += dot / (floor * floor);
+                part[1] += square / (floor * floor);
+            }
+        }
+        if ratio > 0.0 && ratio < threshold {
+            found.extend(sight(difference.name, ratio, &sums, segment.positions));
+        }
+    }
+    found.sort_by(|a, b| b.ratio.total_cmp(&a.ratio));
+    Ok(found)
+}
+
+/// What the parts' projections say; nothing of fewer than two parts.
+fn sight(name: &str, ratio: f64, sums: &[[f64; 2]; PARTS], tokens: usize) -> Option<BelowFloor> {
+    let parts: Vec<_> = sums.iter().filter(|[_, square]| *square > 0.0).collect();
+    if parts.len() < 2 {
+        return None;
+    }
+    let square = parts.iter().map(|part| part[1]).sum::<f64>();
+    let size = parts.iter().map(|part| part[0]).sum::<f64>() / square;
+    // Each part by its weight: a short one, or one where the mistake does little, says little.
+    let scatter = parts.iter().map(|[dot, of]| (dot - size * of).powi(2)).sum::<f64>();
+    let n = parts.len() as f64;
+    let error = (scatter * n / (n - 1.0)).sqrt() / square;
+    let sight = match error {
+        error if !(error <= ENOUGH) => Sight::TooSmallToTell,
+        error if (size - 1.0).abs() <= (2.0 * error).max(NEAR) => Sight::Suspected,
+        _ => Sight::Excluded,
+    };
+    let enough = (tokens as f64 * (error / ENOUGH).powi(2)).ceil();
+    let tokens = (sight == Sight::TooSmallToTell && enough.is_finite()).then_some(enough as usize);
+    Some(BelowFloor { name: name.into(), ratio, size, error, sight, tokens })
+}
+
+fn norm(x: &Tensor) -> Result<f64> {
+    Ok(rows(&x.sqr()?)?.iter().sum::<f64>().sqrt())
+}
+
+/// The sums of rows, `[1, positions, …]` or `[rows, vocab]`.
+fn rows(x: &Tensor) -> Result<Vec<f64>> {
+    let x = if x.dim(0)? == 1 && x.rank() > 2 { x.squeeze(0)? } else { x.clone() };
+    Ok(x.flatten_from(1)?.to_dtype(DType::F32)?.sum(1)?.to_dtype(DType::F64)?.to_vec1()?)
+}
