@@ -148,16 +148,9 @@ impl Run<'_> {
         }
         self.widen_by_references(&mut measured, &given)?;
         self.final_norms(&mut measured)?;
-        let mut sums = Sums::default();
-        let heads = Heads {
-            checkpoint: self.checkpoint,
-            models: &self.models,
-            dtype: self.precision.dtype,
-            device: self.device,
-        };
-        for (text, streams) in self.texts.iter().zip(&measured.streams) {
-            heads.add(text, streams, &mut sums, |done| progress(0.45 + 0.25 * done))?;
-            heads.add_likeliest(text, streams, &mut sums)?;
+        let mut sums = self.logit_sums(&measured, |done| progress(0.45 + 0.25 * done))?;
+        if let Some(capped) = self.with_softcap(&sums, &measured)? {
+            sums = capped;
         }
         let logits = self.logits(sums, &mut measured);
         let guilty = self.guilty(&measured, &activations, logits.as_ref());
@@ -353,6 +346,51 @@ impl Run<'_> {
             add(Point::Logits, &last(ours, &normed[0])?, &last(beside, &normed[1])?)?;
         }
         Ok(())
+    }
+
+    fn logit_sums(
+        &self,
+        measured: &Measured,
+        mut progress: impl FnMut(f64) -> Result<()>,
+    ) -> Result<Sums> {
+        let mut sums = Sums::default();
+        let heads = Heads {
+            checkpoint: self.checkpoint,
+            models: &self.models,
+            dtype: self.precision.dtype,
+            device: self.device,
+        };
+        for (text, streams) in self.texts.iter().zip(&measured.streams) {
+            heads.add(text, streams, &mut sums, &mut progress)?;
+            heads.add_likeliest(text, streams, &mut sums)?;
+        }
+        Ok(sums)
+    }
+
+    /// The logits with the model's soft-cap, if theirs agree with ours only so: they are from before it.
+    fn with_softcap(&mut self, plain: &Sums, measured: &Measured) -> Result<Option<Sums>> {
+        let Some(cap) = self.checkpoint.config().stacks[0].final_softcap else { return Ok(None) };
+        let differs = |sums: &Sums| {
+            let [drift, floor] = [&sums.drift, &sums.floor].map(|sums| sums.metrics().kl_mean_nats);
+            !(ratio(drift, floor) <= kl_threshold(sums.drift.kl_nats.len()))
+        };
+        if plain.words == 0 || !differs(plain) {
+            return Ok(None);
+        }
+        let before = self.texts.clone();
+        for rows in self.texts.iter_mut().filter_map(|text| text.planes.get_mut(&Point::Logits)) {
+            *rows = rows.capped(cap);
+        }
+        let capped = self.logit_sums(measured, |_| Ok(()))?;
+        if differs(&capped) {
+            self.texts = before;
+            return Ok(None);
+        }
+        let text = format!(
+            "the logits are from before the model's soft-cap of {cap}, which is put on them here; a model that takes them as they are lacks it"
+        );
+        self.remarks.push(Remark::warning(RemarkKind::Chosen, text));
+        Ok(Some(capped))
     }
 
     /// The logits' figures; what the head makes of theirs becomes a point like any other.
