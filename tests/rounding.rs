@@ -149,9 +149,10 @@ fn gradients() {
     let x = every(DType::BF16).to_dtype(DType::F32).unwrap();
     let finite: Vec<f32> =
         x.to_vec1().unwrap().into_iter().filter(|x: &f32| x.abs() < 1e4).collect();
-    let x = Tensor::new(finite, &Device::Cpu).unwrap().to_dtype(DType::BF16).unwrap();
-    let gradients = |rounding| {
-        let [gate, up] = [&x, &x].map(|x| candle_core::Var::from_tensor(x).unwrap());
+    let wide = Tensor::new(finite, &Device::Cpu).unwrap();
+    let x = wide.to_dtype(DType::BF16).unwrap();
+    let gradients = |rounding, x: &Tensor| {
+        let [gate, up] = [x, x].map(|x| candle_core::Var::from_tensor(x).unwrap());
         let [activated, product] = activated_and_product(rounding, Gelu::Tanh, &gate, &up);
         let sum = (activated + product).unwrap().sum_all().unwrap();
         let gradients = sum.backward().unwrap();
@@ -159,5 +160,11 @@ fn gradients() {
         let numbers = |x: &Tensor| x.to_dtype(DType::F32)?.to_vec1::<f32>();
         [gate, up].map(|x| numbers(gradients.get(&x).unwrap()).unwrap())
     };
-    assert_eq!(gradients(Rounding::Like(Framework::Jax)), gradients(Rounding::Once));
+    assert_eq!(gradients(Rounding::Like(Framework::Jax), &x), gradients(Rounding::Once, &x));
+    // llama.cpp's table is of f16 in f32 too.
+    let [table, once] =
+        [Rounding::Like(Framework::LlamaCpp), Rounding::Once].map(|r| gradients(r, &wide));
+    for (table, once) in table.iter().flatten().zip(once.iter().flatten()) {
+        assert!((table - once).abs() <= 1e-3 * once.abs() + 1e-3, "{table} is not {once}");
+    }
 }

@@ -3,9 +3,10 @@
     python jax.py MODEL IDS.json OUT.safetensors --dtype bf16
 
 MODEL is a Hugging Face directory; its weights are given to DeepMind's model under DeepMind's names.
-For a forward pass of your own, with any flax.linen model that has DeepMind's module names:
+Around a forward pass of your own, of any flax.linen model that has DeepMind's module names:
 
-    output = capture(model.apply, {"params": params}, ids, "theirs.safetensors")
+    with capture(model, "theirs.safetensors"):
+        model.apply({"params": params}, ids)
 
 `gemma-mlp compare theirs.safetensors --model MODEL` then says where it first departs from Gemma.
 This file needs jax, flax, numpy and safetensors; `gemma` only to build the model on the command line.
@@ -55,45 +56,67 @@ OUTPUTS = {
 METHODS = {"__call__", "encode", "decode"}
 
 
-def capture(
-    apply: Callable, variables: dict[str, Any], ids: Any, path: str | Path, *, prompt: str | None = None, **options: Any
-) -> Any:
-    """Runs `apply(variables, ids, **options)` and writes what it computes to `path`. Returns what it returns.
+@contextmanager
+def capture(model: nn.Module, path: str | Path, *, prompt: str | None = None) -> Iterator[dict[str, np.ndarray]]:
+    """Writes what the first `model.apply(variables, ids, …)` in this block computes to `path`.
 
-    `apply` is a flax.linen module's, `variables` hold `params`, `ids` are integers `[T]` or `[B, T]`.
-    flax captures what the modules return (`capture_intermediates`); what they do not, such as queries and keys
-    after RoPE and the activated gate, is sown beside it, into the same collection.
-    Nothing else changes: on a CPU, logits are bit for bit those of a pass without capture (jax 0.10, bf16).
+    `variables` hold `params`; `ids`, integers `[T]` or `[B, T]`, come behind them or as `tokens`. flax captures what
+    the modules return (`capture_intermediates`); what they do not, such as queries and keys after RoPE and the
+    activated gate, is sown beside it, into the same collection. Nothing else changes: on a CPU, logits are bit for bit
+    those of a pass without capture (jax 0.10, bf16). An exception in the block writes no file. What could not be
+    captured is said in a warning. Yields the arrays by name; they are there after the block.
 
-    Raises ValueError if the model has no layers of DeepMind's names.
+    Raises TypeError if the model is none of flax.linen, ValueError if it has no layers of DeepMind's names, or if
+    none ran.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"a model of flax.linen is wanted, not {type(model).__module__}.{type(model).__name__}")
     if not (folder := Path(path).absolute().parent).is_dir():
         raise FileNotFoundError(f"{path}: there is no folder {folder}")
-    tokens = jnp.asarray(ids, jnp.int32)
-    # A function that was compiled before has no places to capture at.
-    jax.clear_caches()
-    with sown():
-        output, state = apply(
-            variables,
-            jnp.atleast_2d(tokens),
-            capture_intermediates=lambda _module, method: method in METHODS,
-            mutable=["intermediates"],
-            **options,
-        )
-    jax.clear_caches()
-    dump = {"tokens": np.asarray(jnp.atleast_2d(tokens))}
-    for name, value in named(state["intermediates"]):
-        dump[name] = np.ascontiguousarray(value)
-    logits = getattr(output, "logits", None)  # After the soft cap, where there is one.
-    if logits is not None:
-        dump["logits"] = np.asarray(logits)
+    dump: dict[str, np.ndarray] = {}
+    metadata: dict[str, str] = {"prompt": prompt} if prompt else {}
+    apply = model.apply
+
+    @functools.wraps(apply)
+    def captured(variables: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        if dump:  # The first pass counts.
+            return apply(variables, *args, **kwargs)
+        if kwargs.get("mutable") or kwargs.get("capture_intermediates"):
+            raise ValueError("inside of capture, call model.apply without mutable and capture_intermediates")
+        tokens = np.asarray(args[0] if args else kwargs["tokens"])
+        # A function that was compiled before has no places to capture at.
+        jax.clear_caches()
+        with sown():
+            output, state = apply(
+                variables,
+                *args,
+                **kwargs | {"mutable": ["intermediates"]},
+                capture_intermediates=lambda _module, method: method in METHODS,
+            )
+        jax.clear_caches()
+        dump["tokens"] = np.ascontiguousarray(tokens, np.int32)
+        for name, value in named(state.get("intermediates", {})):
+            dump[name] = np.ascontiguousarray(value)
+        logits = getattr(output, "logits", None)  # After the soft cap, where there is one.
+        if logits is not None:
+            dump["logits"] = np.asarray(logits)
+        metadata.update(describe(variables["params"]))
+        return output
+
+    # linen's modules are frozen, and flax passes what it wants through __setattr__ only.
+    object.__setattr__(model, "apply", captured)
+    try:
+        yield dump
+    finally:
+        object.__delattr__(model, "apply")
+
+    if not dump:
+        raise ValueError(f"{path} is not written: no model.apply ran in the block")
     if not any(name.startswith("hidden.") for name in dump):
         raise ValueError(f"{path} is not written: the model has no modules named layer_0, layer_1, …")
     if missing := [point for point in points(dump) if point not in dump]:
-        warnings.warn(f"{path}: not captured: {', '.join(missing)}", stacklevel=2)
-    metadata = describe(variables["params"]) | ({"prompt": prompt} if prompt else {})
+        warnings.warn(f"{path}: not captured: {', '.join(missing)}", stacklevel=3)
     save_file(dump, path, metadata)
-    return output
 
 
 @contextmanager
@@ -348,7 +371,8 @@ def main() -> None:
     ids = read_ids(args.ids, model.config.num_embed)
     if 0 in ids:
         warnings.warn(f"{args.ids}: DeepMind's Gemma takes id 0 for padding, and masks it", stacklevel=2)
-    capture(model.apply, variables, ids, args.out)
+    with capture(model, args.out):
+        model.apply(variables, jnp.asarray([ids], jnp.int32))
 
 
 # Not where it is pasted into a notebook.

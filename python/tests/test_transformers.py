@@ -10,8 +10,12 @@ import unittest
 import warnings
 from pathlib import Path
 
+try:
+    import torch
+except ImportError as error:
+    raise unittest.SkipTest("torch is not installed") from error
+
 import tiny
-import torch
 from safetensors import safe_open
 
 import gemma_mlp

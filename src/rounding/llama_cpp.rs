@@ -7,7 +7,9 @@
 
 use super::half_type::HalfType;
 use super::real;
-use candle_core::{DType, Result, Tensor};
+use crate::kernels::activation::Activation;
+use crate::kernels::geglu::activate_gradient;
+use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor};
 use std::f32::consts::FRAC_1_SQRT_2;
 
 /// f16(gelu(f16(x))) between ±10, and the limits beyond.
@@ -23,11 +25,37 @@ pub(super) fn tanh(x: f32) -> f32 {
     }
 }
 
-/// [`tanh`] of a tensor, by way of f32. It has no gradient.
+/// [`tanh`] of a tensor of a wide type, by way of f32. Its gradient is that of our own function: a table has none.
 pub(super) fn activate(x: &Tensor) -> Result<Tensor> {
-    let values = x.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
-    let values: Vec<f32> = values.into_iter().map(tanh).collect();
-    Tensor::from_vec(values, x.shape(), x.device())?.to_dtype(x.dtype())
+    let on_cpu = x.to_device(&Device::Cpu)?.contiguous()?;
+    on_cpu.apply_op1(Table)?.to_device(x.device())
+}
+
+struct Table;
+
+impl CustomOp1 for Table {
+    fn name(&self) -> &'static str {
+        "gelu-table-of-f16"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let Some((start, end)) = layout.contiguous_offsets() else {
+            candle_core::bail!("{} takes what lies in one piece", self.name());
+        };
+        let y = match x {
+            CpuStorage::F32(x) => CpuStorage::F32(x[start..end].iter().map(|&x| tanh(x)).collect()),
+            CpuStorage::F64(x) => {
+                let of = |&x: &f64| f64::from(tanh(x as f32));
+                CpuStorage::F64(x[start..end].iter().map(of).collect())
+            }
+            _ => candle_core::bail!("{} is for f32 and f64", self.name()),
+        };
+        Ok((y, layout.shape().clone()))
+    }
+
+    fn bwd(&self, x: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        activate_gradient(x, grad, Activation::TANH).map(Some)
+    }
 }
 
 /// `x/2·(1 + erf(x/√2))`.

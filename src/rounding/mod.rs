@@ -26,7 +26,8 @@ use std::fmt;
 
 /// Where `activation(gate) ⊙ up` is rounded to the block's dtype.
 ///
-/// In f32 and f64 all give the same bits, but [`EveryOp`](Self::EveryOp), which has candle's.
+/// In f32 and f64 all give the same bits, but [`EveryOp`](Self::EveryOp), which has candle's, and llama.cpp's tanh
+/// form, which is a table of f16.
 ///
 /// ```
 /// use gemma_mlp::{Framework, Rounding};

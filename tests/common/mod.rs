@@ -10,9 +10,9 @@ use safetensors::{Dtype, tensor::TensorView};
 use std::fmt::Display;
 use std::path::Path;
 
-/// What a machine may lack, as GEMMA_MLP_REQUIRE names it: a browser, a C++ compiler, a GPU, nvcc, the
-/// real weights with their reference, a terminal.
-pub const NEEDS: [&str; 6] = ["browser", "cxx", "gpu", "ptx", "real", "terminal"];
+/// What a machine may lack, as GEMMA_MLP_REQUIRE names it: a browser, a C++ compiler, a GPU, nvcc,
+/// Python with numpy and safetensors, the real weights with their reference, a terminal.
+pub const NEEDS: [&str; 7] = ["browser", "cxx", "gpu", "ptx", "python", "real", "terminal"];
 
 /// The variable that lists what no test may skip for, such as `real,browser`, or `all`.
 pub fn required() -> String {

@@ -62,6 +62,8 @@ fn it_says_first_what_matters() {
     );
     let right = table(&agrees());
     in_order(&right, &["Agrees: ", "attention: all 18", "MLP: all 18", "layers 0 to 17"]);
+    let below = ["GELU: exact (erf)", "0.98 ± 0.05", "as if it were there", "too small to tell"];
+    in_order(&right, &below);
     assert!(!right.contains("  differs") && !right.contains("cause"), "{right}");
     in_order(
         &table(&logits_only()),
@@ -123,6 +125,7 @@ fn csv_has_every_figure() {
     has("logits,,,kl_mean_nats,0.0641,0.00076");
     has("candidates,0,SiLU in place of GELU,cosine,0.999,");
     has("map,252,hidden.17,ratio,");
+    assert!(compare_csv(&agrees()).unwrap().contains("below_floor,0,GELU: exact (erf),size,0.98,"));
     has("flips,3,");
     let points = csv.lines().filter(|line| line.contains("same_input.rel_l2")).count();
     assert_eq!(points, 9 * LAYERS + 2);
@@ -155,7 +158,9 @@ fn pages_show_what_there_is() {
         html.contains("It differs at layers.12.mlp.activated") && html.contains("badge differs")
     );
     assert!(html.contains("The mistake: SiLU in place of GELU"));
-    assert!(compare_page(&agrees()).contains("Nothing differs by more than rounding"));
+    let right = compare_page(&agrees());
+    assert!(right.contains("Nothing differs by more than rounding"));
+    assert!(right.contains("As if it were there: GELU: exact (erf)"));
     let few = compare_page(&logits_only());
     assert_eq!(sections(&few), ["compared", "candidates", "logits", "worst", "flips"]);
     assert_eq!(sections(&compare_page(&glimpses())), ["compared", "points"]);

@@ -117,6 +117,39 @@ fn comparisons_are_as_documented() {
     refused(|r| drop(r.as_object_mut().unwrap().remove("agrees")));
 }
 
+/// So are those that the program prints: of another activation, without BOS, of logits alone, and of two dumps.
+#[test]
+fn what_compare_prints_is_as_documented() {
+    let validator = Validator::new(&COMPARISON);
+    let dir = tempfile::tempdir().unwrap();
+    let tool = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gemma-mlp"));
+        command.args(args).current_dir(&dir).output().unwrap()
+    };
+    std::fs::write(dir.path().join("ids.json"), "[2, 9, 70, 5]").unwrap();
+    std::fs::write(dir.path().join("short.json"), "[9, 70, 5]").unwrap();
+    for args in [
+        &["--ids", "ids.json", "--out", "ours"][..],
+        &["--ids", "ids.json", "--out", "exact", "--activation", "exact"],
+        &["--ids", "ids.json", "--out", "logits", "--activation", "silu", "--points", "logits"],
+        &["--ids", "short.json", "--out", "short"],
+    ] {
+        assert!(tool(&[&["capture"], args].concat()).status.success(), "{args:?}");
+    }
+    for args in [
+        &["ours"][..],
+        &["exact"],
+        &["exact", "--reference", "ours", "--allow", "mlp=3", "--layers", "1"],
+        &["logits", "--dtype", "bf16"],
+        &["short", "--ids", "ids.json"],
+        &["exact", "ours"],
+    ] {
+        let printed = tool(&[&["compare", "--json"], args].concat()).stdout;
+        let report: Value = serde_json::from_slice(&printed).unwrap();
+        validator.validate(&report).unwrap_or_else(|e| panic!("{args:?}: {e}"));
+    }
+}
+
 fn drift(args: &[&str]) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_gemma-mlp"))
         .args(["drift", "--json"])

@@ -1,66 +1,23 @@
 //! Servers of models: what is asked of them, what is made of their answers, and what is said when they
 //! have none.
 
+mod fake_server;
+
+use fake_server::{Answer, Fake};
 use gemma_mlp_drift::compare::server::Server;
 use gemma_mlp_drift::compare::{Dump, Likeliest, Word};
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::time::Duration;
 
-/// A request, as far as it matters here.
-#[derive(Clone, Debug)]
-struct Request {
-    line: String,
-    key: Option<String>,
-    body: Value,
+/// What these tests ask of it.
+trait Ask {
+    fn server(&self) -> Server;
+    fn ask(&self, texts: &[&[u32]], top: usize) -> Result<Dump, String>;
 }
 
-type Log = Arc<Mutex<Vec<Request>>>;
-
-/// Status and body.
-type Answer = (u16, String);
-
-/// A server on loopback that answers by a function of path and body.
-struct Fake {
-    url: String,
-    log: Log,
-}
-
-impl Fake {
-    fn new(answer: impl Fn(&str, &Value) -> Answer + Send + Sync + 'static) -> Self {
-        Self::raw(move |stream, path, body| {
-            let (status, body) = answer(path, body);
-            let head = format!(
-                "HTTP/1.1 {status} X\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
-                body.len()
-            );
-            let _ = stream.write_all(&[head.as_bytes(), body.as_bytes()].concat());
-        })
-    }
-
-    fn raw(answer: impl Fn(&mut TcpStream, &str, &Value) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let log = Log::default();
-        let (answer, seen) = (Arc::new(answer), log.clone());
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                let (answer, seen) = (answer.clone(), seen.clone());
-                std::thread::spawn(move || {
-                    let mut stream = stream.ok()?;
-                    let request = read_request(&stream).ok()?;
-                    seen.lock().unwrap().push(request.clone());
-                    let path = request.line.split(' ').nth(1)?.to_string();
-                    answer(&mut stream, &path, &request.body);
-                    Some(())
-                });
-            }
-        });
-        Self { url, log }
-    }
-
+impl Ask for Fake {
     fn server(&self) -> Server {
         let patience = Duration::from_secs(20);
         Server { url: self.url.clone(), model: None, key: None, patience }
@@ -69,31 +26,6 @@ impl Fake {
     fn ask(&self, texts: &[&[u32]], top: usize) -> Result<Dump, String> {
         ask(&self.server(), texts, top)
     }
-
-    fn requests(&self) -> Vec<Request> {
-        std::mem::take(&mut self.log.lock().unwrap())
-    }
-}
-
-fn read_request(stream: &TcpStream) -> std::io::Result<Request> {
-    let mut reader = BufReader::new(stream);
-    let mut line = String::new();
-    reader.read_line(&mut line)?;
-    let (mut len, mut key) = (0, None);
-    loop {
-        let mut header = String::new();
-        reader.read_line(&mut header)?;
-        let Some((name, value)) = header.trim().split_once(": ") else { break };
-        match name.to_lowercase().as_str() {
-            "content-length" => len = value.parse().unwrap(),
-            "authorization" => key = Some(value.to_string()),
-            _ => {}
-        }
-    }
-    let mut body = vec![0; len];
-    reader.read_exact(&mut body)?;
-    let body = serde_json::from_slice(&body).unwrap_or_default();
-    Ok(Request { line: line.trim().into(), key, body })
 }
 
 /// Fails with a line about the input.

@@ -3,7 +3,7 @@
 use super::align::{activation_line, align, remarks};
 use super::compared::{
     Part, Row, cosine, distance, dump_line, full_name, norm_ratio, points_line, ranges, ratio,
-    reference_line, weight,
+    reference_line, sight, weight,
 };
 use super::drift::emphasised;
 use super::escape::plain;
@@ -13,7 +13,7 @@ use super::page::shown;
 use super::paint::{Paint, Tone};
 use super::verdict::NOISE_FLOOR;
 use gemma_mlp_drift::compare::{
-    ActivationReading, ComparedLogits, ComparedPoint, Comparison, Distance, Reference,
+    ActivationReading, BelowFloor, ComparedLogits, ComparedPoint, Comparison, Distance, Reference,
 };
 use std::fmt::Write;
 
@@ -37,6 +37,7 @@ pub fn compare_table(comparison: &Comparison, paint: Paint) -> String {
         section(flip_rows(logits, paint));
     }
     section(causes(comparison, paint));
+    section(below_floor(&comparison.below_floor, paint));
     section(comparison.untold.iter().map(|s| plain(&format!("not told: {s}")) + "\n").collect());
     text
 }
@@ -57,11 +58,15 @@ fn header(comparison: &Comparison) -> String {
         n => format!(" of {n} texts"),
     };
     line(format!("input:  {} tokens{texts}", grouped(theirs.tokens as u64)));
-    line(format!(
-        "floor:  {}: the noise floor, {NOISE_FLOOR}, on {} tokens",
-        floor.description,
-        grouped(floor.tokens as u64)
-    ));
+    line(match floor.tokens {
+        // Of two dumps nothing measures it.
+        0 => format!("floor:  {}", floor.description),
+        tokens => format!(
+            "floor:  {}: the noise floor, {NOISE_FLOOR}, on {} tokens",
+            floor.description,
+            grouped(tokens as u64)
+        ),
+    });
     if !floor.references.is_empty() {
         line(format!("        widened by {}", floor.references.join(", ")));
     }
@@ -432,10 +437,14 @@ fn causes(comparison: &Comparison, paint: Paint) -> String {
             (Some(name), Some(cosine)) => format!("; the next best is {name}, at {cosine:.3}"),
             _ => String::new(),
         };
-        let line = format!(
-            "cause: {} ({}): a cosine of {:.3} with what differs at {at}, and {:.2} times its size{next}",
-            cause.name, cause.source, cause.cosine, cause.size
-        );
+        let line = match cause.point.as_str() {
+            // They show it as it is.
+            "tokens" => format!("cause: {} ({})", cause.name, cause.source),
+            _ => format!(
+                "cause: {} ({}): a cosine of {:.3} with what differs at {at}, and {:.2} times its size{next}",
+                cause.name, cause.source, cause.cosine, cause.size
+            ),
+        };
         let _ = writeln!(text, "{}", paint.paint(Tone::Notable, plain(&line)));
     }
     if comparison.candidates.is_empty() {
@@ -456,6 +465,27 @@ fn causes(comparison: &Comparison, paint: Paint) -> String {
     text += &emphasised(&align(rows, 1), 1, paint);
     if comparison.candidates.len() > MOST {
         let _ = writeln!(text, "{} more were tried", comparison.candidates.len() - MOST);
+    }
+    text
+}
+
+/// What can be said of mistakes that rounding hides.
+fn below_floor(all: &[BelowFloor], paint: Paint) -> String {
+    const MOST: usize = 6;
+    if all.is_empty() {
+        return String::new();
+    }
+    let mut rows = vec![
+        ["mistakes below the floor", "effect over floor", "of it in theirs", ""].map(String::from),
+    ];
+    for below in all.iter().take(MOST) {
+        let size = format!("{:.2} ± {:.2}", below.size, below.error);
+        rows.push([plain(&below.name), short(below.ratio), size, sight(below.sight).into()]);
+    }
+    let mut text = emphasised(&align(rows, 1), 1, paint);
+    if all.len() > MOST {
+        let _ =
+            writeln!(text, "{} more have less effect; --csv and --html have all", all.len() - MOST);
     }
     text
 }

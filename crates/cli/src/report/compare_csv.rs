@@ -37,6 +37,12 @@ pub fn compare_csv(comparison: &Comparison) -> Result<String> {
         table.row(&place, "left", candidate.left, None)?;
         table.row(&place, "ratio", candidate.ratio, None)?;
     }
+    for (i, below) in comparison.below_floor.iter().enumerate() {
+        let place = ("below_floor", i.to_string(), below.name.as_str());
+        table.row(&place, "ratio", below.ratio, None)?;
+        table.row(&place, "size", below.size, None)?;
+        table.row(&place, "error", below.error, None)?;
+    }
     for row in comparison.map.iter().flat_map(|map| &map.rows) {
         let group = comparison.map.as_ref().map_or(1, |map| map.group);
         for (i, &ratio) in row.ratios.iter().enumerate() {

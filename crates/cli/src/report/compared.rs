@@ -2,7 +2,7 @@
 
 use super::number::{measured, short};
 use gemma_mlp_drift::compare::{
-    ComparedLayer, ComparedPoint, Comparison, Distance, DumpSummary, Reference,
+    ComparedLayer, ComparedPoint, Comparison, Distance, DumpSummary, Reference, Sight,
 };
 
 /// A part of a layer.
@@ -207,5 +207,14 @@ mod tests {
         assert_eq!(full_name(Some(3), "hidden"), "hidden.3");
         assert_eq!(full_name(Some(3), "mlp.gate"), "layers.3.mlp.gate");
         assert_eq!(full_name(None, "logits"), "logits");
+    }
+}
+
+/// What is said of a mistake below the floor.
+pub(super) fn sight(sight: Sight) -> &'static str {
+    match sight {
+        Sight::Excluded => "not there",
+        Sight::Suspected => "as if it were there",
+        Sight::TooSmallToTell => "too small to tell",
     }
 }

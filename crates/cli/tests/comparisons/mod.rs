@@ -3,9 +3,9 @@
 
 use gemma_mlp::checkpoint::{Remark, RemarkKind};
 use gemma_mlp_drift::compare::{
-    ActivationFit, ActivationReading, Candidate, Cause, ComparedLayer, ComparedLogits,
+    ActivationFit, ActivationReading, BelowFloor, Candidate, Cause, ComparedLayer, ComparedLogits,
     ComparedPoint, Comparison, Distance, DumpSummary, First, Flip, FloorSummary, MapRow,
-    PositionMap, Reference, SCHEMA,
+    PositionMap, Reference, SCHEMA, Sight,
 };
 use gemma_mlp_drift::drift::{LogitMetrics, Token, TokenDrift};
 use serde_json::json;
@@ -181,6 +181,16 @@ fn reading(layer: usize, best: &str, next: &str, differs: bool) -> ActivationRea
     }
 }
 
+fn below(name: &str, ratio: f64, sight: Sight) -> BelowFloor {
+    let (size, error) = match sight {
+        Sight::Excluded => (-0.01, 0.03),
+        Sight::Suspected => (0.98, 0.05),
+        Sight::TooSmallToTell => (3.1, 40.0),
+    };
+    let tokens = (sight == Sight::TooSmallToTell).then_some(1_000_000);
+    BelowFloor { name: name.into(), ratio, size, error, sight, tokens }
+}
+
 /// All points of a model that is right.
 pub fn agrees() -> Comparison {
     Comparison {
@@ -194,6 +204,11 @@ pub fn agrees() -> Comparison {
         first: None,
         causes: vec![],
         candidates: vec![],
+        below_floor: vec![
+            below("GELU: exact (erf)", 0.4, Sight::Suspected),
+            below("norm: epsilon 1e-5", 0.02, Sight::Excluded),
+            below("RoPE: another base", 1e-4, Sight::TooSmallToTell),
+        ],
         theirs: dump(),
         ours: model(),
         floor: FloorSummary {
@@ -260,6 +275,7 @@ pub fn wrong_mlp() -> Comparison {
             candidate("exact GELU in place of tanh", 0.31, 0.03),
             candidate("ReLU in place of GELU", -0.12, 71.0),
         ],
+        below_floor: vec![],
         layers: layers(Some(GUILTY)),
         activations: (0..LAYERS).map(readings).collect(),
         logits: Some(logits(0.0641, 12)),
@@ -276,6 +292,7 @@ pub fn logits_only() -> Comparison {
         agrees: false,
         verdict: "Differs at the logits, by 1.18e3 times the floor; the cause is not among the known mistakes.".into(),
         first: Some(First { layer: None, point: "logits".into(), ratio: 1180.0, from: vec![] }),
+        below_floor: vec![],
         candidates: vec![Candidate { name: "sliding window ignored".into(), cosine: 0.31, size: 0.2, left: 0.9, ratio: 300.0 }],
         theirs: DumpSummary {
             source: "http://localhost:8000".into(),
@@ -311,6 +328,7 @@ pub fn glimpses() -> Comparison {
     Comparison {
         agrees: false,
         verdict: "Differs from layer 4 on, as far as a few numbers of each point tell: layers.4.mlp.output.".into(),
+        below_floor: vec![],
         first: Some(First { layer: Some(4), point: "mlp.output".into(), ratio: 40.0, from: vec![] }),
         layers: (0..LAYERS).map(layer).collect(),
         ends: vec![],
@@ -339,6 +357,7 @@ pub fn not_finite() -> Comparison {
     let mut map = map(None);
     map.rows.iter_mut().skip(7).for_each(|row| row.ratios.fill(f64::NAN));
     Comparison {
+        below_floor: vec![],
         agrees: false,
         verdict: "Differs from layer 7 on: hidden.7 of theirs is not finite.".into(),
         first: Some(First {

@@ -460,7 +460,9 @@ impl Run<'_> {
             let reading = activations.iter().find(|reading| {
                 reading.differs && point == Point::Layer(reading.layer, Place::Activated)
             });
-            if reading.is_some() || self.allowance(point).exceeded_by(distance.ratio) {
+            let allowance = self.allowance(point);
+            let is_read = reading.is_some() && allowance.rule.is_none();
+            if is_read || allowance.exceeded_by(distance.ratio) {
                 return Some(Guilty {
                     point,
                     ratio: distance.ratio,

@@ -71,7 +71,7 @@ const TABLE: &[(&str, &str)] = &[
     ("qcur-{N}", "layers.{N}.attn.q"),
     ("kcur-{N}", "layers.{N}.attn.k"),
     ("vcur-{N}", "layers.{N}.attn.v"),
-    ("kqv_out-{N}", "layers.{N}.attn.output"),
+    // kqv_out is no point of ours: since 2025 it is what goes into o_proj, before what came out.
     ("attn_post_norm-{N}", "layers.{N}.attn.normed"),
     ("sa_out-{N}", "layers.{N}.attended"),
     ("ffn_norm-{N}", "layers.{N}.mlp.input"),

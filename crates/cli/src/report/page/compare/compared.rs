@@ -17,8 +17,11 @@ pub(super) fn section(comparison: &Comparison) -> Option<Section> {
     let texts =
         if theirs.texts == 1 { "one text".into() } else { format!("{} texts", theirs.texts) };
     all.push(("Text", format!("{texts}, {} tokens", grouped(theirs.tokens as u64))));
-    let tokens = grouped(floor.tokens as u64);
-    all.push(("Noise floor", format!("{}, on {tokens} tokens", floor.description)));
+    let on = match floor.tokens {
+        0 => String::new(),
+        tokens => format!(", on {} tokens", grouped(tokens as u64)),
+    };
+    all.push(("Noise floor", format!("{}{on}", floor.description)));
     if !floor.references.is_empty() {
         all.push(("Widened by", floor.references.join(", ")));
     }

@@ -1,6 +1,7 @@
 //! The page of a comparison, view by view. A new view is a file here and its lines in this one.
 
 mod activations;
+mod below_floor;
 mod candidates;
 mod compared;
 mod figures;
@@ -33,6 +34,7 @@ enum View {
     Worst,
     Flips,
     Candidates,
+    BelowFloor,
 }
 
 impl View {
@@ -46,6 +48,7 @@ impl View {
         Self::Points,
         Self::Activations,
         Self::Candidates,
+        Self::BelowFloor,
         Self::Figures,
         Self::Worst,
         Self::Flips,
@@ -67,6 +70,7 @@ impl View {
             Self::Worst => worst::section(comparison),
             Self::Flips => flips::section(comparison),
             Self::Candidates => candidates::section(comparison),
+            Self::BelowFloor => below_floor::section(comparison),
         }
     }
 }
