@@ -262,13 +262,18 @@ def findings(report: dict, names: list[str]) -> list[str]:
         nearest = [value for tried in report["candidates"][:2] for value in (tried["name"], tried["cosine"])][1:]
     nearest += [None] * (3 - len(nearest))
     place = first and (first["point"] if first["layer"] is None else f"{first['layer']} {first['point']}")
-    values = [place, first and first["ratio"], called(found, names, report["candidates"]), *nearest]
+    values = [place, first and first["ratio"], called(found, names, report), *nearest]
     values += [logits["metrics"]["kl_mean_nats"], logits["ratio"]] if logits else [None, None]
     return [figure(value) for value in values]
 
 
-def called(found: list[str], names: list[str], tried: list[dict]) -> str:
+def called(found: list[str], names: list[str], report: dict) -> str:
     """How well the causes that were found, best first, are the mistakes that were put in."""
+    tried = report["candidates"]
+    below = [below for below in report["below_floor"] if below["sight"] == "suspected"]
+    if below:
+        hidden = [f"{one['name']} ({one['size']:.2f} ± {one['error']:.2f})" for one in below]
+        return f"below the floor: {', '.join(hidden)}"
     if not found:
         return "not named" + (f"; nearest: {tried[0]['name']}" if tried else "") if names else "none"
     right = [name for name in found if name in names]

@@ -240,6 +240,30 @@ fn axes_are_turned_where_that_is_certain() -> Result<()> {
     Ok(())
 }
 
+/// Logits from before the soft-cap of a model that has one.
+#[test]
+fn a_softcap_is_put_on_where_it_lacks() -> anyhow::Result<()> {
+    let directory = tempfile::tempdir()?;
+    let config = std::fs::read_to_string("weights/tiny-gemma3/config.json")?;
+    let mut config: serde_json::Value = serde_json::from_str(&config)?;
+    config["final_logit_softcapping"] = 5.0.into();
+    std::fs::write(directory.path().join("config.json"), config.to_string())?;
+    std::fs::copy(
+        "weights/tiny-gemma3/model.safetensors",
+        directory.path().join("model.safetensors"),
+    )?;
+    let capped = Checkpoint::open(directory.path())?;
+    let right = Gemma::load(&capped, &Device::Cpu, DType::F32)?;
+    let report = |gemma: &Gemma| {
+        let theirs = dump(gemma, &ids(), logits_alone);
+        compare(&theirs, &capped, &CompareOptions::default(), &Device::Cpu, go_on)
+    };
+    assert!(report(&right)?.agrees);
+    let before = report(&load(DType::F32))?;
+    assert!(before.agrees && said(&before, "soft-cap of 5"), "{}", before.verdict);
+    Ok(())
+}
+
 fn said(report: &Comparison, what: &str) -> bool {
     report.remarks.iter().any(|remark| remark.text.contains(what))
 }

@@ -43,6 +43,8 @@ pub(super) struct Rows {
     width: Vec<usize>,
     /// How many of its rows count.
     count: usize,
+    /// A soft-cap that they lack.
+    softcap: Option<f64>,
     positions: Positions,
 }
 
@@ -56,6 +58,11 @@ enum Positions {
 impl Rows {
     pub(super) fn len(&self) -> usize {
         self.count
+    }
+
+    /// The rows with a soft-cap, `cap·tanh(x/cap)`.
+    pub(super) fn capped(&self, cap: f64) -> Self {
+        Self { softcap: Some(cap), ..self.clone() }
     }
 
     fn first(&self, count: usize) -> Self {
@@ -83,7 +90,11 @@ impl Rows {
         let flat = tensor.reshape((count, width))?;
         let flat = if width > wanted { flat.narrow(1, 0, wanted)? } else { flat };
         let shape: Vec<usize> = [count].into_iter().chain(self.width.iter().copied()).collect();
-        Ok(flat.reshape(shape)?)
+        let rows = flat.reshape(shape)?;
+        Ok(match self.softcap {
+            Some(cap) => ((rows.to_dtype(DType::F32)? / cap)?.tanh()? * cap)?,
+            None => rows,
+        })
     }
 
     /// All rows.
@@ -303,7 +314,7 @@ fn align_plane(
         }
         None => Positions::From(0),
     };
-    Ok(Rows { count: plane.positions(), plane, width, positions })
+    Ok(Rows { count: plane.positions(), plane, width, softcap: None, positions })
 }
 
 /// Keys or values whose heads were repeated for the query heads, each head once.

@@ -6,7 +6,7 @@ use super::plane::Plane;
 use super::point::Point;
 use super::precision::Precision;
 use super::result::*;
-use super::run::{THRESHOLD, allowance, distance, unit_roundoff};
+use super::rule::{THRESHOLD, allowance, distance, unit_roundoff};
 use super::words;
 use crate::drift::{Accumulator, LogitSums, compare_logits};
 use crate::error::{Error, Result};

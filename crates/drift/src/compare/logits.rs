@@ -34,6 +34,16 @@ pub(super) struct Sums {
     pub(super) words: usize,
 }
 
+impl Sums {
+    /// Takes another right model's logits for the floor, where they are farther from ours.
+    pub(super) fn widen_floor(&mut self, other: Self) {
+        let kl = |sums: &LogitSums| sums.metrics().kl_mean_nats;
+        if self.floor.kl_nats.is_empty() || kl(&other.drift) > kl(&self.floor) {
+            self.floor = other.drift;
+        }
+    }
+}
+
 /// The models, and what they are asked on.
 pub(super) struct Heads<'a> {
     pub(super) checkpoint: &'a Checkpoint,

@@ -26,6 +26,7 @@ mod point;
 mod precision;
 mod resolve;
 mod result;
+mod rule;
 mod run;
 mod segment;
 #[cfg(feature = "server")]

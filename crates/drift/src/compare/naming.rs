@@ -19,7 +19,8 @@ pub(super) struct Tried {
     pub(super) cosine: f64,
     /// What differs along it, over its own length.
     pub(super) size: f64,
-    /// The fraction of what differs (its square) that is left without it.
+    /// The fraction of what differs (its square) that is left without it, taken as large as it fits best, within
+    /// [`SIZE`]: rounding makes a mistake of bits part with its own effect elsewhere.
     pub(super) left: f64,
     /// How large its effect is over the floor.
     pub(super) ratio: f64,
@@ -90,12 +91,13 @@ impl Tried {
         if effect == 0.0 || !(effect + differs).is_finite() {
             return Ok(None);
         }
+        let taken = (dot / effect).clamp(1.0 / SIZE, SIZE);
         Ok(Some(Self {
             difference,
             variations,
             cosine: dot / (differs * effect).sqrt(),
             size: dot / effect,
-            left: (differs - 2.0 * dot + effect) / differs,
+            left: (differs - 2.0 * taken * dot + taken * taken * effect) / differs,
             ratio: effect.sqrt() / floor,
         }))
     }
