@@ -178,6 +178,15 @@ pub(super) fn ranges(layers: &[usize]) -> String {
     runs.map(run).collect::<Vec<_>>().join(", ")
 }
 
+/// What is said of a mistake below the floor.
+pub(super) fn sight(sight: Sight) -> &'static str {
+    match sight {
+        Sight::Excluded => "not there",
+        Sight::Suspected => "as if it were there",
+        Sight::TooSmallToTell => "too small to tell",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -207,14 +216,5 @@ mod tests {
         assert_eq!(full_name(Some(3), "hidden"), "hidden.3");
         assert_eq!(full_name(Some(3), "mlp.gate"), "layers.3.mlp.gate");
         assert_eq!(full_name(None, "logits"), "logits");
-    }
-}
-
-/// What is said of a mistake below the floor.
-pub(super) fn sight(sight: Sight) -> &'static str {
-    match sight {
-        Sight::Excluded => "not there",
-        Sight::Suspected => "as if it were there",
-        Sight::TooSmallToTell => "too small to tell",
     }
 }

@@ -85,7 +85,7 @@ fn sight(name: &str, ratio: f64, sums: &[[f64; 2]; PARTS], tokens: usize) -> Opt
     let n = parts.len() as f64;
     let error = (scatter * n / (n - 1.0)).sqrt() / square;
     let sight = match error {
-        error if !(error <= ENOUGH) => Sight::TooSmallToTell,
+        error if error.is_nan() || error > ENOUGH => Sight::TooSmallToTell,
         error if (size - 1.0).abs() <= (2.0 * error).max(NEAR) => Sight::Suspected,
         _ => Sight::Excluded,
     };

@@ -40,10 +40,9 @@ pub(super) fn glimpse(
     let square = ours.iter().map(|x| x * x).sum::<f64>() / count;
     let largest = pairs.iter().map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
     let (theirs, own): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
-    let mut pair = Pair::default();
-    pair.drift = sums_of(own, theirs)?;
     let (a, b): (Vec<_>, Vec<_>) = known.into_iter().unzip();
-    pair.floor = if models.is_beside_wider() { sums_of(b, a)? } else { sums_of(a, b)? };
+    let floor = if models.is_beside_wider() { sums_of(b, a)? } else { sums_of(a, b)? };
+    let pair = Pair { drift: sums_of(own, theirs)?, floor };
     Ok(GlimpseSums { pair, largest: largest / square.sqrt() })
 }
 

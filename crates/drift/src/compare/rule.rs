@@ -35,7 +35,7 @@ pub(super) fn allowance(options: &CompareOptions, point: Point) -> Allowance {
 impl Allowance {
     /// NaN is beyond everything.
     pub(super) fn exceeded_by(&self, ratio: f64) -> bool {
-        !(ratio <= self.ratio)
+        ratio.is_nan() || ratio > self.ratio
     }
 }
 

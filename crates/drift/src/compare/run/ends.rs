@@ -129,7 +129,8 @@ impl Run<'_> {
         let Some(cap) = self.checkpoint.config().stacks[0].final_softcap else { return Ok(None) };
         let differs = |sums: &Sums| {
             let [drift, floor] = [&sums.drift, &sums.floor].map(|sums| sums.metrics().kl_mean_nats);
-            !(ratio(drift, floor) <= kl_threshold(sums.drift.kl_nats.len()))
+            let ratio = ratio(drift, floor);
+            ratio.is_nan() || ratio > kl_threshold(sums.drift.kl_nats.len())
         };
         if plain.words == 0 || !differs(plain) {
             return Ok(None);
@@ -188,7 +189,7 @@ impl Run<'_> {
             metrics,
             floor,
             ratio,
-            differs: !(ratio <= kl_threshold(sums.drift.kl_nats.len())),
+            differs: ratio.is_nan() || ratio > kl_threshold(sums.drift.kl_nats.len()),
             worst: sums.worst,
             flip_count: sums.drift.flips(),
             flips,
