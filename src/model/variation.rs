@@ -49,6 +49,13 @@ pub enum Variation {
     SoftcapsLeftOut,
 }
 
+impl Variation {
+    /// Whether it changes sliding windows, and so nothing of a text that is within one.
+    pub fn is_of_windows(self) -> bool {
+        matches!(self, Self::WindowLonger(_) | Self::WindowIgnored)
+    }
+}
+
 impl Gemma {
     /// A model of these weights with one thing computed differently, or `None` where the model does not have
     /// what the variation changes, or computes so already.

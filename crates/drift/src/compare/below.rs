@@ -27,22 +27,37 @@ struct Place {
     floor: f64,
 }
 
-/// Projects what differs on every known mistake at some points, with their floors. `model` computes right.
-pub(super) fn below_floor(
-    model: &Gemma,
-    arithmetic: &Arithmetic,
-    segment: &Segment,
-    points: &[(Point, f64)],
-    threshold: f64,
-    mut progress: impl FnMut(f64) -> Result<()>,
-) -> Result<Vec<BelowFloor>> {
-    let mut places = vec![];
-    for &(point, floor) in points {
+/// Where mistakes are looked for: a text's first positions, and points with their floors.
+pub(super) struct Spot<'a> {
+    pub(super) segment: Segment<'a>,
+    pub(super) points: Vec<(Point, f64)>,
+    /// Whether it is long enough for sliding windows to show.
+    pub(super) for_windows: bool,
+}
+
+fn places(model: &Gemma, spot: &Spot) -> Result<Vec<Place>> {
+    let (segment, mut places) = (&spot.segment, vec![]);
+    for &(point, floor) in &spot.points {
         let Some(theirs) = segment.theirs(point)? else { continue };
         let right = centred(point, &segment.computed(model, point)?)?;
         let theirs = centred(point, &theirs.to_device(right.device())?)?.reshape(right.shape())?;
         let own = norm(&right)?;
         places.push(Place { point, differs: (theirs - &right)?, right, floor: own * floor });
+    }
+    Ok(places)
+}
+
+/// Projects what differs on every known mistake, at the first of some spots that shows it. `model` computes right.
+pub(super) fn below_floor(
+    model: &Gemma,
+    arithmetic: &Arithmetic,
+    sights: &[Spot],
+    threshold: f64,
+    mut progress: impl FnMut(f64) -> Result<()>,
+) -> Result<Vec<BelowFloor>> {
+    let mut seen = vec![];
+    for spot in sights {
+        seen.push(places(model, spot)?);
     }
     let mut found = vec![];
     for (i, difference) in DIFFERENCES.iter().enumerate() {
@@ -54,7 +69,12 @@ pub(super) fn below_floor(
         let Some(other) = model_with(model, variations)? else { continue };
         let mut sums = [[0.0; 2]; PARTS];
         let mut ratio = 0f64;
-        for Place { point, right, differs, floor } in &places {
+        let of_windows = variations.iter().all(|variation| variation.is_of_windows());
+        let Some(at) = sights.iter().position(|spot| !of_windows || spot.for_windows) else {
+            continue;
+        };
+        let segment = &sights[at].segment;
+        for Place { point, right, differs, floor } in &seen[at] {
             let effect = (centred(*point, &segment.computed(&other, *point)?)? - right)?;
             ratio = ratio.max(norm(&effect)? / floor);
             let [dots, squares] = [rows(&(differs * &effect)?)?, rows(&effect.sqr()?)?];

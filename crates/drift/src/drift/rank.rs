@@ -143,14 +143,12 @@ fn varied(reference: &Gemma, variations: &[Variation]) -> Result<Option<Gemma>> 
 
 /// Whether variations change sliding windows alone, and no text is long enough to tell.
 fn within_windows(variations: &[Variation], config: &Config, longest: usize) -> bool {
-    let of_windows =
-        |v: &Variation| matches!(v, Variation::WindowLonger(_) | Variation::WindowIgnored);
     let reaches = |layer: &LayerAttention| layer.sliding_window.is_some_and(|w| w < longest);
     let reached = match &config.stacks[0].attention {
         Ok(attention) => attention.layers.iter().any(reaches),
         Err(_) => false,
     };
-    !reached && variations.iter().all(of_windows)
+    !reached && variations.iter().all(|variation| variation.is_of_windows())
 }
 
 /// Adds a window to every difference.

@@ -2,7 +2,7 @@
 
 use super::Run;
 use super::guilty::Guilty;
-use crate::compare::below::below_floor;
+use crate::compare::below::{Spot, below_floor};
 use crate::compare::measure::{FLOOR_POSITIONS, Measured, measure};
 use crate::compare::naming::{Tried, claimed, repaired, try_all};
 use crate::compare::point::{Place, Point};
@@ -126,15 +126,21 @@ impl Run<'_> {
             Some(floor) if from_tokens => points.push((Point::Logits, floor)),
             _ => {}
         }
-        let causal = attention.causal;
-        let positions = match (causal, from_tokens) {
-            (false, _) => usize::MAX,
-            (true, true) => NAMING_POSITIONS,
-            (true, false) => FLOOR_POSITIONS,
+        let spot = |positions: usize, points: Vec<(Point, f64)>| {
+            let positions = if attention.causal { positions } else { usize::MAX };
+            let segment = Segment::new(&self.texts[0], positions, from_tokens);
+            let longest = attention.layers.iter().filter_map(|layer| layer.sliding_window).max();
+            let for_windows = longest.is_none_or(|window| segment.positions > window);
+            Spot { segment, points, for_windows }
         };
+        let of_attention = |(point, _): &&(Point, f64)| {
+            matches!(point, Point::Layer(_, Place::AttnOutput) | Point::Logits)
+        };
+        let for_windows: Vec<_> = points.iter().filter(of_attention).copied().collect();
+        let short = if from_tokens { NAMING_POSITIONS } else { FLOOR_POSITIONS };
+        let spots = [spot(short, points), spot(NAMING_POSITIONS, for_windows)];
         let model = self.arithmetic.centre(&self.models.ours)?;
-        let segment = Segment::new(&self.texts[0], positions, from_tokens);
-        let found = below_floor(&model, &self.arithmetic, &segment, &points, THRESHOLD, progress)?;
+        let found = below_floor(&model, &self.arithmetic, &spots, THRESHOLD, progress)?;
         let hidden = found.iter().filter(|below| below.sight == Sight::TooSmallToTell);
         let named = hidden.filter_map(|below| {
             Some(format!("{} ({} tokens would be enough)", below.name, below.tokens?))
