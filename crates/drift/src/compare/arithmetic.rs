@@ -1,12 +1,10 @@
 //! Whose arithmetic a dump was computed with. What a framework rounds on its way belongs to the noise floor, and not to
 //! the mistakes.
 
-use super::models::varied;
-use crate::error::Result;
 use candle_core::DType;
 use gemma_mlp::linear::InputRounding;
 use gemma_mlp::model::{AttentionRounding, NormRounding, RopeRounding, Variation};
-use gemma_mlp::{Framework, Gemma, Rounding};
+use gemma_mlp::{Framework, Rounding};
 use std::collections::BTreeMap;
 
 /// A framework's arithmetic, as changes of our model.
@@ -17,7 +15,7 @@ pub(super) struct Arithmetic {
     pub(super) variations: Vec<Variation>,
     /// Those of them that are the same at every position, and so no noise: a model in f32 that has them is what theirs
     /// is scattered around.
-    centre: Vec<Variation>,
+    pub(super) centre: Vec<Variation>,
     /// Differences that it has of its own: none of them is a mistake.
     own: Vec<Variation>,
     /// Of the gated activation.
@@ -144,11 +142,6 @@ impl Arithmetic {
     /// Whether a difference is the framework's own.
     pub(super) fn has(&self, variations: &[Variation]) -> bool {
         variations.iter().all(|variation| self.own.contains(variation))
-    }
-
-    /// A model in f32 with what is no noise.
-    pub(super) fn centre(&self, ours: &Gemma) -> Result<Gemma> {
-        varied(ours, &self.centre)
     }
 }
 

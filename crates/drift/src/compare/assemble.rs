@@ -452,3 +452,25 @@ fn in_memory(tensor: &Tensor) -> Result<Vec<Option<u32>>> {
 fn whole(x: f64) -> Option<u32> {
     (x.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&x)).then_some(x as u32)
 }
+
+impl Dump {
+    /// One of tensors in memory, by their canonical names or any that [`Names`] knows: as if they had been
+    /// read from a file `source` with this metadata.
+    ///
+    /// # Errors
+    /// No tensor of a known name, two of one meaning, `tokens` or `positions` that are none; candle's.
+    pub fn from_tensors(
+        source: &str,
+        metadata: BTreeMap<String, String>,
+        tensors: impl IntoIterator<Item = (String, Tensor)>,
+        names: &Names,
+    ) -> Result<Self> {
+        let mut assembly = Assembly::new(source, names);
+        for (name, tensor) in tensors {
+            let shape = tensor.dims().to_vec();
+            assembly.add(&name, || Ok(Array { shape, elements: Elements::Memory(tensor) }))?;
+        }
+        let dump = assembly.finish(metadata)?;
+        Ok(Self { format: "tensors in memory", ..dump })
+    }
+}

@@ -38,11 +38,9 @@ pub(super) struct Spot<'a> {
 fn places(model: &Gemma, spot: &Spot) -> Result<Vec<Place>> {
     let (segment, mut places) = (&spot.segment, vec![]);
     for &(point, floor) in &spot.points {
-        let Some(theirs) = segment.theirs(point)? else { continue };
-        let right = centred(point, &segment.computed(model, point)?)?;
-        let theirs = centred(point, &theirs.to_device(right.device())?)?.reshape(right.shape())?;
+        let Some((right, differs)) = segment.difference(model, point)? else { continue };
         let own = norm(&right)?;
-        places.push(Place { point, differs: (theirs - &right)?, right, floor: own * floor });
+        places.push(Place { point, differs, right, floor: own * floor });
     }
     Ok(places)
 }

@@ -1,11 +1,7 @@
 //! What a model computed, as it was captured: by whatever program, in whatever format.
 
-use super::assemble::{Array, Assembly, Elements};
-use super::names::Names;
 use super::plane::{Glimpse, Plane};
 use super::point::Point;
-use crate::error::Result;
-use candle_core::Tensor;
 use gemma_mlp::checkpoint::Remark;
 use std::collections::BTreeMap;
 
@@ -23,28 +19,6 @@ pub struct Dump {
     pub texts: Vec<DumpText>,
     /// What was not read, was guessed, or is odd.
     pub remarks: Vec<Remark>,
-}
-
-impl Dump {
-    /// One of tensors in memory, by their canonical names or any that [`Names`] knows: as if they had been
-    /// read from a file `source` with this metadata.
-    ///
-    /// # Errors
-    /// No tensor of a known name, two of one meaning, `tokens` or `positions` that are none; candle's.
-    pub fn from_tensors(
-        source: &str,
-        metadata: BTreeMap<String, String>,
-        tensors: impl IntoIterator<Item = (String, Tensor)>,
-        names: &Names,
-    ) -> Result<Self> {
-        let mut assembly = Assembly::new(source, names);
-        for (name, tensor) in tensors {
-            let shape = tensor.dims().to_vec();
-            assembly.add(&name, || Ok(Array { shape, elements: Elements::Memory(tensor) }))?;
-        }
-        let dump = assembly.finish(metadata)?;
-        Ok(Self { format: "tensors in memory", ..dump })
-    }
 }
 
 /// What a model computed on one text. Anything may be missing.

@@ -102,10 +102,7 @@ pub fn compare_dumps(
         let reports = |index| options.layers.is_empty() || options.layers.contains(&index);
         match point.layer() {
             Some(index) if !reports(index) => {}
-            Some(index) => match layers.last_mut() {
-                Some(layer) if layer.index == index => layer.points.push(compared),
-                _ => layers.push(ComparedLayer { index, points: vec![compared] }),
-            },
+            Some(index) => ComparedLayer::add(&mut layers, index, compared),
             None => ends.push(compared),
         }
     }

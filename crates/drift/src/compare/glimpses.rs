@@ -1,7 +1,7 @@
 //! A few printed numbers of a point against ours: enough to tell where two models part.
 
-use super::measure::Pair;
 use super::models::Models;
+use super::pair::Pair;
 use super::plane::Glimpse;
 use crate::drift::Accumulator;
 use crate::error::Result;

@@ -2,8 +2,9 @@
 
 use super::align::Text;
 use super::dump::{Likeliest, Word};
-use super::measure::{Pair, Streams};
+use super::measure::Streams;
 use super::models::{Models, logits};
+use super::pair::Pair;
 use super::point::Point;
 use super::result::Flip;
 use crate::drift::{LogitSums, Notable, TokenDrift, compare_logits};

@@ -5,8 +5,8 @@ use super::glimpses::{GlimpseSums, glimpse};
 use super::graph::Graph;
 use super::layer_pass::{LayerPass, Values};
 use super::models::Models;
+use super::pair::Pair;
 use super::point::{Place, Point};
-use crate::drift::Accumulator;
 use crate::error::Result;
 use candle_core::{DType, Device, Tensor};
 use gemma_mlp::model::Layer;
@@ -26,14 +26,6 @@ pub(super) struct PointSums {
     pub(super) glimpse: Option<GlimpseSums>,
     /// The points of theirs that this was made of.
     pub(super) inputs: BTreeSet<Point>,
-}
-
-/// A distance and what rounding does of it.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Pair {
-    /// Theirs (b) against ours (a).
-    pub(super) drift: Accumulator,
-    pub(super) floor: Accumulator,
 }
 
 /// A layer along a text: of each position, the squares of the difference and of ours.
@@ -121,33 +113,6 @@ fn start(models: &Models, theirs: &Tensor, floor: usize) -> Result<[Tensor; 2]> 
 /// A plane with the batch axis that models have.
 fn whole(rows: Tensor, device: &Device) -> Result<Tensor> {
     Ok(rows.unsqueeze(0)?.to_device(device)?)
-}
-
-impl Pair {
-    /// Adds what theirs has from a position on. Tensors are `[1, positions, …]`; the one beside has the first
-    /// positions.
-    pub(super) fn add(
-        &mut self,
-        models: &Models,
-        ours: &Tensor,
-        beside: &Tensor,
-        theirs: &Tensor,
-        first: usize,
-    ) -> Result<()> {
-        let rows = theirs.dim(1)?;
-        let theirs = theirs.reshape(ours.narrow(1, first, rows)?.shape())?;
-        self.drift.add(&ours.narrow(1, first, rows)?, &theirs)?;
-        let floor = beside.dim(1)?;
-        self.add_floor(models, &ours.narrow(1, 0, floor)?, beside)
-    }
-
-    fn add_floor(&mut self, models: &Models, ours: &Tensor, beside: &Tensor) -> Result<()> {
-        match models.is_beside_wider() {
-            true => self.floor.add(beside, ours)?,
-            false => self.floor.add(ours, beside)?,
-        }
-        Ok(())
-    }
 }
 
 /// One layer on one text.

@@ -21,6 +21,7 @@ mod models;
 mod names;
 mod naming;
 mod options;
+mod pair;
 mod plane;
 mod point;
 mod precision;

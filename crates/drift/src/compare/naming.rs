@@ -45,10 +45,7 @@ pub(super) fn try_all(
     floor: f64,
     mut progress: impl FnMut(f64) -> Result<()>,
 ) -> Result<Vec<Tried>> {
-    let Some(theirs) = segment.theirs(point)? else { return Ok(vec![]) };
-    let right = centred(point, &segment.computed(model, point)?)?;
-    let theirs = centred(point, &theirs.to_device(right.device())?)?.reshape(right.shape())?;
-    let differs = (theirs - &right)?;
+    let Some((right, differs)) = segment.difference(model, point)? else { return Ok(vec![]) };
     let own = Accumulator::of(&right, &right)?.products()[0].sqrt();
     let mut tried = vec![];
     for (i, difference) in DIFFERENCES.iter().enumerate() {

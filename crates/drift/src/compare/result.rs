@@ -195,6 +195,16 @@ pub struct ComparedLayer {
     pub points: Vec<ComparedPoint>,
 }
 
+impl ComparedLayer {
+    /// Adds a point to the layer that it is of, which is the last or a new one.
+    pub(super) fn add(layers: &mut Vec<Self>, index: usize, point: ComparedPoint) {
+        match layers.last_mut() {
+            Some(layer) if layer.index == index => layer.points.push(point),
+            _ => layers.push(Self { index, points: vec![point] }),
+        }
+    }
+}
+
 /// A point in both models.
 #[derive(Debug, Clone, Serialize)]
 #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]

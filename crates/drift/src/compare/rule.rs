@@ -1,8 +1,8 @@
 //! How far is too far.
 
 use super::allow::Allow;
-use super::measure::Pair;
 use super::options::CompareOptions;
+use super::pair::Pair;
 use super::point::Point;
 use super::result::Distance;
 use crate::drift::Accumulator;

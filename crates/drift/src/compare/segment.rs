@@ -88,6 +88,19 @@ impl<'a> Segment<'a> {
         }
     }
 
+    /// What a model makes of theirs at a point, and how far theirs is from it; nothing where theirs lacks it.
+    pub(super) fn difference(
+        &self,
+        gemma: &Gemma,
+        point: Point,
+    ) -> Result<Option<(Tensor, Tensor)>> {
+        let Some(theirs) = self.theirs(point)? else { return Ok(None) };
+        let own = centred(point, &self.computed(gemma, point)?)?;
+        let theirs = centred(point, &theirs.to_device(own.device())?)?.reshape(own.shape())?;
+        let difference = (theirs - &own)?;
+        Ok(Some((own, difference)))
+    }
+
     /// Theirs in a layer, to compute from.
     fn given(&self, layer: usize) -> Result<Values> {
         let mut given = Values::new();

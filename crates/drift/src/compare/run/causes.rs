@@ -4,6 +4,7 @@ use super::Run;
 use super::guilty::Guilty;
 use crate::compare::below::{Spot, below_floor};
 use crate::compare::measure::{FLOOR_POSITIONS, Measured, measure};
+use crate::compare::models::varied;
 use crate::compare::naming::{Tried, claimed, repaired, try_all};
 use crate::compare::point::{Place, Point};
 use crate::compare::result::{
@@ -50,7 +51,7 @@ impl Run<'_> {
         given: &BTreeSet<Point>,
         mut progress: impl FnMut(f64) -> Result<()>,
     ) -> Result<Named> {
-        let mut model = self.arithmetic.centre(&self.models.ours)?;
+        let mut model = varied(&self.models.ours, &self.arithmetic.centre)?;
         let (mut causes, mut all) = (vec![], vec![]);
         let mut at = (guilty.point, guilty.floor);
         for round in 0..MISTAKES {
@@ -139,7 +140,7 @@ impl Run<'_> {
         let for_windows: Vec<_> = points.iter().filter(of_attention).copied().collect();
         let short = if from_tokens { NAMING_POSITIONS } else { FLOOR_POSITIONS };
         let spots = [spot(short, points), spot(NAMING_POSITIONS, for_windows)];
-        let model = self.arithmetic.centre(&self.models.ours)?;
+        let model = varied(&self.models.ours, &self.arithmetic.centre)?;
         let found = below_floor(&model, &self.arithmetic, &spots, THRESHOLD, progress)?;
         let hidden = found.iter().filter(|below| below.sight == Sight::TooSmallToTell);
         let named = hidden.filter_map(|below| {

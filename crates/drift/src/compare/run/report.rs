@@ -46,10 +46,9 @@ impl Run<'_> {
                 agrees_before = true;
             }
             match point {
-                Point::Layer(index, _) if self.reports(index) => match layers.last_mut() {
-                    Some(layer) if layer.index == index => layer.points.push(compared),
-                    _ => layers.push(ComparedLayer { index, points: vec![compared] }),
-                },
+                Point::Layer(index, _) if self.reports(index) => {
+                    ComparedLayer::add(&mut layers, index, compared)
+                }
                 Point::Layer(..) => {}
                 _ => ends.push(compared),
             }

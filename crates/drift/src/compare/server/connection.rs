@@ -1,8 +1,8 @@
 //! Questions to a server and its answers, as far as HTTP and JSON go.
 
-use super::error::ServerError;
 use crate::compare::formats::log_probabilities::{Response, responses};
 use crate::compare::formats::recording::InvalidRecording;
+use crate::error::ServerError;
 use gemma_mlp::internal::{Answer, Server};
 use serde::Deserialize;
 use serde_json::Value;

@@ -5,10 +5,9 @@
 //! position by position. A text is never sent. Redirects are not followed.
 
 mod connection;
-mod error;
 mod ways;
 
-pub use error::ServerError;
+pub use crate::error::ServerError;
 
 use super::dump::{Dump, Word};
 use super::formats::log_probabilities::Reading;

@@ -1,9 +1,9 @@
 //! The ways to ask a server for what it thinks of a text, given as ids.
 
 use super::connection::{Connection, Failure};
-use super::error::ServerError;
 use crate::compare::dump::DumpText;
 use crate::compare::formats::log_probabilities::{Reading, read_out};
+use crate::error::ServerError;
 use serde_json::{Value, json};
 
 /// A way to ask.

@@ -2,7 +2,11 @@
 //! culprit.
 
 #[cfg(feature = "server")]
-use crate::compare::server::ServerError;
+mod server;
+
+#[cfg(feature = "server")]
+pub use server::ServerError;
+
 use candle_core::{DType, Shape};
 use gemma_mlp::internal::Line;
 use std::path::Path;
