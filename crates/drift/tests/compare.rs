@@ -377,6 +377,25 @@ fn a_few_numbers_find_the_layer() -> Result<()> {
     Ok(())
 }
 
+/// The last position of every layer, as programs keep it that predict one token.
+#[test]
+fn the_last_position_finds_the_layer() -> Result<()> {
+    let last = |gemma: &Gemma| {
+        let mut theirs = dump(gemma, &ids(), streams);
+        for plane in theirs.texts[0].planes.values_mut() {
+            let all = plane.tensor().unwrap();
+            *plane = Plane::new(all.narrow(0, all.dims()[0] - 1, 1).unwrap());
+        }
+        theirs
+    };
+    let report = compared(&last(&load(DType::F32)))?;
+    assert!(report.agrees, "{}", report.verdict);
+    let silu = with(&[Variation::Activation(Activation::Silu)]).unwrap();
+    let report = compared(&last(&silu))?;
+    assert_eq!(report.first.and_then(|first| first.layer), Some(0), "{}", report.verdict);
+    Ok(())
+}
+
 /// Of each position the likeliest words alone, as servers give them.
 #[test]
 fn log_probabilities_are_enough() -> Result<()> {

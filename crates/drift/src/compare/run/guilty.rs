@@ -2,9 +2,9 @@
 
 use super::Run;
 use crate::compare::checks::Weights;
-use crate::compare::measure::Measured;
+use crate::compare::measure::{Measured, PointSums};
 use crate::compare::point::{Place, Point};
-use crate::compare::result::{ActivationReading, ComparedLogits};
+use crate::compare::result::{ActivationReading, ComparedLogits, Distance};
 use crate::compare::rule::{FEW_NUMBERS, unit_roundoff};
 use std::collections::BTreeSet;
 
@@ -27,23 +27,13 @@ impl Run<'_> {
         logits: Option<&ComparedLogits>,
     ) -> Option<Guilty> {
         for (&point, sums) in &measured.points {
-            let floor = self.least_floor(&sums.inputs);
-            if let (None, Some(glimpse)) = (&sums.same_input, &sums.glimpse) {
-                let distance = glimpse.pair.distance(floor);
-                if self.allowance(point).exceeded_by(distance.ratio / FEW_NUMBERS) {
-                    let (ratio, floor) = (distance.ratio, distance.floor);
-                    let inputs = BTreeSet::new();
-                    return Some(Guilty { point, ratio, floor, inputs, reading: None });
-                }
-            }
-            let Some(pair) = &sums.same_input else { continue };
-            let distance = pair.distance(floor);
+            let Some((distance, slack)) = self.evidence(sums) else { continue };
             let reading = activations.iter().find(|reading| {
                 reading.differs && point == Point::Layer(reading.layer, Place::Activated)
             });
             let allowance = self.allowance(point);
             let is_read = reading.is_some() && allowance.rule.is_none();
-            if is_read || allowance.exceeded_by(distance.ratio) {
+            if is_read || allowance.exceeded_by(distance.ratio / slack) {
                 return Some(Guilty {
                     point,
                     ratio: distance.ratio,
@@ -62,6 +52,20 @@ impl Run<'_> {
             inputs: BTreeSet::new(),
             reading: None,
         })
+    }
+
+    /// What a point is judged by, and by how much more that may differ: theirs on its own input, or else a few printed
+    /// numbers or what has accumulated at some positions, which scatter more.
+    pub(super) fn evidence(&self, sums: &PointSums) -> Option<(Distance, f64)> {
+        let floor = self.least_floor(&sums.inputs);
+        let PointSums { accumulated, same_input, glimpse, .. } = sums;
+        let accumulated = (accumulated.drift.count() > 0).then_some(accumulated);
+        match (same_input, glimpse, accumulated) {
+            (Some(pair), ..) => Some((pair.distance(floor), 1.0)),
+            (None, Some(glimpse), _) => Some((glimpse.pair.distance(floor), FEW_NUMBERS)),
+            (None, None, Some(pair)) => Some((pair.distance(floor), FEW_NUMBERS)),
+            (None, None, None) => None,
+        }
     }
 
     /// What rounding a number once does at most: no floor is lower. Weights that are known to be rounded themselves show

@@ -14,7 +14,7 @@ use crate::compare::result::{
     ActivationReading, ComparedLayer, ComparedLogits, ComparedPoint, Comparison, DumpSummary,
     First, FloorSummary, MapRow, PositionMap, Reference, SCHEMA, Sight,
 };
-use crate::compare::rule::{FEW_NUMBERS, THRESHOLD, ratio, unit_roundoff};
+use crate::compare::rule::{THRESHOLD, ratio, unit_roundoff};
 use crate::compare::words::Findings;
 use crate::drift::CheckpointSummary;
 use crate::error::Result;
@@ -40,9 +40,8 @@ impl Run<'_> {
         for (&point, sums) in &measured.points {
             let compared = self.point(point, sums);
             let before = guilty.as_ref().is_none_or(|guilty| point < guilty.point);
-            let shown = compared.same_input.or(compared.glimpse.and(compared.accumulated));
-            if before && let Some(shown) = shown {
-                largest = largest.max(shown.ratio);
+            if before && let Some((distance, _)) = self.evidence(sums) {
+                largest = largest.max(distance.ratio);
                 agrees_before = true;
             }
             match point {
@@ -122,11 +121,9 @@ impl Run<'_> {
         let same_input = sums.same_input.map(|pair| pair.distance(floor));
         let whole = sums.accumulated.drift.count() > 0;
         let seen = sums.glimpse.map(|glimpse| glimpse.pair.distance(floor));
-        let differs = match (same_input, seen) {
-            (Some(distance), _) => allowance.exceeded_by(distance.ratio),
-            (None, Some(seen)) => allowance.exceeded_by(seen.ratio / FEW_NUMBERS),
-            (None, None) => false,
-        };
+        let differs = self
+            .evidence(sums)
+            .is_some_and(|(distance, slack)| allowance.exceeded_by(distance.ratio / slack));
         ComparedPoint {
             point: point.place().into(),
             accumulated: if whole { Some(sums.accumulated.distance(floor)) } else { seen },
