@@ -83,7 +83,7 @@ fn assert_changed(checkpoint: &Checkpoint) {
         let error = error.unwrap();
         let text = error.to_string();
         assert!(matches!(error, Error::Changed { .. }) && error.is_input(), "{text}");
-        assert!(text.contains(WEIGHTS) && text.contains("open the checkpoint again"), "{text}");
+        assert!(text.contains(WEIGHTS) && text.contains("open it again"), "{text}");
         assert!(!text.contains('\n'), "{text}");
     }
 }
