@@ -188,14 +188,13 @@ impl LayerRun<'_> {
             let point = Point::Layer(index, place);
             let sums = points.entry(point).or_default();
             sums.inputs = self.graph.inputs(point);
+            row = Some((point, own.computed(place)?, theirs));
             if sums.inputs.is_empty() {
                 sums.same_input = Some(sums.accumulated);
-                row = Some((point, own.computed(place)?, theirs));
                 continue;
             }
             let (ours, beside) = (local.computed(place)?, local_beside.computed(place)?);
             sums.same_input.get_or_insert_default().add(models, &ours, &beside, theirs, 0)?;
-            row = Some((point, ours, theirs));
         }
         if streams.local.is_some() || !given.is_empty() {
             streams.local = Some([local.value(Place::Hidden)?, local_beside.value(Place::Hidden)?]);

@@ -327,8 +327,8 @@ pub struct PositionMap {
 pub struct MapRow {
     /// Which layer.
     pub layer: usize,
-    /// Which point of it: the last that was compared.
+    /// Which point of it: the last that was compared, mostly the residual stream behind the layer.
     pub point: String,
-    /// The distance of each group on the same input (or accumulated, where there is none) over the floor.
+    /// The distance of each group over the floor, accumulated up to there: a mistake shows from its layer on.
     pub ratios: Vec<f64>,
 }

@@ -167,7 +167,7 @@ fn map(rows: &[Row], points: &BTreeMap<Point, PointSums>, least_floor: f64) -> O
     let positions = rows.iter().map(|row| row.squares.len()).max()?;
     let group = positions.div_ceil(GROUPS).max(1);
     let row = |row: &Row| {
-        let pair = points.get(&row.point)?.same_input?;
+        let pair = points.get(&row.point)?.accumulated;
         let floor = pair.floor.metrics().rel_l2.max(least_floor);
         let ratios = row.squares.chunks(group).map(|chunk| {
             let sum = |which: usize| chunk.iter().map(|squares| squares[which]).sum::<f64>();

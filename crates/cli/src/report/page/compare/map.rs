@@ -24,9 +24,9 @@ pub(super) fn section(comparison: &Comparison) -> Option<Section> {
         id: "map",
         name: "Map",
         heading: "Where in the text, and in which layer".into(),
-        how_to_read: "Each cell is the distance of a layer at some positions, in times its noise floor. A mistake in a layer \
-            is a row that begins to be red there; one that depends on the position, as of RoPE or a window, is red from some \
-            position on."
+        how_to_read: "Each cell is the distance behind a layer at some positions, accumulated up to there, in times its noise \
+            floor. From the layer of a mistake on, rows are red; where one depends on the position, as of RoPE or a \
+            window, they are red from some position on."
             .into(),
         content: Content::Html(html! {
             (plot(&drawn))
