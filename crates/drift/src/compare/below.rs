@@ -3,11 +3,10 @@
 //! not.
 
 use super::arithmetic::Arithmetic;
-use super::naming::model_with;
+use super::naming::for_each_mistake;
 use super::point::Point;
 use super::result::{BelowFloor, Sight};
 use super::segment::{Segment, centred};
-use crate::drift::{Change, DIFFERENCES};
 use crate::error::Result;
 use candle_core::{DType, Tensor};
 use gemma_mlp::model::Gemma;
@@ -51,25 +50,19 @@ pub(super) fn below_floor(
     arithmetic: &Arithmetic,
     sights: &[Spot],
     threshold: f64,
-    mut progress: impl FnMut(f64) -> Result<()>,
+    progress: impl FnMut(f64) -> Result<()>,
 ) -> Result<Vec<BelowFloor>> {
     let mut seen = vec![];
     for spot in sights {
         seen.push(places(model, spot)?);
     }
     let mut found = vec![];
-    for (i, difference) in DIFFERENCES.iter().enumerate() {
-        progress(i as f64 / DIFFERENCES.len() as f64)?;
-        let Change::Model(variations) = difference.change else { continue };
-        if arithmetic.has(variations) {
-            continue;
-        }
-        let Some(other) = model_with(model, variations)? else { continue };
+    for_each_mistake(model, arithmetic, progress, |difference, variations, other| {
         let mut sums = [[0.0; 2]; PARTS];
         let mut ratio = 0f64;
         let of_windows = variations.iter().all(|variation| variation.is_of_windows());
         let Some(at) = sights.iter().position(|spot| !of_windows || spot.for_windows) else {
-            continue;
+            return Ok(());
         };
         let segment = &sights[at].segment;
         for Place { point, right, differs, floor } in &seen[at] {
@@ -85,7 +78,8 @@ pub(super) fn below_floor(
         if ratio > 0.0 && ratio < threshold {
             found.extend(sight(difference.name, ratio, &sums, segment.positions));
         }
-    }
+        Ok(())
+    })?;
     found.sort_by(|a, b| b.ratio.total_cmp(&a.ratio));
     Ok(found)
 }

@@ -5,7 +5,7 @@ use super::arithmetic::Arithmetic;
 use super::models::varied;
 use super::point::Point;
 use super::segment::{Segment, centred};
-use crate::drift::{Accumulator, Change, DIFFERENCES, Difference};
+use crate::drift::{self, Accumulator, Change, DIFFERENCES, Difference};
 use crate::error::Result;
 use candle_core::Tensor;
 use gemma_mlp::model::{Gemma, Variation};
@@ -43,36 +43,39 @@ pub(super) fn try_all(
     segment: &Segment,
     point: Point,
     floor: f64,
-    mut progress: impl FnMut(f64) -> Result<()>,
+    progress: impl FnMut(f64) -> Result<()>,
 ) -> Result<Vec<Tried>> {
     let Some((right, differs)) = segment.difference(model, point)? else { return Ok(vec![]) };
     let own = Accumulator::of(&right, &right)?.products()[0].sqrt();
     let mut tried = vec![];
+    for_each_mistake(model, arithmetic, progress, |difference, variations, other| {
+        let effect = (centred(point, &segment.computed(&other, point)?)? - &right)?;
+        tried.extend(Tried::new(difference, variations, &differs, &effect, own * floor)?);
+        Ok(())
+    })?;
+    tried.sort_by(|a, b| a.left.total_cmp(&b.left));
+    Ok(tried)
+}
+
+/// Every mistake that a model can have and that is not its framework's own, with the model that has it. `progress` is
+/// called with the fraction that is done.
+pub(super) fn for_each_mistake(
+    model: &Gemma,
+    arithmetic: &Arithmetic,
+    mut progress: impl FnMut(f64) -> Result<()>,
+    mut with: impl FnMut(&'static Difference, &'static [Variation], Gemma) -> Result<()>,
+) -> Result<()> {
     for (i, difference) in DIFFERENCES.iter().enumerate() {
         progress(i as f64 / DIFFERENCES.len() as f64)?;
         let Change::Model(variations) = difference.change else { continue };
         if arithmetic.has(variations) {
             continue;
         }
-        let Some(other) = model_with(model, variations)? else { continue };
-        let effect = (centred(point, &segment.computed(&other, point)?)? - &right)?;
-        let found = Tried::new(difference, variations, &differs, &effect, own * floor)?;
-        tried.extend(found);
+        if let Some(other) = drift::varied(model, variations)? {
+            with(difference, variations, other)?;
+        }
     }
-    tried.sort_by(|a, b| a.left.total_cmp(&b.left));
-    Ok(tried)
-}
-
-/// A model with a mistake, if it can have it.
-pub(super) fn model_with(model: &Gemma, variations: &[Variation]) -> Result<Option<Gemma>> {
-    let mut with = Some(model.clone());
-    for &variation in variations {
-        with = match with {
-            Some(with) => with.varied(variation)?,
-            None => None,
-        };
-    }
-    Ok(with)
+    Ok(())
 }
 
 impl Tried {

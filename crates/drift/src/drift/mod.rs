@@ -53,6 +53,7 @@ pub use options::{DriftOptions, Progress, Shard};
 pub use origin::Origin;
 pub(crate) use positions::Notable;
 pub use positions::{Positions, Token, TokenDrift};
+pub(crate) use rank::varied;
 pub use rank::{Ranked, rank};
 #[cfg(feature = "schemars")]
 pub(crate) use result::RemarkSchema;

@@ -130,7 +130,7 @@ fn applying(
 }
 
 /// A model under several variations; `None` if one of them does not apply.
-fn varied(reference: &Gemma, variations: &[Variation]) -> Result<Option<Gemma>> {
+pub(crate) fn varied(reference: &Gemma, variations: &[Variation]) -> Result<Option<Gemma>> {
     let mut model = Some(reference.clone());
     for &variation in variations {
         model = match model {
