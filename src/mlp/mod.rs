@@ -4,7 +4,15 @@
 //! `models/gemma*/modeling_gemma*.py`), `RecurrentGemmaMlp` (the same with biases) and
 //! `FeedForward` (DeepMind's `gemma/gm/nn/_modules.py`).
 
+mod experts;
+mod gating;
 mod one_pass;
+
+pub use experts::{
+    ExpertSizes, ExpertTrace, ExpertsTrace, GatedExperts, MixtureOfExperts, Router, Routing,
+    mixture_of_experts,
+};
+pub use gating::Gating;
 
 use crate::error::InvalidLayer;
 use crate::kernels::activation::Activation;
