@@ -103,8 +103,11 @@ impl AltUp {
             let mut sum = None;
             for (i, other) in streams.iter().enumerate() {
                 let (row, column) = if self.rule.transposes { (i, j) } else { (j, i) };
-                let term =
-                    other.broadcast_mul(&coefs.narrow(D::Minus1, row * self.streams + column, 1)?)?;
+                let term = other.broadcast_mul(&coefs.narrow(
+                    D::Minus1,
+                    row * self.streams + column,
+                    1,
+                )?)?;
                 sum = Some(match sum {
                     Some(sum) => (sum + term)?,
                     None => term,

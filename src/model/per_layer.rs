@@ -2,8 +2,8 @@
 
 use super::embedding::rounded;
 use super::norm::RmsNorm;
-use crate::checkpoint::{PerLayerInputs, Stack};
 use crate::checkpoint::tensors::Numbers;
+use crate::checkpoint::{PerLayerInputs, Stack};
 use crate::kernels::linear::{InputRounding, Linear, Weight};
 use crate::mlp::{Gating, InputGate, input_gate};
 use candle_core::{DType, Error, Module, Result, Tensor};
@@ -54,8 +54,7 @@ impl PerLayerEmbedding {
         table: Option<Numbers>,
         vb: VarBuilder,
     ) -> Result<Self> {
-        let (hidden, layers, size) =
-            (stack.hidden_size, stack.num_hidden_layers, config.size);
+        let (hidden, layers, size) = (stack.hidden_size, stack.num_hidden_layers, config.size);
         let own = config.names.model.split_terminator('.').fold(vb.clone(), |vb, part| vb.pp(part));
         let Some(width) = layers.checked_mul(size) else {
             candle_core::bail!("per-layer inputs of {size} for {layers} layers are too large")
@@ -209,7 +208,10 @@ pub(super) fn by_part(
     make: impl Fn(Gating, usize, usize) -> Result<Tensor>,
 ) -> Result<Tensor> {
     if !batch.is_multiple_of(gatings.len()) {
-        candle_core::bail!("a batch of {batch} has no equal parts for {} activations", gatings.len())
+        candle_core::bail!(
+            "a batch of {batch} has no equal parts for {} activations",
+            gatings.len()
+        )
     }
     let len = batch / gatings.len();
     let parts = gatings.iter().enumerate().map(|(i, &gating)| make(gating, i * len, len));

@@ -164,7 +164,9 @@ fn experts(profile: &Profile, raw: &RawConfig) -> Result<Option<ExpertsConfig>, 
         Some(value) => {
             Err(Refusal::Impossible(format!("{name} is {value}; it must be 1 to {max}")))
         }
-        None => Err(Refusal::Impossible(format!("enable_moe_block is true, and there is no {name}"))),
+        None => {
+            Err(Refusal::Impossible(format!("enable_moe_block is true, and there is no {name}")))
+        }
     };
     let num_experts = of("num_experts", raw.num_experts, MAX_EXPERTS)?;
     Ok(Some(ExpertsConfig {

@@ -27,11 +27,7 @@ pub const PROFILE: Profile = Profile {
         num_attention_heads: 4,
         num_key_value_heads: 2,
         bidirectional: Bidirectional::Always,
-        global: Some(GlobalHeads {
-            head_dim: 512,
-            num_key_value_heads: Some(1),
-            always: true,
-        }),
+        global: Some(GlobalHeads { head_dim: 512, num_key_value_heads: Some(1), always: true }),
         shared_layers: None,
         sliding: Some(Sliding {
             window: 512,
