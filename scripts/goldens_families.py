@@ -2,18 +2,20 @@
 
 import sys
 
+import goldens_embedding_gemma2
+import goldens_gemma3n
 import goldens_gemma4
 from goldens_families_common import files
 
-MODELS = goldens_gemma4.MODELS
+MODELS = goldens_gemma4.MODELS | goldens_embedding_gemma2.MODELS | goldens_gemma3n.MODELS
 
 def compute(only=()):
     """Every file by its path under tests/goldens/families/."""
     return {
-        f"{name}/{file}": data
+        path: data
         for name, golden in MODELS.items()
         if not only or name in only
-        for file, data in files(name, golden).items()
+        for path, data in files(name, golden).items()
     }
 
 if __name__ == "__main__":

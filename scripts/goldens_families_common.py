@@ -40,7 +40,7 @@ class Wide(TorchFunctionMode):
         if args and isinstance(args[0], Tensor) and args[0].dtype == torch.float64:
             if func is Tensor.float:
                 return args[0]
-            if func is Tensor.to and torch.float32 in args:
+            if func in (Tensor.to, Tensor.type) and any(value is torch.float32 for value in args):
                 args = tuple(torch.float64 if value is torch.float32 else value for value in args)
             if kwargs.get("dtype") is torch.float32:
                 kwargs = kwargs | {"dtype": torch.float64}
@@ -125,11 +125,16 @@ class Golden:
     exact_over_noise: float = 20.0
     # Why the exact GELU may be nearer.
     note: str = ""
-    # From what is on disk to other names of the same tensors, as further files: {file name: rename}.
-    renamed: dict[str, Callable[[str], str]] = field(default_factory=dict)
+    # Which input is decoded, token by token.
+    decoded: str = "input_ids"
+    new_cache: Callable[[PreTrainedModel], object] = lambda model: None
+    forward: Callable[..., object] = lambda model, **call: model(**call)
     # Further results of a right run in f64: {name: tensor}.
     extra: Callable[[PreTrainedModel, dict[str, Tensor]], dict[str, Tensor]] = lambda model, results: {}
+    # What the gradients are of, from results and inputs; None: the cross-entropy of the next tokens.
     loss: Callable[[dict[str, Tensor], dict[str, Tensor]], Tensor] | None = None
+    # Further files of the directory, or of others, from this one's folder and right results.
+    further: Callable[[Path, dict[str, Tensor]], dict[str, bytes]] = lambda folder, right: {}
 
 
 # Gradients are kept of what stands in a block with a GELU.
@@ -142,13 +147,9 @@ def files(name: str, golden: Golden) -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as folder:
         save(name, golden, Path(folder))
         tensors, metadata = compute(name, golden, Path(folder))
-        written = {path: (Path(folder) / path).read_bytes() for path in ("config.json", "model.safetensors")}
-        weights = load_file(Path(folder, "model.safetensors"))
-        written["model.safetensors"] = to_safetensors(weights, {"format": "pt"}, ())
-        if golden.hub:
-            written["config_hub.json"] = Path(folder, "config_hub.json").read_bytes()
-        written["golden.safetensors"] = to_safetensors(tensors, metadata, PACKAGES)
-    return written
+        written = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+        written |= {"golden.safetensors": to_safetensors(tensors, metadata, PACKAGES)}
+        return {f"{name}/{file}": data for file, data in written.items()} | golden.further(Path(folder), tensors)
 
 
 def save(name: str, golden: Golden, folder: Path) -> None:
@@ -206,7 +207,7 @@ def run(golden: Golden, model: PreTrainedModel, exact: bool = False, **changed: 
         hooks.append(final_norm(stack).register_forward_hook(keep(f"{prefix}last_hidden")))
     mode = Exact() if exact else nullcontext()
     with mode, Wide():
-        output = model(**(golden.call | changed))
+        output = golden.forward(model, **(golden.call | changed))
     for hook in hooks:
         hook.remove()
     check(not exact or mode.calls > 0, "no GELU was exchanged")
@@ -236,10 +237,14 @@ def compute(name: str, golden: Golden, folder: Path) -> tuple[dict[str, Tensor],
     model = load(golden, folder, "f64")
     right = run(golden, model)
     extra = golden.extra(model, right)
-    loss = golden.loss(right, golden.inputs) if golden.loss else cross_entropy(right["logits"], golden.inputs["input_ids"])
+    if golden.loss:
+        loss = golden.loss(right, golden.inputs)
+    else:
+        loss = cross_entropy(right["logits"], golden.call[golden.decoded])
     loss.backward()
     tensors = {f"grad.{key}": gradient for key, gradient in gradients(golden, model).items()}
     with torch.no_grad():
+        check_structure(name, golden, model, right)
         check_spelling(name, golden, folder, right)
         check_rows_alone(name, golden, model, right)
         f32, bf16 = (end(run(golden, load(golden, folder, dtype))) for dtype in ("f32", "bf16"))
@@ -249,7 +254,7 @@ def compute(name: str, golden: Golden, folder: Path) -> tuple[dict[str, Tensor],
     noise, rounding, form = (relative_l2(value, end(right).detach()) for value in (f32, bf16, exact))
     check(noise < golden.noise, f"{name}: f32 is {noise:.1e} away from f64")
     check(form > golden.exact_over_noise * noise, f"{name}: exact is {form:.1e} away, f32 {noise:.1e}")
-    length = min(ids.shape[1] for ids in golden.inputs.values() if ids.dim() == 2)
+    length = min(ids.shape[1] for ids in golden.inputs.values())
     check(length > golden.window, f"{name}: {length} tokens, window {golden.window}")
     of = "logits" if "logits" in right else "output"
     tensors |= right | extra | {f"{of}.f32": f32, f"{of}.bf16": bf16, f"{of}.exact": exact}
@@ -262,7 +267,7 @@ def compute(name: str, golden: Golden, folder: Path) -> tuple[dict[str, Tensor],
         "relative_l2.bf16": f"{rounding:.2e}",
         "relative_l2.exact": f"{form:.2e}",
     }
-    print(f"{name}: f32 {noise:.1e}, bf16 {rounding:.1e}, exact {form:.1e}, loss {float(loss):.2f}", flush=True)
+    print(f"{name}: f32 {noise:.1e}, bf16 {rounding:.1e}, exact {form:.1e}, loss {float(loss.detach()):.2f}", flush=True)
     return tensors, metadata | ({"note": golden.note} if golden.note else {})
 
 
@@ -276,6 +281,16 @@ def gradients(golden: Golden, model: PreTrainedModel) -> dict[str, Tensor]:
                     check(weight.grad is not None and bool(weight.grad.any()), f"{key} has no gradient")
                     found[key] = weight.grad
     return found
+
+
+def check_structure(name: str, golden: Golden, model: PreTrainedModel, right: dict[str, Tensor]) -> None:
+    """Between the last layer and the final norm there is nothing, save where Gemma 3n brings its streams together."""
+    for prefix, stack in golden.stacks(model).items():
+        last = right[f"{prefix}hidden.{len(stack.layers) - 1}"]
+        if last.shape == right[f"{prefix}last_hidden"].shape:
+            with Wide():
+                normed = final_norm(stack)(last)
+            check(torch.equal(normed, right[f"{prefix}last_hidden"]), f"{name}: a layer ends in something else")
 
 
 def check_spelling(name: str, golden: Golden, folder: Path, right: dict[str, Tensor]) -> None:
@@ -297,12 +312,16 @@ def check_rows_alone(name: str, golden: Golden, model: PreTrainedModel, right: d
 
 def check_cache(name: str, golden: Golden, model: PreTrainedModel, right: dict[str, Tensor]) -> None:
     """A prompt into an empty cache, then token by token, gives the same as all at once."""
-    ids = golden.inputs["input_ids"]
-    steps, cache = [], None
+    length = golden.call[golden.decoded].shape[1]
+    steps, cache = [], golden.new_cache(model)
     with Wide():
-        for tokens in ids.split([PREFILL] + [1] * (ids.shape[1] - PREFILL), dim=1):
-            step = model(input_ids=tokens, cache=cache, use_cache=True)
-            cache = step.cache
+        for start, end_ in [(0, PREFILL)] + [(at, at + 1) for at in range(PREFILL, length)]:
+            call = {
+                key: value[:, start:end_] if isinstance(value, Tensor) and value.shape[1] == length else value
+                for key, value in golden.call.items()
+            }
+            step = golden.forward(model, **(call | {"cache": cache, "use_cache": True}))
+            cache = getattr(step, "cache", cache)
             steps.append(step.logits)
     difference = relative_l2(torch.cat(steps, dim=1), right["logits"])
     check(difference < 1e-9, f"{name}: with a cache the logits are {difference:.1e} away")

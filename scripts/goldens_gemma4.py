@@ -1,13 +1,19 @@
 """Gemma 4 for goldens_families: dense, with per-layer embeddings, with experts, Unified."""
 
+from types import SimpleNamespace
+
 import torch
 from transformers import (
+    DiffusionGemmaConfig,
+    DiffusionGemmaForBlockDiffusion,
+    DiffusionGemmaTextConfig,
     Gemma4Config,
     Gemma4ForCausalLM,
     Gemma4ForConditionalGeneration,
     Gemma4TextConfig,
     Gemma4UnifiedForCausalLM,
     Gemma4UnifiedTextConfig,
+    Gemma4VisionConfig,
 )
 
 from goldens_common import normal
@@ -37,7 +43,7 @@ def text(**keys):
     return Gemma4TextConfig(**(SIZES | keys))
 
 
-def released(global_kv_heads=None):
+def released(global_kv_heads=None, global_head_dim=SIZES["global_head_dim"]):
     """From the spelling of today's transformers to that of Google's files."""
 
     def change(config):
@@ -46,7 +52,7 @@ def released(global_kv_heads=None):
         config = dict(config)
         del config["per_layer_config"]
         return config | {
-            "global_head_dim": SIZES["global_head_dim"],
+            "global_head_dim": global_head_dim,
             "num_global_key_value_heads": global_kv_heads,
         }
 
@@ -89,6 +95,50 @@ def wrapped(**keys):
     return Gemma4Config(text_config=text(**keys), vision_config=None, audio_config=None)
 
 
+def diffusion():
+    """Its vision tower has no part in this; a DiffusionGemma cannot be without one."""
+    vision = Gemma4VisionConfig(
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        head_dim=8,
+        patch_size=2,
+        position_embedding_size=4,
+    )
+    keys = SIZES | MOE
+    for key in DIFFUSION_LACKS:
+        del keys[key]
+    return DiffusionGemmaConfig(text_config=DiffusionGemmaTextConfig(**keys), vision_config=vision, canvas_length=8)
+
+
+def diffusion_encoder(model):
+    return {"": model.model.encoder.language_model}
+
+
+def encode(model, use_cache, **call):
+    """The encoder's pass, and the head on what it ends in, as Gemma 4 has it; DiffusionGemma reads no logits off it."""
+    encoded = diffusion_encoder(model)[""](**call)
+    cap = model.final_logit_softcapping
+    logits = torch.tanh(model.lm_head(encoded.last_hidden_state) / cap) * cap
+    return SimpleNamespace(logits=logits, cache=encoded.cache)
+
+
+PLE = ("vocab_size_per_layer_input", "hidden_size_per_layer_input")
+DIFFUSION_LACKS = (*PLE, "attention_k_eq_v", "enable_moe_block", "final_logit_softcapping")
+MOE = {
+    "num_hidden_layers": 3,
+    "layer_types": [SLIDING, FULL, FULL],
+    "attention_k_eq_v": True,
+    "num_global_key_value_heads": 1,
+    "enable_moe_block": True,
+    "num_experts": 8,
+    "top_k_experts": 2,
+    "moe_intermediate_size": 6,
+}
+FIVE = {"num_hidden_layers": 5, "layer_types": [SLIDING, FULL, SLIDING, SLIDING, FULL]}
+
 MODELS = {
     "gemma4-dense": golden(
         lambda: text(
@@ -121,5 +171,46 @@ MODELS = {
         ),
         hub=released(),
         strays=shared_kv,
+    ),
+    "gemma4-moe": golden(lambda: text(**MOE), hub=released(1)),
+    "gemma4-proportional": golden(
+        lambda: text(
+            num_hidden_layers=3,
+            layer_types=[FULL, SLIDING, FULL],
+            global_head_dim=12,
+            rope_parameters={
+                SLIDING: {"rope_type": "default", "rope_theta": 500.0},
+                FULL: {"rope_type": "proportional", "partial_rotary_factor": 0.5, "rope_theta": 1e3, "factor": 2.0},
+            },
+        ),
+        hub=released(global_head_dim=12),
+    ),
+    # Not causal: there is no cache.
+    "gemma4-all": golden(
+        lambda: text(
+            num_hidden_layers=4,
+            layer_types=[SLIDING, FULL, SLIDING, FULL],
+            use_bidirectional_attention="all",
+            hidden_size_per_layer_input=6,
+        ),
+        hub=released(),
+        cached=False,
+    ),
+    "gemma4-unified": golden(
+        lambda: Gemma4UnifiedTextConfig(
+            **{key: value for key, value in SIZES.items() if key not in (*PLE, "final_logit_softcapping")},
+            **FIVE,
+            final_logit_softcapping=None,
+            attention_k_eq_v=True,
+            num_global_key_value_heads=1,
+            num_kv_shared_layers=2,
+            use_double_wide_mlp=True,
+        ),
+        Gemma4UnifiedForCausalLM,
+        hub=released(1),
+        strays=shared_kv,
+    ),
+    "diffusion-encoder": golden(
+        diffusion, DiffusionGemmaForBlockDiffusion, hub=released(1), forward=encode, stacks=diffusion_encoder
     ),
 }
