@@ -50,8 +50,8 @@ def draw_3n(name, shape):
         # Its input is divided by the hidden size.
         return normal(name, shape, shape[-1] ** 0.5)
     if last in ("prediction_coefs", "correction_coefs"):
-        # Beyond a clip of 0.5, and not so large that streams blow up.
-        return normal(name, shape, 0.35)
+        # Beyond a clip of 0.25, and not so large that streams blow up.
+        return normal(name, shape, 0.2)
     return draw(name, shape)
 
 
@@ -93,7 +93,7 @@ def linear():
 MODELS = {
     # So many layers that the first ten are sparse by default. Two widths; keys and values shared.
     "gemma3n-a": golden(
-        lambda: text(num_hidden_layers=12, intermediate_size=[18, 14] * 6, num_kv_shared_layers=4, altup_coef_clip=0.5)
+        lambda: text(num_hidden_layers=12, intermediate_size=[18, 14] * 6, num_kv_shared_layers=4, altup_coef_clip=0.25)
     ),
     "gemma3n-b": golden(
         lambda: text(
