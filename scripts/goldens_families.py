@@ -5,9 +5,10 @@ import sys
 import goldens_embedding_gemma2
 import goldens_gemma3n
 import goldens_gemma4
+import goldens_t5gemma
 from goldens_families_common import files
 
-MODELS = goldens_gemma4.MODELS | goldens_embedding_gemma2.MODELS | goldens_gemma3n.MODELS
+MODELS = goldens_gemma4.MODELS | goldens_embedding_gemma2.MODELS | goldens_gemma3n.MODELS | goldens_t5gemma.MODELS
 
 def compute(only=()):
     """Every file by its path under tests/goldens/families/."""

@@ -86,6 +86,9 @@ def draw(name: str, shape: tuple[int, ...], one_plus: bool = False, linear: floa
         if last in ("q_norm", "k_norm") and not one_plus:
             # Nothing else scales these scores; a softmax of larger ones would be all but a choice.
             factor = 1.5 * shape[-1] ** -0.25
+        if last.startswith("post_") and not one_plus:
+            # Half of what a layer adds: else rounding grows from layer to layer, and bf16 says little.
+            factor = 0.5
         around = normal(name, shape, 0.3) + 1.0
         return factor * around - 1.0 if one_plus else factor * around
     if last == "layer_scalar":
@@ -96,7 +99,7 @@ def draw(name: str, shape: tuple[int, ...], one_plus: bool = False, linear: floa
         # The model multiplies embeddings by the root of the hidden size.
         return normal(name, shape, 2.0 * shape[-1] ** -0.5)
     if last == "embed_tokens_per_layer":
-        return normal(name, shape, 0.5)
+        return normal(name, shape, 0.3)
     if last == "bias" or name.endswith("_bias"):
         return normal(name, shape, 0.4)
     return normal(name, shape, linear * shape[-1] ** -0.5)
