@@ -126,8 +126,6 @@ class Golden:
     # f32's distance from f64 that is still fine, and how many times farther the exact GELU must be.
     noise: float = 2e-5
     exact_over_noise: float = 20.0
-    # Why the exact GELU may be nearer.
-    note: str = ""
     # Which input is decoded, token by token.
     decoded: str = "input_ids"
     new_cache: Callable[[PreTrainedModel], object] = lambda model: None
@@ -261,7 +259,8 @@ def compute(name: str, golden: Golden, folder: Path) -> tuple[dict[str, Tensor],
     check(length > golden.window, f"{name}: {length} tokens, window {golden.window}")
     of = "logits" if "logits" in right else "output"
     tensors |= right | extra | {f"{of}.f32": f32, f"{of}.bf16": bf16, f"{of}.exact": exact}
-    tensors = {key: tensor.detach().float() for key, tensor in tensors.items()}
+    tensors = {key: tensor.detach() for key, tensor in tensors.items()}
+    tensors = {key: tensor.float() if tensor.dtype == torch.float64 else tensor for key, tensor in tensors.items()}
     tensors |= golden.inputs | {"loss": loss.detach().double().reshape(1)}
     check_finite(tensors)
     metadata = {
@@ -271,7 +270,7 @@ def compute(name: str, golden: Golden, folder: Path) -> tuple[dict[str, Tensor],
         "relative_l2.exact": f"{form:.2e}",
     }
     print(f"{name}: f32 {noise:.1e}, bf16 {rounding:.1e}, exact {form:.1e}, loss {float(loss.detach()):.2f}", flush=True)
-    return tensors, metadata | ({"note": golden.note} if golden.note else {})
+    return tensors, metadata
 
 
 def gradients(golden: Golden, model: PreTrainedModel) -> dict[str, Tensor]:

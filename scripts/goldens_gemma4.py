@@ -24,7 +24,7 @@ IDS = token_ids("gemma4")
 SLIDING, FULL = "sliding_attention", "full_attention"
 SIZES = {
     "vocab_size": VOCABULARY,
-    "hidden_size": 20,
+    "hidden_size": 12,
     "intermediate_size": 18,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
@@ -141,13 +141,9 @@ FIVE = {"num_hidden_layers": 5, "layer_types": [SLIDING, FULL, SLIDING, SLIDING,
 
 MODELS = {
     "gemma4-dense": golden(
-        lambda: text(
-            num_hidden_layers=6,
-            layer_types=[SLIDING, FULL, SLIDING, SLIDING, FULL, FULL],
-            attention_k_eq_v=True,
-            num_global_key_value_heads=1,
-        ),
+        lambda: text(**FIVE, attention_k_eq_v=True, num_global_key_value_heads=1),
         hub=released(1),
+        ids=token_ids("gemma4-dense"),
     ),
     "gemma4-e4b": golden(
         lambda: wrapped(
@@ -173,7 +169,7 @@ MODELS = {
         strays=shared_kv,
     ),
     # Texts in which no two experts are so near that bf16, or the exact GELU, would choose another.
-    "gemma4-moe": golden(lambda: text(**MOE), hub=released(1), ids=token_ids("gemma4-moe 2")),
+    "gemma4-moe": golden(lambda: text(**MOE), hub=released(1), ids=token_ids("gemma4-moe 11")),
     "gemma4-proportional": golden(
         lambda: text(
             num_hidden_layers=3,
@@ -214,7 +210,7 @@ MODELS = {
     "diffusion-encoder": golden(
         diffusion,
         DiffusionGemmaForBlockDiffusion,
-        ids=token_ids("diffusion-encoder 0"),
+        ids=token_ids("diffusion-encoder 5"),
         hub=released(1),
         forward=encode,
         stacks=diffusion_encoder,
