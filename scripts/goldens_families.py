@@ -27,10 +27,12 @@ and beside these, or in their place,
     embedding-gemma2      output (and output.f32, …) [B, T, 14] after the last projection, in place of logits; pooled
                           [B, 14] its mean over the tokens, embedding the same of unit length; loss is the cosine
                           between the two. embedding-gemma2-full is the same model by the full model's names.
-    t5gemma, t5gemma2-*   encoder_ids [B, 19], encoder_mask (1: a token, 0: padding), decoder_ids; encoder.hidden.{layer},
-                          encoder.last_hidden, the same of the decoder, grad.encoder.… and grad.decoder.…; logits and
-                          loss are the decoder's. Id 60 is the end of an image, with an embedding of its own.
-    paligemma-*           token_type_ids (0: the prefix, 1: the rest), and causal.logits without them. Positions start at 1.
+    t5gemma, t5gemma2-*   encoder_ids [B, 19], encoder_mask (1: a token, 0: padding), decoder_ids;
+                          encoder.hidden.{layer}, encoder.last_hidden, grad.encoder.…, and the same of the decoder;
+                          logits and loss are the decoder's. Id 60 of T5Gemma 2 is the end of an image, with an
+                          embedding of its own.
+    paligemma-*           token_type_ids (0: the prefix, 1: the rest), and causal.logits without them.
+                          Positions start at 1.
     recurrent             restarted.logits, where the positions are restarted.positions
     diffusion-encoder     logits of the decoder's head on the encoder's last_hidden, with the cap of 30; transformers
                           reads no logits off the encoder

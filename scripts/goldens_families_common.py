@@ -5,7 +5,6 @@ import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +73,9 @@ def token_ids(name: str, length: int = SEQUENCE, least: int = 3, vocabulary: int
 
 
 def causal_stacks(model: PreTrainedModel) -> dict[str, nn.Module]:
-    return {"": next(module for module in model.modules() if isinstance(getattr(module, "layers", None), nn.ModuleList))}
+    """The one module that has layers."""
+    stack = next(module for module in model.modules() if isinstance(getattr(module, "layers", None), nn.ModuleList))
+    return {"": stack}
 
 
 def draw(name: str, shape: tuple[int, ...], one_plus: bool = False, linear: float = 1.5) -> Tensor:
@@ -212,13 +213,17 @@ def run(golden: Golden, model: PreTrainedModel, exact: bool = False, **changed: 
     for hook in hooks:
         hook.remove()
     check(not exact or mode.calls > 0, "no GELU was exchanged")
-    # Gemma 3n's streams [A, B, T, H] lie side by side: [B, T, A·H].
-    results = {key: value.permute(1, 2, 0, 3).flatten(2) if value.dim() == 4 else value for key, value in captured.items()}
+    results = {key: side_by_side(value) if value.dim() == 4 else value for key, value in captured.items()}
     if getattr(output, "logits", None) is not None:
         results["logits"] = output.logits
     else:
         results["output"] = output.last_hidden_state
     return results
+
+
+def side_by_side(streams: Tensor) -> Tensor:
+    """Gemma 3n's streams: [A, B, T, H] to [B, T, A·H]."""
+    return streams.permute(1, 2, 0, 3).flatten(2)
 
 
 def final_norm(stack: nn.Module) -> nn.Module:
@@ -264,12 +269,12 @@ def compute(name: str, golden: Golden, folder: Path) -> tuple[dict[str, Tensor],
     tensors |= golden.inputs | {"loss": loss.detach().double().reshape(1)}
     check_finite(tensors)
     metadata = {
-        "how": "transformers, eager attention and experts; all in f64 but what ends in .f32, .bf16; RoPE's tables in f32",
+        "how": "transformers, eager; f64, with RoPE's tables in f32; what ends in .f32 and .bf16, in these",
         "relative_l2.f32": f"{noise:.2e}",
         "relative_l2.bf16": f"{rounding:.2e}",
         "relative_l2.exact": f"{form:.2e}",
     }
-    print(f"{name}: f32 {noise:.1e}, bf16 {rounding:.1e}, exact {form:.1e}, loss {float(loss.detach()):.2f}", flush=True)
+    print(f"{name}: f32 {noise:.1e}, bf16 {rounding:.1e}, exact {form:.1e} from f64", flush=True)
     return tensors, metadata
 
 

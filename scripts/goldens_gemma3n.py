@@ -1,6 +1,5 @@
-"""Gemma 3n for goldens_families: three sets of options, all with four or two streams, and Gemma 3 with scaled positions."""
+"""Gemma 3n for goldens_families: three sets of options. And Gemma 3 with scaled positions."""
 
-import torch
 from transformers import Gemma3ForCausalLM, Gemma3nForCausalLM, Gemma3nTextConfig, Gemma3TextConfig
 
 from goldens_common import normal

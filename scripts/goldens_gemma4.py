@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from goldens_common import normal
-from goldens_families_common import SEQUENCE, VOCABULARY, Golden, draw, token_ids
+from goldens_families_common import VOCABULARY, Golden, draw, token_ids
 
 WINDOW = 5
 IDS = token_ids("gemma4")
@@ -63,7 +63,7 @@ def shared_kv(model, weights):
     """The k and v tensors that released files have for layers that take another layer's keys and values."""
     strays = {}
     text_config = model.config.get_text_config()
-    for index, (mode, kind) in enumerate(zip(text_config.kv_sharing_modes, text_config.layer_types)):
+    for index, (mode, kind) in enumerate(zip(text_config.kv_sharing_modes, text_config.layer_types, strict=True)):
         if mode != "reuse":
             continue
         own = text_config.layer_types.index(kind)

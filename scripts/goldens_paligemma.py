@@ -35,7 +35,12 @@ def paligemma(text):
         hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=4, patch_size=2
     )
     return PaliGemmaConfig(
-        text_config=text, vision_config=vision, image_token_index=62, projection_dim=20, hidden_size=20, vocab_size=VOCABULARY
+        text_config=text,
+        vision_config=vision,
+        image_token_index=62,
+        projection_dim=20,
+        hidden_size=20,
+        vocab_size=VOCABULARY,
     )
 
 

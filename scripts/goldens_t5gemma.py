@@ -76,7 +76,12 @@ def t5gemma():
     rope = {"rope_type": "default", "rope_theta": 500.0}
     both = SIZES | {"layer_types": [SLIDING, FULL], "sliding_window": 5, "rope_parameters": rope}
     both |= {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 30.0}
-    wider = {"hidden_size": 20, "intermediate_size": 14, "num_hidden_layers": 3, "layer_types": [SLIDING, FULL, SLIDING]}
+    wider = {
+        "hidden_size": 20,
+        "intermediate_size": 14,
+        "num_hidden_layers": 3,
+        "layer_types": [SLIDING, FULL, SLIDING],
+    }
     return T5GemmaConfig(
         encoder=T5GemmaModuleConfig(**(both | wider)), decoder=T5GemmaModuleConfig(**both), vocab_size=VOCABULARY
     )
