@@ -7,8 +7,8 @@ use super::remark::{Remark, RemarkKind};
 use super::tensors::Tensors;
 use crate::error::{Error, Result};
 
-/// What the weights say to a stack's head, of which `embedding` and `head` are the names, if they are there. Returns
-/// with the head the name of the embedding.
+/// What the weights say to a stack's head, of which `embedding` and `head` are the names, if they are there, and
+/// `head_name` the one it has in its family. Returns with the head the name of the embedding.
 ///
 /// # Errors
 /// A checkpoint without the matrix that its config asks for; a file that was written to since it was opened.
@@ -16,6 +16,7 @@ pub(super) fn settle(
     stack: &Stack,
     tensors: &Tensors,
     embedding: &str,
+    head_name: &str,
     head: Option<&str>,
     remarks: &mut Vec<Remark>,
 ) -> Result<(Resolved<HeadKind>, String)> {
@@ -24,7 +25,7 @@ pub(super) fn settle(
     let scores =
         ["score.weight", "classifier.weight"].into_iter().find(|name| tensors.contains(name));
     if let (HeadKind::Embedding, None, Some(scores)) = (value, head, scores) {
-        let reason = format!("there is {scores} and no lm_head.weight: it is no language model");
+        let reason = format!("there is {scores} and no {head_name}.weight: it is no language model");
         let text =
             format!("{reason}, and there are no logits, and with them no KL and no perplexity");
         remarks.push(Remark::warning(RemarkKind::Chosen, text));
@@ -36,14 +37,14 @@ pub(super) fn settle(
         (HeadKind::Separate, None) if !stack.may_be_tied => {
             return Err(Error::MissingTensor {
                 path: tensors.path().into(),
-                tensor: "lm_head.weight".into(),
+                tensor: format!("{head_name}.weight"),
                 remedy: format!(
                     "{reason}; if the embedding is the head, set tie_word_embeddings to true"
                 ),
             });
         }
         (_, None) => {
-            (HeadKind::Embedding, format!("{reason}, and there is no lm_head.weight"), embedding)
+            (HeadKind::Embedding, format!("{reason}, and there is no {head_name}.weight"), embedding)
         }
         (HeadKind::Embedding, Some(head)) if !has_embedding => {
             let text =

@@ -11,6 +11,7 @@ mod inspect;
 pub(crate) mod json;
 mod names;
 mod notes;
+mod parts;
 pub(crate) mod remark;
 pub(crate) mod tensors;
 pub(crate) mod tokenizer;
@@ -20,17 +21,19 @@ mod whole;
 pub use blocks::BlockSpec;
 pub use config::Config;
 pub use config::activation::Resolved;
-pub use config::attention::{AttentionConfig, LayerAttention, Rotated, ValuesFrom};
+pub use config::attention::{
+    AttentionConfig, CrossAttentionConfig, LayerAttention, Rotated, ValuesFrom,
+};
 pub use config::feed_forward::{AltUpConfig, ExpertsConfig, FeedForward, PerLayerInputs};
 pub use config::head::HeadKind;
 pub use config::stack::Stack;
-pub use families::{Family, NormNames, NormWeight, PerLayerNames};
+pub use families::{Cross, Family, NormNames, NormWeight, PerLayerNames};
 #[cfg(feature = "hub")]
 pub use hub::Hub;
 pub use inspect::{Inspection, StackInspection, inspect};
 pub use remark::{Level, Remark, RemarkKind};
 pub use tensors::Tensors;
-pub(crate) use whole::Parts;
+pub(crate) use parts::Parts;
 
 use crate::error::{Error, Result};
 use candle_core::DType;
@@ -60,7 +63,8 @@ pub struct Checkpoint {
     config: Config,
     tensors: Tensors,
     blocks: Vec<BlockSpec>,
-    parts: Parts,
+    /// Of each stack.
+    parts: Vec<Parts>,
     tokenizer: Tokenizer,
     remarks: Vec<Remark>,
 }
@@ -165,25 +169,7 @@ impl Checkpoint {
             );
             remarks.push(Remark::warning(RemarkKind::Unused, text));
         }
-        // The embedding is the layers' sibling.
-        let backbone = before_layers(&blocks[0]).to_string();
-        let mut parts = Parts {
-            embedding: format!("{backbone}embed_tokens"),
-            head: "lm_head".into(),
-            backbone,
-        };
-        if config.stacks[0].attention.is_ok() {
-            let head = names::lm_head(&parts.backbone, &tensors);
-            let embedding = format!("{}.weight", parts.embedding);
-            let stack = &config.stacks[0];
-            let (kind, embedding) =
-                head::settle(stack, &tensors, &embedding, head.as_deref(), &mut remarks)?;
-            parts.embedding = without_weight(&embedding).into();
-            if let Some(head) = &head {
-                parts.head = without_weight(head).into();
-            }
-            config.stacks[0].head = kind;
-        }
+        let parts = parts::find(&mut config, &blocks, &tensors, &mut remarks)?;
         let mut checkpoint = Self { source, config, tensors, blocks, parts, tokenizer, remarks };
         let unused = checkpoint.unused();
         checkpoint.remarks.extend(unused);
@@ -200,21 +186,24 @@ impl Checkpoint {
         let whole = self.whole_tensors();
         used.extend(whole.iter().flatten().map(|(name, _)| name.clone()));
         // One that is equal to the embedding is as good as used.
-        used.insert(format!("{}.weight", self.parts.head));
-        let mut stacks = vec![];
-        let mut first = 0;
-        for stack in &self.config.stacks {
-            let prefix = before_layers(&self.blocks[first]).to_string();
-            stacks.push((prefix, stack.num_hidden_layers));
-            first += stack.num_hidden_layers;
-        }
+        used.extend(self.parts.iter().flat_map(Parts::equals).map(|name| format!("{name}.weight")));
+        let stacks = self.config.stacks.iter().zip(&self.parts);
+        let stacks: Vec<_> = stacks
+            .map(|(stack, parts)| (parts.backbone.clone(), stack.num_hidden_layers))
+            .collect();
         unused::remarks(tensors, &used, &stacks, whole.is_some())
     }
 
     /// The tensors of the whole model but for the blocks', if it runs here.
     fn whole_tensors(&self) -> Option<Vec<(String, Vec<usize>)>> {
-        let attention = self.config.stacks[0].attention.as_ref().ok()?;
-        Some(whole::tensors(&self.config, attention, &self.blocks, &self.parts, &self.tensors))
+        let (mut all, mut blocks) = (vec![], &self.blocks[..]);
+        for (stack, parts) in self.config.stacks.iter().zip(&self.parts) {
+            let attention = stack.attention.as_ref().ok()?;
+            let (own, others) = blocks.split_at(stack.num_hidden_layers);
+            all.extend(whole::tensors(stack, attention, own, parts, &self.tensors));
+            blocks = others;
+        }
+        Some(all)
     }
 
     /// Checks by the headers alone that the whole model can be loaded.
@@ -281,17 +270,23 @@ impl Checkpoint {
         })
     }
 
-    /// The attention of its layers.
+    /// The attention of its layers, of the decoder's where there is an encoder beside it.
     ///
     /// # Errors
     /// A family whose whole model is not run here; the sentence says why.
     pub fn attention(&self) -> Result<&AttentionConfig> {
-        let attention = self.config.stacks[0].attention.as_ref();
-        attention.map_err(|reason| Error::Input(format!("the whole model does not run: {reason}")))
+        let stacks = self.config.stacks.iter();
+        let mut all = stacks.map(|stack| {
+            stack.attention.as_ref().map_err(|reason| {
+                Error::Input(format!("the whole model does not run: {reason}"))
+            })
+        });
+        let first = all.next().unwrap_or_else(|| Err(Error::Input("there are no layers".into())));
+        all.fold(first, |earlier, own| earlier.and(own))
     }
 
-    /// What the parts around its layers are called.
-    pub(crate) fn parts(&self) -> &Parts {
+    /// What the parts around the layers of each stack are called.
+    pub(crate) fn parts(&self) -> &[Parts] {
         &self.parts
     }
 
@@ -372,16 +367,6 @@ pub(crate) fn tokenize(
         }
         Err(e) => (Err(e), Ok(String::new())),
     }
-}
-
-/// What stands before `layers.0` in the name of a stack's first layer.
-fn before_layers(first: &BlockSpec) -> &str {
-    first.layer.strip_suffix("layers.0").unwrap_or(&first.layer)
-}
-
-/// The module that a weight is of.
-fn without_weight(name: &str) -> &str {
-    name.strip_suffix(".weight").unwrap_or(name)
 }
 
 /// How many shards and tensors an index lists.

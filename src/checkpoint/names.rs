@@ -65,9 +65,9 @@ fn remedy(layer: &str, prefixes: &[&str], tensors: &Tensors) -> String {
     format!("its tensors are {first}; check that config.json and the weights belong together")
 }
 
-/// The one tensor of a name, with whatever before it; those of a vision tower have other names.
-pub(super) fn lm_head(backbone: &str, tensors: &Tensors) -> Option<String> {
-    let name = "lm_head.weight";
+/// The weight of a head, with whatever before it; those of a vision tower have other names.
+pub(super) fn lm_head(head: &str, backbone: &str, tensors: &Tensors) -> Option<String> {
+    let name = &format!("{head}.weight");
     let parents = backbone.match_indices('.').map(|(at, _)| &backbone[..=at]);
     let own = std::iter::once("").chain(parents).map(|parent| format!("{parent}{name}"));
     own.into_iter().find(|name| tensors.contains(name))

@@ -1,32 +1,21 @@
 //! The tensors of the whole model, by name and shape.
 
 use super::blocks::BlockSpec;
-use super::config::Config;
-use super::config::attention::{AttentionConfig, LayerAttention, ValuesFrom};
+use super::config::attention::{AttentionConfig, CrossAttentionConfig, LayerAttention, ValuesFrom};
 use super::config::head::HeadKind;
 use super::config::stack::Stack;
+use super::families::Cross;
+use super::parts::Parts;
 use super::tensors::Tensors;
 
-/// Names of the parts around the layers, without `.weight`.
-#[derive(Debug, Clone)]
-pub(crate) struct Parts {
-    /// What stands before `layers.N`: `model.`, or nothing.
-    pub(crate) backbone: String,
-    /// `model.embed_tokens`, or what is taken for it.
-    pub(crate) embedding: String,
-    /// `lm_head`, with its prefix.
-    pub(crate) head: String,
-}
-
-/// Every tensor that the whole model is computed of, but for the blocks', with its shape.
+/// Every tensor that a stack of the whole model is computed of, but for its blocks', with its shape.
 pub(super) fn tensors(
-    config: &Config,
+    stack: &Stack,
     attention: &AttentionConfig,
     blocks: &[BlockSpec],
     parts: &Parts,
     tensors: &Tensors,
 ) -> Vec<(String, Vec<usize>)> {
-    let stack = &config.stacks[0];
     let hidden = stack.hidden_size;
     let table = vec![stack.vocab_size, hidden];
     let mut all = vec![
@@ -36,13 +25,18 @@ pub(super) fn tensors(
     if stack.head.value == HeadKind::Separate {
         all.push((format!("{}.weight", parts.head), table));
     }
-    for block in blocks {
+    if stack.end_of_image.is_some() {
+        all.push((format!("{}.eoi_embedding", parts.end_of_image), vec![hidden]));
+    }
+    for (block, layer) in blocks.iter().zip(&attention.layers) {
         all.extend(
             norms(stack).map(|norm| (format!("{}.{norm}.weight", block.layer), vec![hidden])),
         );
         let prefix = format!("{}.self_attn", block.layer);
-        let layer = &attention.layers[block.index];
         all.extend(of_attention(&prefix, attention, layer, hidden, tensors));
+        if let Some(CrossAttentionConfig { kind: Cross::SubLayer, hidden_size }) = attention.cross {
+            all.extend(cross(&block.layer, attention, layer, hidden, hidden_size));
+        }
     }
     all
 }
@@ -76,16 +70,49 @@ fn of_attention(
         }
     }
     projections.push(("o_proj", hidden, queries));
-    let mut all = vec![];
-    for (name, rows, columns) in projections {
-        all.push((format!("{prefix}.{name}.weight"), vec![rows, columns]));
-        if attention.bias {
-            all.push((format!("{prefix}.{name}.bias"), vec![rows]));
-        }
-    }
+    let mut all = linears(prefix, &projections, attention.bias);
     if attention.qk_norm {
         for norm in ["q_norm", "k_norm"].into_iter().take(if own { 2 } else { 1 }) {
             all.push((format!("{prefix}.{norm}.weight"), vec![layer.head_dim]));
+        }
+    }
+    all
+}
+
+/// The tensors of a layer's attention to an encoder's states of a width.
+fn cross(
+    layer: &str,
+    attention: &AttentionConfig,
+    own: &LayerAttention,
+    hidden: usize,
+    encoder: usize,
+) -> Vec<(String, Vec<usize>)> {
+    let queries = attention.num_attention_heads * own.head_dim;
+    let keys = own.num_key_value_heads * own.head_dim;
+    let projections = [
+        ("q_proj", queries, hidden),
+        ("k_proj", keys, encoder),
+        ("v_proj", keys, encoder),
+        ("o_proj", hidden, queries),
+    ];
+    let mut all = linears(&format!("{layer}.cross_attn"), &projections, attention.bias);
+    for norm in ["pre_cross_attn_layernorm", "post_cross_attn_layernorm"] {
+        all.push((format!("{layer}.{norm}.weight"), vec![hidden]));
+    }
+    all
+}
+
+/// The tensors of projections, by name, rows and columns.
+fn linears(
+    prefix: &str,
+    projections: &[(&str, usize, usize)],
+    bias: bool,
+) -> Vec<(String, Vec<usize>)> {
+    let mut all = vec![];
+    for &(name, rows, columns) in projections {
+        all.push((format!("{prefix}.{name}.weight"), vec![rows, columns]));
+        if bias {
+            all.push((format!("{prefix}.{name}.bias"), vec![rows]));
         }
     }
     all

@@ -10,7 +10,17 @@ use candle_core::{DType, Result, Tensor};
 #[derive(Debug, Clone)]
 pub struct Embedding {
     weight: Weight,
+    own: Option<OwnVector>,
     pub(super) scale: f64,
+}
+
+/// An id whose embedding is a vector of its own, which is not scaled (transformers'
+/// `T5Gemma2TextScaledWordEmbedding`: the end of an image).
+#[derive(Debug, Clone)]
+struct OwnVector {
+    id: u32,
+    /// `[hidden]`.
+    vector: Tensor,
 }
 
 impl Embedding {
@@ -20,7 +30,12 @@ impl Embedding {
     /// A weight that is no matrix.
     pub fn new(weight: Weight) -> Result<Self> {
         let scale = (weight.dims()?.1 as f64).sqrt();
-        Ok(Self { weight, scale })
+        Ok(Self { weight, own: None, scale })
+    }
+
+    /// An embedding in which an id has a vector of its own, `[hidden]`, which is not scaled.
+    pub fn with_own_vector(self, id: u32, vector: Tensor) -> Self {
+        Self { own: Some(OwnVector { id, vector }), ..self }
     }
 
     /// The matrix, `[vocab, hidden]`.
@@ -36,7 +51,17 @@ impl Embedding {
         let (batch, seq) = ids.dims2()?;
         let rows = self.weight.index_select(&ids.flatten_all()?)?.to_dtype(dtype)?;
         let scale = rounded(self.scale, dtype);
-        (rows * scale)?.reshape((batch, seq, ()))
+        let scaled = (rows * scale)?;
+        let embedded = match &self.own {
+            None => scaled,
+            Some(OwnVector { id, vector }) => {
+                let is_own = ids.to_dtype(DType::I64)?.eq(i64::from(*id))?.flatten_all()?;
+                let is_own = is_own.unsqueeze(1)?.broadcast_as(scaled.shape())?;
+                let vector = vector.to_dtype(dtype)?.broadcast_as(scaled.shape())?;
+                is_own.where_cond(&vector, &scaled)?
+            }
+        };
+        embedded.reshape((batch, seq, ()))
     }
 }
 

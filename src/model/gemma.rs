@@ -1,7 +1,7 @@
 //! The decoder.
 
 use super::altup::Streams;
-use super::attention::KeyValues;
+use super::attention::{Encoded, KeyValues};
 use super::embedding::Embedding;
 use super::head::Head;
 use super::identity::Identity;
@@ -12,7 +12,7 @@ use super::pass::Pass;
 use super::per_layer::PerLayerEmbedding;
 use super::rope::RotaryEmbedding;
 use crate::checkpoint::tensors::Numbers;
-use crate::checkpoint::{Config, HeadKind};
+use crate::checkpoint::{Config, HeadKind, Stack};
 use crate::kernels::activation::Activation;
 use crate::kernels::linear::{Linear, Weight};
 use crate::kernels::threads::awake;
@@ -55,12 +55,19 @@ pub struct Gemma {
 pub(super) struct Builders<'a> {
     /// Of `layers` and `norm`.
     pub(super) backbone: VarBuilder<'a>,
-    /// Of the embedding's `weight`.
-    pub(super) embedding: VarBuilder<'a>,
+    pub(super) embedding: Table<'a>,
     /// Of the head's `weight`, if it has one of its own.
     pub(super) head: VarBuilder<'a>,
     /// The table of per-layer embeddings, where rows of it are read as they are needed.
     pub(super) per_layer_table: Option<Numbers>,
+}
+
+/// Where an embedding is.
+pub(super) enum Table<'a> {
+    /// To be read: where its `weight` is, and the module with the embedding of the end of an image.
+    Read(VarBuilder<'a>, VarBuilder<'a>),
+    /// Another stack's.
+    Shared(Embedding),
 }
 
 /// Keys and values of the tokens so far, for [`Gemma::forward_cached`]. They belong to the model that began
@@ -69,17 +76,35 @@ pub(super) struct Builders<'a> {
 #[derive(Debug, Clone, Default)]
 pub struct Cache {
     owner: Option<Identity>,
+    /// The states of an encoder that its keys and values are of.
+    encoded: Option<Identity>,
     layers: Vec<KeyValues>,
+    /// Of the encoder's states.
+    encoder: Vec<KeyValues>,
 }
 
 impl Cache {
     /// The cache of a layer, made when it is first asked for.
     pub fn layer(&mut self, index: usize) -> &mut KeyValues {
-        if self.layers.len() <= index {
-            self.layers.resize(index + 1, KeyValues::default());
-        }
-        &mut self.layers[index]
+        entry(&mut self.layers, index)
     }
+
+    /// The cache of a layer, or of the one that it shares keys and values with, and that of an encoder's states.
+    pub(super) fn layer_and_encoder(
+        &mut self,
+        index: usize,
+        shares: Option<usize>,
+    ) -> (&mut KeyValues, &mut KeyValues) {
+        let own = entry(&mut self.layers, shares.unwrap_or(index));
+        (own, entry(&mut self.encoder, index))
+    }
+}
+
+fn entry(all: &mut Vec<KeyValues>, index: usize) -> &mut KeyValues {
+    if all.len() <= index {
+        all.resize(index + 1, KeyValues::default());
+    }
+    &mut all[index]
 }
 
 impl Gemma {
@@ -87,13 +112,19 @@ impl Gemma {
     /// stream. With a builder from a `VarMap` every weight can be trained.
     ///
     /// # Errors
-    /// A family without supported attention, a config without layers, a tensor that is missing or has
-    /// another shape.
+    /// A family without supported attention, a config without layers, an encoder-decoder's
+    /// ([`super::EncoderDecoder::new`]), a tensor that is missing or has another shape.
     pub fn new(config: &Config, dtype: DType, vb: VarBuilder) -> Result<Self> {
+        let stack = match &config.stacks[..] {
+            [stack] => stack,
+            [] => candle_core::bail!("a config without a stack of layers"),
+            _ => candle_core::bail!("{}", TWO_STACKS),
+        };
         let backbone = vb.pp("model");
         let embedding = backbone.pp("embed_tokens");
+        let embedding = Table::Read(embedding.clone(), embedding);
         Self::from_parts(
-            config,
+            stack,
             dtype,
             Builders { backbone, embedding, head: vb.pp("lm_head"), per_layer_table: None },
             false,
@@ -103,15 +134,12 @@ impl Gemma {
     /// A model like [`Self::new`]'s, whose parts have names of their own; if `pack` is set, every matrix is packed as
     /// soon as it is loaded, and what it was made of freed.
     pub(super) fn from_parts(
-        config: &Config,
+        stack: &Stack,
         dtype: DType,
         builders: Builders,
         pack: bool,
     ) -> Result<Self> {
         let Builders { backbone: vb, embedding, head, per_layer_table } = builders;
-        let Some(stack) = config.stacks.first() else {
-            candle_core::bail!("a config without a stack of layers")
-        };
         let attention = match &stack.attention {
             Ok(attention) => attention,
             Err(reason) => candle_core::bail!("{reason}"),
@@ -123,7 +151,19 @@ impl Gemma {
             let weight = Weight::Tensor(vb.get_with_hints(shape, "weight", init)?);
             if pack { weight.packed() } else { Ok(weight) }
         };
-        let embedding = Embedding::new(matrix(embedding)?)?;
+        let embedding = match embedding {
+            Table::Shared(embedding) => embedding,
+            Table::Read(table, own) => {
+                let embedding = Embedding::new(matrix(table)?)?;
+                match stack.end_of_image {
+                    Some(id) => {
+                        let vector = own.get(stack.hidden_size, "eoi_embedding")?;
+                        embedding.with_own_vector(id, vector)
+                    }
+                    None => embedding,
+                }
+            }
+        };
         let mut layers: Vec<Layer> = vec![];
         for (i, layer) in attention.layers.iter().enumerate() {
             let known = layers.iter().map(|layer| &layer.attention.rope);
@@ -288,8 +328,21 @@ impl Gemma {
     /// # Errors
     /// An id out of the vocabulary, the observer's.
     pub fn hidden(&self, ids: &Tensor, observer: &mut impl Observer) -> Result<Tensor> {
+        self.hidden_in(Pass::new(), ids, observer)
+    }
+
+    /// [`Self::hidden`] in a pass that has more than the ids: padding, or an encoder's states.
+    ///
+    /// # Errors
+    /// Those of [`Self::hidden`]; what the pass has and does not fit.
+    pub fn hidden_in(
+        &self,
+        pass: Pass,
+        ids: &Tensor,
+        observer: &mut impl Observer,
+    ) -> Result<Tensor> {
         awake(|| {
-            let (mut x, mut pass) = self.begin(ids, Pass::new())?;
+            let (mut x, mut pass) = self.begin(ids, pass)?;
             for (index, layer) in self.layers.iter().enumerate() {
                 x = match observer.watches(index) {
                     false => layer.forward(&x, &mut pass)?,
@@ -323,17 +376,37 @@ impl Gemma {
     /// An id out of the vocabulary, no ids, a model without a head, another model's cache or one of
     /// another batch size.
     pub fn forward_cached(&self, ids: &Tensor, cache: &mut Cache) -> Result<Tensor> {
+        self.next(ids, cache, None)
+    }
+
+    /// [`Self::forward_cached`] beside an encoder's states.
+    pub(super) fn next(
+        &self,
+        ids: &Tensor,
+        cache: &mut Cache,
+        encoded: Option<&Encoded>,
+    ) -> Result<Tensor> {
         if self.head.is_none() {
             candle_core::bail!("{HEADLESS}")
         }
         if *cache.owner.get_or_insert(self.identity) != self.identity {
             candle_core::bail!("the cache holds another model's keys and values: begin a new one")
         }
+        if let Some(encoded) = encoded
+            && *cache.encoded.get_or_insert(encoded.identity()) != encoded.identity()
+        {
+            candle_core::bail!("the cache holds keys and values of other states of the encoder: begin a new one")
+        }
         if ids.dim(D::Minus1)? == 0 {
             candle_core::bail!("no ids to follow those in the cache")
         }
         awake(|| {
-            let (mut x, mut pass) = self.begin(ids, Pass::with_cache(cache))?;
+            let pass = Pass::with_cache(cache);
+            let pass = match encoded {
+                Some(encoded) => pass.with_encoded(encoded.clone()),
+                None => pass,
+            };
+            let (mut x, mut pass) = self.begin(ids, pass)?;
             for layer in &self.layers {
                 x = layer.forward(&x, &mut pass)?;
             }
@@ -362,6 +435,8 @@ impl Gemma {
         }
     }
 }
+
+pub(super) const TWO_STACKS: &str = "an encoder and a decoder are two models, which EncoderDecoder is";
 
 const HEADLESS: &str = "a bidirectional encoder has no language-model head";
 

@@ -1,19 +1,20 @@
 //! A decoder layer.
 
 use super::altup::{AltUp, Laurel};
-use super::attention::Attention;
+use super::attention::{Attention, Beside, CrossAttention};
 use super::mixture::ExpertsBranch;
 use super::norm::RmsNorm;
-use super::pass::Pass;
+use super::pass::{LayerKeys, Pass};
 use super::per_layer::PerLayerBlock;
 use super::rope::RotaryEmbedding;
-use crate::checkpoint::{AttentionConfig, Stack};
+use crate::checkpoint::{AttentionConfig, Cross, CrossAttentionConfig, Stack};
 use crate::kernels::linear::InputRounding;
 use crate::mlp::{Gating, GemmaMlp, Sparsity, gemma_mlp_b};
 use candle_core::{D, Error, Module, Result, Tensor};
 use candle_nn::VarBuilder;
 
-/// A decoder layer: norm, attention, norm, residual; norm, MLP, norm, residual.
+/// A layer: norm, attention, norm, residual; norm, MLP, norm, residual. Between these a decoder beside an encoder may attend
+/// to its states.
 ///
 /// Some families also norm what attention and MLP return ([`Stack::norms`]), and have more around them: experts beside
 /// the MLP, an input of the layer's own, a factor on the residual stream, or several streams of which the layer computes
@@ -26,6 +27,7 @@ pub struct Layer {
     pub(super) input_norm: RmsNorm,
     pub(super) attention: Attention,
     pub(super) post_attention_norm: Option<RmsNorm>,
+    pub(super) cross: Option<CrossBlock>,
     pub(super) mlp_norm: RmsNorm,
     pub(super) mlp: GemmaMlp,
     pub(super) experts: Option<ExpertsBranch>,
@@ -34,6 +36,22 @@ pub struct Layer {
     /// `[1]`.
     pub(super) scalar: Option<Tensor>,
     pub(super) streams: Option<(AltUp, Laurel)>,
+}
+
+/// Attention to an encoder's states between self attention and MLP, with the norms around it:
+/// `x + post(attention(pre(x)))`.
+#[derive(Debug, Clone)]
+pub struct CrossBlock {
+    pub(super) pre: RmsNorm,
+    pub(super) attention: CrossAttention,
+    pub(super) post: RmsNorm,
+}
+
+impl CrossBlock {
+    /// The attention.
+    pub fn attention(&self) -> &CrossAttention {
+        &self.attention
+    }
 }
 
 /// A layer behind its attention.
@@ -102,6 +120,17 @@ impl Layer {
             0.0 => None,
             fraction => Some(Sparsity::new(fraction).map_err(Error::wrap)?),
         };
+        let cross = match attention.cross {
+            Some(CrossAttentionConfig { kind: Cross::SubLayer, hidden_size }) => {
+                let vb = vb.pp("cross_attn");
+                Some(CrossBlock {
+                    pre: norm("pre_cross_attn_layernorm")?,
+                    attention: CrossAttention::new(attention, of_attention, stack, hidden_size, vb)?,
+                    post: norm("post_cross_attn_layernorm")?,
+                })
+            }
+            _ => None,
+        };
         let experts = feed_forward.experts.as_ref();
         let per_layer = stack.per_layer_inputs.as_ref();
         let streams = stack.altup.as_ref();
@@ -111,6 +140,7 @@ impl Layer {
             input_norm: norm(names.input)?,
             attention: Attention::new(attention, of_attention, stack, rope, vb.pp("self_attn"))?,
             post_attention_norm: names.post_attention.map(norm).transpose()?,
+            cross,
             mlp_norm: norm(names.pre_mlp)?,
             mlp: mlp.with_sparsity(sparsity),
             experts: experts
@@ -134,6 +164,12 @@ impl Layer {
     pub(super) fn packed(self) -> Result<Self> {
         Ok(Self {
             attention: self.attention.packed()?,
+            cross: self
+                .cross
+                .map(|cross| {
+                    Ok::<_, Error>(CrossBlock { attention: cross.attention.packed()?, ..cross })
+                })
+                .transpose()?,
             mlp: self.mlp.packed()?,
             experts: self.experts.map(ExpertsBranch::packed).transpose()?,
             per_layer: self.per_layer.map(PerLayerBlock::packed).transpose()?,
@@ -165,6 +201,11 @@ impl Layer {
         self.per_layer.as_ref()
     }
 
+    /// The attention to an encoder's states that stands between self attention and MLP, where there is one.
+    pub fn cross(&self) -> Option<&CrossBlock> {
+        self.cross.as_ref()
+    }
+
     /// How many GELUs it computes: the block's, the experts', that of its own input.
     pub fn gates(&self) -> usize {
         1 + usize::from(self.experts.is_some()) + usize::from(self.per_layer.is_some())
@@ -180,6 +221,10 @@ impl Layer {
     pub fn with_frozen_attention(&self) -> Self {
         Self {
             attention: self.attention.frozen(),
+            cross: self.cross.as_ref().map(|cross| CrossBlock {
+                attention: cross.attention.frozen(),
+                ..cross.clone()
+            }),
             experts: self.experts.as_ref().map(ExpertsBranch::frozen),
             per_layer: self.per_layer.as_ref().map(PerLayerBlock::frozen),
             streams: self.streams.as_ref().map(|(altup, laurel)| (altup.clone(), laurel.frozen())),
@@ -202,6 +247,7 @@ impl Layer {
     /// Rounds the inputs of every product with packed weights.
     pub(super) fn round_inputs(&mut self, inputs: InputRounding) {
         self.attention.inputs = inputs;
+        self.cross.iter_mut().for_each(|cross| cross.attention.inputs = inputs);
         self.mlp = self.mlp.with_input_rounding(inputs);
         self.experts = self.experts.as_ref().map(|experts| experts.with_input_rounding(inputs));
         self.per_layer = self.per_layer.as_ref().map(|block| block.with_input_rounding(inputs));
@@ -212,13 +258,14 @@ impl Layer {
         let own = [&mut self.input_norm, &mut self.mlp_norm];
         let optional = [&mut self.post_attention_norm, &mut self.post_mlp_norm];
         let heads = self.attention.norms.iter_mut();
+        let cross = self.cross.iter_mut().flat_map(|cross| [&mut cross.pre, &mut cross.post]);
         let experts = self.experts.iter_mut().flat_map(ExpertsBranch::norms_mut);
         let per_layer = self.per_layer.iter_mut().map(|block| &mut block.norm);
         let streams = self.streams.iter_mut();
         let streams =
             streams.flat_map(|(altup, laurel)| [&mut altup.router_norm, &mut laurel.norm]);
         let optional = optional.into_iter().flatten();
-        own.into_iter().chain(optional).chain(heads).chain(experts).chain(per_layer).chain(streams)
+        own.into_iter().chain(optional).chain(heads).chain(cross).chain(experts).chain(per_layer).chain(streams)
     }
 
     /// What attention gets, from the residual stream that the layer computes.
@@ -269,18 +316,34 @@ impl Layer {
     /// own.
     pub fn attention_output(&self, input: &Tensor, pass: &mut Pass) -> Result<Tensor> {
         let keys = pass.keys(self.index, self.attention.shares(), self.lends)?;
-        self.attention.forward(input, keys)
+        let LayerKeys { own, encoder, padding } = keys;
+        let encoder = encoder.filter(|_| self.attention.is_merged());
+        self.attention.forward_beside(input, own, Beside { padding, encoder })
     }
 
-    /// The first half: from all that enters the layer to the residual stream after attention.
+    /// The residual stream after attention to an encoder's states, `[batch, seq, hidden]`, where that is a sub-layer of
+    /// its own; elsewhere the stream as it is.
     ///
     /// # Errors
-    /// Those of [`Self::attention_output`].
+    /// candle's, for shapes that do not fit; a pass without an encoder's states.
+    pub fn attend_to_encoder(&self, x: Tensor, pass: &mut Pass) -> Result<Tensor> {
+        let Some(cross) = &self.cross else { return Ok(x) };
+        let input = cross.pre.forward(&x)?;
+        let output = cross.attention.forward(&input, pass.encoder_keys(self.index)?)?;
+        cross.post.forward_add(&output, &x)
+    }
+
+    /// The first half: from all that enters the layer to the residual stream after attention, to its own text and to an
+    /// encoder's states.
+    ///
+    /// # Errors
+    /// Those of [`Self::attention_output`] and [`Self::attend_to_encoder`].
     pub fn attend(&self, x: &Tensor, pass: &mut Pass) -> Result<Attended> {
         let entered = self.enter(x, pass)?;
         let input = self.attention_input(&entered.stream)?;
         let output = self.attention_output(&input, pass)?;
         let stream = self.add_attention(&entered.stream, &input, output)?;
+        let stream = self.attend_to_encoder(stream, pass)?;
         Ok(entered.with_stream(stream))
     }
 

@@ -1,9 +1,11 @@
 //! Weights of a checkpoint as layers and models.
 
-use super::gemma::{Builders, Gemma};
+use super::embedding::Embedding;
+use super::encoder_decoder::EncoderDecoder;
+use super::gemma::{Builders, Gemma, TWO_STACKS, Table};
 use super::norm::RmsNorm;
-use crate::checkpoint::{BlockSpec, Checkpoint, Parts};
-use crate::error::Result;
+use crate::checkpoint::{BlockSpec, Checkpoint, Parts, Stack};
+use crate::error::{Error, Result};
 use crate::kernels::linear::should_pack;
 use crate::mlp::{GemmaMlp, gemma_mlp_b};
 use candle_core::{DType, Device};
@@ -22,24 +24,64 @@ impl Gemma {
     /// config, a file that was written to since the checkpoint was opened.
     pub fn load(checkpoint: &Checkpoint, device: &Device, dtype: DType) -> Result<Self> {
         checkpoint.check_whole_model()?;
-        let vb = var_builder(checkpoint, dtype, device);
-        let at = |name: &str| name.split_terminator('.').fold(vb.clone(), |vb, part| vb.pp(part));
-        let Parts { backbone, embedding, head } = checkpoint.parts();
-        let table = format!("{backbone}embed_tokens_per_layer.weight");
-        let per_layer_table = match device.is_cpu() && checkpoint.tensors().contains(&table) {
-            true => Some(checkpoint.tensors().numbers(&table)?),
-            false => None,
-        };
-        let parts = Builders {
-            backbone: at(backbone),
-            embedding: at(embedding),
-            head: at(head),
-            per_layer_table,
-        };
-        let config = checkpoint.config();
-        let loaded = Self::from_parts(config, dtype, parts, should_pack(dtype, device));
+        let [parts] = checkpoint.parts() else { return Err(Error::Input(TWO_STACKS.into())) };
+        let stack = checkpoint.config().decoder();
+        let loaded = load_stack(checkpoint, stack, parts, None, device, dtype)?;
         from_unchanged(checkpoint, loaded)
     }
+}
+
+impl EncoderDecoder {
+    /// Loads a checkpoint's encoder and decoder, each as [`Gemma::load`] does. A table that both look tokens up in is held
+    /// once.
+    ///
+    /// # Errors
+    /// Those of [`Gemma::load`]; a checkpoint of one stack alone.
+    pub fn load(checkpoint: &Checkpoint, device: &Device, dtype: DType) -> Result<Self> {
+        checkpoint.check_whole_model()?;
+        let ([encoder, decoder], [of_encoder, of_decoder]) =
+            (&checkpoint.config().stacks[..], checkpoint.parts())
+        else {
+            return Err(Error::Input("the checkpoint has no encoder beside its decoder".into()));
+        };
+        let load = |stack, parts, table| {
+            let loaded = load_stack(checkpoint, stack, parts, table, device, dtype)?;
+            from_unchanged(checkpoint, loaded)
+        };
+        let encoder = load(encoder, of_encoder, None)?;
+        let one_table = of_encoder.embedding == of_decoder.embedding;
+        let table = one_table.then(|| encoder.embedding.clone());
+        Ok(Self::of(encoder, load(decoder, of_decoder, table)?))
+    }
+}
+
+/// A stack of a checkpoint with what is around it, with an embedding that is there already, or its own.
+fn load_stack(
+    checkpoint: &Checkpoint,
+    stack: &Stack,
+    parts: &Parts,
+    embedding: Option<Embedding>,
+    device: &Device,
+    dtype: DType,
+) -> Result<candle_core::Result<Gemma>> {
+    let vb = var_builder(checkpoint, dtype, device);
+    let at = |name: &str| name.split_terminator('.').fold(vb.clone(), |vb, part| vb.pp(part));
+    let Parts { backbone, head, .. } = parts;
+    let table = format!("{backbone}embed_tokens_per_layer.weight");
+    let per_layer_table = match device.is_cpu() && checkpoint.tensors().contains(&table) {
+        true => Some(checkpoint.tensors().numbers(&table)?),
+        false => None,
+    };
+    let builders = Builders {
+        backbone: at(backbone),
+        embedding: match embedding {
+            Some(embedding) => Table::Shared(embedding),
+            None => Table::Read(at(&parts.embedding), at(&parts.end_of_image)),
+        },
+        head: at(head),
+        per_layer_table,
+    };
+    Ok(Gemma::from_parts(stack, dtype, builders, should_pack(dtype, device)))
 }
 
 /// Loads one block of a checkpoint to run in a dtype, under the activation that its config means.

@@ -1,8 +1,9 @@
-//! Gemma around the block: the decoder, out of parts of which each can be used alone.
+//! Gemma around the block: the decoder, and an encoder beside it, out of parts of which each can be used alone.
 
 mod altup;
 mod attention;
 mod embedding;
+mod encoder_decoder;
 mod gemma;
 mod head;
 mod identity;
@@ -16,11 +17,14 @@ mod per_layer;
 mod rope;
 mod variation;
 
-pub use attention::{Attention, AttentionRounding, KeyValues, Keys};
+pub use attention::{
+    Attention, AttentionRounding, Beside, CrossAttention, Encoded, EncoderKeys, KeyValues, Keys, Padding,
+};
 pub use embedding::Embedding;
+pub use encoder_decoder::EncoderDecoder;
 pub use gemma::{Cache, Gemma};
 pub use head::Head;
-pub use layer::{Attended, Layer};
+pub use layer::{Attended, CrossBlock, Layer};
 pub use load::load_mlp;
 pub use mixture::ExpertsBranch;
 pub use norm::{NormRounding, RmsNorm};

@@ -1,6 +1,6 @@
 //! What layers hand to one another beside the residual stream.
 
-use super::attention::{KeyValues, Keys};
+use super::attention::{Encoded, EncoderKeys, KeyValues, Keys, Padding};
 use super::gemma::Cache;
 use crate::mlp::Gating;
 use candle_core::{Result, Tensor};
@@ -19,6 +19,18 @@ pub struct Pass<'a> {
     /// `[batch, seq, layers, size]`.
     per_layer_inputs: Option<Tensor>,
     gatings: Vec<Gating>,
+    padding: Option<Padding>,
+    encoded: Option<Encoded>,
+}
+
+/// A layer's keys and values in a pass.
+pub(super) struct LayerKeys<'a> {
+    /// Of its own text, if they were asked for.
+    pub(super) own: Keys<'a>,
+    /// Of an encoder's states, where there are some.
+    pub(super) encoder: Option<EncoderKeys<'a>>,
+    /// Which positions of the texts are padding.
+    pub(super) padding: Option<&'a Padding>,
 }
 
 impl<'a> Pass<'a> {
@@ -39,6 +51,16 @@ impl<'a> Pass<'a> {
     /// takes care.
     pub fn with_gatings(self, gatings: Vec<Gating>) -> Self {
         Self { gatings, ..self }
+    }
+
+    /// One whose texts have padding in some places, which no query sees. For texts that are seen from both sides.
+    pub fn with_padding(self, padding: Option<Padding>) -> Self {
+        Self { padding, ..self }
+    }
+
+    /// One through a decoder's layers, which attend to an encoder's states.
+    pub fn with_encoded(self, encoded: Encoded) -> Self {
+        Self { encoded: Some(encoded), ..self }
     }
 
     pub(super) fn set_per_layer_inputs(&mut self, inputs: Option<Tensor>) {
@@ -68,27 +90,50 @@ impl<'a> Pass<'a> {
         self.lent.get(&layer)
     }
 
-    /// The keys and values of a layer: those of the layer that it shares them with, or its own, which are kept if there
-    /// is a cache, or if it lends them.
+    /// The keys and values of a layer: of its own text those of the layer that it shares them with, or its own, which are
+    /// kept if there is a cache, or if it lends them; and those of an encoder's states.
     pub(super) fn keys(
         &mut self,
         layer: usize,
         shares: Option<usize>,
         lends: bool,
-    ) -> Result<Keys<'_>> {
-        match (shares, &mut self.cache) {
-            (Some(earlier), Some(cache)) => Ok(Keys::Shared(cache.layer(earlier))),
+    ) -> Result<LayerKeys<'_>> {
+        let (padding, encoded) = (self.padding.as_ref(), self.encoded.as_ref());
+        let (cache, of_encoder) = match &mut self.cache {
+            Some(cache) => {
+                let (own, encoder) = cache.layer_and_encoder(layer, shares);
+                (Some(own), Keys::Kept(encoder))
+            }
+            None => (None, Keys::Own),
+        };
+        let own = match (shares, cache) {
+            (Some(_), Some(earlier)) => Keys::Shared(earlier),
             (Some(earlier), None) => match self.lent.get(&earlier) {
-                Some(keys) => Ok(Keys::Shared(keys)),
+                Some(keys) => Keys::Shared(keys),
                 None => candle_core::bail!(
                     "layer {layer} shares the keys and values of layer {earlier}, which has not run in this pass"
                 ),
             },
-            (None, Some(cache)) => Ok(Keys::Kept(cache.layer(layer))),
+            (None, Some(own)) => Keys::Kept(own),
             (None, None) if lends => {
-                Ok(Keys::Kept(self.lent.entry(layer).insert_entry(KeyValues::once()).into_mut()))
+                Keys::Kept(self.lent.entry(layer).insert_entry(KeyValues::once()).into_mut())
             }
-            (None, None) => Ok(Keys::Own),
+            (None, None) => Keys::Own,
+        };
+        let encoder = encoded.map(|encoded| EncoderKeys { encoded, keys: of_encoder });
+        Ok(LayerKeys { own, encoder, padding })
+    }
+
+    /// The keys and values of an encoder's states in a layer.
+    ///
+    /// # Errors
+    /// A pass without an encoder's states.
+    pub fn encoder_keys(&mut self, layer: usize) -> Result<EncoderKeys<'_>> {
+        match self.keys(layer, None, false)?.encoder {
+            Some(encoder) => Ok(encoder),
+            None => candle_core::bail!(
+                "layer {layer} attends to an encoder's states, and there are none in this pass"
+            ),
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::limits::MAX_WIDTH;
 use super::raw::{LayerType, RawBidirectional, RawConfig};
 use super::rope::Rope;
-use crate::checkpoint::families::{AttentionProfile, Bidirectional, Family, Scaling, Sliding};
+use crate::checkpoint::families::{AttentionProfile, Bidirectional, Cross, Family, Scaling, Sliding};
 use crate::checkpoint::notes::{Notes, Refusal};
 
 /// Attention as all layers of a stack have it.
@@ -23,8 +23,20 @@ pub struct AttentionConfig {
     pub softcap: Option<f64>,
     /// Whether a position sees earlier ones only. EmbeddingGemma's see both sides.
     pub causal: bool,
+    /// Attention to an encoder's states, of a decoder that has one beside it.
+    pub cross: Option<CrossAttentionConfig>,
     /// What differs from layer to layer.
     pub layers: Vec<LayerAttention>,
+}
+
+/// Attention of every layer of a decoder to an encoder's states. Heads, scaling and soft-cap are those of self attention;
+/// nothing is rotated, and every state but padding is seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CrossAttentionConfig {
+    /// Where it takes place.
+    pub kind: Cross,
+    /// Width of the encoder's states.
+    pub hidden_size: usize,
 }
 
 /// Attention of one layer.
@@ -36,6 +48,9 @@ pub struct LayerAttention {
     pub head_dim: usize,
     /// A query sees keys at a distance below this; `None` sees all.
     pub sliding_window: Option<usize>,
+    /// Where positions see both sides: it sees keys behind it at a distance below this, if that is not `sliding_window`
+    /// (T5Gemma 2's encoder).
+    pub sliding_window_behind: Option<usize>,
     /// Base of the rotary frequencies.
     pub rope_theta: f64,
     /// Positions are divided by this (`rope_type: "linear"`, or the `factor` of "proportional"); 1 where nothing is
@@ -120,6 +135,7 @@ impl AttentionConfig {
                 num_key_value_heads: of_layer.kv_heads,
                 head_dim: of_layer.head_dim,
                 sliding_window: window,
+                sliding_window_behind: window_behind(profile, raw, layer_type),
                 rope_theta: rope.theta,
                 rope_factor: rope.factor,
                 rotated: rope.rotated,
@@ -135,6 +151,7 @@ impl AttentionConfig {
             scaling: scalar.powf(-0.5),
             softcap,
             causal,
+            cross: None,
             layers: resolved,
         })
     }
@@ -207,7 +224,7 @@ fn is_causal(family: Family, profile: &AttentionProfile, raw: &RawConfig) -> Res
     };
     use RawBidirectional as Raw;
     match (profile.bidirectional, &raw.use_bidirectional_attention) {
-        (Bidirectional::Always, _) => Ok(false),
+        (Bidirectional::Always | Bidirectional::AlwaysHalved, _) => Ok(false),
         (_, None | Some(Raw::Bool(false))) => Ok(true),
         (Bidirectional::HalfWindow, Some(Raw::Bool(true))) => Ok(false),
         // It is images that are seen from both sides.
@@ -329,8 +346,22 @@ fn window(
             // Gemma4TextConfig halves it so too, and its mask has it inclusive.
             Bidirectional::HalfWindowInclusive => (window / 2).saturating_add(2),
             Bidirectional::Always => window.saturating_add(1),
+            // T5Gemma 2's sliding_window_mask_function.
+            Bidirectional::AlwaysHalved => window.div_ceil(2),
         })),
     }
+}
+
+/// At what distance a key behind a query is out of sight, where that is not [`window`]'s.
+fn window_behind(
+    profile: &AttentionProfile,
+    raw: &RawConfig,
+    layer_type: &LayerType,
+) -> Option<usize> {
+    let sliding = profile.sliding.as_ref().filter(|_| *layer_type == LayerType::Sliding)?;
+    let window = raw.sliding_window.unwrap_or(Some(sliding.window))?;
+    let uneven = profile.bidirectional == Bidirectional::AlwaysHalved && window.is_multiple_of(2);
+    uneven.then_some(window / 2 + 1)
 }
 
 #[cfg(test)]
@@ -381,6 +412,7 @@ mod tests {
             num_key_value_heads: 4,
             head_dim: 256,
             sliding_window: Some(512),
+            sliding_window_behind: None,
             rope_theta: 3e4,
             rope_factor: 1.0,
             rotated: Rotated::All,

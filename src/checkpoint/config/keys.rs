@@ -1,6 +1,6 @@
 //! The keys of a config that nobody reads, and which of them may matter.
 
-use super::raw::{Keys, PartKeys};
+use super::raw::{EncoderKeys, Keys, PartKeys};
 use crate::checkpoint::families::Family;
 use crate::checkpoint::json::parse_json;
 use crate::checkpoint::remark::{Names, Remark, RemarkKind};
@@ -148,7 +148,14 @@ pub(super) fn unread(json: &str, path: &Path, family: Family) -> Result<Vec<Rema
     }
     let Keys(top) = parse_json(json, path)?;
     let PartKeys { text_config, encoder, decoder } = parse_json(json, path)?;
-    let parts = [("text_config.", text_config), ("encoder.", encoder), ("decoder.", decoder)];
+    let nested: EncoderKeys = parse_json(json, path)?;
+    let of_encoder = nested.encoder.and_then(|encoder| encoder.text_config);
+    let parts = [
+        ("text_config.", text_config),
+        ("encoder.", encoder),
+        ("encoder.text_config.", of_encoder),
+        ("decoder.", decoder),
+    ];
     let mut keys: Vec<_> = top.into_iter().map(|key| (String::new(), key)).collect();
     for (part, of) in parts {
         let of = of.map_or(vec![], |Keys(keys)| keys);

@@ -11,7 +11,7 @@ mod rope;
 pub(super) mod stack;
 pub(super) mod unusual;
 
-use super::families::Family;
+use super::families::{Cross, EncoderDecoderProfile, Family};
 use super::json::{malformed, parse_json};
 use super::remark::{Remark, RemarkKind};
 use crate::error::{Error, Result};
@@ -19,7 +19,8 @@ use crate::kernels::activation::Activation;
 use activation::Resolved;
 use head::HeadKind;
 use raw::{RawConfig, RawKind};
-use stack::{Stack, stack};
+use attention::CrossAttentionConfig;
+use stack::{DECODER, ENCODER, Stack, stack};
 use std::path::Path;
 
 /// What a checkpoint's `config.json` says, resolved and checked.
@@ -29,7 +30,7 @@ pub struct Config {
     pub family: Family,
     /// `model_type` as the file has it (`gemma3`, `paligemma`, …).
     pub model_type: String,
-    /// The stacks of layers: one, or T5Gemma's encoder and decoder.
+    /// The stacks of layers: one, or an encoder's and a decoder's.
     pub stacks: Vec<Stack>,
     /// The id with which every text begins.
     pub bos_token_id: u32,
@@ -67,11 +68,12 @@ impl Config {
                 format!("config.json has no text_config, which model_type \"{model_type}\" has: the fields at its top are read"),
             ));
         }
-        let mut stacks = vec![];
+        let (mut stacks, encoder) = (vec![], raw.encoder.as_deref());
         for &name in family.profile().stacks {
             let part = match name {
-                "encoder" => raw.encoder.as_deref(),
-                "decoder" => raw.decoder.as_deref(),
+                // T5Gemma 2's encoder has images beside its text.
+                ENCODER => encoder.map(|part| part.text_config.as_deref().unwrap_or(part)),
+                DECODER => raw.decoder.as_deref(),
                 _ => Some(text),
             };
             let part = part.ok_or_else(|| malformed(path, format!("no \"{name}\"")))?;
@@ -85,6 +87,14 @@ impl Config {
             remarks.extend(unusual::remarks(family, &stack));
             stacks.push(stack);
         }
+        if let (Some(profile), [encoder, decoder]) =
+            (&family.profile().encoder_decoder, &mut stacks[..])
+        {
+            let end_of_image = raw.encoder.as_deref().and_then(RawConfig::end_of_image);
+            join(profile, encoder, decoder, end_of_image)
+                .map_err(|reason| malformed(path, reason))?;
+        }
+        let text = raw.decoder.as_deref().unwrap_or(text);
         remarks.extend(other_architecture(&model_type, family, &kind.architectures));
         remarks.extend(keys::unread(json, path, family)?);
         let mut eos_token_ids = vec![];
@@ -105,6 +115,55 @@ impl Config {
         let quantization = kind.quantization().map(String::from);
         Ok(Self { family, model_type, stacks, bos_token_id, eos_token_ids, quantization, remarks })
     }
+}
+
+impl Config {
+    /// The stack that predicts tokens, where there are two; else the only one.
+    ///
+    /// # Panics
+    /// Without any stack, which no parsed config is.
+    pub fn decoder(&self) -> &Stack {
+        &self.stacks[self.stacks.len() - 1]
+    }
+
+    /// The encoder beside the decoder, in families that have one.
+    pub fn encoder(&self) -> Option<&Stack> {
+        self.stacks.first().filter(|_| self.stacks.len() > 1)
+    }
+}
+
+/// What an encoder and a decoder are to one another; or the sentence why they do not fit.
+fn join(
+    profile: &EncoderDecoderProfile,
+    encoder: &mut Stack,
+    decoder: &mut Stack,
+    end_of_image: Option<u32>,
+) -> std::result::Result<(), String> {
+    let (widths, rows) = (
+        [encoder.hidden_size, decoder.hidden_size],
+        [encoder.vocab_size, decoder.vocab_size],
+    );
+    if profile.cross == Cross::Merged && widths[0] != widths[1] {
+        return Err(format!(
+            "hidden_size is {} in the encoder and {} in the decoder, which project states with the same matrices: it \
+             must be one size",
+            widths[0], widths[1]
+        ));
+    }
+    if profile.one_embedding && rows[0] != rows[1] {
+        return Err(format!(
+            "vocab_size is {} in the encoder and {} in the decoder, which share one table: it must be one size",
+            rows[0], rows[1]
+        ));
+    }
+    for stack in [&mut *encoder, &mut *decoder] {
+        stack.end_of_image = profile.end_of_image.map(|default| end_of_image.unwrap_or(default));
+    }
+    if let Ok(attention) = &mut decoder.attention {
+        let hidden_size = encoder.hidden_size;
+        attention.cross = Some(CrossAttentionConfig { kind: profile.cross, hidden_size });
+    }
+    Ok(())
 }
 
 /// `<eos>` and `<bos>` of every Gemma tokenizer.

@@ -56,6 +56,10 @@ pub(in crate::checkpoint) struct RawConfig {
     pub(in crate::checkpoint) encoder: Option<Box<RawConfig>>,
     pub(in crate::checkpoint) decoder: Option<Box<RawConfig>>,
 
+    /// The id that ends an image, which has an embedding of its own.
+    pub(in crate::checkpoint) eoi_token_index: Option<u32>,
+    pub(in crate::checkpoint) eoi_token_id: Option<u32>,
+
     pub(in crate::checkpoint) hidden_act: Option<String>,
     pub(in crate::checkpoint) hidden_activation: Option<String>,
     pub(in crate::checkpoint) hidden_size: Option<usize>,
@@ -121,6 +125,13 @@ pub(in crate::checkpoint) struct RawConfig {
     pub(in crate::checkpoint) altup_correct_scale: Option<bool>,
     pub(in crate::checkpoint) laurel_rank: Option<usize>,
     pub(in crate::checkpoint) embedding_dim: Option<usize>,
+}
+
+impl RawConfig {
+    /// The id that ends an image, in either spelling.
+    pub(in crate::checkpoint) fn end_of_image(&self) -> Option<u32> {
+        self.eoi_token_index.or(self.eoi_token_id)
+    }
 }
 
 /// What `per_layer_config` of transformers 5 has for one layer.
@@ -422,4 +433,11 @@ pub(in crate::checkpoint) struct PartKeys {
     pub(in crate::checkpoint) text_config: Option<Keys>,
     pub(in crate::checkpoint) encoder: Option<Keys>,
     pub(in crate::checkpoint) decoder: Option<Keys>,
+}
+
+/// The keys of the text part of an encoder that has others (T5Gemma 2).
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(in crate::checkpoint) struct EncoderKeys {
+    pub(in crate::checkpoint) encoder: Option<PartKeys>,
 }

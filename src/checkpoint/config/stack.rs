@@ -48,6 +48,8 @@ pub struct Stack {
     pub mlp_bias: bool,
     /// Rows of the embedding.
     pub vocab_size: usize,
+    /// The id with an embedding of its own, which ends an image and is not scaled (T5Gemma 2).
+    pub end_of_image: Option<u32>,
     /// The longest text that the model is made for, in tokens, if the file says so.
     pub max_position_embeddings: Option<usize>,
     /// What makes logits of hidden states, and why. A checkpoint's is settled by its weights.
@@ -61,6 +63,10 @@ pub struct Stack {
     /// The fields that the file leaves out, with the family's default that stands in.
     pub defaults: Vec<String>,
 }
+
+/// The name of an encoder's stack, and of a decoder's beside it.
+pub(in crate::checkpoint) const ENCODER: &str = "encoder";
+pub(in crate::checkpoint) const DECODER: &str = "decoder";
 
 /// Reads a stack, and what there is to say of it.
 pub(in crate::checkpoint) fn stack(
@@ -112,7 +118,12 @@ pub(in crate::checkpoint) fn stack(
     let activation =
         resolve_activation(family, raw.hidden_act.as_deref(), raw.hidden_activation.as_deref())
             .map_err(|source| Error::Activation { path: path.into(), source })?;
-    let attention = match (&profile.attention, model.incomplete) {
+    let encoder = profile.encoder_decoder.as_ref().filter(|_| name == ENCODER);
+    let own = match encoder {
+        Some(family) => &Ok(&family.encoder),
+        None => &profile.attention.as_ref().map_err(|reason| *reason),
+    };
+    let attention = match (own, model.incomplete) {
         (&Err(reason), _) | (_, Some(reason)) => Err(Unsupported(reason.to_string())),
         (Ok(attention), None) => {
             match AttentionConfig::resolve(family, attention, raw, num_hidden_layers, &mut notes) {
@@ -138,6 +149,7 @@ pub(in crate::checkpoint) fn stack(
         activation,
         mlp_bias: profile.mlp.bias,
         vocab_size: size("vocab_size", vocab, MAX_VOCAB, path)?,
+        end_of_image: None,
         max_position_embeddings: raw.max_position_embeddings,
         head: HeadKind::untold(),
         may_be_tied: true,

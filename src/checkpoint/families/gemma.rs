@@ -25,6 +25,7 @@ pub const PROFILE: Profile = Profile {
     per_layer_inputs: None,
     layer_scalar: false,
     altup: None,
+    encoder_decoder: None,
     embedding_dim: None,
     final_softcap: Softcap::Unread,
     attention: Ok(AttentionProfile {

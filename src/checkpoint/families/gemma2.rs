@@ -19,6 +19,7 @@ pub const PROFILE: Profile = Profile {
     per_layer_inputs: None,
     layer_scalar: false,
     altup: None,
+    encoder_decoder: None,
     embedding_dim: None,
     final_softcap: Softcap::Default(30.0),
     attention: Ok(GEMMA2_ATTENTION),

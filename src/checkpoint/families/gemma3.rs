@@ -23,24 +23,10 @@ pub const PROFILE: Profile = Profile {
     per_layer_inputs: None,
     layer_scalar: false,
     altup: None,
+    encoder_decoder: None,
     embedding_dim: None,
     final_softcap: Softcap::Optional,
-    attention: Ok(AttentionProfile {
-        // transformers' attention of Gemma 3 has no soft-cap, whatever a config says.
-        softcap: Softcap::Unread,
-        qk_norm: true,
-        // EmbeddingGemma.
-        bidirectional: Bidirectional::HalfWindow,
-        sliding: Some(Sliding {
-            window: 4096,
-            full_every: 6,
-            reads_pattern: true,
-            last_full: false,
-            rope_theta: Some(10_000.0),
-        }),
-        rope_theta: 1_000_000.0,
-        ..GEMMA2_ATTENTION
-    }),
+    attention: Ok(ATTENTION),
     releases: &[
         Release::new("Gemma 3 270M", [640, 2048, 18], [4, 1, 256], Some(512)),
         Release::new("Gemma 3 1B", [1152, 6912, 26], [4, 1, 256], Some(512)),
@@ -52,4 +38,22 @@ pub const PROFILE: Profile = Profile {
         Release::new("EmbeddingGemma 300M", [768, 1152, 24], [3, 1, 256], Some(512))
             .bidirectional(),
     ],
+};
+
+/// Gemma 3's attention.
+pub const ATTENTION: AttentionProfile = AttentionProfile {
+    // transformers' attention of Gemma 3 has no soft-cap, whatever a config says.
+    softcap: Softcap::Unread,
+    qk_norm: true,
+    // EmbeddingGemma.
+    bidirectional: Bidirectional::HalfWindow,
+    sliding: Some(Sliding {
+        window: 4096,
+        full_every: 6,
+        reads_pattern: true,
+        last_full: false,
+        rope_theta: Some(10_000.0),
+    }),
+    rope_theta: 1_000_000.0,
+    ..GEMMA2_ATTENTION
 };

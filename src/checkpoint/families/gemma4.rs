@@ -25,6 +25,7 @@ pub const PROFILE: Profile = Profile {
     }),
     layer_scalar: true,
     altup: None,
+    encoder_decoder: None,
     embedding_dim: None,
     final_softcap: Softcap::Optional,
     attention: Ok(ATTENTION),

@@ -13,13 +13,14 @@ mod gemma4_unified;
 mod profile;
 mod recurrent_gemma;
 mod t5gemma;
+mod t5gemma2;
 mod vaultgemma;
 
 pub(super) use profile::{
-    ActivationRule, AttentionProfile, Bidirectional, Model, Profile, Release, Scaling, Sliding,
+    ActivationRule, AttentionProfile, Bidirectional, EncoderDecoderProfile, Model, Profile, Release, Scaling, Sliding,
     Softcap,
 };
-pub use profile::{NormNames, NormWeight, PerLayerNames};
+pub use profile::{Cross, NormNames, NormWeight, PerLayerNames};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
@@ -36,6 +37,7 @@ const FAMILIES: &[&Profile] = &[
     &gemma4_unified::PROFILE,
     &embedding_gemma2::PROFILE,
     &t5gemma::PROFILE,
+    &t5gemma2::PROFILE,
     &recurrent_gemma::PROFILE,
 ];
 
@@ -49,12 +51,11 @@ const NOT_COVERED: &[(&str, &str)] = &[
         "gemma4",
         "Gemma 4 has mixture-of-experts and double-wide MLPs, which the plain gated block is not",
     ),
-    ("t5gemma2", UNCHECKED),
     ("embedding_gemma2", UNCHECKED),
     ("diffusion_gemma", UNCHECKED),
     (
         "",
-        "covered are Gemma 1, 2 and 3 and the models around them, PaliGemma, VaultGemma, T5Gemma and RecurrentGemma",
+        "covered are Gemma 1, 2 and 3 and the models around them, PaliGemma, VaultGemma, T5Gemma 1 and 2, and RecurrentGemma",
     ),
 ];
 

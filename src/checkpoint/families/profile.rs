@@ -26,6 +26,8 @@ pub struct Profile {
     pub layer_scalar: bool,
     /// Several residual streams, and the low-rank path beside attention.
     pub altup: Option<AltUpProfile>,
+    /// What a family of an encoder and a decoder has that others have not.
+    pub encoder_decoder: Option<EncoderDecoderProfile>,
     /// What embeddings of texts are made of, in models that have no head.
     pub embedding_dim: Option<usize>,
     /// `final_logit_softcapping`.
@@ -235,6 +237,30 @@ pub struct AltUpProfile {
     pub laurel_rank: usize,
 }
 
+/// What a family of an encoder and a decoder has that others have not. The rest of its profile is the decoder's.
+pub struct EncoderDecoderProfile {
+    /// The encoder's attention.
+    pub encoder: AttentionProfile,
+    /// How the decoder attends to the encoder's states.
+    pub cross: Cross,
+    /// Whether both stacks look tokens up in one table, the encoder's.
+    pub one_embedding: bool,
+    /// `eoi_token_index`, the id with an embedding of its own, which ends an image.
+    pub end_of_image: Option<u32>,
+    /// What the head is called.
+    pub head: &'static str,
+}
+
+/// How a decoder attends to an encoder's states.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cross {
+    /// In a sub-layer of its own between self attention and MLP, with projections and norms of its own (T5Gemma).
+    SubLayer,
+    /// In self attention, whose projections make keys and values of them that stand beside the decoder's own in one
+    /// softmax (T5Gemma 2).
+    Merged,
+}
+
 /// What a layer calls its norms, in the order of use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NormNames {
@@ -254,6 +280,13 @@ pub const FOUR_NORMS: NormNames = NormNames {
     post_attention: Some("post_attention_layernorm"),
     pre_mlp: "pre_feedforward_layernorm",
     post_mlp: Some("post_feedforward_layernorm"),
+};
+
+/// As T5Gemma calls them.
+pub const T5_NORMS: NormNames = NormNames {
+    input: "pre_self_attn_layernorm",
+    post_attention: Some("post_self_attn_layernorm"),
+    ..FOUR_NORMS
 };
 
 /// `cap·tanh(x/cap)` and the config's field for the cap.
@@ -337,8 +370,11 @@ pub enum Bidirectional {
     HalfWindow,
     /// Where a config says "all", with half the window and one to each side, inclusive: Gemma 4.
     HalfWindowInclusive,
-    /// Always, with the window to each side, inclusive: EmbeddingGemma 2.
+    /// Always, with the window to each side, inclusive: EmbeddingGemma 2, T5Gemma's encoder.
     Always,
+    /// Always, with half the window to each side, of which an even one has one more behind than before: T5Gemma 2's
+    /// encoder.
+    AlwaysHalved,
 }
 
 /// Heads of layers with full attention.

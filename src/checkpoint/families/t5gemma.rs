@@ -7,8 +7,15 @@ pub const PROFILE: Profile = Profile {
     name: "T5Gemma",
     models: &[Model::text("t5gemma")],
     stacks: &["encoder", "decoder"],
-    attention: Err("T5Gemma's encoder is not part of the model here"),
-    // Of blocks alone there is nothing to judge but their shapes.
+    norms: T5_NORMS,
+    encoder_decoder: Some(EncoderDecoderProfile {
+        encoder: AttentionProfile { bidirectional: Bidirectional::Always, ..GEMMA2_ATTENTION },
+        cross: Cross::SubLayer,
+        one_embedding: false,
+        end_of_image: None,
+        head: "lm_head.out_proj",
+    }),
+    // No config of a released one is known here, by which others could be judged.
     releases: &[],
     ..gemma2::PROFILE
 };

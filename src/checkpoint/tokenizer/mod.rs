@@ -63,7 +63,7 @@ impl Tokenizer {
     }
 
     fn new(path: PathBuf, inside: Option<Cow<'static, [u8]>>, config: &Config) -> Self {
-        let vocab = Vocab { bos: config.bos_token_id, rows: config.stacks[0].vocab_size };
+        let vocab = Vocab { bos: config.bos_token_id, rows: config.decoder().vocab_size };
         let (outline, whole, words) = (Read::new(), Read::new(), Read::new());
         Self { path, inside, vocab, outline, whole, words }
     }

@@ -1,29 +1,40 @@
-//! Gemma's attention, with or without a cache.
+//! Gemma's attention, with or without a cache, to itself and to an encoder's states.
 
 mod cache;
+mod cross;
+mod encoder;
 mod one_pass;
+mod padding;
 mod rounding;
 mod softmax;
 mod visible;
 
 pub use cache::KeyValues;
+pub use cross::CrossAttention;
+pub use encoder::{Encoded, EncoderKeys};
+pub use padding::Padding;
 pub use rounding::AttentionRounding;
 
 use super::identity::Identity;
 use super::norm::{RmsNorm, wide_dtype};
 use super::rope::RotaryEmbedding;
-use crate::checkpoint::{AttentionConfig, LayerAttention, Stack, ValuesFrom};
-use crate::kernels::linear::{InputRounding, Linear};
+use crate::checkpoint::{
+    AttentionConfig, Cross, CrossAttentionConfig, LayerAttention, Stack, ValuesFrom,
+};
+use crate::kernels::linear::{InputRounding, Linear, PANEL};
 use crate::kernels::number::Float;
 use crate::kernels::operands::with_slice;
 use crate::kernels::threads;
 use candle_core::{D, DType, Device, Error, Module, Result, Tensor};
 use candle_nn::{VarBuilder, linear_b};
 use half::{bf16, f16};
-use one_pass::{OnePass, Panelled, Scales};
+use std::borrow::Cow;
+use cache::Panels;
+use encoder::{Place, SeenAll};
+use one_pass::{Added, Heads, OnePass, Rotation, Sight, Source};
 use rounding::round;
 use softmax::{Scores, masked_softmax};
-use visible::Visible;
+use visible::{Reach, Visible};
 
 /// Queries that candle's operations score at a time, so that the scores of a long prompt take
 /// `heads · QUERIES · seq` elements and not `heads · seq²`, and keys out of a window's reach are
@@ -42,12 +53,18 @@ pub struct Attention {
     pub(in crate::model) norms: HeadNorms,
     pub(in crate::model) rope: RotaryEmbedding,
     pub(in crate::model) sliding_window: Option<usize>,
+    /// The window behind a query, where it sees both sides and that is not the same.
+    pub(in crate::model) sliding_window_behind: Option<usize>,
+    /// Whether keys of an encoder's states are rotated to their places there, which no family does.
+    pub(in crate::model) rotates_encoder_keys: bool,
     pub(in crate::model) rounding: Option<AttentionRounding>,
     pub(in crate::model) inputs: InputRounding,
     num_attention_heads: usize,
     num_key_value_heads: usize,
     head_dim: usize,
     causal: bool,
+    /// Whether an encoder's states are seen too.
+    merged: bool,
     keys: KeysFrom,
     scores: Scores,
     identity: Identity,
@@ -96,6 +113,23 @@ pub enum Keys<'a> {
     Kept(&'a mut KeyValues),
     /// Those of another layer, which has added the call's positions already.
     Shared(&'a KeyValues),
+}
+
+/// Keys and values as panels.
+enum Panelled<'a> {
+    /// To which the call's are added.
+    Own(&'a mut Panels),
+    /// To which another layer has added the call's.
+    Shared(Cow<'a, Panels>),
+}
+
+/// What queries see beside their own text's keys, and what they do not see of those.
+#[derive(Debug, Default)]
+pub struct Beside<'a> {
+    /// Which positions of the texts are padding.
+    pub padding: Option<&'a Padding>,
+    /// An encoder's states, of a layer that sees them in the same softmax.
+    pub encoder: Option<EncoderKeys<'a>>,
 }
 
 impl Attention {
@@ -170,12 +204,15 @@ impl Attention {
             },
             rope,
             sliding_window: layer.sliding_window,
+            sliding_window_behind: layer.sliding_window_behind,
+            rotates_encoder_keys: false,
             rounding: None,
             inputs: InputRounding::Exact,
             num_attention_heads: heads,
             num_key_value_heads: kv_heads,
             head_dim,
             causal: config.causal,
+            merged: matches!(config.cross, Some(CrossAttentionConfig { kind: Cross::Merged, .. })),
             keys,
             scores: Scores { scaling: config.scaling, softcap: config.softcap },
             identity: Identity::new(),
@@ -190,24 +227,57 @@ impl Attention {
         }
     }
 
+    /// Whether it sees an encoder's states beside its own text's.
+    pub fn is_merged(&self) -> bool {
+        self.merged
+    }
+
     /// Attention of `x`, `[batch, seq, hidden]`, to itself and to the tokens before it, if their keys are kept.
     ///
     /// # Errors
     /// candle's, for shapes that do not fit; keys and values that another model, layer or batch began; of a layer that
-    /// shares another's, any that are not shared.
+    /// shares another's, any that are not shared; of one that sees an encoder's states, those.
     pub fn forward(&self, x: &Tensor, keys: Keys) -> Result<Tensor> {
-        let attended = match &self.projections {
-            Projections::Packed(all) if self.is_one_pass(x)? => {
-                // [batch, seq, (heads + key heads + value heads) · head_dim]
-                self.one_pass(&all.forward(&self.inputs.round(x)?)?, keys)?
+        self.forward_beside(x, keys, Beside::default())
+    }
+
+    /// [`Self::forward`] with padding in the texts, or an encoder's states beside them.
+    ///
+    /// # Errors
+    /// Those of [`Self::forward`]; padding or states of other texts; states that a layer needs and does not get, or
+    /// gets and does not see.
+    pub fn forward_beside(&self, x: &Tensor, keys: Keys, beside: Beside) -> Result<Tensor> {
+        let (batch, seq, _) = x.dims3()?;
+        if let Some(padding) = beside.padding {
+            encoder::check(padding, batch, seq)?;
+        }
+        match (self.merged, &beside.encoder) {
+            (true, None) => candle_core::bail!("a layer that attends to an encoder's states got none"),
+            (false, Some(_)) => {
+                candle_core::bail!("a layer that attends to its own text alone got an encoder's states")
             }
-            _ => self.composed(x, keys)?,
+            _ => {}
+        }
+        let mut own = KeyValues::default();
+        let place = beside.encoder.map(|encoder| encoder.place(batch, &mut own)).transpose()?;
+        let attended = match &self.projections {
+            Projections::Packed(all) if self.is_one_pass(x, place.as_ref()) => {
+                // [batch, seq, (heads + key heads + value heads) · head_dim]
+                self.one_pass(&all.forward(&self.inputs.round(x)?)?, keys, beside.padding, place)?
+            }
+            _ => self.composed(x, keys, beside.padding, place)?,
         };
         self.o_proj.forward(&self.inputs.round(&attended)?) // [batch, seq, hidden]
     }
 
     /// Out of candle's operations, which it differentiates: `[batch, seq, heads · head_dim]`.
-    fn composed(&self, x: &Tensor, keys: Keys) -> Result<Tensor> {
+    fn composed(
+        &self,
+        x: &Tensor,
+        keys: Keys,
+        padding: Option<&Padding>,
+        place: Option<Place>,
+    ) -> Result<Tensor> {
         let (seq, projected) = (x.dim(1)?, self.projected(x)?);
         let (k, v, start) = match keys {
             Keys::Shared(shared) => {
@@ -227,25 +297,47 @@ impl Attention {
             }
         };
         let q = self.queries(&projected, start)?;
-        self.mixed([&q, &k, &v], start)?.to_dtype(x.dtype())
+        let encoder = place.map(|place| self.encoder_tensors(place)).transpose()?;
+        let mixed = self.mixed([&q, &k, &v], start, padding, encoder.as_ref())?;
+        mixed.to_dtype(x.dtype())
     }
 
     /// What queries `[batch, heads, seq, head_dim]`, the first of which is at a position, see of keys and values
-    /// `[batch, kv_heads, start + seq, head_dim]`: `[batch, seq, heads · head_dim]`.
-    fn mixed(&self, [q, k, v]: [&Tensor; 3], start: usize) -> Result<Tensor> {
+    /// `[batch, kv_heads, start + seq, head_dim]`, and of an encoder's: `[batch, seq, heads · head_dim]`.
+    fn mixed(
+        &self,
+        [q, k, v]: [&Tensor; 3],
+        start: usize,
+        padding: Option<&Padding>,
+        encoder: Option<&SeenAll>,
+    ) -> Result<Tensor> {
         let seq = q.dim(2)?;
         let chunks = (0..seq).step_by(QUERIES).map(|at| {
             let n = QUERIES.min(seq - at);
             let visible = Visible {
                 queries: start + at..start + at + n,
                 keys: 0..start + seq,
-                window: self.sliding_window.unwrap_or(usize::MAX),
-                causal: self.causal,
+                reach: self.reach(),
             };
-            self.attend(&q.narrow(2, at, n)?, k, v, visible.trimmed())
+            let visible = visible.trimmed();
+            let seen = |t: &Tensor| t.narrow(2, visible.keys.start, visible.keys.len());
+            let (mut k, mut v) = (seen(k)?, seen(v)?);
+            let mut mask = visible.mask(padding, q.device())?;
+            if let Some(encoder) = encoder {
+                (k, v) = (Tensor::cat(&[&k, &encoder.keys], 2)?, Tensor::cat(&[&v, &encoder.values], 2)?);
+                mask = encoder.beside(&mask)?;
+            }
+            attend([&q.narrow(2, at, n)?, &k, &v], &mask, self.scores, self.rounding)
         });
         let attended = Tensor::cat(&chunks.collect::<Result<Vec<_>>>()?, 2)?; // [batch, heads, seq, head_dim]
         attended.transpose(1, 2)?.contiguous()?.flatten_from(D::Minus2)
+    }
+
+    /// How far a query sees.
+    fn reach(&self) -> Reach {
+        let before = self.sliding_window.unwrap_or(usize::MAX);
+        let behind = self.sliding_window.and(self.sliding_window_behind).unwrap_or(before);
+        Reach { before, behind: if self.causal { 1 } else { behind } }
     }
 
     /// Queries, keys and values of `x`, `[batch, seq, hidden]`, after norms and rotary embedding, in f32 (f64 in an f64
@@ -272,21 +364,33 @@ impl Attention {
     pub fn forward_projected(&self, qkv: &[Tensor; 3], dtype: DType) -> Result<Tensor> {
         let wide = |x: &Tensor| x.to_dtype(wide_dtype(dtype))?.transpose(1, 2)?.contiguous();
         let [q, k, v] = [wide(&qkv[0])?, wide(&qkv[1])?, wide(&qkv[2])?];
-        let mixed = self.mixed([&q, &k, &v], 0)?.to_dtype(dtype)?;
+        let mixed = self.mixed([&q, &k, &v], 0, None, None)?.to_dtype(dtype)?;
         self.o_proj.forward(&self.inputs.round(&mixed)?)
     }
 
     /// Attention in one pass, out of what the projections return in one.
-    fn one_pass(&self, all: &Tensor, keys: Keys) -> Result<Tensor> {
+    fn one_pass(
+        &self,
+        all: &Tensor,
+        keys: Keys,
+        padding: Option<&Padding>,
+        place: Option<Place>,
+    ) -> Result<Tensor> {
         match all.dtype() {
-            DType::F32 => self.one_pass_in::<f32>(all, keys),
-            DType::BF16 => self.one_pass_in::<bf16>(all, keys),
-            DType::F16 => self.one_pass_in::<f16>(all, keys),
+            DType::F32 => self.one_pass_in::<f32>(all, keys, padding, place),
+            DType::BF16 => self.one_pass_in::<bf16>(all, keys, padding, place),
+            DType::F16 => self.one_pass_in::<f16>(all, keys, padding, place),
             dtype => Err(Error::UnsupportedDTypeForOp(dtype, "attention")),
         }
     }
 
-    fn one_pass_in<T: Float>(&self, all: &Tensor, keys: Keys) -> Result<Tensor> {
+    fn one_pass_in<T: Float>(
+        &self,
+        all: &Tensor,
+        keys: Keys,
+        padding: Option<&Padding>,
+        place: Option<Place>,
+    ) -> Result<Tensor> {
         let (batch, seq, _) = all.dims3()?;
         let shape = (batch, seq, self.num_attention_heads * self.head_dim);
         let heads = batch * self.num_key_value_heads;
@@ -300,35 +404,125 @@ impl Attention {
             Panelled::Own(kept) => kept.len(),
             Panelled::Shared(kept) => kept.len().saturating_sub(seq),
         };
-        let scale = |norm: &Option<RmsNorm>| norm.as_ref().map(RmsNorm::scale).transpose();
-        let norms =
-            Scales { q: scale(&self.norms.q)?, k: scale(&self.norms.k)?, v: scale(&self.norms.v)? };
-        let (cos, sin) = self.rope.rows(start, seq, all.device())?; // [seq, pairs]
-        let attended = with_slice(all, |all| {
-            with_slice(&cos, |cos| {
-                with_slice(&sin, |sin| {
+        let encoder = place.map(|place| self.encoder_panels::<T>(place, heads)).transpose()?;
+        let query_norm = self.norms.q.as_ref().map(RmsNorm::scale).transpose()?;
+        let added = self.added()?;
+        let attended = Rotation::with(Some(&self.rope), start, seq, |rotation| {
+            with_slice(all, |all| {
+                threads::operation(|| {
+                    let kept = match kept {
+                        Panelled::Own(kept) => {
+                            Added { rotation, ..added }.to::<T>(all, seq, kept);
+                            Cow::Borrowed(&*kept)
+                        }
+                        Panelled::Shared(kept) => kept,
+                    };
+                    let sight = Sight::Reach(start, self.reach());
+                    let mut sources = vec![Source { panels: &kept, sight, padding }];
+                    sources.extend(encoder.map(|(panels, padding)| Source {
+                        panels,
+                        sight: Sight::All,
+                        padding,
+                    }));
                     let attention = OnePass {
                         heads: self.num_attention_heads,
                         kv_heads: self.num_key_value_heads,
-                        head_dim: self.head_dim,
-                        values_at: match self.keys {
-                            // Both from one projection.
-                            KeysFrom::OneProjection => self.num_attention_heads,
-                            _ => self.num_attention_heads + self.num_key_value_heads,
-                        },
-                        all_heads: self.all_heads(),
-                        norms,
-                        pairs: self.rope.pairs(),
-                        rope: (cos, sin),
+                        projected: Heads { all: self.all_heads(), head_dim: self.head_dim },
+                        query_norm,
+                        rotation,
                         scores: self.scores,
-                        sliding_window: self.sliding_window,
-                        causal: self.causal,
+                        sources: &sources,
                     };
-                    threads::operation(|| attention.attend::<T>(all, seq, kept))
+                    attention.attend::<T>(all, seq)
                 })
             })
-        })???;
+        })??;
         Tensor::from_vec(attended, shape, &Device::Cpu)
+    }
+
+    /// Where its keys and values are in what the projections return.
+    fn added(&self) -> Result<Added<'static>> {
+        let scale = |norm: &Option<RmsNorm>| norm.as_ref().map(RmsNorm::scale).transpose();
+        Ok(Added {
+            heads: Heads { all: self.all_heads(), head_dim: self.head_dim },
+            kv_heads: self.num_key_value_heads,
+            keys_at: self.num_attention_heads,
+            values_at: match self.keys {
+                // Both from one projection.
+                KeysFrom::OneProjection => self.num_attention_heads,
+                _ => self.num_attention_heads + self.num_key_value_heads,
+            },
+            key_norm: scale(&self.norms.k)?,
+            value_norm: scale(&self.norms.v)?,
+            rotation: Rotation::default(),
+        })
+    }
+
+    /// What its keys' and values' projections make of an encoder's states: those of keys and those of values, `[batch,
+    /// seq, kv_heads · head_dim]` each, side by side.
+    fn project_states(&self, states: &Tensor) -> Result<Tensor> {
+        let x = self.inputs.round(states)?;
+        match &self.projections {
+            Projections::Separate(all) => {
+                let parts = all[1..].iter().map(|projection| projection.forward(&x));
+                Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, D::Minus1)
+            }
+            Projections::Packed(all) => {
+                // A packed matrix is cut at whole panels alone.
+                let queries = self.num_attention_heads * self.head_dim;
+                let first = queries / PANEL * PANEL;
+                let (rows, _) = all.weight().dims()?;
+                let bias = all.bias().map(|bias| bias.narrow(0, first, rows - first)).transpose()?;
+                let weight = all.weight().narrow(first, rows - first)?;
+                let both = Linear::new(weight, bias)?.forward(&x)?;
+                both.narrow(2, queries - first, rows - queries)?.contiguous()
+            }
+        }
+    }
+
+    /// Keys and values of an encoder's states, normed, and not rotated: made once and kept.
+    fn encoder_tensors<'a>(&self, place: Place<'a>) -> Result<SeenAll<'a>> {
+        let Place { encoded, kept } = &place;
+        if !place.is_filled() {
+            let both = self.project_states(encoded.states())?;
+            let width = self.num_key_value_heads * self.head_dim;
+            let part = |first: usize| heads(both.narrow(2, first, width)?, self.head_dim);
+            let mut k = normed(&self.norms.k, &part(0)?)?;
+            if self.rotates_encoder_keys {
+                k = self.rotated(k, 0)?;
+            }
+            let v = normed(&self.norms.v, &part(width)?)?;
+            place.kept.append(self.identity, &round(self.rounding, k)?, &v)?;
+        }
+        SeenAll::of(place, self.num_key_value_heads)
+    }
+
+    fn encoder_panels<'a, T: Float>(
+        &self,
+        place: Place<'a>,
+        heads: usize,
+    ) -> Result<(&'a Panels, Option<&'a Padding>)> {
+        let is_filled = place.is_filled();
+        let Place { encoded, kept } = place;
+        let panels = kept.panels(self.identity, heads, self.head_dim)?;
+        if !is_filled {
+            let both = self.project_states(encoded.states())?;
+            let seq = both.dim(1)?;
+            let all = 2 * self.num_key_value_heads;
+            let added = Added {
+                heads: Heads { all, head_dim: self.head_dim },
+                keys_at: 0,
+                values_at: self.num_key_value_heads,
+                ..self.added()?
+            };
+            let rope = self.rotates_encoder_keys.then_some(&self.rope);
+            Rotation::with(rope, 0, seq, |rotation| {
+                with_slice(&both, |both| {
+                    threads::operation(|| Added { rotation, ..added }.to::<T>(both, seq, panels))
+                })
+            })??;
+        }
+        Ok((panels, encoded.padding()))
     }
 
     /// Heads that its projections return, of queries, keys and values together.
@@ -391,18 +585,20 @@ impl Attention {
     fn projected(&self, x: &Tensor) -> Result<Vec<Tensor>> {
         let x = self.inputs.round(x)?;
         match &self.projections {
-            Projections::Separate(all) => {
-                all.iter().map(|projection| self.heads(projection.forward(&x)?)).collect()
-            }
+            Projections::Separate(all) => all
+                .iter()
+                .map(|projection| heads(projection.forward(&x)?, self.head_dim))
+                .collect(),
             Projections::Packed(all) => {
                 let all = all.forward(&x)?; // [batch, seq, all heads · head_dim]
-                let part = |first: usize, heads: usize| {
-                    self.heads(all.narrow(2, first * self.head_dim, heads * self.head_dim)?)
+                let part = |first: usize, count: usize| {
+                    let part = all.narrow(2, first * self.head_dim, count * self.head_dim)?;
+                    heads(part, self.head_dim)
                 };
-                let heads = self.num_attention_heads;
-                let of_keys = (heads..self.all_heads()).step_by(self.num_key_value_heads);
+                let queries = self.num_attention_heads;
+                let of_keys = (queries..self.all_heads()).step_by(self.num_key_value_heads);
                 let keys = of_keys.map(|first| part(first, self.num_key_value_heads));
-                std::iter::once(part(0, heads)).chain(keys).collect()
+                std::iter::once(part(0, queries)).chain(keys).collect()
             }
         }
     }
@@ -435,34 +631,38 @@ impl Attention {
 
     /// Whether it is computed in one pass, which has no gradient and rounds as norms do that round
     /// once.
-    fn is_one_pass(&self, x: &Tensor) -> Result<bool> {
+    fn is_one_pass(&self, x: &Tensor, encoder: Option<&Place>) -> bool {
         let HeadNorms { q, k, v } = &self.norms;
         let rounds_once = [q, k, v].into_iter().flatten().all(RmsNorm::rounds_once);
         let exact = rounds_once && self.rounding.is_none();
-        Ok(exact && !x.track_op() && x.dtype() != DType::F64)
+        let tracked = encoder.is_some_and(|place| place.encoded.states().track_op());
+        exact && !tracked && !x.track_op() && x.dtype() != DType::F64
     }
+}
 
-    /// What a projection returned, split into heads and widened: `[batch, heads, seq, head_dim]`.
-    fn heads(&self, projected: Tensor) -> Result<Tensor> {
-        let (batch, seq, width) = projected.dims3()?;
-        let heads = width / self.head_dim;
-        let wide = projected.to_dtype(wide_dtype(projected.dtype()))?;
-        wide.reshape((batch, seq, heads, self.head_dim))?.transpose(1, 2)?.contiguous()
-    }
+/// What a projection returned, split into heads and widened: `[batch, heads, seq, head_dim]`.
+fn heads(projected: Tensor, head_dim: usize) -> Result<Tensor> {
+    let (batch, seq, width) = projected.dims3()?;
+    let wide = projected.to_dtype(wide_dtype(projected.dtype()))?;
+    wide.reshape((batch, seq, width / head_dim, head_dim))?.transpose(1, 2)?.contiguous()
+}
 
-    /// Attention of a run of queries, `[batch, heads, n, head_dim]`, to the keys they see, out of
-    /// `k` and `v`, `[batch, kv_heads, all keys, head_dim]`.
-    fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor, visible: Visible) -> Result<Tensor> {
-        let (batch, heads, n, head_dim) = q.dims4()?;
-        let kv_heads = k.dim(1)?;
-        let rows = heads / kv_heads * n;
-        let seen = |t: &Tensor| t.narrow(2, visible.keys.start, visible.keys.len())?.contiguous();
-        // The query heads that share a key head are one longer list of queries to it.
-        let q = q.contiguous()?.reshape((batch, kv_heads, rows, head_dim))?;
-        let scores = q.matmul(&seen(k)?.t()?)?; // [batch, kv_heads, rows, keys]
-        let weights = masked_softmax(&scores, self.scores, self.rounding, &visible)?;
-        round(self.rounding, weights.matmul(&seen(v)?)?)?.reshape((batch, heads, n, head_dim))
-    }
+/// Attention of a run of queries, `[batch, heads, n, head_dim]`, to keys and values `[batch, kv_heads, keys, head_dim]`,
+/// as far as a mask, `[n, keys]` or `[batch, 1, n, keys]`, shows them.
+fn attend(
+    [q, k, v]: [&Tensor; 3],
+    mask: &Tensor,
+    scores: Scores,
+    rounding: Option<AttentionRounding>,
+) -> Result<Tensor> {
+    let (batch, heads, n, head_dim) = q.dims4()?;
+    let kv_heads = k.dim(1)?;
+    let rows = heads / kv_heads * n;
+    // The query heads that share a key head are one longer list of queries to it.
+    let q = q.contiguous()?.reshape((batch, kv_heads, rows, head_dim))?;
+    let products = q.matmul(&k.contiguous()?.t()?)?; // [batch, kv_heads, rows, keys]
+    let weights = masked_softmax(&products, scores, rounding, mask)?;
+    round(rounding, weights.matmul(&v.contiguous()?)?)?.reshape((batch, heads, n, head_dim))
 }
 
 fn normed(norm: &Option<RmsNorm>, x: &Tensor) -> Result<Tensor> {
@@ -537,6 +737,7 @@ mod tests {
                 scaling: (head_dim as f64).powf(-0.5),
                 softcap,
                 causal,
+                cross: None,
                 layers: vec![LayerAttention {
                     num_key_value_heads: kv_heads,
                     head_dim,
@@ -544,6 +745,7 @@ mod tests {
                     values: if heads == 2 { ValuesFrom::Keys } else { ValuesFrom::Projection },
                     shares: None,
                     sliding_window: window,
+                    sliding_window_behind: None,
                     rope_theta: 1e4,
                     rope_factor: 1.0,
                 }],
@@ -551,7 +753,7 @@ mod tests {
             let attention = attention(&config)?;
             let x = Tensor::randn(0f32, 1., (2, 1101, HIDDEN), &Device::Cpu)?;
             let whole = attention.forward(&x, Keys::Own)?;
-            let composed = attention.o_proj.forward(&attention.composed(&x, Keys::Own)?)?;
+            let composed = attention.o_proj.forward(&attention.composed(&x, Keys::Own, None, None)?)?;
             let difference = (&whole - &composed)?.abs()?.max_all()?.to_scalar::<f32>()?;
             let largest = composed.abs()?.max_all()?.to_scalar::<f32>()?;
             assert!(difference < 1e-5 * largest, "{heads} {head_dim}: {difference} of {largest}");

@@ -1,9 +1,8 @@
 //! Scores to weights: scaling, soft-capping and softmax.
 
 use super::rounding::{AttentionRounding, round};
-use super::visible::Visible;
 use crate::kernels::exp::{exp, vectorized};
-use candle_core::{Result, Tensor};
+use candle_core::{D, Result, Tensor};
 
 /// What is done to scores before the softmax.
 #[derive(Debug, Clone, Copy)]
@@ -15,12 +14,12 @@ pub(super) struct Scores {
 }
 
 /// The softmax over the visible keys: `[batch, kv_heads, groups · queries, keys]`, in f32 or f64,
-/// to the same shape, with 0 at keys that are not visible.
+/// to the same shape, with 0 at keys that are not visible. The mask is `[queries, keys]`, or `[batch, 1, queries, keys]`.
 pub(super) fn masked_softmax(
     scores: &Tensor,
     how: Scores,
     rounding: Option<AttentionRounding>,
-    visible: &Visible,
+    mask: &Tensor,
 ) -> Result<Tensor> {
     let scored = |x: Tensor| match rounding {
         Some(rounding) => rounding.round_scores(x),
@@ -31,8 +30,8 @@ pub(super) fn masked_softmax(
         scaled = scored((scored(scored((scaled / cap)?)?.tanh()?)? * cap)?)?;
     }
     let (batch, kv_heads, rows, keys) = scores.dims4()?;
-    let queries = visible.queries.len();
-    let mask = visible.mask(scores.device())?.to_dtype(scores.dtype())?; // [queries, keys]
+    let queries = mask.dim(D::Minus2)?;
+    let mask = mask.to_dtype(scores.dtype())?;
     let grouped = scaled.reshape((batch, kv_heads * (rows / queries), queries, keys))?;
     let weights = candle_nn::ops::softmax(&grouped.broadcast_add(&mask)?, 3)?;
     round(rounding, weights)?.reshape((batch, kv_heads, rows, keys))
@@ -104,16 +103,19 @@ fn below(x: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::attention::visible::{Reach, Visible};
     use candle_core::Device;
 
     #[test]
     fn a_row_agrees_with_candles_operations() -> Result<()> {
-        let visible = Visible { queries: 70..71, keys: 2..71, window: 64, causal: true };
+        let reach = Reach { before: 64, behind: 1 };
+        let visible = Visible { queries: 70..71, keys: 2..71, reach };
+        let mask = visible.mask(None, &Device::Cpu)?;
         for softcap in [None, Some(5.0)] {
             let how = Scores { scaling: 0.25, softcap };
             let scores = Tensor::randn(0f32, 9., (1, 1, 1, 69), &Device::Cpu)?;
             let theirs =
-                masked_softmax(&scores, how, None, &visible)?.flatten_all()?.to_vec1::<f32>()?;
+                masked_softmax(&scores, how, None, &mask)?.flatten_all()?.to_vec1::<f32>()?;
             let mut ours = scores.flatten_all()?.to_vec1::<f32>()?;
             let (hidden, seen) = ours.split_at_mut(visible.range(70).start);
             hidden.fill(0.0);

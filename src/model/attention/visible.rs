@@ -1,7 +1,17 @@
 //! Which keys a query sees.
 
+use super::padding::Padding;
 use candle_core::{Device, Result, Tensor};
 use std::ops::Range;
+
+/// How far a query sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Reach {
+    /// It sees keys before it, and its own, at a distance below this.
+    pub before: usize,
+    /// It sees keys behind it at a distance below this; 1 where it sees none.
+    pub behind: usize,
+}
 
 /// A run of queries and keys, by their positions in the text.
 #[derive(Debug, Clone)]
@@ -10,18 +20,15 @@ pub(super) struct Visible {
     pub queries: Range<usize>,
     /// Positions of the keys.
     pub keys: Range<usize>,
-    /// A query sees keys at a distance below this.
-    pub window: usize,
-    /// Whether it sees earlier keys only.
-    pub causal: bool,
+    pub reach: Reach,
 }
 
 impl Visible {
     /// The keys that the query at a position sees, as indices into `keys`. Never empty where the
     /// query's own key is among them.
     pub fn range(&self, query: usize) -> Range<usize> {
-        let first = query.saturating_sub(self.window - 1);
-        let end = if self.causal { query + 1 } else { query.saturating_add(self.window) };
+        let first = query.saturating_sub(self.reach.before - 1);
+        let end = query.saturating_add(self.reach.behind);
         let index =
             |position: usize| position.clamp(self.keys.start, self.keys.end) - self.keys.start;
         index(first)..index(end)
@@ -34,17 +41,31 @@ impl Visible {
         Self { keys: self.keys.start + first..self.keys.start + end, ..self }
     }
 
-    /// 0 where a query may look, -∞ elsewhere: `[queries, keys]`, in f32.
-    pub fn mask(&self, device: &Device) -> Result<Tensor> {
-        let row = |query: usize| {
-            let visible = self.range(query);
-            (0..self.keys.len()).map(move |key| match visible.contains(&key) {
-                true => 0f32,
-                false => f32::NEG_INFINITY,
+    /// 0 where a query may look, -∞ elsewhere, in f32: `[queries, keys]`, or `[batch, 1, queries, keys]` with padding,
+    /// which no query sees, but one that is padding itself: it sees itself, so that there is no mean of nothing.
+    pub fn mask(&self, padding: Option<&Padding>, device: &Device) -> Result<Tensor> {
+        let (queries, keys) = (self.queries.len(), self.keys.len());
+        let rows = |text: usize| {
+            self.queries.clone().flat_map(move |query| {
+                let visible = self.range(query);
+                (0..keys).map(move |key| {
+                    let position = self.keys.start + key;
+                    let is_there = |p: &Padding| query == position || p.is_token(text, position);
+                    match visible.contains(&key) && padding.is_none_or(is_there) {
+                        true => 0f32,
+                        false => f32::NEG_INFINITY,
+                    }
+                })
             })
         };
-        let mask: Vec<f32> = self.queries.clone().flat_map(row).collect();
-        Tensor::from_vec(mask, (self.queries.len(), self.keys.len()), device)
+        match padding {
+            None => Tensor::from_iter(rows(0), device)?.reshape((queries, keys)),
+            Some(padding) => {
+                let batch = padding.batch();
+                Tensor::from_iter((0..batch).flat_map(rows), device)?
+                    .reshape((batch, 1, queries, keys))
+            }
+        }
     }
 }
 
@@ -54,13 +75,30 @@ mod tests {
 
     #[test]
     fn windows() {
-        let visible = |window, causal| Visible { queries: 0..9, keys: 2..9, window, causal };
-        assert_eq!(visible(3, true).range(4), 0..3); // positions 2, 3, 4
-        assert_eq!(visible(3, true).range(8), 4..7); // positions 6, 7, 8
-        assert_eq!(visible(2, false).range(4), 1..4); // positions 3, 4, 5
-        assert_eq!(visible(usize::MAX, true).range(8), 0..7);
-        assert_eq!(visible(usize::MAX, false).range(2), 0..7);
-        let some = Visible { queries: 5..7, keys: 0..9, window: 3, causal: true }.trimmed();
+        let visible = |before, behind| {
+            let reach = Reach { before, behind };
+            Visible { queries: 0..9, keys: 2..9, reach }
+        };
+        assert_eq!(visible(3, 1).range(4), 0..3); // positions 2, 3, 4
+        assert_eq!(visible(3, 1).range(8), 4..7); // positions 6, 7, 8
+        assert_eq!(visible(2, 2).range(4), 1..4); // positions 3, 4, 5
+        assert_eq!(visible(2, 3).range(4), 1..5); // positions 3 to 6
+        assert_eq!(visible(usize::MAX, 1).range(8), 0..7);
+        assert_eq!(visible(usize::MAX, usize::MAX).range(2), 0..7);
+        let reach = Reach { before: 3, behind: 1 };
+        let some = Visible { queries: 5..7, keys: 0..9, reach }.trimmed();
         assert_eq!(some.keys, 3..7);
+    }
+
+    #[test]
+    fn padding_is_seen_by_itself_alone() -> Result<()> {
+        let padding = Padding::new(&Tensor::new(&[[1u32, 1, 0]], &Device::Cpu)?)?;
+        let reach = Reach { before: usize::MAX, behind: usize::MAX };
+        let visible = Visible { queries: 0..3, keys: 0..3, reach };
+        let mask = visible.mask(padding.as_ref(), &Device::Cpu)?.reshape((3, 3))?;
+        let hidden = f32::NEG_INFINITY;
+        let rows = [[0.0, 0.0, hidden], [0.0, 0.0, hidden], [0.0, 0.0, 0.0]];
+        assert_eq!(mask.to_vec2::<f32>()?, rows);
+        Ok(())
     }
 }
