@@ -9,7 +9,7 @@
 //! | [`mlp`] | [`GemmaMlp`], the block itself, and [`InputGate`] |
 //! | `rounding` | where and how a framework rounds: [`Rounding`], [`Framework`] |
 //! | [`checkpoint`] | config, names and weights of every Gemma family; computes nothing |
-//! | [`model`] | [`Gemma`], the decoder around the block |
+//! | [`model`] | [`Gemma`], the decoder around the block, and [`EncoderDecoder`] |
 //!
 //! To embed the block in a candle model, [`gemma_mlp`] builds it from a `VarBuilder` as candle-nn's
 //! layers are built. The library prints nothing and, without features, depends on nothing that candle
@@ -38,7 +38,7 @@ pub use kernels::{gelu, linear};
 pub use mlp::{Gating, GemmaMlp, InputGate, Sparsity, gemma_mlp, gemma_mlp_b};
 pub use mlp::{MixtureOfExperts, mixture_of_experts};
 pub use mlp::{input_gate, input_gate_b};
-pub use model::Gemma;
+pub use model::{EncoderDecoder, Gemma};
 pub use rounding::{Framework, Rounding};
 
 /// The Rust blocks of the README and of the page on embedding are tests.

@@ -25,7 +25,8 @@ pub(super) fn settle(
     let scores =
         ["score.weight", "classifier.weight"].into_iter().find(|name| tensors.contains(name));
     if let (HeadKind::Embedding, None, Some(scores)) = (value, head, scores) {
-        let reason = format!("there is {scores} and no {head_name}.weight: it is no language model");
+        let reason =
+            format!("there is {scores} and no {head_name}.weight: it is no language model");
         let text =
             format!("{reason}, and there are no logits, and with them no KL and no perplexity");
         remarks.push(Remark::warning(RemarkKind::Chosen, text));
@@ -43,9 +44,11 @@ pub(super) fn settle(
                 ),
             });
         }
-        (_, None) => {
-            (HeadKind::Embedding, format!("{reason}, and there is no {head_name}.weight"), embedding)
-        }
+        (_, None) => (
+            HeadKind::Embedding,
+            format!("{reason}, and there is no {head_name}.weight"),
+            embedding,
+        ),
         (HeadKind::Embedding, Some(head)) if !has_embedding => {
             let text =
                 format!("{embedding} is not in the file; {head} is taken for it, as they are tied");

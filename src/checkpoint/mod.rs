@@ -31,9 +31,9 @@ pub use families::{Cross, Family, NormNames, NormWeight, PerLayerNames};
 #[cfg(feature = "hub")]
 pub use hub::Hub;
 pub use inspect::{Inspection, StackInspection, inspect};
+pub(crate) use parts::Parts;
 pub use remark::{Level, Remark, RemarkKind};
 pub use tensors::Tensors;
-pub(crate) use parts::Parts;
 
 use crate::error::{Error, Result};
 use candle_core::DType;
@@ -277,9 +277,10 @@ impl Checkpoint {
     pub fn attention(&self) -> Result<&AttentionConfig> {
         let stacks = self.config.stacks.iter();
         let mut all = stacks.map(|stack| {
-            stack.attention.as_ref().map_err(|reason| {
-                Error::Input(format!("the whole model does not run: {reason}"))
-            })
+            stack
+                .attention
+                .as_ref()
+                .map_err(|reason| Error::Input(format!("the whole model does not run: {reason}")))
         });
         let first = all.next().unwrap_or_else(|| Err(Error::Input("there are no layers".into())));
         all.fold(first, |earlier, own| earlier.and(own))

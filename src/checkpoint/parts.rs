@@ -97,7 +97,8 @@ fn share(
             return Ok(());
         }
         if !tensors.are_equal(&own, &table)? {
-            let text = format!("{own} is not equal to {table}, which both stacks share: each has its own");
+            let text =
+                format!("{own} is not equal to {table}, which both stacks share: each has its own");
             remarks.push(Remark::warning(RemarkKind::Chosen, text));
             return Ok(());
         }

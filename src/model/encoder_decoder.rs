@@ -131,7 +131,11 @@ impl EncoderDecoder {
     ) -> Result<Encoded> {
         let padding = mask.map(Padding::new).transpose()?.flatten();
         if let Some(mask) = mask.filter(|mask| mask.dims() != ids.dims()) {
-            candle_core::bail!("a mask of shape {:?} for ids of shape {:?}", mask.dims(), ids.dims())
+            candle_core::bail!(
+                "a mask of shape {:?} for ids of shape {:?}",
+                mask.dims(),
+                ids.dims()
+            )
         }
         let pass = Pass::new().with_padding(padding.clone());
         Encoded::new(self.encoder.hidden_in(pass, ids, observer)?, padding)
@@ -180,9 +184,7 @@ impl EncoderDecoder {
         encoder_mask: Option<&Tensor>,
         decoder_ids: &Tensor,
     ) -> Result<Tensor> {
-        awake(|| {
-            self.logits(&self.hidden(encoder_ids, encoder_mask, decoder_ids, &mut ())?)
-        })
+        awake(|| self.logits(&self.hidden(encoder_ids, encoder_mask, decoder_ids, &mut ())?))
     }
 
     /// Logits of ids that follow those in the cache, to which they are added; keys and values of the encoder's states are

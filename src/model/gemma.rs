@@ -395,7 +395,9 @@ impl Gemma {
         if let Some(encoded) = encoded
             && *cache.encoded.get_or_insert(encoded.identity()) != encoded.identity()
         {
-            candle_core::bail!("the cache holds keys and values of other states of the encoder: begin a new one")
+            candle_core::bail!(
+                "the cache holds keys and values of other states of the encoder: begin a new one"
+            )
         }
         if ids.dim(D::Minus1)? == 0 {
             candle_core::bail!("no ids to follow those in the cache")
@@ -436,7 +438,8 @@ impl Gemma {
     }
 }
 
-pub(super) const TWO_STACKS: &str = "an encoder and a decoder are two models, which EncoderDecoder is";
+pub(super) const TWO_STACKS: &str =
+    "an encoder and a decoder are two models, which EncoderDecoder is";
 
 const HEADLESS: &str = "a bidirectional encoder has no language-model head";
 

@@ -125,7 +125,13 @@ impl Layer {
                 let vb = vb.pp("cross_attn");
                 Some(CrossBlock {
                     pre: norm("pre_cross_attn_layernorm")?,
-                    attention: CrossAttention::new(attention, of_attention, stack, hidden_size, vb)?,
+                    attention: CrossAttention::new(
+                        attention,
+                        of_attention,
+                        stack,
+                        hidden_size,
+                        vb,
+                    )?,
                     post: norm("post_cross_attn_layernorm")?,
                 })
             }
@@ -221,10 +227,10 @@ impl Layer {
     pub fn with_frozen_attention(&self) -> Self {
         Self {
             attention: self.attention.frozen(),
-            cross: self.cross.as_ref().map(|cross| CrossBlock {
-                attention: cross.attention.frozen(),
-                ..cross.clone()
-            }),
+            cross: self
+                .cross
+                .as_ref()
+                .map(|cross| CrossBlock { attention: cross.attention.frozen(), ..cross.clone() }),
             experts: self.experts.as_ref().map(ExpertsBranch::frozen),
             per_layer: self.per_layer.as_ref().map(PerLayerBlock::frozen),
             streams: self.streams.as_ref().map(|(altup, laurel)| (altup.clone(), laurel.frozen())),
@@ -265,7 +271,13 @@ impl Layer {
         let streams =
             streams.flat_map(|(altup, laurel)| [&mut altup.router_norm, &mut laurel.norm]);
         let optional = optional.into_iter().flatten();
-        own.into_iter().chain(optional).chain(heads).chain(cross).chain(experts).chain(per_layer).chain(streams)
+        own.into_iter()
+            .chain(optional)
+            .chain(heads)
+            .chain(cross)
+            .chain(experts)
+            .chain(per_layer)
+            .chain(streams)
     }
 
     /// What attention gets, from the residual stream that the layer computes.

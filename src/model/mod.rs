@@ -18,7 +18,8 @@ mod rope;
 mod variation;
 
 pub use attention::{
-    Attention, AttentionRounding, Beside, CrossAttention, Encoded, EncoderKeys, KeyValues, Keys, Padding,
+    Attention, AttentionRounding, Beside, CrossAttention, Encoded, EncoderKeys, KeyValues, Keys,
+    Padding,
 };
 pub use embedding::Embedding;
 pub use encoder_decoder::EncoderDecoder;

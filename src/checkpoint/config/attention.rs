@@ -3,7 +3,9 @@
 use super::limits::MAX_WIDTH;
 use super::raw::{LayerType, RawBidirectional, RawConfig};
 use super::rope::Rope;
-use crate::checkpoint::families::{AttentionProfile, Bidirectional, Cross, Family, Scaling, Sliding};
+use crate::checkpoint::families::{
+    AttentionProfile, Bidirectional, Cross, Family, Scaling, Sliding,
+};
 use crate::checkpoint::notes::{Notes, Refusal};
 
 /// Attention as all layers of a stack have it.

@@ -17,9 +17,9 @@ use super::remark::{Remark, RemarkKind};
 use crate::error::{Error, Result};
 use crate::kernels::activation::Activation;
 use activation::Resolved;
+use attention::CrossAttentionConfig;
 use head::HeadKind;
 use raw::{RawConfig, RawKind};
-use attention::CrossAttentionConfig;
 use stack::{DECODER, ENCODER, Stack, stack};
 use std::path::Path;
 
@@ -139,10 +139,8 @@ fn join(
     decoder: &mut Stack,
     end_of_image: Option<u32>,
 ) -> std::result::Result<(), String> {
-    let (widths, rows) = (
-        [encoder.hidden_size, decoder.hidden_size],
-        [encoder.vocab_size, decoder.vocab_size],
-    );
+    let (widths, rows) =
+        ([encoder.hidden_size, decoder.hidden_size], [encoder.vocab_size, decoder.vocab_size]);
     if profile.cross == Cross::Merged && widths[0] != widths[1] {
         return Err(format!(
             "hidden_size is {} in the encoder and {} in the decoder, which project states with the same matrices: it \

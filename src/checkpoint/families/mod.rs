@@ -17,8 +17,8 @@ mod t5gemma2;
 mod vaultgemma;
 
 pub(super) use profile::{
-    ActivationRule, AttentionProfile, Bidirectional, EncoderDecoderProfile, Model, Profile, Release, Scaling, Sliding,
-    Softcap,
+    ActivationRule, AttentionProfile, Bidirectional, EncoderDecoderProfile, Model, Profile,
+    Release, Scaling, Sliding, Softcap,
 };
 pub use profile::{Cross, NormNames, NormWeight, PerLayerNames};
 

@@ -25,15 +25,15 @@ use crate::kernels::linear::{InputRounding, Linear, PANEL};
 use crate::kernels::number::Float;
 use crate::kernels::operands::with_slice;
 use crate::kernels::threads;
+use cache::Panels;
 use candle_core::{D, DType, Device, Error, Module, Result, Tensor};
 use candle_nn::{VarBuilder, linear_b};
-use half::{bf16, f16};
-use std::borrow::Cow;
-use cache::Panels;
 use encoder::{Place, SeenAll};
+use half::{bf16, f16};
 use one_pass::{Added, Heads, OnePass, Rotation, Sight, Source};
 use rounding::round;
 use softmax::{Scores, masked_softmax};
+use std::borrow::Cow;
 use visible::{Reach, Visible};
 
 /// Queries that candle's operations score at a time, so that the scores of a long prompt take
@@ -252,9 +252,13 @@ impl Attention {
             encoder::check(padding, batch, seq)?;
         }
         match (self.merged, &beside.encoder) {
-            (true, None) => candle_core::bail!("a layer that attends to an encoder's states got none"),
+            (true, None) => {
+                candle_core::bail!("a layer that attends to an encoder's states got none")
+            }
             (false, Some(_)) => {
-                candle_core::bail!("a layer that attends to its own text alone got an encoder's states")
+                candle_core::bail!(
+                    "a layer that attends to its own text alone got an encoder's states"
+                )
             }
             _ => {}
         }
@@ -324,7 +328,10 @@ impl Attention {
             let (mut k, mut v) = (seen(k)?, seen(v)?);
             let mut mask = visible.mask(padding, q.device())?;
             if let Some(encoder) = encoder {
-                (k, v) = (Tensor::cat(&[&k, &encoder.keys], 2)?, Tensor::cat(&[&v, &encoder.values], 2)?);
+                (k, v) = (
+                    Tensor::cat(&[&k, &encoder.keys], 2)?,
+                    Tensor::cat(&[&v, &encoder.values], 2)?,
+                );
                 mask = encoder.beside(&mask)?;
             }
             attend([&q.narrow(2, at, n)?, &k, &v], &mask, self.scores, self.rounding)
@@ -472,7 +479,8 @@ impl Attention {
                 let queries = self.num_attention_heads * self.head_dim;
                 let first = queries / PANEL * PANEL;
                 let (rows, _) = all.weight().dims()?;
-                let bias = all.bias().map(|bias| bias.narrow(0, first, rows - first)).transpose()?;
+                let bias =
+                    all.bias().map(|bias| bias.narrow(0, first, rows - first)).transpose()?;
                 let weight = all.weight().narrow(first, rows - first)?;
                 let both = Linear::new(weight, bias)?.forward(&x)?;
                 both.narrow(2, queries - first, rows - queries)?.contiguous()
@@ -482,9 +490,8 @@ impl Attention {
 
     /// Keys and values of an encoder's states, normed, and not rotated: made once and kept.
     fn encoder_tensors<'a>(&self, place: Place<'a>) -> Result<SeenAll<'a>> {
-        let Place { encoded, kept } = &place;
         if !place.is_filled() {
-            let both = self.project_states(encoded.states())?;
+            let both = self.project_states(place.encoded.states())?;
             let width = self.num_key_value_heads * self.head_dim;
             let part = |first: usize| heads(both.narrow(2, first, width)?, self.head_dim);
             let mut k = normed(&self.norms.k, &part(0)?)?;
@@ -585,10 +592,9 @@ impl Attention {
     fn projected(&self, x: &Tensor) -> Result<Vec<Tensor>> {
         let x = self.inputs.round(x)?;
         match &self.projections {
-            Projections::Separate(all) => all
-                .iter()
-                .map(|projection| heads(projection.forward(&x)?, self.head_dim))
-                .collect(),
+            Projections::Separate(all) => {
+                all.iter().map(|projection| heads(projection.forward(&x)?, self.head_dim)).collect()
+            }
             Projections::Packed(all) => {
                 let all = all.forward(&x)?; // [batch, seq, all heads · head_dim]
                 let part = |first: usize, count: usize| {
@@ -753,7 +759,8 @@ mod tests {
             let attention = attention(&config)?;
             let x = Tensor::randn(0f32, 1., (2, 1101, HIDDEN), &Device::Cpu)?;
             let whole = attention.forward(&x, Keys::Own)?;
-            let composed = attention.o_proj.forward(&attention.composed(&x, Keys::Own, None, None)?)?;
+            let composed =
+                attention.o_proj.forward(&attention.composed(&x, Keys::Own, None, None)?)?;
             let difference = (&whole - &composed)?.abs()?.max_all()?.to_scalar::<f32>()?;
             let largest = composed.abs()?.max_all()?.to_scalar::<f32>()?;
             assert!(difference < 1e-5 * largest, "{heads} {head_dim}: {difference} of {largest}");

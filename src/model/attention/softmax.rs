@@ -6,7 +6,7 @@ use candle_core::{D, Result, Tensor};
 
 /// What is done to scores before the softmax.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Scores {
+pub(in crate::model) struct Scores {
     /// The factor on them, not below 0.
     pub scaling: f64,
     /// `cap·tanh(scores/cap)`.
