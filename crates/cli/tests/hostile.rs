@@ -288,6 +288,12 @@ fn texts_and_ids() {
 fn benchmarks() {
     let endless = ["bench", "--shape", "64x96", "--tokens", "1000000000000"];
     refused(&endless, &["64x96", "1000000000000 tokens", "GiB", "free"]);
+    let of_experts = |args: &[&'static str]| [&["bench", "--experts"][..], args].concat();
+    refused(&of_experts(&["4", "--top", "5"]), &["5 of 4 experts", "--top"]);
+    refused(&of_experts(&["4"]), &["8 of 4 experts", "--top"]);
+    refused(&of_experts(&["4096"]), &["4096 experts of 2816x704", "too large"]);
+    let endless = ["8", "--shape", "64x96", "--tokens", "1000000000000"];
+    refused(&of_experts(&endless), &["8 experts of 64x96", "GiB", "free"]);
     for (shape, fragment) in [
         ("0x96", "has no weights"),
         ("64x0", "has no weights"),
@@ -307,6 +313,11 @@ fn benchmarks() {
         &["--weights", "f16"],
         &["--shape", "64x96", "--model", "."],
         &["--revision", "main"],
+        &["--experts", "0"],
+        &["--experts", "8x704"],
+        &["--experts", "8", "--top", "0"],
+        &["--experts", "8", "--model", "."],
+        &["--top", "2"],
     ] {
         let output = command(&[&["bench"], args].concat()).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{args:?}");

@@ -404,7 +404,7 @@ impl GatedExperts {
             Weights::Packed(experts) => {
                 Weight::Packed(experts[expert].gate_up.clone()).to_tensor(DType::F64)?
             }
-            Weights::Tensors { gate_up, .. } => gate_up.get(expert)?,
+            Weights::Tensors { gate_up, .. } => part(gate_up, expert)?,
         };
         let both = Weight::Tensor(weight).matmul(&x, None)?; // [rows, 2 * intermediate]
         let part = |start| both.narrow(D::Minus1, start, self.intermediate_size());
@@ -423,9 +423,19 @@ impl GatedExperts {
                 Weight::Packed(experts[expert].down.clone()).matmul(&product, None)
             }
             Weights::Tensors { down, .. } => {
-                Weight::Tensor(down.get(expert)?).matmul(&product.to_dtype(wide)?, None)
+                Weight::Tensor(part(down, expert)?).matmul(&product.to_dtype(wide)?, None)
             }
         }
+    }
+}
+
+/// One expert's matrix out of all.
+fn part(all: &Tensor, expert: usize) -> Result<Tensor> {
+    let part = all.get(expert)?;
+    // candle multiplies bf16 on the CPU by widening whole tensors, those of views too.
+    match all.dtype() == DType::BF16 && all.device().is_cpu() {
+        true => part.force_contiguous(),
+        false => Ok(part),
     }
 }
 

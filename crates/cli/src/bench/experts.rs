@@ -3,6 +3,7 @@
 use super::block::{Case, gaussian};
 use super::shape::Shape;
 use super::timing::{Time, turns};
+use super::weights::Weights;
 use candle_core::{D, Device, Tensor};
 use gemma_mlp::mlp::{GatedExperts, Routing};
 use gemma_mlp::{Gelu, Result};
@@ -120,8 +121,9 @@ pub struct OfExperts {
 pub(super) struct Sides {
     experts: Experts,
     ours: GatedExperts,
-    gate_up: Tensor,
-    down: Tensor,
+    /// Gate and up of each expert, and down: in bf16 in tensors of their own, since of a part of a tensor candle
+    /// would widen all for every product.
+    theirs: Vec<[Tensor; 2]>,
 }
 
 impl Sides {
@@ -136,7 +138,13 @@ impl Sides {
         let gate_up = weight(2 * intermediate, hidden, 1)?;
         let down = weight(hidden, intermediate, 3)?;
         let ours = GatedExperts::new(gate_up.clone(), down.clone(), Gelu::Tanh)?.packed()?;
-        Ok(Self { experts, ours, gate_up, down })
+        let part = |all: &Tensor, i| match case.weights {
+            Weights::F32 => all.get(i),
+            Weights::Bf16 => all.get(i)?.force_contiguous(),
+        };
+        let theirs = (0..experts.count).map(|i| Ok([part(&gate_up, i)?, part(&down, i)?]));
+        let theirs = theirs.collect::<Result<Vec<_>>>()?;
+        Ok(Self { experts, ours, theirs })
     }
 
     /// candle's forward pass: the rows of every expert selected, and its three products with them.
@@ -144,7 +152,7 @@ impl Sides {
         let indices = routing.indices().to_vec2::<u32>()?;
         let weights = routing.weights().to_dtype(x.dtype())?.flatten_all()?;
         let mut y = x.zeros_like()?;
-        for expert in 0..self.experts.count {
+        for (expert, [gate_up, down]) in self.theirs.iter().enumerate() {
             let (mut rows, mut pairs) = (vec![], vec![]);
             for (row, chosen) in indices.iter().enumerate() {
                 if let Some(at) = chosen.iter().position(|&at| at as usize == expert) {
@@ -159,9 +167,9 @@ impl Sides {
             let rows = Tensor::from_vec(rows, count, &Device::Cpu)?;
             let pairs = Tensor::from_vec(pairs, count, &Device::Cpu)?;
             let x = x.index_select(&rows, 0)?; // [count, hidden]
-            let both = x.matmul(&self.gate_up.get(expert)?.t()?)?.chunk(2, D::Minus1)?;
+            let both = x.matmul(&gate_up.t()?)?.chunk(2, D::Minus1)?;
             let product = (both[0].gelu()? * &both[1])?; // [count, intermediate]
-            let output = product.matmul(&self.down.get(expert)?.t()?)?;
+            let output = product.matmul(&down.t()?)?;
             let weights = weights.index_select(&pairs, 0)?.unsqueeze(1)?;
             y = y.index_add(&rows, &output.broadcast_mul(&weights)?, 0)?;
         }
@@ -187,7 +195,6 @@ impl Sides {
 
 #[cfg(test)]
 mod tests {
-    use super::super::weights::Weights;
     use super::*;
     use candle_core::DType;
 
