@@ -81,6 +81,48 @@ pub enum InvalidLayer {
         /// What gate and up ask for.
         expected: Vec<usize>,
     },
+    /// A tensor that does not fit the rest of a layer.
+    #[error("{layer} has shape {shape:?}; beside the other weights it must be {expected:?}")]
+    Shape {
+        /// Which tensor.
+        layer: &'static str,
+        /// Its shape.
+        shape: Vec<usize>,
+        /// What the others ask for.
+        expected: Vec<usize>,
+    },
+    /// A weight of experts that is no matrix for each, or one without elements.
+    #[error("{layer} has shape {weight:?}; it must be [experts, out, in]")]
+    Experts {
+        /// Which weight.
+        layer: &'static str,
+        /// Its shape.
+        weight: Vec<usize>,
+    },
+    /// More experts for a row than there are, or none.
+    #[error("top k is {top_k}; of {experts} experts it must be 1 to {experts}")]
+    TopK {
+        /// How many experts a row would get.
+        top_k: usize,
+        /// How many there are.
+        experts: usize,
+    },
+    /// Indices and weights of a routing that are not of one shape.
+    #[error(
+        "a routing's indices have shape {indices:?} and its weights {weights:?}; both must be [rows, k]"
+    )]
+    Routing {
+        /// The shape of the indices.
+        indices: Vec<usize>,
+        /// The shape of the weights.
+        weights: Vec<usize>,
+    },
+    /// Indices of a routing that are no integers.
+    #[error("a routing's indices are {dtype:?}; they must be integers")]
+    RoutingDType {
+        /// What they are stored in.
+        dtype: DType,
+    },
     /// A last layer whose input is not what its gate makes.
     #[error("out has shape {out:?} and gate {gate:?}; they must be [out, width] and [width, in]")]
     Out {
@@ -113,12 +155,17 @@ impl InvalidLayer {
     /// The error about a layer of a name.
     pub(crate) fn of(mut self, name: &'static str) -> Self {
         match &mut self {
-            Self::Weight { layer, .. } | Self::DType { layer, .. } | Self::Bias { layer, .. } => {
-                *layer = name;
-            }
+            Self::Weight { layer, .. }
+            | Self::DType { layer, .. }
+            | Self::Bias { layer, .. }
+            | Self::Shape { layer, .. }
+            | Self::Experts { layer, .. } => *layer = name,
             Self::GateUp { .. }
             | Self::OddGateUp { .. }
             | Self::Down { .. }
+            | Self::TopK { .. }
+            | Self::Routing { .. }
+            | Self::RoutingDType { .. }
             | Self::Out { .. }
             | Self::Sparsity { .. }
             | Self::TooLarge { .. } => {}

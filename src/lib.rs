@@ -36,6 +36,7 @@ pub use kernels::gelu::Gelu;
 pub use kernels::number::Float;
 pub use kernels::{gelu, linear};
 pub use mlp::{Gating, GemmaMlp, InputGate, Sparsity, gemma_mlp, gemma_mlp_b};
+pub use mlp::{MixtureOfExperts, mixture_of_experts};
 pub use mlp::{input_gate, input_gate_b};
 pub use model::Gemma;
 pub use rounding::{Framework, Rounding};

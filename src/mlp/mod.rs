@@ -7,6 +7,7 @@
 //!
 //! [`InputGate`] is `out(activation(gate(x)) ⊙ input)`, where what is gated comes from elsewhere.
 
+mod experts;
 mod gating;
 mod gemma_mlp;
 mod input_gate;
@@ -17,6 +18,10 @@ mod projection;
 mod sparsity;
 mod trace;
 
+pub use experts::{
+    ExpertSizes, ExpertTrace, ExpertsTrace, GatedExperts, MixtureOfExperts, Router, Routing,
+    mixture_of_experts,
+};
 pub use gating::Gating;
 pub use gemma_mlp::{GemmaMlp, gemma_mlp, gemma_mlp_b};
 pub use input_gate::{InputGate, input_gate, input_gate_b};

@@ -19,12 +19,19 @@ pub fn packed_matmul(weight: &Packed, x: &Tensor, bias: Option<&Tensor>) -> Resu
     if found.is_some_and(|found| found != expected) {
         candle_core::bail!("a bias of {} numbers for {expected} rows", found.unwrap_or_default())
     }
-    x.contiguous()?.apply_op1(Matmul { weight: weight.clone(), bias })
+    x.contiguous()?.apply_op1(Matmul { weight: weight.clone(), bias, wide: false })
+}
+
+/// `x·weightᵀ` for the matrix of a packed weight, `[rows, in]` to `[rows, out]`, in f32: the sums as they are.
+pub fn packed_matmul_wide(weight: &Packed, x: &Tensor) -> Result<Tensor> {
+    x.contiguous()?.apply_op1(Matmul { weight: weight.clone(), bias: None, wide: true })?.get(0)
 }
 
 struct Matmul {
     weight: Packed,
     bias: Option<Vec<f32>>,
+    /// Whether the product stays in f32.
+    wide: bool,
 }
 
 impl CustomOp1 for Matmul {
@@ -39,9 +46,11 @@ impl CustomOp1 for Matmul {
             candle_core::bail!("an input of width {width} for a weight of {columns} columns")
         }
         let y = match x {
-            CpuStorage::F32(_) => self.matmul::<f32>(slice(x, layout)?),
-            CpuStorage::BF16(_) => self.matmul::<bf16>(slice(x, layout)?),
-            CpuStorage::F16(_) => self.matmul::<f16>(slice(x, layout)?),
+            CpuStorage::F32(_) => self.matmul::<f32, f32>(slice(x, layout)?),
+            CpuStorage::BF16(_) if self.wide => self.matmul::<bf16, f32>(slice(x, layout)?),
+            CpuStorage::BF16(_) => self.matmul::<bf16, bf16>(slice(x, layout)?),
+            CpuStorage::F16(_) if self.wide => self.matmul::<f16, f32>(slice(x, layout)?),
+            CpuStorage::F16(_) => self.matmul::<f16, f16>(slice(x, layout)?),
             _ => Err(Error::UnsupportedDTypeForOp(x.dtype(), "packed-matmul")),
         };
         Ok((y?, Shape::from((self.weight.parts(), rows, self.weight.out_features()))))
@@ -65,10 +74,10 @@ impl CustomOp1 for Matmul {
 }
 
 impl Matmul {
-    fn matmul<T: Float>(&self, x: &[T]) -> Result<CpuStorage> {
+    fn matmul<T: Float, Y: Float>(&self, x: &[T]) -> Result<CpuStorage> {
         let width = self.weight.in_features();
         let rows = x.len().checked_div(width).unwrap_or(0);
-        let mut y = vec![T::zero(); self.weight.parts() * rows * self.weight.out_features()];
+        let mut y = vec![Y::zero(); self.weight.parts() * rows * self.weight.out_features()];
         let bias = self.bias.as_deref();
         let at_a_time = rows_at_a_time(width);
         threads::operation(|| {
@@ -77,6 +86,6 @@ impl Matmul {
                 self.weight.with_rows(some, |some| self.weight.matmul(some, bias, &mut y, row_of));
             }
         });
-        Ok(T::to_cpu_storage_owned(y))
+        Ok(Y::to_cpu_storage_owned(y))
     }
 }

@@ -19,7 +19,7 @@ pub use input::InputRounding;
 pub use packed::Packed;
 
 pub(crate) use kernel::{PanelMatmul, TILE};
-pub(crate) use matmul::packed_matmul;
+pub(crate) use matmul::{packed_matmul, packed_matmul_wide};
 pub(crate) use packed::rows_at_a_time;
 pub(crate) use rows::{Rows, TileType};
 pub(crate) use stored::{Columns, PANEL, Stored};
@@ -210,8 +210,14 @@ fn cat(tensors: Vec<Tensor>) -> Result<Tensor> {
     Tensor::cat(&alike.collect::<Result<Vec<_>>>()?, 0)
 }
 
-fn is_float(dtype: DType) -> bool {
+/// Whether a layer takes numbers of this type.
+pub(crate) fn is_float(dtype: DType) -> bool {
     matches!(dtype, DType::F64 | DType::F32 | DType::BF16 | DType::F16)
+}
+
+/// f64 stays, everything else is computed in f32.
+pub(crate) fn wide_dtype(dtype: DType) -> DType {
+    if dtype == DType::F64 { DType::F64 } else { DType::F32 }
 }
 
 /// A tensor of any rank but 0 as a matrix: `[..., width]` to `[rows, width]`.

@@ -75,28 +75,48 @@ impl Packed {
     /// # Errors
     /// Those of [`Self::new`]; shapes or dtypes that differ; no weight at all.
     pub fn interleaved(weights: &[&Tensor]) -> Result<Self> {
-        let Some(first) = weights.first() else { candle_core::bail!("no weight to pack") };
+        let weights = weights.iter().map(|&weight| weight.clone()).collect();
+        Ok(Self::side_by_side(&[weights])?.swap_remove(0))
+    }
+
+    /// Packs several streams of as many weights each, all of one shape, `[out, in]`, into one piece of memory:
+    /// large pages need large pieces.
+    ///
+    /// # Errors
+    /// Those of [`Self::interleaved`].
+    pub(crate) fn side_by_side(streams: &[Vec<Tensor>]) -> Result<Vec<Self>> {
+        let parts = streams.first().map_or(0, Vec::len);
+        let Some(first) = streams.first().and_then(|weights| weights.first()) else {
+            candle_core::bail!("no weight to pack")
+        };
         let (rows, columns) = first.dims2()?;
         if rows == 0 || columns == 0 {
             candle_core::bail!("a weight of shape {rows}x{columns} has nothing to pack")
         }
-        for weight in weights {
-            crate::kernels::operands::check_pair(first, weight, "pack")?;
+        for weights in streams {
+            if weights.len() != parts {
+                candle_core::bail!("{} weights beside {parts} to pack", weights.len())
+            }
+            for weight in weights {
+                crate::kernels::operands::check_pair(first, weight, "pack")?;
+            }
         }
         let data = match first.dtype() {
-            DType::F32 => pack::<f32>(weights, rows, columns).map(Data::F32),
-            DType::BF16 => pack::<bf16>(weights, rows, columns).map(Data::BF16),
-            DType::F16 => pack::<f16>(weights, rows, columns).map(Data::F16),
+            DType::F32 => pack::<f32>(streams, rows, columns).map(Data::F32),
+            DType::BF16 => pack::<bf16>(streams, rows, columns).map(Data::BF16),
+            DType::F16 => pack::<f16>(streams, rows, columns).map(Data::F16),
             dtype => Err(Error::UnsupportedDTypeForOp(dtype, "pack")),
         }?;
-        Ok(Self {
-            data: Arc::new(data),
-            first: 0,
-            parts: weights.len(),
+        let data = Arc::new(data);
+        let stream = |i: usize| Self {
+            data: data.clone(),
+            first: i * rows.div_ceil(PANEL),
+            parts,
             out_features: rows,
             in_features: columns,
             frozen: false,
-        })
+        };
+        Ok((0..streams.len()).map(stream).collect())
     }
 
     /// Rows of each of its matrices: how many numbers come out for a row of x.
@@ -339,26 +359,34 @@ pub fn rows_at_a_time(elements: usize) -> usize {
 /// Panels are padded to a multiple of them.
 const STEPS: usize = 8;
 
-/// The panels of matrices in turns: `[panels, parts, steps]`.
-fn pack<W: Stored>(weights: &[&Tensor], rows: usize, columns: usize) -> Result<Vec<Columns<W>>> {
-    let weights = weights.iter().map(|weight| weight.contiguous()).collect::<Result<Vec<_>>>()?;
+/// The panels of streams one behind the other, and in each those of its matrices in turns:
+/// `[streams, panels, parts, steps]`.
+fn pack<W: Stored>(
+    streams: &[Vec<Tensor>],
+    rows: usize,
+    columns: usize,
+) -> Result<Vec<Columns<W>>> {
+    let weights = streams.iter().flatten().map(Tensor::contiguous).collect::<Result<Vec<_>>>()?;
     let storages: Vec<_> = weights.iter().map(|weight| weight.storage_and_layout()).collect();
-    let mut parts = vec![];
+    let mut matrices = vec![];
     for (storage, layout) in &storages {
         match &**storage {
-            Storage::Cpu(storage) => parts.push(slice::<W>(storage, layout)?),
+            Storage::Cpu(storage) => matrices.push(slice::<W>(storage, layout)?),
             _ => candle_core::bail!("weights are packed in the CPU's memory"),
         }
     }
     let width = W::WIDTH * STEPS;
     let groups = columns.div_ceil(width);
-    let count = rows.div_ceil(PANEL) * parts.len() * groups;
+    let (panels, parts) = (rows.div_ceil(PANEL), matrices.len() / streams.len());
+    let count = panels * matrices.len() * groups;
     let pack = |i: usize| {
         let (panel, column) = (i / groups, i % groups * width);
-        let (panel, part) = (panel / parts.len(), parts[panel % parts.len()]);
+        let (panel, part) = (panel / parts, panel % parts);
+        let (stream, panel) = (panel / panels, panel % panels);
+        let matrix = matrices[stream * parts + part];
         let mut group = [Columns::ZEROS; STEPS];
         for lane in 0..PANEL.min(rows - panel * PANEL) {
-            let row = &part[(panel * PANEL + lane) * columns..][..columns];
+            let row = &matrix[(panel * PANEL + lane) * columns..][..columns];
             let mut numbers = [<W as WithDType>::from_f64(0.0); 2 * STEPS];
             let len = width.min(columns - column);
             numbers[..len].copy_from_slice(&row[column..][..len]);
