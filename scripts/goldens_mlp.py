@@ -24,12 +24,15 @@ gemma3n makes its gate sparse by a fraction of 0.75.
 import jax
 import jax.numpy as jnp
 import torch
+
+# Before gemma: it loads Triton, gemma loads TensorFlow, and each brings an LLVM. In the other order the second one
+# aborts the process.
+from transformers.models.gemma3n.modeling_gemma3n import Gemma3nTextConfig, Gemma3nTextMLP  # isort: skip
 from gemma.gm.nn._modules import FeedForward
 from transformers.activations import ACT2FN
 from transformers.models.gemma.modeling_gemma import GemmaConfig, GemmaMLP
 from transformers.models.gemma2.modeling_gemma2 import Gemma2Config, Gemma2MLP
 from transformers.models.gemma3.modeling_gemma3 import Gemma3MLP, Gemma3TextConfig
-from transformers.models.gemma3n.modeling_gemma3n import Gemma3nTextConfig, Gemma3nTextMLP
 from transformers.models.recurrent_gemma.modeling_recurrent_gemma import RecurrentGemmaConfig, RecurrentGemmaMlp
 
 from goldens_common import (
