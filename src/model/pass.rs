@@ -86,7 +86,9 @@ impl<'a> Pass<'a> {
             },
             (None, Some(cache)) => Ok(Keys::Kept(cache.layer(layer))),
             (None, None) if lends => {
-                Ok(Keys::Kept(self.lent.entry(layer).insert_entry(KeyValues::once()).into_mut()))
+                let kept = self.lent.entry(layer).or_default();
+                *kept = KeyValues::once();
+                Ok(Keys::Kept(kept))
             }
             (None, None) => Ok(Keys::Own),
         }
