@@ -3,7 +3,6 @@
 import json
 from importlib.metadata import version
 
-import jax.numpy as jnp
 import numpy as np
 import torch
 from safetensors.torch import save
@@ -14,6 +13,8 @@ MODES = ("exact", "tanh")
 # The names transformers gives to them.
 ACTIVATIONS = {"exact": "gelu", "tanh": "gelu_pytorch_tanh"}
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
+# What computes in the files of one kind; the modules that need no JAX name fewer.
+PACKAGES = ("torch", "transformers", "jax", "flax", "gemma", "numpy")
 
 
 def normal(name, shape, std):
@@ -28,6 +29,8 @@ def as_bf16_values(tensor):
 
 
 def to_jax(tensor):
+    import jax.numpy as jnp
+
     if tensor.dtype == torch.bfloat16:
         # Through f32, which holds every bf16 value: numpy has no bf16 of its own.
         return jnp.asarray(tensor.float().numpy()).astype(jnp.bfloat16)
@@ -35,6 +38,8 @@ def to_jax(tensor):
 
 
 def to_torch(array):
+    import jax.numpy as jnp
+
     if array.dtype == jnp.bfloat16:
         # Bit for bit: torch does not take numpy's extension types.
         return torch.from_numpy(np.array(array).view(np.uint16)).view(torch.bfloat16)
@@ -57,9 +62,8 @@ def relative_l2(value, reference):
     return float(torch.linalg.vector_norm(value - reference) / torch.linalg.vector_norm(reference))
 
 
-def to_safetensors(tensors, metadata):
+def to_safetensors(tensors, metadata, packages=PACKAGES):
     """The bytes of a safetensors file, with the versions of all frameworks added to its metadata."""
-    packages = ("torch", "transformers", "jax", "flax", "gemma", "numpy")
     metadata = metadata | {package: version(package) for package in packages}
     tensors = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     return _with_sorted_header(save(tensors, metadata=metadata))

@@ -34,7 +34,7 @@ pub enum InvalidLayer {
     /// A weight that is no matrix, or one without elements.
     #[error("the weight of {layer} has shape {weight:?}; it must be a matrix, [out, in]")]
     Weight {
-        /// Which layer: `gate`, `up`, `gate_up` or `down`, or just `linear`.
+        /// Which layer: `gate`, `up`, `gate_up`, `down` or `out`, or just `linear`.
         layer: &'static str,
         /// The weight's shape.
         weight: Vec<usize>,
@@ -123,6 +123,22 @@ pub enum InvalidLayer {
         /// What they are stored in.
         dtype: DType,
     },
+    /// A last layer whose input is not what its gate makes.
+    #[error("out has shape {out:?} and gate {gate:?}; they must be [out, width] and [width, in]")]
+    Out {
+        /// The shape of out's weight.
+        out: Vec<usize>,
+        /// The shape of gate's weight.
+        gate: Vec<usize>,
+    },
+    /// A fraction of a gate that no sparsity makes 0.
+    #[error(
+        "a sparsity of {fraction} is not between 0 and 1 in f32; leave it out where there is none"
+    )]
+    Sparsity {
+        /// The fraction.
+        fraction: String,
+    },
     /// Sizes that no memory could hold.
     #[error(
         "a block of hidden size {hidden} and intermediate size {intermediate} is larger than any memory"
@@ -150,6 +166,8 @@ impl InvalidLayer {
             | Self::TopK { .. }
             | Self::Routing { .. }
             | Self::RoutingDType { .. }
+            | Self::Out { .. }
+            | Self::Sparsity { .. }
             | Self::TooLarge { .. } => {}
         }
         self

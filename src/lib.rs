@@ -6,7 +6,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | `kernels` | the mathematics: GELU, matrix products, the gated activation as one candle operation |
-//! | [`mlp`] | [`GemmaMlp`], the block itself |
+//! | [`mlp`] | [`GemmaMlp`], the block itself, and [`InputGate`] |
 //! | `rounding` | where and how a framework rounds: [`Rounding`], [`Framework`] |
 //! | [`checkpoint`] | config, names and weights of every Gemma family; computes nothing |
 //! | [`model`] | [`Gemma`], the decoder around the block |
@@ -35,8 +35,9 @@ pub use kernels::geglu::{activate, geglu};
 pub use kernels::gelu::Gelu;
 pub use kernels::number::Float;
 pub use kernels::{gelu, linear};
-pub use mlp::{GemmaMlp, gemma_mlp, gemma_mlp_b};
+pub use mlp::{Gating, GemmaMlp, InputGate, Sparsity, gemma_mlp, gemma_mlp_b};
 pub use mlp::{MixtureOfExperts, mixture_of_experts};
+pub use mlp::{input_gate, input_gate_b};
 pub use model::Gemma;
 pub use rounding::{Framework, Rounding};
 

@@ -6,7 +6,7 @@ mod common;
 use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use candle_nn::{Linear, Optimizer, VarBuilder, VarMap};
 use common::to_f64;
-use gemma_mlp::model::{Block, Cache, Observer};
+use gemma_mlp::model::{Block, Cache, KeyValues, Keys, Observer};
 use gemma_mlp::{Checkpoint, Gelu, Gemma, GemmaMlp, InvalidLayer, gemma_mlp};
 use proptest::prelude::*;
 
@@ -272,8 +272,11 @@ fn caches_belong_to_one_model() -> gemma_mlp::Result<()> {
     assert_eq!(to_f64(&kept?), to_f64(&untouched?));
     // A layer's, too, where layers are used alone.
     let (mut cache, x) = (Default::default(), random(&[1, 2, 128], DType::F32));
-    one.layers()[0].forward(&x, Some(&mut cache))?;
-    let error = one.layers()[1].forward(&x, Some(&mut cache)).unwrap_err().to_string();
+    let attend = |layer: usize, cache: &mut KeyValues| {
+        one.layers()[layer].attention().forward(&x, Keys::Kept(cache))
+    };
+    attend(0, &mut cache)?;
+    let error = attend(1, &mut cache).unwrap_err().to_string();
     assert!(error.contains("another model, layer"), "{error}");
     Ok(())
 }

@@ -146,11 +146,16 @@ fn configs() {
     };
     let window = attention(|a| a.layers[0].sliding_window = Some(0)).unwrap_err();
     assert!(window.to_string().contains("window of 0"), "{window}");
-    assert!(attention(|a| (a.num_attention_heads, a.head_dim) = ((1 << 62) + 2, 4)).is_err());
-    assert!(attention(|a| a.num_key_value_heads = 0).is_err());
+    let wide = attention(|a| {
+        a.num_attention_heads = (1 << 62) + 2;
+        a.layers[0].head_dim = 4;
+    });
+    assert!(wide.is_err());
+    assert!(attention(|a| a.layers[0].num_key_value_heads = 0).is_err());
+    assert!(attention(|a| a.layers[1].shares = Some(0)).is_ok());
     let none = |size: fn(&mut gemma_mlp::checkpoint::Config)| built(&size).is_err();
-    assert!(none(|config| config.stacks[0].intermediate_size = 0));
-    assert!(none(|config| config.stacks[0].intermediate_size = usize::MAX));
+    assert!(none(|config| config.stacks[0].feed_forward[0].intermediate_size = 0));
+    assert!(none(|config| config.stacks[0].feed_forward[0].intermediate_size = usize::MAX));
     let vb = VarBuilder::zeros(DType::F32, &Device::Cpu);
     assert!(gemma_mlp(4, usize::MAX, Gelu::Tanh, vb).is_err());
 }

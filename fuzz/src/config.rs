@@ -21,10 +21,10 @@ pub fn config(data: &[u8]) {
         assert!(stack.final_softcap.is_none_or(|cap| cap > 0.0 && cap.is_finite()));
         let Some(attention) = told(stack.attention.as_ref()) else { continue };
         assert_eq!(attention.layers.len(), stack.num_hidden_layers);
-        assert!(attention.num_attention_heads * attention.head_dim <= 1 << 20);
-        assert_eq!(attention.num_attention_heads % attention.num_key_value_heads, 0);
         assert!(attention.scaling > 0.0 && attention.scaling.is_finite());
         for layer in &attention.layers {
+            assert!(attention.num_attention_heads * layer.head_dim <= 1 << 20);
+            assert_eq!(attention.num_attention_heads % layer.num_key_value_heads, 0);
             assert!(layer.sliding_window != Some(0));
             assert!(layer.rope_theta > 0.0 && layer.rope_factor > 0.0);
         }

@@ -1,7 +1,7 @@
 //! Small checkpoints in memory.
 
 use gemma_mlp::Checkpoint;
-use gemma_mlp::checkpoint::Stack;
+use gemma_mlp::checkpoint::{LayerAttention, Stack};
 use gemma_mlp::internal::checkpoint_from_bytes;
 use serde_json::{Value, json};
 
@@ -68,7 +68,7 @@ impl Default for Layout {
 
 /// The tensors that a stack asks for, as transformers calls them.
 pub fn specs(stack: &Stack, layout: &Layout) -> Vec<Spec> {
-    let (hidden, inner) = (stack.hidden_size, stack.intermediate_size);
+    let hidden = stack.hidden_size;
     let mut specs = vec![];
     let mut add = |name: String, shape: &[usize]| {
         specs.push(Spec { name, shape: shape.into(), dtype: layout.dtype });
@@ -92,6 +92,7 @@ pub fn specs(stack: &Stack, layout: &Layout) -> Vec<Spec> {
         }
         // RecurrentGemma's blocks, which have biases, have a name of their own.
         let mlp = if stack.mlp_bias { "mlp_block" } else { "mlp" };
+        let inner = stack.feed_forward[i].intermediate_size;
         let into = match layout.fused_gate_up {
             true => vec![("gate_up_proj", 2 * inner)],
             false => vec![("gate_proj", inner), ("up_proj", inner)],
@@ -107,8 +108,9 @@ pub fn specs(stack: &Stack, layout: &Layout) -> Vec<Spec> {
             }
         }
         let Ok(attention) = &stack.attention else { continue };
-        let queries = attention.num_attention_heads * attention.head_dim;
-        let keys = attention.num_key_value_heads * attention.head_dim;
+        let of_layer = &attention.layers[i];
+        let queries = attention.num_attention_heads * of_layer.head_dim;
+        let keys = of_layer.num_key_value_heads * of_layer.head_dim;
         let mut projections = match layout.fused_qkv {
             true => vec![("qkv_proj", queries + 2 * keys, hidden)],
             false => {
@@ -128,7 +130,7 @@ pub fn specs(stack: &Stack, layout: &Layout) -> Vec<Spec> {
         }
         if attention.qk_norm {
             for name in ["q_norm", "k_norm"] {
-                add(format!("{layer}.self_attn.{name}.weight"), &[attention.head_dim]);
+                add(format!("{layer}.self_attn.{name}.weight"), &[of_layer.head_dim]);
             }
         }
     }
@@ -139,10 +141,14 @@ pub fn specs(stack: &Stack, layout: &Layout) -> Vec<Spec> {
 pub fn elements(stack: &Stack) -> usize {
     let hidden = stack.hidden_size;
     let attention = stack.attention.as_ref().map_or(0, |attention| {
-        2 * (attention.num_attention_heads + attention.num_key_value_heads) * attention.head_dim
+        let of_layer = |layer: &LayerAttention| {
+            2 * (attention.num_attention_heads + layer.num_key_value_heads) * layer.head_dim
+        };
+        attention.layers.iter().map(of_layer).sum()
     });
-    let layer = hidden * (3 * stack.intermediate_size + attention + 8);
-    2 * stack.vocab_size * hidden + stack.num_hidden_layers * layer
+    let blocks: usize =
+        stack.feed_forward.iter().map(|block| 3 * block.intermediate_size + 8).sum();
+    2 * stack.vocab_size * hidden + hidden * (attention + blocks)
 }
 
 /// The config of a Gemma 3 of two layers.

@@ -71,7 +71,7 @@ pub(super) fn find(config: &Config, tensors: &Tensors) -> Result<Vec<BlockSpec>>
                 norm: format!("{layer}.{}.weight", stack.norms.pre_mlp),
                 eps: stack.rms_norm_eps,
                 hidden_size: stack.hidden_size,
-                intermediate_size: stack.intermediate_size,
+                intermediate_size: stack.feed_forward[i].intermediate_size,
                 bias: stack.mlp_bias,
                 activation: stack.activation.clone(),
                 dtype: tensors.dtype(&down)?,

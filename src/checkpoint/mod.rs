@@ -20,10 +20,11 @@ mod whole;
 pub use blocks::BlockSpec;
 pub use config::Config;
 pub use config::activation::Resolved;
-pub use config::attention::{AttentionConfig, LayerAttention};
+pub use config::attention::{AttentionConfig, LayerAttention, Rotated, ValuesFrom};
+pub use config::feed_forward::{AltUpConfig, ExpertsConfig, FeedForward, PerLayerInputs};
 pub use config::head::HeadKind;
 pub use config::stack::Stack;
-pub use families::{Family, NormNames};
+pub use families::{Family, NormNames, NormWeight, PerLayerNames};
 #[cfg(feature = "hub")]
 pub use hub::Hub;
 pub use inspect::{Inspection, StackInspection, inspect};

@@ -2,7 +2,7 @@
 
 use super::blocks::BlockSpec;
 use super::config::Config;
-use super::config::attention::AttentionConfig;
+use super::config::attention::{AttentionConfig, LayerAttention, ValuesFrom};
 use super::config::head::HeadKind;
 use super::config::stack::Stack;
 use super::tensors::Tensors;
@@ -41,7 +41,8 @@ pub(super) fn tensors(
             norms(stack).map(|norm| (format!("{}.{norm}.weight", block.layer), vec![hidden])),
         );
         let prefix = format!("{}.self_attn", block.layer);
-        all.extend(layer(&prefix, attention, hidden, tensors));
+        let layer = &attention.layers[block.index];
+        all.extend(of_attention(&prefix, attention, layer, hidden, tensors));
     }
     all
 }
@@ -53,21 +54,27 @@ fn norms(stack: &Stack) -> impl Iterator<Item = &'static str> {
 }
 
 /// The tensors of a layer's attention.
-fn layer(
+fn of_attention(
     prefix: &str,
     attention: &AttentionConfig,
+    layer: &LayerAttention,
     hidden: usize,
     tensors: &Tensors,
 ) -> Vec<(String, Vec<usize>)> {
-    let queries = attention.num_attention_heads * attention.head_dim;
-    let keys = attention.num_key_value_heads * attention.head_dim;
+    let queries = attention.num_attention_heads * layer.head_dim;
+    let keys = layer.num_key_value_heads * layer.head_dim;
+    let own = layer.shares.is_none();
     let fused = tensors.contains(&format!("{prefix}.qkv_proj.weight"));
     let mut projections = match fused {
         true => vec![("qkv_proj", queries + 2 * keys, hidden)],
-        false => {
-            vec![("q_proj", queries, hidden), ("k_proj", keys, hidden), ("v_proj", keys, hidden)]
-        }
+        false => vec![("q_proj", queries, hidden)],
     };
+    if own && !fused {
+        projections.push(("k_proj", keys, hidden));
+        if layer.values == ValuesFrom::Projection {
+            projections.push(("v_proj", keys, hidden));
+        }
+    }
     projections.push(("o_proj", hidden, queries));
     let mut all = vec![];
     for (name, rows, columns) in projections {
@@ -77,8 +84,8 @@ fn layer(
         }
     }
     if attention.qk_norm {
-        for norm in ["q_norm", "k_norm"] {
-            all.push((format!("{prefix}.{norm}.weight"), vec![attention.head_dim]));
+        for norm in ["q_norm", "k_norm"].into_iter().take(if own { 2 } else { 1 }) {
+            all.push((format!("{prefix}.{norm}.weight"), vec![layer.head_dim]));
         }
     }
     all

@@ -9,4 +9,5 @@ pub mod linear;
 pub mod memory;
 pub mod number;
 pub mod operands;
+pub mod sparsity;
 pub mod threads;

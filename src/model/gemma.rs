@@ -1,5 +1,6 @@
 //! The decoder.
 
+use super::altup::Streams;
 use super::attention::KeyValues;
 use super::embedding::Embedding;
 use super::head::Head;
@@ -7,14 +8,18 @@ use super::identity::Identity;
 use super::layer::Layer;
 use super::norm::RmsNorm;
 use super::observer::{Block, Observer};
+use super::pass::Pass;
+use super::per_layer::PerLayerEmbedding;
 use super::rope::RotaryEmbedding;
+use crate::checkpoint::tensors::Numbers;
 use crate::checkpoint::{Config, HeadKind};
 use crate::kernels::activation::Activation;
-use crate::kernels::linear::Weight;
+use crate::kernels::linear::{Linear, Weight};
 use crate::kernels::threads::awake;
+use crate::mlp::Gating;
 use crate::rounding::Rounding;
 use candle_core::{D, DType, Device, Module, Result, Tensor};
-use candle_nn::{Init, VarBuilder};
+use candle_nn::{Init, VarBuilder, linear_no_bias};
 
 /// A Gemma: embeddings, layers around [`crate::GemmaMlp`], final norm, head.
 ///
@@ -35,9 +40,13 @@ use candle_nn::{Init, VarBuilder};
 #[derive(Debug, Clone)]
 pub struct Gemma {
     pub(super) embedding: Embedding,
+    pub(super) per_layer: Option<PerLayerEmbedding>,
+    streams: Option<Streams>,
     pub(super) layers: Vec<Layer>,
     pub(super) norm: RmsNorm,
     head: Option<Head>,
+    /// What makes a text's embedding of normed hidden states, where the family has it.
+    projection: Option<Linear>,
     dtype: DType,
     identity: Identity,
 }
@@ -50,6 +59,8 @@ pub(super) struct Builders<'a> {
     pub(super) embedding: VarBuilder<'a>,
     /// Of the head's `weight`, if it has one of its own.
     pub(super) head: VarBuilder<'a>,
+    /// The table of per-layer embeddings, where rows of it are read as they are needed.
+    pub(super) per_layer_table: Option<Numbers>,
 }
 
 /// Keys and values of the tokens so far, for [`Gemma::forward_cached`]. They belong to the model that began
@@ -84,7 +95,7 @@ impl Gemma {
         Self::from_parts(
             config,
             dtype,
-            Builders { backbone, embedding, head: vb.pp("lm_head") },
+            Builders { backbone, embedding, head: vb.pp("lm_head"), per_layer_table: None },
             false,
         )
     }
@@ -97,7 +108,7 @@ impl Gemma {
         builders: Builders,
         pack: bool,
     ) -> Result<Self> {
-        let Builders { backbone: vb, embedding, head } = builders;
+        let Builders { backbone: vb, embedding, head, per_layer_table } = builders;
         let Some(stack) = config.stacks.first() else {
             candle_core::bail!("a config without a stack of layers")
         };
@@ -117,9 +128,8 @@ impl Gemma {
         for (i, layer) in attention.layers.iter().enumerate() {
             let known = layers.iter().map(|layer| &layer.attention.rope);
             let rope = known.into_iter().find(|rope| rope.fits(layer)).cloned();
-            let rope = rope.unwrap_or_else(|| RotaryEmbedding::new(layer, attention.head_dim));
-            let vb = vb.pp("layers").pp(i);
-            let layer = Layer::new(stack, attention, layer, rope, vb)?;
+            let rope = rope.unwrap_or_else(|| RotaryEmbedding::new(layer));
+            let layer = Layer::new(stack, attention, i, rope, vb.pp("layers").pp(i))?;
             layers.push(if pack { layer.packed()? } else { layer });
         }
         let norm = vb.pp("norm").get(stack.hidden_size, "weight")?;
@@ -128,10 +138,28 @@ impl Gemma {
             HeadKind::Embedding => Some(embedding.weight().clone()),
             HeadKind::Separate => Some(matrix(head)?),
         };
+        let linear = |linear: candle_nn::Linear| {
+            let linear = Linear::try_from(linear)?;
+            if pack { linear.packed() } else { Ok(linear) }
+        };
+        let per_layer = stack.per_layer_inputs.as_ref().map(|config| {
+            let made = PerLayerEmbedding::new(config, stack, per_layer_table, vb.clone())?;
+            if pack { made.packed() } else { Ok(made) }
+        });
+        let streams = stack.altup.as_ref().map(|config| {
+            let made = Streams::new(config, stack, vb.clone())?;
+            if pack { made.packed() } else { Ok(made) }
+        });
+        let projection = stack.embedding_dim.map(|dim| {
+            linear(linear_no_bias(stack.hidden_size, dim, vb.pp("embedding_projection"))?)
+        });
         let gemma = Self {
             embedding,
+            per_layer: per_layer.transpose()?,
+            streams: streams.transpose()?,
+            projection: projection.transpose()?,
             layers,
-            norm: RmsNorm::new(norm, stack.rms_norm_eps),
+            norm: RmsNorm::of(norm, stack.norm_weight, stack.rms_norm_eps),
             head: head.map(|weight| Head::new(weight, stack.final_softcap)).transpose()?,
             dtype,
             identity: Identity::new(),
@@ -163,12 +191,12 @@ impl Gemma {
     /// A model of these weights under another activation. None is copied.
     pub fn with_activation(&self, activation: impl Into<Activation>) -> Self {
         let activation = activation.into();
-        self.map_layers(|layer| layer.mlp = layer.mlp.with_activation(activation))
+        self.map_layers(|layer| layer.map_gates(|gating| Gating { activation, ..gating }))
     }
 
     /// A model of these weights whose blocks round elsewhere. None is copied.
     pub fn with_rounding(&self, rounding: Rounding) -> Self {
-        self.map_layers(|layer| layer.mlp = layer.mlp.with_rounding(rounding))
+        self.map_layers(|layer| layer.map_gates(|gating| Gating { rounding, ..gating }))
     }
 
     /// A model of these weights with a residual stream of another dtype. Weights that are stored wider
@@ -191,6 +219,7 @@ impl Gemma {
             Ok(())
         };
         change(&mut gemma.norm)?;
+        gemma.per_layer.iter_mut().try_for_each(|per_layer| change(&mut per_layer.norm))?;
         gemma.layers.iter_mut().flat_map(Layer::norms_mut).try_for_each(change)?;
         Ok(gemma)
     }
@@ -213,8 +242,12 @@ impl Gemma {
         Self { identity: Identity::new(), ..self.clone() }
     }
 
-    /// Scaled embeddings of ids, `[batch, seq]` to `[batch, seq, hidden]`: what enters the first
-    /// layer.
+    /// How many GELUs follow the activation, in all layers together.
+    pub fn gates(&self) -> usize {
+        self.layers.iter().map(Layer::gates).sum()
+    }
+
+    /// Scaled embeddings of ids, `[batch, seq]` to `[batch, seq, hidden]`.
     ///
     /// # Errors
     /// An id out of the vocabulary.
@@ -222,12 +255,31 @@ impl Gemma {
         self.embedding.forward(ids, self.dtype)
     }
 
-    /// The final norm, on the residual stream after the last layer.
+    /// What enters the first layer, of ids `[batch, seq]`: `[batch, seq, hidden]`, or `[batch, seq, streams · hidden]`;
+    /// and adds to the pass what the layers get beside it.
+    ///
+    /// # Errors
+    /// An id out of the vocabulary.
+    pub fn begin<'a>(&self, ids: &Tensor, mut pass: Pass<'a>) -> Result<(Tensor, Pass<'a>)> {
+        let embedded = self.embed(ids)?;
+        let inputs = self.per_layer.as_ref().map(|inputs| inputs.forward(ids, &embedded));
+        pass.set_per_layer_inputs(inputs.transpose()?);
+        let stream = match &self.streams {
+            Some(streams) => streams.begin(&embedded)?,
+            None => embedded,
+        };
+        Ok((stream, pass))
+    }
+
+    /// The final norm, on all that leaves the last layer: `[batch, seq, hidden]`.
     ///
     /// # Errors
     /// candle's, for shapes that do not fit.
     pub fn final_norm(&self, stream: &Tensor) -> Result<Tensor> {
-        self.norm.forward(stream)
+        match &self.streams {
+            Some(streams) => self.norm.forward(&streams.end(stream)?),
+            None => self.norm.forward(stream),
+        }
     }
 
     /// Ids `[batch, seq]` to normed hidden states `[batch, seq, hidden]`, watched by an observer
@@ -237,12 +289,12 @@ impl Gemma {
     /// An id out of the vocabulary, the observer's.
     pub fn hidden(&self, ids: &Tensor, observer: &mut impl Observer) -> Result<Tensor> {
         awake(|| {
-            let mut x = self.embed(ids)?;
+            let (mut x, mut pass) = self.begin(ids, Pass::new())?;
             for (index, layer) in self.layers.iter().enumerate() {
                 x = match observer.watches(index) {
-                    false => layer.forward(&x, None)?,
+                    false => layer.forward(&x, &mut pass)?,
                     true => {
-                        let attended = layer.attend(&x, None)?;
+                        let attended = layer.attend(&x, &mut pass)?;
                         let input = layer.mlp_input(&attended)?;
                         let projected = layer.mlp.project(&input)?;
                         let (mlp, input) = (&layer.mlp, &input);
@@ -281,13 +333,22 @@ impl Gemma {
             candle_core::bail!("no ids to follow those in the cache")
         }
         awake(|| {
-            let mut x = self.embed(ids)?;
-            for (index, layer) in self.layers.iter().enumerate() {
-                x = layer.forward(&x, Some(cache.layer(index)))?;
+            let (mut x, mut pass) = self.begin(ids, Pass::with_cache(cache))?;
+            for layer in &self.layers {
+                x = layer.forward(&x, &mut pass)?;
             }
             let last = x.narrow(1, x.dim(1)? - 1, 1)?;
             self.logits(&self.final_norm(&last)?)
         })
+    }
+
+    /// What normed hidden states become part of a text's embedding as, `[..., hidden]` to `[..., dim]`: projected, where
+    /// the family projects them (EmbeddingGemma 2).
+    ///
+    /// # Errors
+    /// A last dimension that is not the hidden size.
+    pub fn embedding_states(&self, hidden: &Tensor) -> Result<Tensor> {
+        self.projection.as_ref().map_or(Ok(hidden.clone()), |layer| layer.forward(hidden))
     }
 
     /// Normed hidden states `[..., hidden]` to logits `[..., vocab]`.

@@ -1,67 +1,173 @@
 //! A decoder layer.
 
-use super::attention::{Attention, KeyValues};
+use super::altup::{AltUp, Laurel};
+use super::attention::Attention;
+use super::mixture::ExpertsBranch;
 use super::norm::RmsNorm;
+use super::pass::Pass;
+use super::per_layer::PerLayerBlock;
 use super::rope::RotaryEmbedding;
-use crate::checkpoint::{AttentionConfig, LayerAttention, Stack};
-use crate::mlp::{GemmaMlp, gemma_mlp_b};
-use candle_core::{Module, Result, Tensor};
+use crate::checkpoint::{AttentionConfig, Stack};
+use crate::kernels::linear::InputRounding;
+use crate::mlp::{Gating, GemmaMlp, Sparsity, gemma_mlp_b};
+use candle_core::{D, Error, Module, Result, Tensor};
 use candle_nn::VarBuilder;
 
 /// A decoder layer: norm, attention, norm, residual; norm, MLP, norm, residual.
 ///
-/// Some families also norm what attention and MLP return: [`Stack::norms`].
+/// Some families also norm what attention and MLP return ([`Stack::norms`]), and have more around them: experts beside
+/// the MLP, an input of the layer's own, a factor on the residual stream, or several streams of which the layer computes
+/// one.
 #[derive(Debug, Clone)]
 pub struct Layer {
+    index: usize,
+    /// Whether later layers use its keys and values.
+    lends: bool,
     pub(super) input_norm: RmsNorm,
     pub(super) attention: Attention,
     pub(super) post_attention_norm: Option<RmsNorm>,
     pub(super) mlp_norm: RmsNorm,
     pub(super) mlp: GemmaMlp,
+    pub(super) experts: Option<ExpertsBranch>,
     pub(super) post_mlp_norm: Option<RmsNorm>,
+    pub(super) per_layer: Option<PerLayerBlock>,
+    /// `[1]`.
+    pub(super) scalar: Option<Tensor>,
+    pub(super) streams: Option<(AltUp, Laurel)>,
+}
+
+/// A layer behind its attention.
+#[derive(Debug, Clone)]
+pub struct Attended {
+    /// The residual stream, `[batch, seq, hidden]`.
+    pub stream: Tensor,
+    /// What all streams were predicted to be behind the layer, `[batch, seq, streams · hidden]`.
+    predicted: Option<Tensor>,
+    /// The layer's own input, `[batch, seq, size]`.
+    per_layer_input: Option<Tensor>,
+    gatings: Vec<Gating>,
+}
+
+impl Attended {
+    /// Some positions of it.
+    ///
+    /// # Errors
+    /// Positions beyond the last.
+    pub fn positions(&self, start: usize, len: usize) -> Result<Self> {
+        let part = |t: &Tensor| t.narrow(1, start, len)?.contiguous();
+        Ok(Self {
+            stream: part(&self.stream)?,
+            predicted: self.predicted.as_ref().map(part).transpose()?,
+            per_layer_input: self.per_layer_input.as_ref().map(part).transpose()?,
+            gatings: self.gatings.clone(),
+        })
+    }
+
+    /// The same with another residual stream of its shape.
+    pub fn with_stream(&self, stream: Tensor) -> Self {
+        Self { stream, ..self.clone() }
+    }
 }
 
 impl Layer {
-    /// Reads a layer's tensors. `rope` is that of an earlier layer, if one rotates alike.
+    /// Reads the tensors of the layer with an index. `rope` is that of an earlier layer, if one rotates alike.
     ///
     /// # Errors
-    /// A tensor that is missing or has another shape.
+    /// A tensor that is missing or has another shape; a layer that the config does not have.
     pub fn new(
         stack: &Stack,
         attention: &AttentionConfig,
-        layer: &LayerAttention,
+        index: usize,
         rope: RotaryEmbedding,
         vb: VarBuilder,
     ) -> Result<Self> {
         let (hidden, eps) = (stack.hidden_size, stack.rms_norm_eps);
         let norm = |name: &str| -> Result<RmsNorm> {
-            Ok(RmsNorm::new(vb.pp(name).get(hidden, "weight")?, eps))
+            Ok(RmsNorm::of(vb.pp(name).get(hidden, "weight")?, stack.norm_weight, eps))
         };
         let names = &stack.norms;
+        let (Some(of_attention), Some(feed_forward)) =
+            (attention.layers.get(index), stack.feed_forward.get(index))
+        else {
+            candle_core::bail!("layer {index} of {} layers", attention.layers.len())
+        };
+        let mlp = gemma_mlp_b(
+            hidden,
+            feed_forward.intermediate_size,
+            stack.mlp_bias,
+            stack.activation.value,
+            vb.pp("mlp"),
+        )?;
+        let sparsity = match feed_forward.sparsity {
+            0.0 => None,
+            fraction => Some(Sparsity::new(fraction).map_err(Error::wrap)?),
+        };
+        let experts = feed_forward.experts.as_ref();
+        let per_layer = stack.per_layer_inputs.as_ref();
+        let streams = stack.altup.as_ref();
         Ok(Self {
+            index,
+            lends: attention.layers.iter().any(|layer| layer.shares == Some(index)),
             input_norm: norm(names.input)?,
-            attention: Attention::new(attention, layer, hidden, eps, rope, vb.pp("self_attn"))?,
+            attention: Attention::new(attention, of_attention, stack, rope, vb.pp("self_attn"))?,
             post_attention_norm: names.post_attention.map(norm).transpose()?,
             mlp_norm: norm(names.pre_mlp)?,
-            mlp: gemma_mlp_b(
-                hidden,
-                stack.intermediate_size,
-                stack.mlp_bias,
-                stack.activation.value,
-                vb.pp("mlp"),
-            )?,
+            mlp: mlp.with_sparsity(sparsity),
+            experts: experts
+                .map(|config| ExpertsBranch::new(config, stack, vb.clone()))
+                .transpose()?,
             post_mlp_norm: names.post_mlp.map(norm).transpose()?,
+            per_layer: per_layer
+                .map(|config| PerLayerBlock::new(config, stack, vb.clone()))
+                .transpose()?,
+            scalar: stack.layer_scalar.then(|| vb.get(1, "layer_scalar")).transpose()?,
+            streams: streams
+                .map(|config| {
+                    let altup = AltUp::new(config, stack, vb.pp("altup"))?;
+                    Ok::<_, Error>((altup, Laurel::new(config, stack, vb.pp("laurel"))?))
+                })
+                .transpose()?,
         })
     }
 
     /// The layer with its matrices packed.
     pub(super) fn packed(self) -> Result<Self> {
-        Ok(Self { attention: self.attention.packed()?, mlp: self.mlp.packed()?, ..self })
+        Ok(Self {
+            attention: self.attention.packed()?,
+            mlp: self.mlp.packed()?,
+            experts: self.experts.map(ExpertsBranch::packed).transpose()?,
+            per_layer: self.per_layer.map(PerLayerBlock::packed).transpose()?,
+            streams: self
+                .streams
+                .map(|(altup, laurel)| Ok::<_, Error>((altup, laurel.packed()?)))
+                .transpose()?,
+            ..self
+        })
+    }
+
+    /// Which layer it is, from 0 on.
+    pub fn index(&self) -> usize {
+        self.index
     }
 
     /// The gated block.
     pub fn mlp(&self) -> &GemmaMlp {
         &self.mlp
+    }
+
+    /// The experts beside the block, where there are some.
+    pub fn experts(&self) -> Option<&ExpertsBranch> {
+        self.experts.as_ref()
+    }
+
+    /// The gate of the layer's own input, where it has one.
+    pub fn per_layer(&self) -> Option<&PerLayerBlock> {
+        self.per_layer.as_ref()
+    }
+
+    /// How many GELUs it computes: the block's, the experts', that of its own input.
+    pub fn gates(&self) -> usize {
+        1 + usize::from(self.experts.is_some()) + usize::from(self.per_layer.is_some())
     }
 
     /// The layer around another block.
@@ -72,18 +178,50 @@ impl Layer {
     /// The layer for a backward pass through packed matrices, which are constants to it; the block
     /// stays as it is.
     pub fn with_frozen_attention(&self) -> Self {
-        Self { attention: self.attention.frozen(), ..self.clone() }
+        Self {
+            attention: self.attention.frozen(),
+            experts: self.experts.as_ref().map(ExpertsBranch::frozen),
+            per_layer: self.per_layer.as_ref().map(PerLayerBlock::frozen),
+            streams: self.streams.as_ref().map(|(altup, laurel)| (altup.clone(), laurel.frozen())),
+            ..self.clone()
+        }
+    }
+
+    /// Changes the way in which every gate is passed on, the block's and all others.
+    pub(super) fn map_gates(&mut self, change: impl Fn(Gating) -> Gating) {
+        self.mlp = self.mlp.with_gating(change(self.mlp.gating()));
+        if let Some(experts) = &mut self.experts {
+            let Gating { activation, rounding } = change(experts.mixture.gating());
+            experts.mixture = experts.mixture.with_activation(activation).with_rounding(rounding);
+        }
+        if let Some(block) = &mut self.per_layer {
+            block.gate = block.gate.with_gating(change(block.gate.gating()));
+        }
+    }
+
+    /// Rounds the inputs of every product with packed weights.
+    pub(super) fn round_inputs(&mut self, inputs: InputRounding) {
+        self.attention.inputs = inputs;
+        self.mlp = self.mlp.with_input_rounding(inputs);
+        self.experts = self.experts.as_ref().map(|experts| experts.with_input_rounding(inputs));
+        self.per_layer = self.per_layer.as_ref().map(|block| block.with_input_rounding(inputs));
     }
 
     /// All its norms.
     pub(super) fn norms_mut(&mut self) -> impl Iterator<Item = &mut RmsNorm> {
         let own = [&mut self.input_norm, &mut self.mlp_norm];
         let optional = [&mut self.post_attention_norm, &mut self.post_mlp_norm];
-        let heads = self.attention.qk_norm.iter_mut().flat_map(|(q, k)| [q, k]);
-        own.into_iter().chain(optional.into_iter().flatten()).chain(heads)
+        let heads = self.attention.norms.iter_mut();
+        let experts = self.experts.iter_mut().flat_map(ExpertsBranch::norms_mut);
+        let per_layer = self.per_layer.iter_mut().map(|block| &mut block.norm);
+        let streams = self.streams.iter_mut();
+        let streams =
+            streams.flat_map(|(altup, laurel)| [&mut altup.router_norm, &mut laurel.norm]);
+        let optional = optional.into_iter().flatten();
+        own.into_iter().chain(optional).chain(heads).chain(experts).chain(per_layer).chain(streams)
     }
 
-    /// What attention gets, from the residual stream.
+    /// What attention gets, from the residual stream that the layer computes.
     ///
     /// # Errors
     /// candle's, for shapes that do not fit.
@@ -106,45 +244,121 @@ impl Layer {
         self.post_mlp_norm.as_ref()
     }
 
-    /// The first half: the residual stream after attention. Both `[batch, seq, hidden]`.
+    /// What stands in front of attention: of all that enters the layer, `[batch, seq, hidden]` or `[batch, seq, streams ·
+    /// hidden]`, the stream that it computes, and what goes around attention.
     ///
     /// # Errors
     /// candle's, for shapes that do not fit.
-    pub fn attend(&self, x: &Tensor, cache: Option<&mut KeyValues>) -> Result<Tensor> {
-        let attended = self.attention.forward(&self.attention_input(x)?, cache)?;
-        self.add_attention(x, attended)
+    pub fn enter(&self, x: &Tensor, pass: &Pass) -> Result<Attended> {
+        let predicted = self.streams.as_ref().map(|(altup, _)| altup.predict(x)).transpose()?;
+        Ok(Attended {
+            stream: match (&self.streams, &predicted) {
+                (Some((altup, _)), Some(predicted)) => altup.active(predicted)?,
+                _ => x.clone(),
+            },
+            predicted,
+            per_layer_input: pass.per_layer_input(self.index)?,
+            gatings: pass.gatings().to_vec(),
+        })
     }
 
-    /// The residual stream after attention, from that before it and attention's output.
+    /// What attention returns, `[batch, seq, hidden]`, of its input.
+    ///
+    /// # Errors
+    /// candle's, for shapes that do not fit; keys and values of another model or batch, or none where it has none of its
+    /// own.
+    pub fn attention_output(&self, input: &Tensor, pass: &mut Pass) -> Result<Tensor> {
+        let keys = pass.keys(self.index, self.attention.shares(), self.lends)?;
+        self.attention.forward(input, keys)
+    }
+
+    /// The first half: from all that enters the layer to the residual stream after attention.
+    ///
+    /// # Errors
+    /// Those of [`Self::attention_output`].
+    pub fn attend(&self, x: &Tensor, pass: &mut Pass) -> Result<Attended> {
+        let entered = self.enter(x, pass)?;
+        let input = self.attention_input(&entered.stream)?;
+        let output = self.attention_output(&input, pass)?;
+        let stream = self.add_attention(&entered.stream, &input, output)?;
+        Ok(entered.with_stream(stream))
+    }
+
+    /// The residual stream after attention, from that before it, attention's input and its output.
     ///
     /// # Errors
     /// candle's, for shapes that do not fit.
-    pub fn add_attention(&self, x: &Tensor, output: Tensor) -> Result<Tensor> {
-        add(x, output, self.post_attention_norm.as_ref())
+    pub fn add_attention(&self, x: &Tensor, input: &Tensor, output: Tensor) -> Result<Tensor> {
+        let sum = add(x, output, self.post_attention_norm.as_ref())?;
+        self.beside_attention(x, input, sum)
+    }
+
+    /// The residual stream with what goes beside attention, if anything does.
+    ///
+    /// # Errors
+    /// candle's, for shapes that do not fit.
+    pub fn beside_attention(&self, x: &Tensor, input: &Tensor, sum: Tensor) -> Result<Tensor> {
+        match &self.streams {
+            Some((_, laurel)) => (sum + laurel.forward(x, input)?)? / 2f64.sqrt(),
+            None => Ok(sum),
+        }
     }
 
     /// What the MLP gets, from the residual stream after attention.
     ///
     /// # Errors
     /// candle's, for shapes that do not fit.
-    pub fn mlp_input(&self, attended: &Tensor) -> Result<Tensor> {
-        self.mlp_norm.forward(attended)
+    pub fn mlp_input(&self, attended: &Attended) -> Result<Tensor> {
+        self.mlp_norm.forward(&attended.stream)
     }
 
-    /// The residual stream after the layer, from that after attention and the MLP's output.
+    /// All that leaves the layer, from what was there after attention and the MLP's output.
     ///
     /// # Errors
-    /// candle's, for shapes that do not fit.
-    pub fn add_output(&self, attended: &Tensor, output: Tensor) -> Result<Tensor> {
-        add(attended, output, self.post_mlp_norm.as_ref())
+    /// candle's, for shapes that do not fit; a layer with an input of its own that did not get it.
+    pub fn add_output(&self, attended: &Attended, output: Tensor) -> Result<Tensor> {
+        let output = match &self.experts {
+            Some(experts) => experts.forward(&attended.stream, &output, &attended.gatings)?,
+            None => output,
+        };
+        self.leave(attended, add(&attended.stream, output, self.post_mlp_norm.as_ref())?)
     }
 
-    /// The whole layer: `[batch, seq, hidden]` to the same.
+    /// All that leaves the layer, from what was there after attention and the residual stream after the MLP.
     ///
     /// # Errors
-    /// candle's, for shapes that do not fit.
-    pub fn forward(&self, x: &Tensor, cache: Option<&mut KeyValues>) -> Result<Tensor> {
-        let attended = self.attend(x, cache)?;
+    /// Those of [`Self::add_output`].
+    pub fn leave(&self, attended: &Attended, stream: Tensor) -> Result<Tensor> {
+        let gated = |x: &Tensor| -> Result<Option<Tensor>> {
+            let Some(block) = &self.per_layer else { return Ok(None) };
+            let Some(input) = &attended.per_layer_input else {
+                candle_core::bail!("layer {} has no input of its own in this pass", self.index)
+            };
+            block.forward(x, input, &attended.gatings).map(Some)
+        };
+        if let (Some((altup, _)), Some(predicted)) = (&self.streams, &attended.predicted) {
+            let corrected = altup.correct(predicted, &stream)?;
+            return match gated(&altup.gated(&corrected)?)? {
+                Some(addition) => altup.joined(corrected, &addition),
+                None => Tensor::cat(&corrected, D::Minus1),
+            };
+        }
+        let stream = match gated(&stream)? {
+            Some(addition) => (stream + addition)?,
+            None => stream,
+        };
+        match &self.scalar {
+            Some(scalar) => stream.broadcast_mul(&scalar.to_dtype(stream.dtype())?),
+            None => Ok(stream),
+        }
+    }
+
+    /// The whole layer: from all that enters it to all that leaves it, of one shape.
+    ///
+    /// # Errors
+    /// Those of [`Self::attend`] and [`Self::add_output`].
+    pub fn forward(&self, x: &Tensor, pass: &mut Pass) -> Result<Tensor> {
+        let attended = self.attend(x, pass)?;
         let output = self.mlp.forward(&self.mlp_input(&attended)?)?;
         self.add_output(&attended, output)
     }

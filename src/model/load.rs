@@ -25,7 +25,17 @@ impl Gemma {
         let vb = var_builder(checkpoint, dtype, device);
         let at = |name: &str| name.split_terminator('.').fold(vb.clone(), |vb, part| vb.pp(part));
         let Parts { backbone, embedding, head } = checkpoint.parts();
-        let parts = Builders { backbone: at(backbone), embedding: at(embedding), head: at(head) };
+        let table = format!("{backbone}embed_tokens_per_layer.weight");
+        let per_layer_table = match device.is_cpu() && checkpoint.tensors().contains(&table) {
+            true => Some(checkpoint.tensors().numbers(&table)?),
+            false => None,
+        };
+        let parts = Builders {
+            backbone: at(backbone),
+            embedding: at(embedding),
+            head: at(head),
+            per_layer_table,
+        };
         let config = checkpoint.config();
         let loaded = Self::from_parts(config, dtype, parts, should_pack(dtype, device));
         from_unchanged(checkpoint, loaded)

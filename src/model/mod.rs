@@ -1,5 +1,6 @@
 //! Gemma around the block: the decoder, out of parts of which each can be used alone.
 
+mod altup;
 mod attention;
 mod embedding;
 mod gemma;
@@ -7,18 +8,24 @@ mod head;
 mod identity;
 mod layer;
 pub(crate) mod load;
+mod mixture;
 pub(crate) mod norm;
 mod observer;
+mod pass;
+mod per_layer;
 mod rope;
 mod variation;
 
-pub use attention::{Attention, AttentionRounding, KeyValues};
+pub use attention::{Attention, AttentionRounding, KeyValues, Keys};
 pub use embedding::Embedding;
 pub use gemma::{Cache, Gemma};
 pub use head::Head;
-pub use layer::Layer;
+pub use layer::{Attended, Layer};
 pub use load::load_mlp;
+pub use mixture::ExpertsBranch;
 pub use norm::{NormRounding, RmsNorm};
 pub use observer::{Block, Observer};
+pub use pass::Pass;
+pub use per_layer::PerLayerBlock;
 pub use rope::{RopeRounding, RotaryEmbedding};
 pub use variation::Variation;

@@ -1,5 +1,6 @@
 //! Gemma's RMSNorm.
 
+use crate::checkpoint::NormWeight;
 use crate::kernels::exp::vectorized;
 use crate::kernels::number::Float;
 use crate::kernels::operands::{check_pair, slice};
@@ -9,14 +10,16 @@ use candle_core::{
 };
 use half::{bf16, f16};
 
-/// `x / sqrt(mean(x²) + eps) · (1 + w)`, over the last dimension.
+/// `x / sqrt(mean(x²) + eps) · (1 + w)`, over the last dimension; or `· w`, or neither, as [`NormWeight`] says.
 ///
 /// Computed in f32 (f64 for f64) up to and with the product by `1 + w`, and rounded once: Llama
-/// rounds before that product (transformers `Gemma3RMSNorm`, pull request 29402). The weight is
-/// stored as its distance from 1.
+/// rounds before that product (transformers `Gemma3RMSNorm`, pull request 29402). Up to Gemma 3 the weight is
+/// stored as its distance from 1; since Gemma 3n as it is (`Gemma3nRMSNorm`, `Gemma4RMSNorm`), and values and what
+/// routers see are normed without one.
 #[derive(Debug, Clone)]
 pub struct RmsNorm {
-    weight: Tensor,
+    weight: Option<Tensor>,
+    kind: NormWeight,
     eps: f64,
     rounding: NormRounding,
 }
@@ -37,18 +40,45 @@ pub enum NormRounding {
 }
 
 impl RmsNorm {
-    /// A norm with weight `[hidden]`, of any floating-point dtype.
+    /// A norm that multiplies by `1 + w`, with weight `[hidden]`, of any floating-point dtype.
     pub fn new(weight: Tensor, eps: f64) -> Self {
-        Self { weight, eps, rounding: NormRounding::Once }
+        Self::of(weight, NormWeight::OnePlus, eps)
     }
 
-    /// A norm with a weight that `change` makes of its own, which it gets in f32 (f64 stays).
+    /// A norm with weight `[hidden]`, of any floating-point dtype, and what it multiplies by.
+    pub fn of(weight: Tensor, kind: NormWeight, eps: f64) -> Self {
+        Self { weight: Some(weight), kind, eps, rounding: NormRounding::Once }
+    }
+
+    /// A norm that multiplies by nothing.
+    pub fn weightless(eps: f64) -> Self {
+        Self { weight: None, kind: NormWeight::Plain, eps, rounding: NormRounding::Once }
+    }
+
+    /// A norm with a weight that `change` makes of its own, which it gets in f32 (f64 stays). One without a weight stays
+    /// as it is.
     ///
     /// # Errors
     /// Those of `change`.
     pub fn map_weight(&self, change: impl FnOnce(Tensor) -> Result<Tensor>) -> Result<Self> {
-        let wide = self.weight.to_dtype(wide_dtype(self.weight.dtype()))?;
-        Ok(Self { weight: change(wide)?, ..self.clone() })
+        let Some(weight) = &self.weight else { return Ok(self.clone()) };
+        let wide = weight.to_dtype(wide_dtype(weight.dtype()))?;
+        Ok(Self { weight: Some(change(wide)?), ..self.clone() })
+    }
+
+    /// What it multiplies by; `None` if by nothing.
+    pub fn kind(&self) -> Option<NormWeight> {
+        self.weight.as_ref().map(|_| self.kind)
+    }
+
+    /// A norm of this weight that multiplies by something else.
+    pub(super) fn with_kind(&self, kind: NormWeight) -> Self {
+        Self { kind, ..self.clone() }
+    }
+
+    /// A norm without a factor behind the root.
+    pub(super) fn without_weight(&self) -> Self {
+        Self { weight: None, ..self.clone() }
     }
 
     /// Whether it rounds at the end only.
@@ -58,8 +88,15 @@ impl RmsNorm {
 
     /// What it does to a row in f32, before it rounds.
     pub(super) fn scale(&self) -> Result<Scale> {
-        let weight = self.weight.to_dtype(DType::F32)?.to_vec1::<f32>()?;
-        Ok(Scale { factors: weight.into_iter().map(|w| 1.0 + w).collect(), eps: self.eps })
+        let Some(weight) = &self.weight else {
+            return Ok(Scale { factors: None, eps: self.eps });
+        };
+        let weight = weight.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+        let factors = match self.kind {
+            NormWeight::OnePlus => weight.into_iter().map(|w| 1.0 + w).collect(),
+            NormWeight::Plain => weight,
+        };
+        Ok(Scale { factors: Some(factors), eps: self.eps })
     }
 
     /// A norm of this weight that rounds elsewhere.
@@ -90,9 +127,15 @@ impl RmsNorm {
             }
         };
         y = rounded(y, before)?;
-        let factor = rounded((self.weight.to_dtype(wide)? + 1.0)?, every)?;
-        y = rounded(y.broadcast_mul(&factor)?, output)?;
-        y.to_dtype(x.dtype())
+        if let Some(weight) = &self.weight {
+            let weight = weight.to_dtype(wide)?;
+            let factor = match self.kind {
+                NormWeight::OnePlus => rounded((weight + 1.0)?, every)?,
+                NormWeight::Plain => weight,
+            };
+            y = y.broadcast_mul(&factor)?;
+        }
+        rounded(y, output)?.to_dtype(x.dtype())
     }
 }
 
@@ -124,7 +167,7 @@ impl RmsNorm {
 
     /// Whether it is computed in one pass, which has no gradient.
     fn is_one_pass(&self, x: &Tensor) -> bool {
-        let tracked = x.track_op() || self.weight.track_op();
+        let tracked = x.track_op() || self.weight.as_ref().is_some_and(Tensor::track_op);
         let wide = x.dtype() == DType::F64;
         !tracked && !wide && x.device().is_cpu() && self.rounds_once() && x.elem_count() > 0
     }
@@ -137,8 +180,8 @@ pub fn wide_dtype(dtype: DType) -> DType {
 
 /// A norm as numbers.
 pub(super) struct Scale {
-    /// `1 + w`.
-    factors: Vec<f32>,
+    /// `1 + w` or `w`; `None` for neither.
+    factors: Option<Vec<f32>>,
     eps: f64,
 }
 
@@ -162,8 +205,13 @@ impl Scale {
                 }
                 let mean = squares.iter().sum::<f64>() / x.len() as f64;
                 let scale = (1.0 / (mean + self.eps).sqrt()) as f32;
-                for (x, factor) in x.iter_mut().zip(&self.factors) {
-                    *x = *x * scale * factor;
+                match &self.factors {
+                    Some(factors) => {
+                        for (x, factor) in x.iter_mut().zip(factors) {
+                            *x = *x * scale * factor;
+                        }
+                    }
+                    None => x.iter_mut().for_each(|x| *x *= scale),
                 }
             },
         );
@@ -180,9 +228,9 @@ impl CustomOp1 for OnePass {
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let y = match x {
-            CpuStorage::F32(_) => self.rows::<f32>(slice(x, layout)?, None),
-            CpuStorage::BF16(_) => self.rows::<bf16>(slice(x, layout)?, None),
-            CpuStorage::F16(_) => self.rows::<f16>(slice(x, layout)?, None),
+            CpuStorage::F32(_) => self.rows::<f32>(layout, slice(x, layout)?, None),
+            CpuStorage::BF16(_) => self.rows::<bf16>(layout, slice(x, layout)?, None),
+            CpuStorage::F16(_) => self.rows::<f16>(layout, slice(x, layout)?, None),
             _ => candle_core::bail!("a norm takes floating-point numbers"),
         };
         Ok((y?, layout.shape().clone()))
@@ -202,11 +250,15 @@ impl CustomOp2 for OnePass {
         to_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let y = match x {
-            CpuStorage::F32(_) => self.rows::<f32>(slice(x, layout)?, Some(slice(to, to_layout)?)),
-            CpuStorage::BF16(_) => {
-                self.rows::<bf16>(slice(x, layout)?, Some(slice(to, to_layout)?))
+            CpuStorage::F32(_) => {
+                self.rows::<f32>(layout, slice(x, layout)?, Some(slice(to, to_layout)?))
             }
-            CpuStorage::F16(_) => self.rows::<f16>(slice(x, layout)?, Some(slice(to, to_layout)?)),
+            CpuStorage::BF16(_) => {
+                self.rows::<bf16>(layout, slice(x, layout)?, Some(slice(to, to_layout)?))
+            }
+            CpuStorage::F16(_) => {
+                self.rows::<f16>(layout, slice(x, layout)?, Some(slice(to, to_layout)?))
+            }
             _ => candle_core::bail!("a norm takes floating-point numbers"),
         };
         Ok((y?, layout.shape().clone()))
@@ -214,12 +266,12 @@ impl CustomOp2 for OnePass {
 }
 
 impl OnePass {
-    fn rows<T: Float>(&self, x: &[T], to: Option<&[T]>) -> Result<CpuStorage> {
+    fn rows<T: Float>(&self, layout: &Layout, x: &[T], to: Option<&[T]>) -> Result<CpuStorage> {
         /// Elements that are worth another thread.
         const CHUNK: usize = 1 << 14;
-        let width = self.0.factors.len();
-        if !x.len().is_multiple_of(width) {
-            candle_core::bail!("a norm of width {width} on {} numbers", x.len())
+        let width = layout.dims().last().copied().unwrap_or(1);
+        if let Some(factors) = self.0.factors.as_ref().filter(|factors| factors.len() != width) {
+            candle_core::bail!("a norm of width {} on rows of {width}", factors.len())
         }
         let mut y = vec![T::zero(); x.len()];
         let chunk = (CHUNK / width).max(1) * width;

@@ -1,7 +1,7 @@
 //! Rotary position embedding.
 
 use super::norm::wide_dtype;
-use crate::checkpoint::LayerAttention;
+use crate::checkpoint::{LayerAttention, Rotated};
 use candle_core::{D, DType, Device, Result, Tensor};
 use candle_nn::rotary_emb::{rope, rope_slow};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,6 +16,7 @@ pub struct RotaryEmbedding {
     theta: f64,
     factor: f64,
     head_dim: usize,
+    rotated: Rotated,
     rounding: RopeRounding,
     /// Cosines and sines of all positions so far, in f32.
     tables: Arc<Mutex<Option<Tables>>>,
@@ -43,12 +44,13 @@ pub enum RopeRounding {
 }
 
 impl RotaryEmbedding {
-    /// The embedding of a layer whose heads are `head_dim` wide.
-    pub fn new(layer: &LayerAttention, head_dim: usize) -> Self {
+    /// The embedding of a layer.
+    pub fn new(layer: &LayerAttention) -> Self {
         Self {
             theta: layer.rope_theta,
             factor: layer.rope_factor,
-            head_dim,
+            head_dim: layer.head_dim,
+            rotated: layer.rotated,
             rounding: RopeRounding::None,
             tables: Arc::default(),
         }
@@ -56,12 +58,24 @@ impl RotaryEmbedding {
 
     /// Whether it rotates as a layer asks for.
     pub fn fits(&self, layer: &LayerAttention) -> bool {
-        (self.theta, self.factor) == (layer.rope_theta, layer.rope_factor)
+        (self.theta, self.factor, self.head_dim, self.rotated)
+            == (layer.rope_theta, layer.rope_factor, layer.head_dim, layer.rotated)
     }
 
     /// Whether another rotates by the same angles.
     pub(super) fn rotates_like(&self, other: &Self) -> bool {
-        (self.theta, self.factor) == (other.theta, other.factor)
+        (self.theta, self.factor, self.head_dim, self.rotated)
+            == (other.theta, other.factor, other.head_dim, other.rotated)
+    }
+
+    /// One of this width that rotates by another's base and factor.
+    pub(super) fn with_base_of(&self, other: &Self) -> Self {
+        Self { theta: other.theta, factor: other.factor, tables: Arc::default(), ..self.clone() }
+    }
+
+    /// One that rotates something else of a head.
+    pub(super) fn with_rotated(&self, rotated: Rotated) -> Self {
+        Self { rotated, tables: Arc::default(), ..self.clone() }
     }
 
     /// A rotary embedding that rounds on the way.
@@ -74,23 +88,39 @@ impl RotaryEmbedding {
     /// # Errors
     /// candle's, if the device is out of memory.
     pub fn apply(&self, x: &Tensor, start: usize) -> Result<Tensor> {
-        let (cos, sin) = self.rows(start, x.dim(2)?, x.device())?; // [seq, head_dim / 2]
+        let (cos, sin) = self.rows(start, x.dim(2)?, x.device())?; // [seq, pairs]
         let wide = |table: Tensor| table.to_dtype(wide_dtype(x.dtype()));
         let (cos, sin) = (wide(cos)?, wide(sin)?);
-        Self::rotate(x, &cos, &sin)
+        self.on_turned(x, |x| Self::rotate(x, &cos, &sin))
+    }
+
+    /// Changes the numbers that are turned, and leaves the rest of a head as it is.
+    fn on_turned(
+        &self,
+        x: &Tensor,
+        turn: impl FnOnce(&Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let (width, all) = (self.width(), x.dim(D::Minus1)?);
+        if width == all {
+            return turn(x);
+        }
+        let rest = x.narrow(D::Minus1, width, all - width)?;
+        Tensor::cat(&[turn(&x.narrow(D::Minus1, 0, width)?)?, rest], D::Minus1)
     }
 
     /// [`Self::apply`], rounded to a dtype after every operation.
     pub(super) fn apply_rounded(&self, x: &Tensor, start: usize, dtype: DType) -> Result<Tensor> {
         let round = |x: Tensor| x.to_dtype(dtype)?.to_dtype(x.dtype());
-        let (cos, sin) = self.rows(start, x.dim(2)?, x.device())?; // [seq, head_dim / 2]
+        let (cos, sin) = self.rows(start, x.dim(2)?, x.device())?; // [seq, pairs]
         let (cos, sin) = (round(cos)?.to_dtype(x.dtype())?, round(sin)?.to_dtype(x.dtype())?);
-        let half = x.dim(D::Minus1)? / 2;
-        let (a, b) = (x.narrow(D::Minus1, 0, half)?, x.narrow(D::Minus1, half, half)?);
-        let times = |x: &Tensor, table: &Tensor| round(x.broadcast_mul(table)?);
-        let first = round((times(&a, &cos)? - times(&b, &sin)?)?)?;
-        let second = round((times(&b, &cos)? + times(&a, &sin)?)?)?;
-        Tensor::cat(&[first, second], D::Minus1)
+        self.on_turned(x, |x| {
+            let half = x.dim(D::Minus1)? / 2;
+            let (a, b) = (x.narrow(D::Minus1, 0, half)?, x.narrow(D::Minus1, half, half)?);
+            let times = |x: &Tensor, table: &Tensor| round(x.broadcast_mul(table)?);
+            let first = round((times(&a, &cos)? - times(&b, &sin)?)?)?;
+            let second = round((times(&b, &cos)? + times(&a, &sin)?)?)?;
+            Tensor::cat(&[first, second], D::Minus1)
+        })
     }
 
     fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
@@ -99,13 +129,13 @@ impl RotaryEmbedding {
         rotate(&x.contiguous()?, cos, sin)
     }
 
-    /// Cosines and sines of some positions in f32, each `[seq, head_dim / 2]`.
+    /// Cosines and sines of some positions in f32, each `[seq, pairs]`.
     pub(super) fn rows(&self, start: usize, seq: usize, device: &Device) -> Result<Tables> {
         let (cos, sin) = self.tables(start + seq, device)?;
         Ok((cos.narrow(0, start, seq)?, sin.narrow(0, start, seq)?))
     }
 
-    /// Cosines and sines of at least the positions `0..len`, each `[≥ len, head_dim / 2]`.
+    /// Cosines and sines of at least the positions `0..len`, each `[≥ len, pairs]`.
     fn tables(&self, len: usize, device: &Device) -> Result<Tables> {
         let long_enough = |(cos, _): &Tables| cos.dims()[0] >= len;
         if let Some(tables) = self.lock().clone().filter(long_enough) {
@@ -125,30 +155,57 @@ impl RotaryEmbedding {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How many of a head's first numbers are turned, in pairs; the rest stay as they are.
+    fn width(&self) -> usize {
+        match self.rotated {
+            Rotated::All | Rotated::Pairs(_) => self.head_dim,
+            Rotated::First(width) => width,
+        }
+    }
+
+    /// Pairs `(x[i], x[i + pairs])` of a head that are turned.
+    pub(super) fn pairs(&self) -> usize {
+        self.width() / 2
+    }
+
+    /// Of these, the first ones that have an angle: that of the others is 0.
+    fn turning(&self) -> usize {
+        match self.rotated {
+            Rotated::All | Rotated::First(_) => self.pairs(),
+            Rotated::Pairs(pairs) => pairs.min(self.pairs()),
+        }
+    }
+
     /// The angles of positions `0..len`, row after row.
     fn wide_angles(&self, len: usize) -> Vec<f64> {
-        let half = self.head_dim / 2;
+        let (pairs, turning) = (self.pairs(), self.turning());
         let angle = |at: usize| {
-            let exponent = -2.0 * (at % half) as f64 / self.head_dim as f64;
-            (at / half) as f64 * self.theta.powf(exponent) / self.factor
+            let (position, pair) = (at / pairs, at % pairs);
+            let exponent = -2.0 * pair as f64 / self.width() as f64;
+            match pair < turning {
+                true => position as f64 * self.theta.powf(exponent) / self.factor,
+                false => 0.0,
+            }
         };
-        (0..len * half).map(angle).collect()
+        (0..len * pairs).map(angle).collect()
     }
 
     fn iterated_angles(&self, len: usize) -> Vec<f64> {
-        let step = (self.theta as f32).powf(-2.0 / self.head_dim as f32);
+        let step = (self.theta as f32).powf(-2.0 / self.width() as f32);
         let factor = self.factor.recip() as f32;
+        let (pairs, turning) = (self.pairs(), self.turning());
         let row = |position: usize| {
             let angles =
                 std::iter::successors(Some(position as f32), move |angle| Some(angle * step));
-            angles.take(self.head_dim / 2).map(move |angle| f64::from(angle * factor))
+            let angles = angles.take(turning).map(move |angle| f64::from(angle * factor));
+            angles.chain(std::iter::repeat(0.0)).take(pairs)
         };
         (0..len).flat_map(row).collect()
     }
 
     /// Cosines and sines of angles.
     fn tables_of(&self, angles: Vec<f64>, device: &Device) -> Result<Tables> {
-        let half = self.head_dim / 2;
+        let half = self.pairs();
         let table = |of: fn(f64) -> f64| {
             let values: Vec<f32> = angles.iter().map(|&angle| of(angle) as f32).collect();
             Tensor::from_vec(values, (angles.len() / half.max(1), half), device)
@@ -162,14 +219,17 @@ impl RotaryEmbedding {
             RopeRounding::Iterated => return self.tables_of(self.iterated_angles(len), device),
             _ => {}
         }
-        let (theta, dim) = (self.theta as f32, self.head_dim as f32);
-        let frequency = |i: usize| 1.0 / theta.powf((2 * i) as f32 / dim) / self.factor as f32;
-        let frequencies: Vec<f32> = (0..self.head_dim / 2).map(frequency).collect();
-        let frequencies = Tensor::from_vec(frequencies, (1, self.head_dim / 2), device)?;
+        let (theta, dim) = (self.theta as f32, self.width() as f32);
+        let frequency = |i: usize| match i < self.turning() {
+            true => 1.0 / theta.powf((2 * i) as f32 / dim) / self.factor as f32,
+            false => 0.0,
+        };
+        let frequencies: Vec<f32> = (0..self.pairs()).map(frequency).collect();
+        let frequencies = Tensor::from_vec(frequencies, (1, self.pairs()), device)?;
         let positions = Tensor::arange(0u32, len as u32, device)?.to_dtype(DType::F32)?;
         let positions = positions.unsqueeze(1)?; // [len, 1]
         let round = |t: Tensor, dtype: DType| t.to_dtype(dtype)?.to_dtype(DType::F32);
-        let angles = |p: &Tensor, f: &Tensor| p.broadcast_mul(f); // [len, head_dim / 2]
+        let angles = |p: &Tensor, f: &Tensor| p.broadcast_mul(f); // [len, pairs]
         match self.rounding {
             RopeRounding::None | RopeRounding::Wide | RopeRounding::Iterated => {
                 cos_sin(&angles(&positions, &frequencies)?, Ok)

@@ -5,8 +5,9 @@ use super::embedding::rounded;
 use super::gemma::Gemma;
 use super::head::Head;
 use super::layer::Layer;
-use super::norm::NormRounding;
+use super::norm::{NormRounding, RmsNorm};
 use super::rope::RopeRounding;
+use crate::checkpoint::NormWeight;
 use crate::kernels::activation::Activation;
 use crate::kernels::linear::InputRounding;
 use candle_core::{DType, Result, Tensor};
@@ -23,6 +24,8 @@ pub enum Variation {
     EmbeddingNotScaled,
     /// Norms that multiply by `w` where Gemma's multiply by `1 + w`.
     NormWithoutOne,
+    /// Norms that multiply by `1 + w` where Gemma 3n's and 4's multiply by `w`.
+    NormWithOne,
     /// `1 + w` of every norm rounded to a dtype.
     NormWeightRounded(DType),
     /// Norms that round elsewhere.
@@ -74,28 +77,32 @@ impl Gemma {
                 (scale != self.embedding.scale).then(|| self.with_embedding_scale(scale))
             }
             V::EmbeddingNotScaled => Some(self.with_embedding_scale(1.0)),
-            V::NormWithoutOne => {
-                Some(self.map_norms(|norm| norm.map_weight(|weight| weight - 1.0))?)
-            }
+            V::NormWithoutOne => self.with_norm_weight(NormWeight::OnePlus, NormWeight::Plain)?,
+            V::NormWithOne => self.with_norm_weight(NormWeight::Plain, NormWeight::OnePlus)?,
             V::NormWeightRounded(dtype) => {
+                let is_one_plus = self.norm.kind() == Some(NormWeight::OnePlus);
                 let round = |weight| one_plus_weight_rounded(weight, dtype);
-                Some(self.map_norms(|norm| norm.map_weight(round))?)
+                let varied = || self.map_norms(|norm| norm.map_weight(round));
+                is_one_plus.then(varied).transpose()?
             }
             V::NormRounding(rounding) => {
                 Some(self.map_norms(|norm| Ok(norm.with_rounding(rounding)))?)
             }
             V::QkNormLeftOut => {
-                let has = self.layers.iter().any(|layer| layer.attention.qk_norm.is_some());
-                has.then(|| self.map_layers(|layer| layer.attention.qk_norm = None))
+                let has = self.layers.iter().any(|layer| layer.attention.norms.q.is_some());
+                has.then(|| {
+                    self.map_layers(|layer| {
+                        let norms = &mut layer.attention.norms;
+                        (norms.q, norms.k) = (None, None);
+                    })
+                })
             }
             V::AttentionRounding(rounding) => {
                 Some(self.map_layers(|layer| layer.attention.rounding = Some(rounding)))
             }
             V::InputRounding(rounding) => Some(
-                self.with_head(|head| head.with_input_rounding(rounding)).map_layers(|layer| {
-                    layer.attention.inputs = rounding;
-                    layer.mlp = layer.mlp.with_input_rounding(rounding);
-                }),
+                self.with_head(|head| head.with_input_rounding(rounding))
+                    .map_layers(|layer| layer.round_inputs(rounding)),
             ),
             V::RopeRounding(rounding) => Some(self.map_layers(|layer| {
                 layer.attention.rope = layer.attention.rope.with_rounding(rounding);
@@ -120,12 +127,19 @@ impl Gemma {
         })
     }
 
+    /// A model whose norms multiply by something else, if they multiply by what is given.
+    fn with_norm_weight(&self, from: NormWeight, to: NormWeight) -> Result<Option<Self>> {
+        let varied = |norm: &RmsNorm| Ok(norm.with_kind(to));
+        (self.norm.kind() == Some(from)).then(|| self.map_norms(varied)).transpose()
+    }
+
     /// The rotary embedding of the first layer of a kind in all of them; `None` without layers of
     /// either kind, or where all rotate alike.
     fn with_rope_of(&self, kind: impl Fn(&Layer) -> bool) -> Option<Self> {
         let first = |is: bool| self.layers.iter().find(|layer| kind(layer) == is);
         let [wanted, other] = [first(true)?, first(false)?].map(|layer| &layer.attention.rope);
-        let varied = |layer: &mut Layer| layer.attention.rope = wanted.clone();
+        let varied =
+            |layer: &mut Layer| layer.attention.rope = layer.attention.rope.with_base_of(wanted);
         (!wanted.rotates_like(other)).then(|| self.map_layers(varied))
     }
 

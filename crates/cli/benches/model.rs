@@ -189,12 +189,13 @@ impl Size<'_> {
 
     /// Numbers in the matrices of all layers.
     fn layers(&self) -> usize {
-        let Stack { hidden_size, intermediate_size, num_hidden_layers, .. } = self.stack;
-        let AttentionConfig { num_attention_heads, num_key_value_heads, head_dim, .. } =
-            self.attention;
-        // Queries and output, keys and values.
-        let projections = 2 * (num_attention_heads + num_key_value_heads) * head_dim;
-        num_hidden_layers * hidden_size * (projections + 3 * intermediate_size)
+        let AttentionConfig { num_attention_heads, layers, .. } = self.attention;
+        let widths = layers.iter().zip(&self.stack.feed_forward).map(|(layer, block)| {
+            // Queries and output, keys and values.
+            let heads = 2 * (num_attention_heads + layer.num_key_value_heads);
+            heads * layer.head_dim + 3 * block.intermediate_size
+        });
+        self.stack.hidden_size * widths.sum::<usize>()
     }
 
     fn head(&self) -> usize {
@@ -205,11 +206,12 @@ impl Size<'_> {
     /// alone, and for every query's products with the keys and the values that it sees.
     fn operations(&self, positions: Range<usize>) -> f64 {
         let products = positions.len() * self.layers() + self.head();
-        let AttentionConfig { num_attention_heads, head_dim, layers, .. } = self.attention;
-        let windows = layers.iter().map(|layer| layer.sliding_window.unwrap_or(usize::MAX));
-        let keys: usize =
-            windows.flat_map(|window| positions.clone().map(move |at| window.min(at + 1))).sum();
-        2.0 * (products + 2 * num_attention_heads * head_dim * keys) as f64
+        let AttentionConfig { num_attention_heads, layers, .. } = self.attention;
+        let keys = layers.iter().flat_map(|layer| {
+            let window = layer.sliding_window.unwrap_or(usize::MAX);
+            positions.clone().map(move |at| layer.head_dim * window.min(at + 1))
+        });
+        2.0 * (products + 2 * num_attention_heads * keys.sum::<usize>()) as f64
     }
 }
 

@@ -1,7 +1,7 @@
 //! Dumps of models that compute right, of models with one mistake each, and of what cannot be compared.
 
 use candle_core::{DType, Device, Tensor};
-use gemma_mlp::model::{Gemma, Layer, NormRounding, RopeRounding, Variation};
+use gemma_mlp::model::{Gemma, Keys, Layer, NormRounding, Pass, RopeRounding, Variation};
 use gemma_mlp::{Activation, Checkpoint};
 use gemma_mlp_drift::compare::{
     CaptureOptions, CompareOptions, Comparison, Dump, DumpText, Glimpse, Likeliest, Names, Place,
@@ -34,10 +34,10 @@ fn dump(gemma: &Gemma, ids: &[u32], keep: impl Fn(Point) -> bool) -> Dump {
             planes.insert(point, Plane::new(value.squeeze(0).unwrap()));
         }
     };
-    let mut x = gemma.embed(&tensor(ids)).unwrap();
-    put(Point::Embedding, &x);
+    put(Point::Embedding, &gemma.embed(&tensor(ids)).unwrap());
+    let (mut x, mut pass) = gemma.begin(&tensor(ids), Pass::new()).unwrap();
     for (n, layer) in gemma.layers().iter().enumerate() {
-        x = step(layer, &x, |place, value| put(Point::Layer(n, place), value)).unwrap();
+        x = step(layer, &x, &mut pass, |place, value| put(Point::Layer(n, place), value)).unwrap();
     }
     let normed = gemma.final_norm(&x).unwrap();
     put(Point::Normed, &normed);
@@ -55,18 +55,21 @@ fn dump(gemma: &Gemma, ids: &[u32], keep: impl Fn(Point) -> bool) -> Dump {
 fn step(
     layer: &Layer,
     x: &Tensor,
+    pass: &mut Pass,
     mut put: impl FnMut(Place, &Tensor),
 ) -> candle_core::Result<Tensor> {
-    let input = layer.attention_input(x)?;
-    let output = layer.attention().forward(&input, None)?;
-    let attended = layer.add_attention(x, output.clone())?;
+    let entered = layer.enter(x, pass)?;
+    let input = layer.attention_input(&entered.stream)?;
+    let output = layer.attention_output(&input, pass)?;
+    let stream = layer.add_attention(&entered.stream, &input, output.clone())?;
+    let attended = entered.with_stream(stream);
     let mlp_input = layer.mlp_input(&attended)?;
     let trace = layer.mlp().trace(&mlp_input)?;
     let hidden = layer.add_output(&attended, trace.output.clone())?;
     for (place, value) in [
         (Place::AttnInput, &input),
         (Place::AttnOutput, &output),
-        (Place::Attended, &attended),
+        (Place::Attended, &attended.stream),
         (Place::MlpInput, &mlp_input),
         (Place::Gate, &trace.gate),
         (Place::Up, &trace.up),
@@ -227,7 +230,7 @@ fn axes_are_turned_where_that_is_certain() -> Result<()> {
     // Queries, keys and values, with heads in front or repeated.
     let layer = &gemma.layers()[0];
     let input = layer.attention_input(&gemma.embed(&tensor(&ids()))?)?;
-    let [q, k, _] = layer.attention().project(&input)?.map(|t| t.squeeze(0).unwrap());
+    let [q, k, _] = layer.attention().project(&input, Keys::Own)?.map(|t| t.squeeze(0).unwrap());
     let repeats = q.dims()[1] / k.dims()[1];
     let repeated = Tensor::stack(&vec![k.clone(); repeats], 2)?.flatten(1, 2)?;
     let report = turned(&|text| {

@@ -1,9 +1,9 @@
 //! The attention part of a config: what a layer does before its MLP.
 
 use super::limits::MAX_WIDTH;
-use super::raw::{LayerType, RawConfig};
+use super::raw::{LayerType, RawBidirectional, RawConfig};
 use super::rope::Rope;
-use crate::checkpoint::families::{AttentionProfile, Family, Sliding};
+use crate::checkpoint::families::{AttentionProfile, Bidirectional, Family, Scaling, Sliding};
 use crate::checkpoint::notes::{Notes, Refusal};
 
 /// Attention as all layers of a stack have it.
@@ -11,15 +11,13 @@ use crate::checkpoint::notes::{Notes, Refusal};
 pub struct AttentionConfig {
     /// Query heads.
     pub num_attention_heads: usize,
-    /// Key and value heads, each shared by an equal number of query heads.
-    pub num_key_value_heads: usize,
-    /// Width of a head; even.
-    pub head_dim: usize,
     /// Whether the projections have biases.
     pub bias: bool,
     /// Whether queries and keys are normed per head (Gemma 3).
     pub qk_norm: bool,
-    /// The factor on the scores: `query_pre_attn_scalar^-1/2`.
+    /// Whether values are normed per head, without a weight (Gemma 3n, 4).
+    pub v_norm: bool,
+    /// The factor on the scores: `query_pre_attn_scalar^-1/2`, or 1.
     pub scaling: f64,
     /// `cap·tanh(scores/cap)`, where the family has it (Gemma 2, VaultGemma).
     pub softcap: Option<f64>,
@@ -32,12 +30,43 @@ pub struct AttentionConfig {
 /// Attention of one layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LayerAttention {
+    /// Key and value heads, each shared by an equal number of query heads.
+    pub num_key_value_heads: usize,
+    /// Width of a head; even.
+    pub head_dim: usize,
     /// A query sees keys at a distance below this; `None` sees all.
     pub sliding_window: Option<usize>,
     /// Base of the rotary frequencies.
     pub rope_theta: f64,
-    /// Positions are divided by this (`rope_type: "linear"`); 1 where nothing is scaled.
+    /// Positions are divided by this (`rope_type: "linear"`, or the `factor` of "proportional"); 1 where nothing is
+    /// scaled.
     pub rope_factor: f64,
+    /// What of a head is rotated.
+    pub rotated: Rotated,
+    /// Where values come from.
+    pub values: ValuesFrom,
+    /// The earlier layer whose keys and values these are (Gemma 3n and 4); `None` for its own.
+    pub shares: Option<usize>,
+}
+
+/// What of a head is rotated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rotated {
+    /// All pairs `(i, i + d/2)` of `d` numbers.
+    All,
+    /// The first so many of these pairs, with frequencies as of all: "proportional" (Gemma 4).
+    Pairs(usize),
+    /// The first so many numbers, as if they were a head of that width (RecurrentGemma).
+    First(usize),
+}
+
+/// Where a layer's values come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ValuesFrom {
+    /// A projection of their own.
+    Projection,
+    /// What the keys' projection returns, before norm and rotary embedding (Gemma 4's `attention_k_eq_v`).
+    Keys,
 }
 
 impl AttentionConfig {
@@ -54,6 +83,103 @@ impl AttentionConfig {
         let heads = notes.or("num_attention_heads", raw.num_attention_heads, heads);
         let kv_heads = notes.or("num_key_value_heads", raw.num_key_value_heads, kv_heads);
         let head_dim = notes.or("head_dim", raw.head_dim, profile.head_dim);
+        let scalar = match profile.scaling {
+            Scaling::Scalar(default) => {
+                notes.or("query_pre_attn_scalar", raw.query_pre_attn_scalar, default)
+            }
+            Scaling::HeadDim => head_dim as f64,
+            Scaling::One => 1.0,
+        };
+        if !(scalar > 0.0 && scalar.is_finite()) {
+            return impossible(format!("query_pre_attn_scalar is {scalar}; it must be positive"));
+        }
+        let softcap =
+            profile.softcap.resolve("attn_logit_softcapping", raw.attn_logit_softcapping, notes);
+        let softcap = softcap.map_err(Refusal::Impossible)?;
+        let causal = is_causal(family, profile, raw)?;
+        let types = layer_types(profile, raw, layers, notes)?;
+        let shared = first_shared(profile, raw, layers, notes)?;
+        let own = Heads { kv_heads, head_dim };
+        let mut resolved = vec![];
+        for (index, layer_type) in types.iter().enumerate() {
+            let of_layer = own.of_layer(index, layer_type, profile, raw, notes);
+            of_layer.check(heads)?;
+            let (window, rope) = layer(profile, raw, layer_type, of_layer.head_dim, causal, notes)?;
+            let shares = match index >= shared {
+                true => Some(last_of_type(layer_type, &types[..shared]).ok_or_else(|| {
+                    Refusal::Impossible(format!(
+                        "layer {index} shares keys and values, and no layer before {shared} has its kind of attention"
+                    ))
+                })?),
+                false => None,
+            };
+            let keys_are_values = profile.global.is_some()
+                && raw.attention_k_eq_v == Some(true)
+                && *layer_type == LayerType::Full;
+            resolved.push(LayerAttention {
+                num_key_value_heads: of_layer.kv_heads,
+                head_dim: of_layer.head_dim,
+                sliding_window: window,
+                rope_theta: rope.theta,
+                rope_factor: rope.factor,
+                rotated: rope.rotated,
+                values: if keys_are_values { ValuesFrom::Keys } else { ValuesFrom::Projection },
+                shares,
+            });
+        }
+        Ok(Self {
+            num_attention_heads: heads,
+            bias: raw.attention_bias.unwrap_or(false),
+            qk_norm: profile.qk_norm,
+            v_norm: profile.v_norm,
+            scaling: scalar.powf(-0.5),
+            softcap,
+            causal,
+            layers: resolved,
+        })
+    }
+}
+
+/// Heads of keys and values, and the width of all heads.
+#[derive(Clone, Copy)]
+struct Heads {
+    kv_heads: usize,
+    head_dim: usize,
+}
+
+impl Heads {
+    /// Those of a layer. transformers 5 writes what differs into `per_layer_config`, and reads the older keys where it is
+    /// not there.
+    fn of_layer(
+        self,
+        index: usize,
+        layer_type: &LayerType,
+        profile: &AttentionProfile,
+        raw: &RawConfig,
+        notes: &mut Notes,
+    ) -> Self {
+        let Some(global) = &profile.global else { return self };
+        if let Some(layers) = &raw.per_layer_config {
+            let layer = layers.get(&index).copied().unwrap_or_default();
+            return Self {
+                kv_heads: layer.num_key_value_heads.unwrap_or(self.kv_heads),
+                head_dim: layer.head_dim.unwrap_or(self.head_dim),
+            };
+        }
+        if *layer_type != LayerType::Full {
+            return self;
+        }
+        let counts = global.always || raw.attention_k_eq_v == Some(true);
+        let kv_heads = raw.num_global_key_value_heads.or(global.num_key_value_heads);
+        Self {
+            kv_heads: kv_heads.filter(|_| counts).unwrap_or(self.kv_heads),
+            head_dim: notes.or("global_head_dim", raw.global_head_dim, global.head_dim),
+        }
+    }
+
+    fn check(self, heads: usize) -> Result<(), Refusal> {
+        let impossible = |reason| Err(Refusal::Impossible(reason));
+        let Self { kv_heads, head_dim } = self;
         if heads == 0 || kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
             return impossible(format!(
                 "{heads} attention heads cannot share {kv_heads} key-value heads"
@@ -69,36 +195,48 @@ impl AttentionConfig {
                 "{heads} attention heads of {head_dim} are wider than any Gemma; the limit is {MAX_WIDTH}"
             ));
         }
-        let scalar = match profile.query_pre_attn_scalar {
-            Some(default) => notes.or("query_pre_attn_scalar", raw.query_pre_attn_scalar, default),
-            None => head_dim as f64,
-        };
-        if !(scalar > 0.0 && scalar.is_finite()) {
-            return impossible(format!("query_pre_attn_scalar is {scalar}; it must be positive"));
-        }
-        let softcap =
-            profile.softcap.resolve("attn_logit_softcapping", raw.attn_logit_softcapping, notes);
-        let softcap = softcap.map_err(Refusal::Impossible)?;
-        let causal = !raw.use_bidirectional_attention.unwrap_or(false);
-        let types = layer_types(profile, raw, layers, notes)?;
-        let layers = types.iter().map(|layer_type| layer(profile, raw, layer_type, causal, notes));
-        let layers = layers.collect::<Result<_, _>>()?;
-        if !causal && !profile.bidirectional {
-            let reason = format!("bidirectional attention in {family} is not supported");
-            return Err(Refusal::Unsupported(reason));
-        }
-        Ok(Self {
-            num_attention_heads: heads,
-            num_key_value_heads: kv_heads,
-            head_dim,
-            bias: raw.attention_bias.unwrap_or(false),
-            qk_norm: profile.qk_norm,
-            scaling: scalar.powf(-0.5),
-            softcap,
-            causal,
-            layers,
-        })
+        Ok(())
     }
+}
+
+/// Whether positions see earlier ones only.
+fn is_causal(family: Family, profile: &AttentionProfile, raw: &RawConfig) -> Result<bool, Refusal> {
+    let unsupported = |what: &str| {
+        let reason = format!("{what} in {family} is not supported");
+        Err(Refusal::Unsupported(reason))
+    };
+    use RawBidirectional as Raw;
+    match (profile.bidirectional, &raw.use_bidirectional_attention) {
+        (Bidirectional::Always, _) => Ok(false),
+        (_, None | Some(Raw::Bool(false))) => Ok(true),
+        (Bidirectional::HalfWindow, Some(Raw::Bool(true))) => Ok(false),
+        // It is images that are seen from both sides.
+        (Bidirectional::HalfWindowInclusive, Some(Raw::Of(of))) if of == "vision" => Ok(true),
+        (Bidirectional::HalfWindowInclusive, Some(Raw::Of(of))) if of == "all" => Ok(false),
+        (_, Some(Raw::Bool(true))) => unsupported("bidirectional attention"),
+        (_, Some(Raw::Of(of))) => unsupported(&format!("use_bidirectional_attention \"{of}\"")),
+    }
+}
+
+/// The first layer that has no keys and values of its own.
+pub(super) fn first_shared(
+    profile: &AttentionProfile,
+    raw: &RawConfig,
+    layers: usize,
+    notes: &mut Notes,
+) -> Result<usize, Refusal> {
+    let Some(default) = profile.shared_layers else { return Ok(layers) };
+    let shared = notes.or("num_kv_shared_layers", raw.num_kv_shared_layers, default);
+    match layers.checked_sub(shared) {
+        Some(first) if first > 0 => Ok(first),
+        _ => Err(Refusal::Impossible(format!(
+            "num_kv_shared_layers is {shared} of {layers} layers: none is left to share with"
+        ))),
+    }
+}
+
+fn last_of_type(layer_type: &LayerType, layers: &[LayerType]) -> Option<usize> {
+    layers.iter().rposition(|other| other == layer_type)
 }
 
 /// The type of every layer: listed, or every n-th one full.
@@ -119,7 +257,9 @@ fn layer_types(
             }
             false => sliding.full_every,
         };
-        let full = |i: usize| (i + 1).checked_rem(pattern) == Some(0);
+        let full = |i: usize| {
+            (i + 1).checked_rem(pattern) == Some(0) || (sliding.last_full && i + 1 == layers)
+        };
         return Ok((0..layers)
             .map(|i| if full(i) { LayerType::Full } else { LayerType::Sliding })
             .collect());
@@ -132,30 +272,41 @@ fn layer_types(
         LayerType::Other(name) => Some(name),
         _ => None,
     });
-    match other {
-        Some(name) => Err(Refusal::Unsupported(format!("layer type \"{name}\" is not supported"))),
-        None => Ok(listed.clone()),
+    if let Some(name) = other {
+        return Err(Refusal::Unsupported(format!("layer type \"{name}\" is not supported")));
     }
+    let mut types = listed.clone();
+    if let (true, Some(last)) = (sliding.last_full, types.last_mut())
+        && *last != LayerType::Full
+    {
+        notes.chosen(
+            "layer_types says sliding_attention of the last layer: it has full attention, as in transformers".into(),
+        );
+        *last = LayerType::Full;
+    }
+    Ok(types)
 }
 
+/// Window and rotary embedding of a layer.
 fn layer(
     profile: &AttentionProfile,
     raw: &RawConfig,
     layer_type: &LayerType,
+    head_dim: usize,
     causal: bool,
     notes: &mut Notes,
-) -> Result<LayerAttention, Refusal> {
+) -> Result<(Option<usize>, Rope), Refusal> {
     let sliding = profile.sliding.as_ref().filter(|_| *layer_type == LayerType::Sliding);
     let sliding_window = match sliding {
         None => None,
-        Some(sliding) => window(sliding, raw, causal, notes)?,
+        Some(sliding) => window(profile, sliding, raw, causal, notes)?,
     };
-    let Rope { theta, factor } = Rope::resolve(profile, raw, layer_type, notes)?;
-    Ok(LayerAttention { sliding_window, rope_theta: theta, rope_factor: factor })
+    Ok((sliding_window, Rope::resolve(profile, raw, layer_type, head_dim, notes)?))
 }
 
 /// At what distance a key is out of sight; `None` where the file switches windows off.
 fn window(
+    profile: &AttentionProfile,
     sliding: &Sliding,
     raw: &RawConfig,
     causal: bool,
@@ -171,8 +322,14 @@ fn window(
         Some(0) => Err(Refusal::Impossible(
             "sliding_window is 0; a position must see at least itself".into(),
         )),
-        // transformers' Gemma3TextConfig: half the window to each side, exclusive.
-        Some(window) => Ok(Some(if causal { window } else { window / 2 + 1 })),
+        Some(window) if causal => Ok(Some(window)),
+        Some(window) => Ok(Some(match profile.bidirectional {
+            // transformers' Gemma3TextConfig: half the window to each side, exclusive.
+            Bidirectional::No | Bidirectional::HalfWindow => window / 2 + 1,
+            // Gemma4TextConfig halves it so too, and its mask has it inclusive.
+            Bidirectional::HalfWindowInclusive => (window / 2).saturating_add(2),
+            Bidirectional::Always => window.saturating_add(1),
+        })),
     }
 }
 
@@ -220,9 +377,18 @@ mod tests {
                   "sliding_attention": {"rope_type": "default", "rope_theta": 3e4},
                   "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 2e6}}}"#,
         );
-        let sliding =
-            LayerAttention { sliding_window: Some(512), rope_theta: 3e4, rope_factor: 1.0 };
-        let full = LayerAttention { sliding_window: None, rope_theta: 2e6, rope_factor: 8.0 };
+        let sliding = LayerAttention {
+            num_key_value_heads: 4,
+            head_dim: 256,
+            sliding_window: Some(512),
+            rope_theta: 3e4,
+            rope_factor: 1.0,
+            rotated: Rotated::All,
+            values: ValuesFrom::Projection,
+            shares: None,
+        };
+        let full =
+            LayerAttention { sliding_window: None, rope_theta: 2e6, rope_factor: 8.0, ..sliding };
         assert_eq!(hub.clone().unwrap().layers, [sliding, sliding, full]);
         assert_eq!(hub, v5);
     }

@@ -2,6 +2,7 @@
 
 pub(super) mod activation;
 pub(super) mod attention;
+pub(super) mod feed_forward;
 pub(super) mod head;
 mod keys;
 mod limits;

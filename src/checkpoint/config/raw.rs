@@ -4,8 +4,9 @@
 //! covered is named before any of its fields is typed; then the fields; then the keys that nobody reads.
 
 use super::limits::MAX_LAYERS;
-use serde::de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 
@@ -58,7 +59,9 @@ pub(in crate::checkpoint) struct RawConfig {
     pub(in crate::checkpoint) hidden_act: Option<String>,
     pub(in crate::checkpoint) hidden_activation: Option<String>,
     pub(in crate::checkpoint) hidden_size: Option<usize>,
-    pub(in crate::checkpoint) intermediate_size: Option<usize>,
+    /// One for all layers, or a list of one for each.
+    #[serde(deserialize_with = "one_or_many_sizes")]
+    pub(in crate::checkpoint) intermediate_size: Option<Vec<usize>>,
     pub(in crate::checkpoint) num_hidden_layers: Option<usize>,
     pub(in crate::checkpoint) rms_norm_eps: Option<f64>,
     pub(in crate::checkpoint) vocab_size: Option<usize>,
@@ -87,12 +90,61 @@ pub(in crate::checkpoint) struct RawConfig {
     /// Every how many layers one has full attention. The `_sliding_window_pattern` of newer files
     /// is not read: transformers does not read it either, and `layer_types` stands beside it.
     pub(in crate::checkpoint) sliding_window_pattern: Option<usize>,
-    pub(in crate::checkpoint) use_bidirectional_attention: Option<bool>,
+    pub(in crate::checkpoint) use_bidirectional_attention: Option<RawBidirectional>,
     pub(in crate::checkpoint) partial_rotary_factor: Option<f64>,
     pub(in crate::checkpoint) rope_theta: Option<f64>,
     pub(in crate::checkpoint) rope_local_base_freq: Option<f64>,
     pub(in crate::checkpoint) rope_scaling: Option<RawRope>,
     pub(in crate::checkpoint) rope_parameters: Option<RawRopeParameters>,
+
+    pub(in crate::checkpoint) attention_k_eq_v: Option<bool>,
+    pub(in crate::checkpoint) global_head_dim: Option<usize>,
+    pub(in crate::checkpoint) num_global_key_value_heads: Option<usize>,
+    /// What differs in some layers, by their index.
+    #[serde(deserialize_with = "by_layer")]
+    pub(in crate::checkpoint) per_layer_config: Option<BTreeMap<usize, RawLayer>>,
+    pub(in crate::checkpoint) num_kv_shared_layers: Option<usize>,
+
+    pub(in crate::checkpoint) use_double_wide_mlp: Option<bool>,
+    /// One fraction for all layers, or a list of one for each.
+    pub(in crate::checkpoint) activation_sparsity_pattern: Option<RawFractions>,
+    pub(in crate::checkpoint) enable_moe_block: Option<bool>,
+    pub(in crate::checkpoint) num_experts: Option<usize>,
+    pub(in crate::checkpoint) top_k_experts: Option<usize>,
+    pub(in crate::checkpoint) moe_intermediate_size: Option<usize>,
+
+    pub(in crate::checkpoint) hidden_size_per_layer_input: Option<usize>,
+    pub(in crate::checkpoint) vocab_size_per_layer_input: Option<usize>,
+    pub(in crate::checkpoint) altup_num_inputs: Option<usize>,
+    pub(in crate::checkpoint) altup_active_idx: Option<usize>,
+    pub(in crate::checkpoint) altup_coef_clip: Option<f64>,
+    pub(in crate::checkpoint) altup_correct_scale: Option<bool>,
+    pub(in crate::checkpoint) laurel_rank: Option<usize>,
+    pub(in crate::checkpoint) embedding_dim: Option<usize>,
+}
+
+/// What `per_layer_config` of transformers 5 has for one layer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(in crate::checkpoint) struct RawLayer {
+    pub(in crate::checkpoint) head_dim: Option<usize>,
+    pub(in crate::checkpoint) num_key_value_heads: Option<usize>,
+}
+
+/// `use_bidirectional_attention`: EmbeddingGemma's is a bool, Gemma 4's names what it is for.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub(in crate::checkpoint) enum RawBidirectional {
+    Bool(bool),
+    Of(String),
+}
+
+/// A fraction for all layers, or one for each.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(untagged)]
+pub(in crate::checkpoint) enum RawFractions {
+    All(f64),
+    Each(#[serde(deserialize_with = "bounded")] Vec<f64>),
 }
 
 /// `rope_scaling` of the Hub's files, and one set of transformers 5's `rope_parameters`.
@@ -192,6 +244,51 @@ where
 fn one_or_many<'de, D: Deserializer<'de>>(field: D) -> Result<Vec<u32>, D::Error> {
     let one = |id: u64| u32::try_from(id).ok();
     Ok(field.deserialize_any(ListVisitor { one, items: PhantomData })?.unwrap_or_default())
+}
+
+/// A size, a list of them, or null.
+fn one_or_many_sizes<'de, D: Deserializer<'de>>(field: D) -> Result<Option<Vec<usize>>, D::Error> {
+    let one = |size: u64| usize::try_from(size).ok();
+    field.deserialize_any(ListVisitor { one, items: PhantomData })
+}
+
+/// A map from layers, whose numbers transformers pads with zeros to one width ("05").
+fn by_layer<'de, D>(field: D) -> Result<Option<BTreeMap<usize, RawLayer>>, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    struct ByLayer;
+    impl<'de> Visitor<'de> for ByLayer {
+        type Value = Option<BTreeMap<usize, RawLayer>>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "an object of at most {MAX_LAYERS} layers, by their number")
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut layers = BTreeMap::new();
+            while let Some(key) = map.next_key::<String>()? {
+                let Ok(layer) = key.parse::<usize>() else {
+                    return Err(A::Error::invalid_value(
+                        Unexpected::Str(&key),
+                        &"a layer's number",
+                    ));
+                };
+                if layers.len() == MAX_LAYERS {
+                    return Err(A::Error::invalid_length(MAX_LAYERS + 1, &self));
+                }
+                if layers.insert(layer, map.next_value::<RawLayer>()?).is_some() {
+                    return Err(A::Error::custom(format!("layer {layer} is there twice")));
+                }
+            }
+            Ok(Some(layers))
+        }
+    }
+    field.deserialize_any(ByLayer)
 }
 
 /// Reads lists, and single numbers of which `one` makes an item.

@@ -10,6 +10,7 @@
 //! The first that has a value is taken, as in transformers (`Gemma3TextConfig.convert_rope_params_to_dict`),
 //! except that `rope_scaling` goes before the newer spelling there too.
 
+use super::attention::Rotated;
 use super::raw::{LayerType, RawConfig, RawRope};
 use crate::checkpoint::families::AttentionProfile;
 use crate::checkpoint::notes::{Notes, Refusal};
@@ -21,6 +22,8 @@ pub(super) struct Rope {
     pub(super) theta: f64,
     /// By what positions are divided; 1 where nothing is scaled.
     pub(super) factor: f64,
+    /// What of a head is rotated.
+    pub(super) rotated: Rotated,
 }
 
 impl Rope {
@@ -28,6 +31,7 @@ impl Rope {
         profile: &AttentionProfile,
         raw: &RawConfig,
         layer_type: &LayerType,
+        head_dim: usize,
         notes: &mut Notes,
     ) -> Result<Self, Refusal> {
         let sliding = profile.sliding.as_ref().filter(|_| *layer_type == LayerType::Sliding);
@@ -44,15 +48,40 @@ impl Rope {
                 "the base of the rotary embedding is {theta}; it must be positive"
             )));
         }
-        let factor = spellings.factor(notes)?;
         let partial = spellings.all().find_map(|(_, rope)| rope.partial_rotary_factor);
-        match partial.or(raw.partial_rotary_factor) {
-            None | Some(1.0) => Ok(Self { theta, factor }),
+        let partial = partial.or(raw.partial_rotary_factor);
+        let is_full = *layer_type == LayerType::Full;
+        if let Some(part) = profile.proportional.filter(|_| is_full)
+            && spellings.is_proportional()
+        {
+            let part = notes.or("partial_rotary_factor", partial, part);
+            let factor = spellings.all().find_map(|(_, rope)| rope.factor).unwrap_or(1.0);
+            return proportional(theta, factor, part, head_dim);
+        }
+        let factor = spellings.factor(notes)?;
+        match partial {
+            None | Some(1.0) => Ok(Self { theta, factor, rotated: Rotated::All }),
             Some(part) => {
                 Err(Refusal::Unsupported(format!("partial_rotary_factor {part} is not supported")))
             }
         }
     }
+}
+
+/// transformers' `_compute_proportional_rope_parameters`: some of a head's frequencies, and zeros for the rest.
+fn proportional(theta: f64, factor: f64, part: f64, head_dim: usize) -> Result<Rope, Refusal> {
+    if !(factor > 0.0 && factor.is_finite()) {
+        return Err(Refusal::Impossible(format!(
+            "the factor of rope_type \"proportional\" is {factor}; it must be positive"
+        )));
+    }
+    if !(0.0..=1.0).contains(&part) {
+        return Err(Refusal::Impossible(format!(
+            "partial_rotary_factor is {part}; it must be between 0 and 1"
+        )));
+    }
+    let pairs = (part * head_dim as f64 / 2.0) as usize;
+    Ok(Rope { theta, factor, rotated: Rotated::Pairs(pairs) })
 }
 
 /// What a file has for a layer, the first the one that counts.
@@ -105,6 +134,12 @@ impl Spellings {
             ));
         }
         Some(theta)
+    }
+
+    /// Whether the type that counts is "proportional", or none is named.
+    fn is_proportional(&self) -> bool {
+        let named = self.all().find_map(|(_, rope)| rope.rope_type());
+        named.is_none_or(|name| name == "proportional")
     }
 
     fn factor(&self, notes: &mut Notes) -> Result<f64, Refusal> {

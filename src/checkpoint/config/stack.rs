@@ -2,10 +2,11 @@
 
 use super::activation::{Resolved, resolve_activation};
 use super::attention::AttentionConfig;
+use super::feed_forward::{self, AltUpConfig, FeedForward, PerLayerInputs};
 use super::head::HeadKind;
 use super::limits::{MAX_LAYERS, MAX_VOCAB, MAX_WIDTH};
 use super::raw::RawConfig;
-use crate::checkpoint::families::{Family, Model, NormNames};
+use crate::checkpoint::families::{Family, Model, NormNames, NormWeight};
 use crate::checkpoint::json::malformed;
 use crate::checkpoint::notes::{Notes, Refusal};
 use crate::checkpoint::remark::Remark;
@@ -20,15 +21,27 @@ pub struct Stack {
     pub name: &'static str,
     /// Width of the residual stream.
     pub hidden_size: usize,
-    /// Width between up and down. RecurrentGemma's config counts gate and up together; this is
-    /// one of them.
+    /// Width between up and down, of the first layer if they differ. RecurrentGemma's config counts gate and up
+    /// together; this is one of them.
     pub intermediate_size: usize,
+    /// What each layer does behind its attention.
+    pub feed_forward: Vec<FeedForward>,
     /// How many layers there are.
     pub num_hidden_layers: usize,
     /// `rms_norm_eps` of all norms.
     pub rms_norm_eps: f64,
     /// What each of its layers calls its norms.
     pub norms: NormNames,
+    /// What they multiply by.
+    pub norm_weight: NormWeight,
+    /// Inputs of every layer beside the residual stream.
+    pub per_layer_inputs: Option<PerLayerInputs>,
+    /// Whether a layer ends with a factor of its own on the residual stream.
+    pub layer_scalar: bool,
+    /// Gemma 3n's several residual streams.
+    pub altup: Option<AltUpConfig>,
+    /// Width of what `embedding_projection` makes of the last hidden states (EmbeddingGemma 2).
+    pub embedding_dim: Option<usize>,
     /// The MLP's activation, and why.
     pub activation: Resolved<Activation>,
     /// Whether the MLP's projections have biases.
@@ -63,8 +76,6 @@ pub(in crate::checkpoint) fn stack(
         |name, value, default, max| size(name, notes.or(name, value, default), max, path);
     let sizes = &profile.sizes;
     let hidden_size = or_default("hidden_size", raw.hidden_size, sizes.hidden_size, MAX_WIDTH)?;
-    let intermediate = (raw.intermediate_size, sizes.intermediate_size);
-    let intermediate = or_default("intermediate_size", intermediate.0, intermediate.1, MAX_WIDTH)?;
     let layers = (raw.num_hidden_layers, sizes.num_hidden_layers);
     let num_hidden_layers = or_default("num_hidden_layers", layers.0, layers.1, MAX_LAYERS)?;
     let rms_norm_eps = notes.or("rms_norm_eps", raw.rms_norm_eps, 1e-6);
@@ -74,11 +85,24 @@ pub(in crate::checkpoint) fn stack(
             format!("rms_norm_eps is {rms_norm_eps}; it must be positive"),
         ));
     }
-    let counts_both = profile.mlp.counts_gate_and_up;
-    if counts_both && intermediate % 2 == 1 {
-        let reason = format!("intermediate_size is {intermediate}; {family}'s must be even");
-        return Err(malformed(path, reason));
-    }
+    let refused = |refusal| match refusal {
+        Refusal::Unsupported(reason) => {
+            Error::UnsupportedModel { path: path.into(), reason: format!("{family}: {reason}") }
+        }
+        Refusal::Impossible(reason) => malformed(path, reason),
+    };
+    let feed_forward = feed_forward::resolve(family, raw, num_hidden_layers, &mut notes);
+    let feed_forward = feed_forward.map_err(refused)?;
+    let per_layer_inputs = PerLayerInputs::resolve(profile, raw, num_hidden_layers, &mut notes);
+    let per_layer_inputs = per_layer_inputs.map_err(refused)?;
+    let altup = AltUpConfig::resolve(profile, raw, &mut notes).map_err(refused)?;
+    let embedding_dim = match profile.embedding_dim {
+        Some(default) => {
+            let dim = notes.or("embedding_dim", raw.embedding_dim, default);
+            Some(size("embedding_dim", dim, MAX_WIDTH, path)?)
+        }
+        None => None,
+    };
     let cap = raw.final_logit_softcapping;
     let final_softcap = profile
         .final_softcap
@@ -101,10 +125,16 @@ pub(in crate::checkpoint) fn stack(
     let stack = Stack {
         name,
         hidden_size,
-        intermediate_size: if counts_both { intermediate / 2 } else { intermediate },
+        intermediate_size: feed_forward[0].intermediate_size,
+        feed_forward,
         num_hidden_layers,
         rms_norm_eps,
         norms: profile.norms,
+        norm_weight: profile.norm_weight,
+        per_layer_inputs,
+        layer_scalar: profile.layer_scalar,
+        altup,
+        embedding_dim,
         activation,
         mlp_bias: profile.mlp.bias,
         vocab_size: size("vocab_size", vocab, MAX_VOCAB, path)?,

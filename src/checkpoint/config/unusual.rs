@@ -5,7 +5,7 @@
 
 use super::attention::{AttentionConfig, LayerAttention};
 use super::stack::Stack;
-use crate::checkpoint::families::{AttentionProfile, Family, Release, Softcap};
+use crate::checkpoint::families::{AttentionProfile, Family, Release, Scaling, Softcap};
 use crate::checkpoint::remark::{Remark, RemarkKind};
 use std::fmt;
 
@@ -126,7 +126,8 @@ impl Judge {
         release: &Release,
     ) {
         let heads = "the weights are cut into other heads";
-        let kv_heads = attention.num_key_value_heads;
+        let Some(first) = attention.layers.first() else { return };
+        let kv_heads = first.num_key_value_heads;
         self.differs("num_hidden_layers", layers, release.num_hidden_layers, "it is another depth");
         self.differs(
             "num_attention_heads",
@@ -135,10 +136,10 @@ impl Judge {
             heads,
         );
         self.differs("num_key_value_heads", kv_heads, release.num_key_value_heads, heads);
-        self.differs("head_dim", attention.head_dim, release.head_dim, heads);
+        self.differs("head_dim", first.head_dim, release.head_dim, heads);
         let sides = "positions see others than they were trained to see";
         self.differs("use_bidirectional_attention", !attention.causal, !release.causal, sides);
-        if profile.query_pre_attn_scalar.is_some() {
+        if matches!(profile.scaling, Scaling::Scalar(_)) {
             let scalar = attention.scaling.powi(-2);
             let times = (release.scalar / scalar).sqrt();
             let effect = format!("attention scores are {times:.3} times as large");
@@ -184,15 +185,16 @@ impl Judge {
 
     /// Released models scale scores by the width of a head, or by that of the hidden state over the heads.
     fn scaling(&mut self, attention: &AttentionConfig, hidden: usize) {
+        let Some(head_dim) = attention.layers.first().map(|layer| layer.head_dim) else { return };
         let near = |width: f64| (attention.scaling.powi(-2) / width - 1.0).abs() < 1e-9;
         let per_head = hidden as f64 / attention.num_attention_heads as f64;
-        if !near(attention.head_dim as f64) && !near(per_head) {
+        if !near(head_dim as f64) && !near(per_head) {
             let text = format!(
                 "query_pre_attn_scalar is {:.0}; {} has head_dim there ({}), or hidden_size over heads ({per_head}): \
                  attention scores are of another size",
                 attention.scaling.powi(-2),
                 self.whose,
-                attention.head_dim
+                head_dim
             );
             self.remarks.push(Remark::warning(RemarkKind::Unusual, text));
         }

@@ -15,6 +15,11 @@ pub const PROFILE: Profile = Profile {
     },
     mlp: PLAIN_MLP,
     norms: FOUR_NORMS,
+    norm_weight: NormWeight::OnePlus,
+    per_layer_inputs: None,
+    layer_scalar: false,
+    altup: None,
+    embedding_dim: None,
     final_softcap: Softcap::Default(30.0),
     attention: Ok(GEMMA2_ATTENTION),
     releases: &[

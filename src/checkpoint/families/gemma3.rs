@@ -19,17 +19,23 @@ pub const PROFILE: Profile = Profile {
     },
     mlp: PLAIN_MLP,
     norms: FOUR_NORMS,
+    norm_weight: NormWeight::OnePlus,
+    per_layer_inputs: None,
+    layer_scalar: false,
+    altup: None,
+    embedding_dim: None,
     final_softcap: Softcap::Optional,
     attention: Ok(AttentionProfile {
         // transformers' attention of Gemma 3 has no soft-cap, whatever a config says.
         softcap: Softcap::Unread,
         qk_norm: true,
         // EmbeddingGemma.
-        bidirectional: true,
+        bidirectional: Bidirectional::HalfWindow,
         sliding: Some(Sliding {
             window: 4096,
             full_every: 6,
             reads_pattern: true,
+            last_full: false,
             rope_theta: Some(10_000.0),
         }),
         rope_theta: 1_000_000.0,

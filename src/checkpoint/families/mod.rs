@@ -3,18 +3,23 @@
 //!
 //! The source of every profile is transformers' `configuration_*.py` and `modeling_*.py`.
 
+mod embedding_gemma2;
 mod gemma;
 mod gemma2;
 mod gemma3;
+mod gemma3n;
+mod gemma4;
+mod gemma4_unified;
 mod profile;
 mod recurrent_gemma;
 mod t5gemma;
 mod vaultgemma;
 
-pub use profile::NormNames;
 pub(super) use profile::{
-    ActivationRule, AttentionProfile, Model, Profile, Release, Sliding, Softcap,
+    ActivationRule, AttentionProfile, Bidirectional, Model, Profile, Release, Scaling, Sliding,
+    Softcap,
 };
+pub use profile::{NormNames, NormWeight, PerLayerNames};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
@@ -26,6 +31,10 @@ const FAMILIES: &[&Profile] = &[
     &gemma2::PROFILE,
     &gemma3::PROFILE,
     &vaultgemma::PROFILE,
+    &gemma3n::PROFILE,
+    &gemma4::PROFILE,
+    &gemma4_unified::PROFILE,
+    &embedding_gemma2::PROFILE,
     &t5gemma::PROFILE,
     &recurrent_gemma::PROFILE,
 ];

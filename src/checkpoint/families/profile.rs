@@ -18,6 +18,16 @@ pub struct Profile {
     pub mlp: MlpProfile,
     /// The norms of a layer.
     pub norms: NormNames,
+    /// What norms multiply by.
+    pub norm_weight: NormWeight,
+    /// Inputs of every layer beside the residual stream, from tables or projections of their own.
+    pub per_layer_inputs: Option<PerLayerProfile>,
+    /// Whether a layer ends with a factor of its own on the residual stream, `layer_scalar`.
+    pub layer_scalar: bool,
+    /// Several residual streams, and the low-rank path beside attention.
+    pub altup: Option<AltUpProfile>,
+    /// What embeddings of texts are made of, in models that have no head.
+    pub embedding_dim: Option<usize>,
     /// `final_logit_softcapping`.
     pub final_softcap: Softcap,
     /// Attention, or the sentence why it is not computed here.
@@ -34,10 +44,22 @@ impl Profile {
         match key {
             "final_logit_softcapping" => self.final_softcap == Softcap::Unread,
             "attn_logit_softcapping" => attention.softcap == Softcap::Unread,
-            "query_pre_attn_scalar" => attention.query_pre_attn_scalar.is_none(),
+            "query_pre_attn_scalar" => !matches!(attention.scaling, Scaling::Scalar(_)),
             "sliding_window" => sliding.is_none(),
             "sliding_window_pattern" => sliding.is_none_or(|sliding| !sliding.reads_pattern),
             "rope_local_base_freq" => sliding.and_then(|sliding| sliding.rope_theta).is_none(),
+            "attention_k_eq_v" | "global_head_dim" | "num_global_key_value_heads" => {
+                attention.global.is_none()
+            }
+            "num_kv_shared_layers" => attention.shared_layers.is_none(),
+            "enable_moe_block" | "num_experts" | "top_k_experts" | "moe_intermediate_size" => {
+                !self.mlp.experts
+            }
+            "use_double_wide_mlp" => !self.mlp.double_wide,
+            "activation_sparsity_pattern" => !self.mlp.sparsity,
+            "hidden_size_per_layer_input" | "vocab_size_per_layer_input" => {
+                self.per_layer_inputs.is_none()
+            }
             _ => false,
         }
     }
@@ -153,11 +175,65 @@ pub struct MlpProfile {
     pub bias: bool,
     /// Whether `intermediate_size` counts gate and up together.
     pub counts_gate_and_up: bool,
+    /// Whether a config may list a size for each layer, and zero most of the gate's values.
+    pub sparsity: bool,
+    /// Whether layers that share keys and values may be twice as wide (`use_double_wide_mlp`).
+    pub double_wide: bool,
+    /// Whether a config may ask for experts beside the block (`enable_moe_block`).
+    pub experts: bool,
 }
 
 /// The block as most families have it.
-pub const PLAIN_MLP: MlpProfile =
-    MlpProfile { name: "mlp", bias: false, counts_gate_and_up: false };
+pub const PLAIN_MLP: MlpProfile = MlpProfile {
+    name: "mlp",
+    bias: false,
+    counts_gate_and_up: false,
+    sparsity: false,
+    double_wide: false,
+    experts: false,
+};
+
+/// What a norm multiplies by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormWeight {
+    /// `1 + w`: the weight is stored as its distance from 1.
+    OnePlus,
+    /// `w`, as it is stored.
+    Plain,
+}
+
+/// Inputs of every layer beside the residual stream.
+pub struct PerLayerProfile {
+    /// `hidden_size_per_layer_input`; 0 is none.
+    pub size: usize,
+    /// Rows of the table that they are looked up in; `None` for projections of the embeddings alone.
+    pub vocab_size: Option<usize>,
+    /// Whether ids beyond the table have row 0, and factors are rounded to the model's dtype: Gemma 3n.
+    pub guarded: bool,
+    /// What the tensors are called.
+    pub names: PerLayerNames,
+}
+
+/// What the tensors of per-layer inputs are called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PerLayerNames {
+    /// Before `per_layer_model_projection` and `per_layer_projection_norm`.
+    pub model: &'static str,
+    /// Within a layer, before `per_layer_input_gate`, `per_layer_projection` and `post_per_layer_input_norm`.
+    pub layer: &'static str,
+}
+
+/// As Gemma 3n and Gemma 4 call them.
+pub const PER_LAYER_NAMES: PerLayerNames = PerLayerNames { model: "", layer: "" };
+
+/// Gemma 3n's AltUp and Laurel, with transformers' defaults.
+pub struct AltUpProfile {
+    pub inputs: usize,
+    pub active: usize,
+    pub coef_clip: f64,
+    pub correct_scale: bool,
+    pub laurel_rank: usize,
+}
 
 /// What a layer calls its norms, in the order of use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -219,18 +295,60 @@ pub struct AttentionProfile {
     pub num_attention_heads: usize,
     pub num_key_value_heads: usize,
     pub head_dim: usize,
-    /// Scores are scaled by this number's `^-1/2`; `None` for `head_dim`, whatever a config says.
-    pub query_pre_attn_scalar: Option<f64>,
+    /// The factor on the scores.
+    pub scaling: Scaling,
     /// `attn_logit_softcapping`.
     pub softcap: Softcap,
     /// Whether queries and keys are normed.
     pub qk_norm: bool,
-    /// Whether a config may ask for attention to both sides.
-    pub bidirectional: bool,
+    /// Whether values are normed, without a weight.
+    pub v_norm: bool,
+    /// Whether positions may see what comes behind them.
+    pub bidirectional: Bidirectional,
+    /// Heads of their own in layers that see everything.
+    pub global: Option<GlobalHeads>,
+    /// `num_kv_shared_layers`, where the family reads it.
+    pub shared_layers: Option<usize>,
     /// The layers that see a window only; `None` if there are none.
     pub sliding: Option<Sliding>,
     /// The base of the rotary frequencies.
     pub rope_theta: f64,
+    /// The part of a head that full layers rotate, where it is proportional RoPE unless a config says otherwise.
+    pub proportional: Option<f64>,
+}
+
+/// The factor on attention's scores.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Scaling {
+    /// `query_pre_attn_scalar^-1/2`, with this default.
+    Scalar(f64),
+    /// `head_dim^-1/2`, whatever a config says.
+    HeadDim,
+    /// None: the norm of the queries has it.
+    One,
+}
+
+/// Attention to both sides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bidirectional {
+    /// Never.
+    No,
+    /// Where a config says so, with half the window to each side, exclusive: EmbeddingGemma.
+    HalfWindow,
+    /// Where a config says "all", with half the window and one to each side, inclusive: Gemma 4.
+    HalfWindowInclusive,
+    /// Always, with the window to each side, inclusive: EmbeddingGemma 2.
+    Always,
+}
+
+/// Heads of layers with full attention.
+pub struct GlobalHeads {
+    /// `global_head_dim`.
+    pub head_dim: usize,
+    /// `num_global_key_value_heads`; `None` for those of the other layers.
+    pub num_key_value_heads: Option<usize>,
+    /// Whether that counts without `attention_k_eq_v`.
+    pub always: bool,
 }
 
 /// Layers with a sliding window.
@@ -241,6 +359,8 @@ pub struct Sliding {
     pub full_every: usize,
     /// Whether a config's `sliding_window_pattern` says another number.
     pub reads_pattern: bool,
+    /// Whether the last layer sees everything, whatever the pattern says.
+    pub last_full: bool,
     /// The base of these layers' rotary frequencies, where they have one of their own.
     pub rope_theta: Option<f64>,
 }
@@ -250,10 +370,20 @@ pub const GEMMA2_ATTENTION: AttentionProfile = AttentionProfile {
     num_attention_heads: 8,
     num_key_value_heads: 4,
     head_dim: 256,
-    query_pre_attn_scalar: Some(256.0),
+    scaling: Scaling::Scalar(256.0),
     softcap: Softcap::Default(50.0),
     qk_norm: false,
-    bidirectional: false,
-    sliding: Some(Sliding { window: 4096, full_every: 2, reads_pattern: false, rope_theta: None }),
+    v_norm: false,
+    bidirectional: Bidirectional::No,
+    global: None,
+    shared_layers: None,
+    sliding: Some(Sliding {
+        window: 4096,
+        full_every: 2,
+        reads_pattern: false,
+        last_full: false,
+        rope_theta: None,
+    }),
     rope_theta: 10_000.0,
+    proportional: None,
 };

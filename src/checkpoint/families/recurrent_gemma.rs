@@ -13,7 +13,7 @@ pub const PROFILE: Profile = Profile {
         vocab_size: 256_000,
     },
     // RecurrentGemmaMlp: self.intermediate_size = config.intermediate_size // 2.
-    mlp: MlpProfile { name: "mlp_block", bias: true, counts_gate_and_up: true },
+    mlp: MlpProfile { name: "mlp_block", bias: true, counts_gate_and_up: true, ..PLAIN_MLP },
     // Its MLP is fed by the one norm that is read here.
     norms: NormNames {
         input: "temporal_pre_norm",

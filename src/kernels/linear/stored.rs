@@ -30,6 +30,11 @@ impl Columns<bf16> {
 
 impl Columns<f32> {
     /// The numbers of all rows.
+    pub fn numbers(&self) -> &[f32] {
+        bytemuck::cast_slice(&self.0)
+    }
+
+    /// The numbers of all rows, to be changed.
     pub fn numbers_mut(&mut self) -> &mut [f32] {
         bytemuck::cast_slice_mut(&mut self.0)
     }

@@ -204,6 +204,11 @@ impl MixtureOfExperts {
         self.experts.forward(experts_input, &self.route(router_input)?)
     }
 
+    /// The activation in use, and where it rounds.
+    pub fn gating(&self) -> Gating {
+        self.experts.gating()
+    }
+
     /// The same with parts of the batch under gatings of their own: [`GatedExperts::forward_gated`].
     ///
     /// # Errors

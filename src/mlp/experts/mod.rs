@@ -161,6 +161,11 @@ impl GatedExperts {
         self.gating.activation
     }
 
+    /// The activation in use, and where it rounds.
+    pub fn gating(&self) -> Gating {
+        self.gating
+    }
+
     /// The experts with another activation. They share the weights: nothing is copied.
     pub fn with_activation(&self, activation: impl Into<Activation>) -> Self {
         let gating = Gating { activation: activation.into(), ..self.gating };

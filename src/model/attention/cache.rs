@@ -3,38 +3,137 @@
 use crate::kernels::linear::{Columns, PANEL, Stored, TILE};
 use crate::kernels::threads;
 use crate::model::identity::Identity;
-use candle_core::Result;
+use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::kv_cache::KvCache;
+use std::borrow::Cow;
 use std::ops::Range;
 
 /// Keys and values of a layer's tokens so far; none at first. They belong to the layer whose attention
-/// began them.
+/// began them; other layers may share them ([`super::Keys::Shared`]).
 #[derive(Debug, Clone, Default)]
 pub struct KeyValues {
     owner: Option<Identity>,
     kept: Option<Kept>,
+    /// Whether they are those of one call, and part of what is differentiated.
+    once: bool,
+}
+
+const FOREIGN: &str =
+    "keys and values are kept for another model, layer or batch size: begin a new cache";
+
+/// Positions by which a cache of tensors grows.
+const CACHE_STEP: usize = 256;
+
+/// How they are kept.
+#[derive(Debug, Clone)]
+enum Kept {
+    /// As tensors in one that grows, `[batch, kv_heads, seq, head_dim]`, which no gradient goes through.
+    Growing(KvCache),
+    /// As the tensors of one call.
+    Once(Tensor, Tensor),
+    /// As panels, for attention in one pass.
+    Panels(Panels),
 }
 
 impl KeyValues {
+    /// Those of one call, through which gradients go.
+    pub fn once() -> Self {
+        Self { once: true, ..Self::default() }
+    }
+
+    /// Keys and values that are there already, `[batch, kv_heads, seq, head_dim]` each, in f32 (f64 in an f64 model),
+    /// for layers that share them.
+    pub fn of(keys: Tensor, values: Tensor) -> Self {
+        Self { owner: None, kept: Some(Kept::Once(keys, values)), once: true }
+    }
+
+    /// How many positions there are.
+    pub fn len(&self) -> usize {
+        match &self.kept {
+            None => 0,
+            Some(Kept::Growing(cache)) => cache.current_seq_len(),
+            Some(Kept::Once(keys, _)) => keys.dims()[2],
+            Some(Kept::Panels(panels)) => panels.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// What is kept for a layer's attention, which owns it from now on.
-    pub(super) fn of(&mut self, attention: Identity) -> Result<&mut Option<Kept>> {
+    fn kept_of(&mut self, attention: Identity) -> Result<&mut Option<Kept>> {
         match *self.owner.get_or_insert(attention) == attention {
             true => Ok(&mut self.kept),
             false => candle_core::bail!("{FOREIGN}"),
         }
     }
-}
 
-pub(super) const FOREIGN: &str =
-    "keys and values are kept for another model, layer or batch size: begin a new cache";
+    /// All keys and values as tensors, `[batch, kv_heads, seq, head_dim]`, in f32 or f64.
+    ///
+    /// # Errors
+    /// None so far.
+    pub fn tensors(&self, kv_heads: usize) -> Result<(Tensor, Tensor)> {
+        let tensors = match &self.kept {
+            Some(Kept::Once(keys, values)) => Some((keys.clone(), values.clone())),
+            Some(Kept::Growing(cache)) => cache.k()?.zip(cache.v()?),
+            Some(Kept::Panels(panels)) => Some(panels.tensors(kv_heads)?),
+            None => None,
+        };
+        match tensors {
+            Some(tensors) => Ok(tensors),
+            None => candle_core::bail!("there are no keys and values to share yet"),
+        }
+    }
 
-/// How they are kept.
-#[derive(Debug, Clone)]
-pub(super) enum Kept {
-    /// As tensors, `[batch, kv_heads, seq, head_dim]`.
-    Tensors(KvCache),
-    /// As panels, for attention in one pass.
-    Panels(Panels),
+    /// Adds keys and values, and returns all.
+    pub(super) fn append(
+        &mut self,
+        attention: Identity,
+        keys: &Tensor,
+        values: &Tensor,
+    ) -> Result<(Tensor, Tensor)> {
+        let once = self.once;
+        let kept = self.kept_of(attention)?;
+        if once {
+            *kept = Some(Kept::Once(keys.clone(), values.clone()));
+            return Ok((keys.clone(), values.clone()));
+        }
+        match kept.get_or_insert_with(|| Kept::Growing(KvCache::new(2, CACHE_STEP))) {
+            Kept::Growing(cache) => cache.append(&keys.contiguous()?, &values.contiguous()?),
+            _ => candle_core::bail!("{FOREIGN}"),
+        }
+    }
+
+    /// The panels of some heads, to be added to.
+    pub(super) fn panels(
+        &mut self,
+        attention: Identity,
+        heads: usize,
+        head_dim: usize,
+    ) -> Result<&mut Panels> {
+        let kept = self.kept_of(attention)?;
+        match kept.get_or_insert_with(|| Kept::Panels(Panels::new(heads, head_dim))) {
+            Kept::Panels(panels) if panels.heads() == heads => Ok(panels),
+            _ => candle_core::bail!("{FOREIGN}"),
+        }
+    }
+
+    /// The panels of as many heads, which another layer adds to.
+    pub(super) fn shared_panels(&self, heads: usize, head_dim: usize) -> Result<Cow<'_, Panels>> {
+        let panels = match &self.kept {
+            Some(Kept::Panels(panels)) => Cow::Borrowed(panels),
+            _ => {
+                let (keys, values) = self.tensors(heads)?;
+                Cow::Owned(Panels::of(&keys, &values)?)
+            }
+        };
+        match (panels.heads(), panels.head_dim) == (heads, head_dim) {
+            true => Ok(panels),
+            false => candle_core::bail!("{FOREIGN}"),
+        }
+    }
 }
 
 /// Keys and values of some heads as the right sides of products: the keys' is multiplied by queries,
@@ -60,6 +159,47 @@ impl Panels {
     /// None yet, of heads of a width.
     pub fn new(heads: usize, head_dim: usize) -> Self {
         Self { heads: vec![Head::default(); heads], head_dim, len: 0 }
+    }
+
+    /// Of keys and values `[batch, kv_heads, seq, head_dim]`.
+    fn of(keys: &Tensor, values: &Tensor) -> Result<Self> {
+        let (batch, kv_heads, seq, head_dim) = keys.dims4()?;
+        let numbers =
+            |t: &Tensor| t.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.flatten_all()?.to_vec1();
+        let (keys, values): (Vec<f32>, Vec<f32>) = (numbers(keys)?, numbers(values)?);
+        let mut panels = Self::new(batch * kv_heads, head_dim);
+        let at = |head: usize, position: usize| (head * seq + position) * head_dim;
+        panels.append(
+            seq,
+            |head, position, key| key.copy_from_slice(&keys[at(head, position)..][..head_dim]),
+            |head, position, columns, value| {
+                value.copy_from_slice(&values[at(head, position)..][..head_dim][columns]);
+            },
+        );
+        Ok(panels)
+    }
+
+    /// Keys and values of texts with so many heads each, `[batch, kv_heads, seq, head_dim]` in f32.
+    fn tensors(&self, kv_heads: usize) -> Result<(Tensor, Tensor)> {
+        let (seq, head_dim) = (self.len, self.head_dim);
+        let (mut keys, mut values) = (vec![], vec![]);
+        for head in &self.heads {
+            for position in 0..seq {
+                let panel = &head.keys[position / PANEL * head_dim..][..head_dim];
+                keys.extend(panel.iter().map(|column| column.numbers()[position % PANEL]));
+                let block = position / TILE * self.panels_of_values();
+                for panel in 0..self.panels_of_values() {
+                    let column = &head.values[(block + panel) * TILE + position % TILE];
+                    let rows = PANEL.min(head_dim - panel * PANEL);
+                    values.extend_from_slice(&column.numbers()[..rows]);
+                }
+            }
+        }
+        let shape = (self.heads.len() / kv_heads.max(1), kv_heads, seq, head_dim);
+        Ok((
+            Tensor::from_vec(keys, shape, &Device::Cpu)?,
+            Tensor::from_vec(values, shape, &Device::Cpu)?,
+        ))
     }
 
     /// How many heads there are, those of all texts of a batch together.

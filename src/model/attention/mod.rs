@@ -12,17 +12,15 @@ pub use rounding::AttentionRounding;
 use super::identity::Identity;
 use super::norm::{RmsNorm, wide_dtype};
 use super::rope::RotaryEmbedding;
-use crate::checkpoint::{AttentionConfig, LayerAttention};
+use crate::checkpoint::{AttentionConfig, LayerAttention, Stack, ValuesFrom};
 use crate::kernels::linear::{InputRounding, Linear};
 use crate::kernels::number::Float;
 use crate::kernels::operands::with_slice;
 use crate::kernels::threads;
-use cache::{FOREIGN, Kept, Panels};
 use candle_core::{D, DType, Device, Error, Module, Result, Tensor};
-use candle_nn::kv_cache::KvCache;
 use candle_nn::{VarBuilder, linear_b};
 use half::{bf16, f16};
-use one_pass::OnePass;
+use one_pass::{OnePass, Panelled, Scales};
 use rounding::round;
 use softmax::{Scores, masked_softmax};
 use visible::Visible;
@@ -32,18 +30,16 @@ use visible::Visible;
 /// never scored.
 const QUERIES: usize = 128;
 
-/// Positions by which a cache of tensors grows.
-const CACHE_STEP: usize = 256;
-
-/// Grouped-query attention as transformers' `eager_attention_forward` computes it: q/k norms
-/// (Gemma 3), rotary embedding, soft-capped scores (Gemma 2), sliding window.
+/// Grouped-query attention as transformers' `eager_attention_forward` computes it: norms of queries and keys
+/// (Gemma 3) and of values (Gemma 3n, 4), rotary embedding, soft-capped scores (Gemma 2), sliding window; with keys and
+/// values of its own, values that are the keys' projection (Gemma 4), or those of an earlier layer (Gemma 3n, 4).
 ///
 /// Between the projections everything is f32 (f64 in an f64 model).
 #[derive(Debug, Clone)]
 pub struct Attention {
-    qkv: Projections,
+    projections: Projections,
     o_proj: Linear,
-    pub(in crate::model) qk_norm: Option<(RmsNorm, RmsNorm)>,
+    pub(in crate::model) norms: HeadNorms,
     pub(in crate::model) rope: RotaryEmbedding,
     pub(in crate::model) sliding_window: Option<usize>,
     pub(in crate::model) rounding: Option<AttentionRounding>,
@@ -52,26 +48,60 @@ pub struct Attention {
     num_key_value_heads: usize,
     head_dim: usize,
     causal: bool,
+    keys: KeysFrom,
     scores: Scores,
     identity: Identity,
 }
 
-/// How the weights of queries, keys and values are held.
+/// The norms of heads, where a family has them.
+#[derive(Debug, Clone, Default)]
+pub(in crate::model) struct HeadNorms {
+    pub(in crate::model) q: Option<RmsNorm>,
+    pub(in crate::model) k: Option<RmsNorm>,
+    pub(in crate::model) v: Option<RmsNorm>,
+}
+
+impl HeadNorms {
+    pub(in crate::model) fn iter_mut(&mut self) -> impl Iterator<Item = &mut RmsNorm> {
+        [&mut self.q, &mut self.k, &mut self.v].into_iter().flatten()
+    }
+}
+
+/// Where keys and values come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum KeysFrom {
+    /// A projection each.
+    Projections,
+    /// One projection for both.
+    OneProjection,
+    /// An earlier layer.
+    Layer(usize),
+}
+
+/// How the weights of queries, keys and values are held; those that the layer has.
 #[derive(Debug, Clone)]
 enum Projections {
-    Separate {
-        q: Linear,
-        k: Linear,
-        v: Linear,
-    },
+    /// Queries', keys', values'.
+    Separate(Vec<Linear>),
     /// All in one, packed: queries' rows, then keys', then values'.
     Packed(Linear),
 }
 
+/// The keys and values of a call.
+#[derive(Debug)]
+pub enum Keys<'a> {
+    /// Made for the call, and forgotten.
+    Own,
+    /// Added to those of the tokens so far.
+    Kept(&'a mut KeyValues),
+    /// Those of another layer, which has added the call's positions already.
+    Shared(&'a KeyValues),
+}
+
 impl Attention {
     /// Reads `{q,k,v,o}_proj`, or `qkv_proj` in place of the first three (queries' rows, then keys', then values'), and,
-    /// for Gemma 3, `{q,k}_norm`, of a layer. `rope` is that of an
-    /// earlier layer, if one rotates alike.
+    /// since Gemma 3, `{q,k}_norm`, of a layer: of a layer that shares another's keys and values, what is left of them.
+    /// `rope` is that of an earlier layer, if one rotates alike.
     ///
     /// # Errors
     /// A tensor that is missing or has another shape; heads that cannot share key heads equally, or
@@ -79,18 +109,17 @@ impl Attention {
     pub fn new(
         config: &AttentionConfig,
         layer: &LayerAttention,
-        hidden_size: usize,
-        eps: f64,
+        stack: &Stack,
         rope: RotaryEmbedding,
         vb: VarBuilder,
     ) -> Result<Self> {
-        let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
-        let no_width = config.head_dim == 0 || !config.head_dim.is_multiple_of(2);
+        let LayerAttention { num_key_value_heads: kv_heads, head_dim, .. } = *layer;
+        let (heads, hidden_size) = (config.num_attention_heads, stack.hidden_size);
+        let no_width = head_dim == 0 || !head_dim.is_multiple_of(2);
         if kv_heads == 0 || heads == 0 || !heads.is_multiple_of(kv_heads) || no_width {
             candle_core::bail!(
-                "{heads} heads of width {} on {kv_heads} key heads: key heads are shared equally, \
-                 and rotated heads have an even width",
-                config.head_dim
+                "{heads} heads of width {head_dim} on {kv_heads} key heads: key heads are shared equally, \
+                 and rotated heads have an even width"
             )
         }
         if layer.sliding_window == Some(0) {
@@ -98,87 +127,106 @@ impl Attention {
                 "a sliding window of 0 tokens, in which no query sees even its own key"
             )
         }
-        let Some(queries) = heads.checked_mul(config.head_dim) else {
-            candle_core::bail!("{heads} heads of width {} are too large", config.head_dim)
+        let Some(queries) = heads.checked_mul(head_dim) else {
+            candle_core::bail!("{heads} heads of width {head_dim} are too large")
         };
-        let keys = kv_heads * config.head_dim; // no more than the queries
+        let keys = match (layer.shares, layer.values) {
+            (Some(earlier), _) => KeysFrom::Layer(earlier),
+            (None, ValuesFrom::Keys) => KeysFrom::OneProjection,
+            (None, ValuesFrom::Projection) => KeysFrom::Projections,
+        };
+        // Rows of each projection: keys' are no more than the queries'.
+        let rows: &[(&str, usize)] = match keys {
+            KeysFrom::Projections => &[
+                ("q_proj", queries),
+                ("k_proj", kv_heads * head_dim),
+                ("v_proj", kv_heads * head_dim),
+            ],
+            KeysFrom::OneProjection => &[("q_proj", queries), ("k_proj", kv_heads * head_dim)],
+            KeysFrom::Layer(_) => &[("q_proj", queries)],
+        };
         let linear = |columns, rows, name| {
             Ok::<_, Error>(Linear::try_from(linear_b(columns, rows, config.bias, vb.pp(name))?)?)
         };
         let norm = |name| -> Result<RmsNorm> {
-            Ok(RmsNorm::new(vb.pp(name).get(config.head_dim, "weight")?, eps))
+            let weight = vb.pp(name).get(head_dim, "weight")?;
+            Ok(RmsNorm::of(weight, stack.norm_weight, stack.rms_norm_eps))
         };
+        let projections = match vb.contains_tensor("qkv_proj.weight") {
+            true => fused(rows, hidden_size, config.bias, vb.pp("qkv_proj"))?,
+            false => rows
+                .iter()
+                .map(|&(name, rows)| linear(hidden_size, rows, name))
+                .collect::<Result<_>>()?,
+        };
+        let own = !matches!(keys, KeysFrom::Layer(_));
         Ok(Self {
-            qkv: if vb.contains_tensor("qkv_proj.weight") {
-                let fused =
-                    linear_b(hidden_size, queries + 2 * keys, config.bias, vb.pp("qkv_proj"))?;
-                let rows = |start, len| -> Result<Linear> {
-                    let weight = fused.weight().narrow(0, start, len)?.contiguous()?;
-                    let bias = fused.bias().map(|bias| bias.narrow(0, start, len)).transpose()?;
-                    Ok(Linear::try_from(candle_nn::Linear::new(weight, bias))?)
-                };
-                Projections::Separate {
-                    q: rows(0, queries)?,
-                    k: rows(queries, keys)?,
-                    v: rows(queries + keys, keys)?,
-                }
-            } else {
-                Projections::Separate {
-                    q: linear(hidden_size, queries, "q_proj")?,
-                    k: linear(hidden_size, keys, "k_proj")?,
-                    v: linear(hidden_size, keys, "v_proj")?,
-                }
-            },
+            projections: Projections::Separate(projections),
             o_proj: linear(queries, hidden_size, "o_proj")?,
-            qk_norm: match config.qk_norm {
-                true => Some((norm("q_norm")?, norm("k_norm")?)),
-                false => None,
+            norms: HeadNorms {
+                q: config.qk_norm.then(|| norm("q_norm")).transpose()?,
+                k: (config.qk_norm && own).then(|| norm("k_norm")).transpose()?,
+                v: (config.v_norm && own).then(|| RmsNorm::weightless(stack.rms_norm_eps)),
             },
             rope,
             sliding_window: layer.sliding_window,
             rounding: None,
             inputs: InputRounding::Exact,
-            num_attention_heads: config.num_attention_heads,
-            num_key_value_heads: config.num_key_value_heads,
-            head_dim: config.head_dim,
+            num_attention_heads: heads,
+            num_key_value_heads: kv_heads,
+            head_dim,
             causal: config.causal,
+            keys,
             scores: Scores { scaling: config.scaling, softcap: config.softcap },
             identity: Identity::new(),
         })
     }
 
-    /// Attention of `x`, `[batch, seq, hidden]`, to itself and to what is in the cache, to which
-    /// its keys and values are added.
+    /// The earlier layer whose keys and values it uses, if it has none of its own.
+    pub fn shares(&self) -> Option<usize> {
+        match self.keys {
+            KeysFrom::Layer(earlier) => Some(earlier),
+            _ => None,
+        }
+    }
+
+    /// Attention of `x`, `[batch, seq, hidden]`, to itself and to the tokens before it, if their keys are kept.
     ///
     /// # Errors
-    /// candle's, for shapes that do not fit; a cache that another model or batch began.
-    pub fn forward(&self, x: &Tensor, cache: Option<&mut KeyValues>) -> Result<Tensor> {
-        let attended = match &self.qkv {
-            Projections::Packed(qkv) if self.is_one_pass(x)? => {
-                self.one_pass(&qkv.forward(&self.inputs.round(x)?)?, cache)? // of [batch, seq, (heads + 2 kv_heads) · head_dim]
+    /// candle's, for shapes that do not fit; keys and values that another model, layer or batch began; of a layer that
+    /// shares another's, any that are not shared.
+    pub fn forward(&self, x: &Tensor, keys: Keys) -> Result<Tensor> {
+        let attended = match &self.projections {
+            Projections::Packed(all) if self.is_one_pass(x)? => {
+                // [batch, seq, (heads + key heads + value heads) · head_dim]
+                self.one_pass(&all.forward(&self.inputs.round(x)?)?, keys)?
             }
-            _ => self.composed(x, cache)?,
+            _ => self.composed(x, keys)?,
         };
         self.o_proj.forward(&self.inputs.round(&attended)?) // [batch, seq, hidden]
     }
 
     /// Out of candle's operations, which it differentiates: `[batch, seq, heads · head_dim]`.
-    fn composed(&self, x: &Tensor, cache: Option<&mut KeyValues>) -> Result<Tensor> {
-        let cache = match cache {
-            Some(cache) => {
-                let kept = cache.of(self.identity)?;
-                match kept.get_or_insert_with(|| Kept::Tensors(KvCache::new(2, CACHE_STEP))) {
-                    Kept::Tensors(cache) => Some(cache),
-                    Kept::Panels(_) => candle_core::bail!("{FOREIGN}"),
-                }
+    fn composed(&self, x: &Tensor, keys: Keys) -> Result<Tensor> {
+        let (seq, projected) = (x.dim(1)?, self.projected(x)?);
+        let (k, v, start) = match keys {
+            Keys::Shared(shared) => {
+                let (k, v) = shared.tensors(self.num_key_value_heads)?;
+                let start = k.dim(2)?.saturating_sub(seq);
+                (k, v, start)
             }
-            None => None,
+            Keys::Own => {
+                let [k, v] = self.keys_values(&projected, 0)?;
+                (k, v, 0)
+            }
+            Keys::Kept(kept) => {
+                let start = kept.len();
+                let [k, v] = self.keys_values(&projected, start)?;
+                let (k, v) = kept.append(self.identity, &k, &v)?; // [batch, kv_heads, start + seq, head_dim]
+                (k, v, start)
+            }
         };
-        let start = cache.as_ref().map_or(0, |cache| cache.current_seq_len());
-        let [q, mut k, mut v] = self.queries_keys_values(x, start)?;
-        if let Some(cache) = cache {
-            (k, v) = cache.append(&k.contiguous()?, &v.contiguous()?)?; // [batch, kv_heads, start + seq, head_dim]
-        }
+        let q = self.queries(&projected, start)?;
         self.mixed([&q, &k, &v], start)?.to_dtype(x.dtype())
     }
 
@@ -201,12 +249,18 @@ impl Attention {
     }
 
     /// Queries, keys and values of `x`, `[batch, seq, hidden]`, after norms and rotary embedding, in f32 (f64 in an f64
-    /// model): `[batch, seq, heads, head_dim]`, of which keys and values have `kv_heads`.
+    /// model): `[batch, seq, heads, head_dim]`, of which keys and values have `kv_heads`. Those of another layer are
+    /// given back as they are.
     ///
     /// # Errors
-    /// candle's, for shapes that do not fit.
-    pub fn project(&self, x: &Tensor) -> Result<[Tensor; 3]> {
-        let [q, k, v] = self.queries_keys_values(x, 0)?;
+    /// candle's, for shapes that do not fit; of a layer that shares another's keys and values, none that are shared.
+    pub fn project(&self, x: &Tensor, keys: Keys) -> Result<[Tensor; 3]> {
+        let projected = self.projected(x)?;
+        let q = self.queries(&projected, 0)?;
+        let [k, v] = match keys {
+            Keys::Shared(shared) => shared.tensors(self.num_key_value_heads)?.into(),
+            Keys::Kept(_) | Keys::Own => self.keys_values(&projected, 0)?,
+        };
         Ok([q.transpose(1, 2)?, k.transpose(1, 2)?, v.transpose(1, 2)?])
     }
 
@@ -223,31 +277,33 @@ impl Attention {
     }
 
     /// Attention in one pass, out of what the projections return in one.
-    fn one_pass(&self, all: &Tensor, cache: Option<&mut KeyValues>) -> Result<Tensor> {
+    fn one_pass(&self, all: &Tensor, keys: Keys) -> Result<Tensor> {
         match all.dtype() {
-            DType::F32 => self.one_pass_in::<f32>(all, cache),
-            DType::BF16 => self.one_pass_in::<bf16>(all, cache),
-            DType::F16 => self.one_pass_in::<f16>(all, cache),
+            DType::F32 => self.one_pass_in::<f32>(all, keys),
+            DType::BF16 => self.one_pass_in::<bf16>(all, keys),
+            DType::F16 => self.one_pass_in::<f16>(all, keys),
             dtype => Err(Error::UnsupportedDTypeForOp(dtype, "attention")),
         }
     }
 
-    fn one_pass_in<T: Float>(&self, all: &Tensor, cache: Option<&mut KeyValues>) -> Result<Tensor> {
+    fn one_pass_in<T: Float>(&self, all: &Tensor, keys: Keys) -> Result<Tensor> {
         let (batch, seq, _) = all.dims3()?;
         let shape = (batch, seq, self.num_attention_heads * self.head_dim);
         let heads = batch * self.num_key_value_heads;
         let mut own = KeyValues::default();
-        let kept = cache.unwrap_or(&mut own).of(self.identity)?;
-        let kept = match kept.get_or_insert_with(|| Kept::Panels(Panels::new(heads, self.head_dim)))
-        {
-            Kept::Panels(kept) if kept.heads() == heads => kept,
-            _ => candle_core::bail!("{FOREIGN}"),
+        let kept = match keys {
+            Keys::Own => Panelled::Own(own.panels(self.identity, heads, self.head_dim)?),
+            Keys::Kept(kept) => Panelled::Own(kept.panels(self.identity, heads, self.head_dim)?),
+            Keys::Shared(shared) => Panelled::Shared(shared.shared_panels(heads, self.head_dim)?),
         };
-        let norms = match &self.qk_norm {
-            Some((q, k)) => Some((q.scale()?, k.scale()?)),
-            None => None,
+        let start = match &kept {
+            Panelled::Own(kept) => kept.len(),
+            Panelled::Shared(kept) => kept.len().saturating_sub(seq),
         };
-        let (cos, sin) = self.rope.rows(kept.len(), seq, all.device())?; // [seq, head_dim / 2]
+        let scale = |norm: &Option<RmsNorm>| norm.as_ref().map(RmsNorm::scale).transpose();
+        let norms =
+            Scales { q: scale(&self.norms.q)?, k: scale(&self.norms.k)?, v: scale(&self.norms.v)? };
+        let (cos, sin) = self.rope.rows(start, seq, all.device())?; // [seq, pairs]
         let attended = with_slice(all, |all| {
             with_slice(&cos, |cos| {
                 with_slice(&sin, |sin| {
@@ -255,7 +311,14 @@ impl Attention {
                         heads: self.num_attention_heads,
                         kv_heads: self.num_key_value_heads,
                         head_dim: self.head_dim,
+                        values_at: match self.keys {
+                            // Both from one projection.
+                            KeysFrom::OneProjection => self.num_attention_heads,
+                            _ => self.num_attention_heads + self.num_key_value_heads,
+                        },
+                        all_heads: self.all_heads(),
                         norms,
+                        pairs: self.rope.pairs(),
                         rope: (cos, sin),
                         scores: self.scores,
                         sliding_window: self.sliding_window,
@@ -268,24 +331,35 @@ impl Attention {
         Tensor::from_vec(attended, shape, &Device::Cpu)
     }
 
+    /// Heads that its projections return, of queries, keys and values together.
+    fn all_heads(&self) -> usize {
+        let of_keys = match self.keys {
+            KeysFrom::Projections => 2,
+            KeysFrom::OneProjection => 1,
+            KeysFrom::Layer(_) => 0,
+        };
+        self.num_attention_heads + of_keys * self.num_key_value_heads
+    }
+
     /// Attention with its projections packed, those of queries, keys and values into one.
     pub(super) fn packed(self) -> Result<Self> {
-        let qkv = match &self.qkv {
-            Projections::Separate { q, k, v } => {
-                Projections::Packed(Linear::stacked(&[q, k, v])?.packed()?)
+        let projections = match &self.projections {
+            Projections::Separate(all) => {
+                let all: Vec<_> = all.iter().collect();
+                Projections::Packed(Linear::stacked(&all)?.packed()?)
             }
             packed => packed.clone(),
         };
-        Ok(Self { qkv, o_proj: self.o_proj.packed()?, ..self })
+        Ok(Self { projections, o_proj: self.o_proj.packed()?, ..self })
     }
 
     /// Attention for a backward pass through packed projections, which are constants to it.
     pub(super) fn frozen(&self) -> Self {
-        let qkv = match &self.qkv {
-            Projections::Packed(qkv) => Projections::Packed(qkv.frozen()),
+        let projections = match &self.projections {
+            Projections::Packed(all) => Projections::Packed(all.frozen()),
             separate => separate.clone(),
         };
-        Self { qkv, o_proj: self.o_proj.frozen(), ..self.clone() }
+        Self { projections, o_proj: self.o_proj.frozen(), ..self.clone() }
     }
 
     /// Whether its scores are scaled by `head_dim^(-1/2)`.
@@ -312,54 +386,66 @@ impl Attention {
         self.scores.softcap = None;
     }
 
-    /// Queries, keys and values of `x` in f32 (f64 in an f64 model), normed and rotated:
-    /// `[batch, heads, seq, head_dim]` each.
-    fn queries_keys_values(&self, x: &Tensor, start: usize) -> Result<[Tensor; 3]> {
-        let (heads, kv_heads) = (self.num_attention_heads, self.num_key_value_heads);
-        let x = &self.inputs.round(x)?;
-        let projected = match &self.qkv {
-            Projections::Separate { q, k, v } => [q.forward(x)?, k.forward(x)?, v.forward(x)?],
-            Projections::Packed(qkv) => {
-                let all = qkv.forward(x)?; // [batch, seq, (heads + 2 kv_heads) · head_dim]
+    /// What its projections make of `x`, `[batch, seq, hidden]`: queries, then keys and values, if it has them, in f32
+    /// (f64 in an f64 model), `[batch, heads, seq, head_dim]` each.
+    fn projected(&self, x: &Tensor) -> Result<Vec<Tensor>> {
+        let x = self.inputs.round(x)?;
+        match &self.projections {
+            Projections::Separate(all) => {
+                all.iter().map(|projection| self.heads(projection.forward(&x)?)).collect()
+            }
+            Projections::Packed(all) => {
+                let all = all.forward(&x)?; // [batch, seq, all heads · head_dim]
                 let part = |first: usize, heads: usize| {
-                    all.narrow(2, first * self.head_dim, heads * self.head_dim)
+                    self.heads(all.narrow(2, first * self.head_dim, heads * self.head_dim)?)
                 };
-                [part(0, heads)?, part(heads, kv_heads)?, part(heads + kv_heads, kv_heads)?]
+                let heads = self.num_attention_heads;
+                let of_keys = (heads..self.all_heads()).step_by(self.num_key_value_heads);
+                let keys = of_keys.map(|first| part(first, self.num_key_value_heads));
+                std::iter::once(part(0, heads)).chain(keys).collect()
             }
-        };
-        let [mut q, mut k, v] = projected;
-        let wide = |x: Tensor, heads| self.heads(x, heads);
-        (q, k) = (wide(q, heads)?, wide(k, kv_heads)?);
-        if let Some((q_norm, k_norm)) = &self.qk_norm {
-            (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
         }
-        let rotated = |x| -> Result<Tensor> {
-            let x = round(self.rounding, x)?;
-            match self.rounding {
-                Some(AttentionRounding { rotary_every_op: true, dtype, .. }) => {
-                    self.rope.apply_rounded(&x, start, dtype)
-                }
-                rounding => round(rounding, self.rope.apply(&x, start)?),
-            }
+    }
+
+    /// Queries, normed and rotated: `[batch, heads, seq, head_dim]`.
+    fn queries(&self, projected: &[Tensor], start: usize) -> Result<Tensor> {
+        self.rotated(normed(&self.norms.q, &projected[0])?, start)
+    }
+
+    /// Its own keys and values, normed, and the keys rotated: `[batch, kv_heads, seq, head_dim]` each.
+    fn keys_values(&self, projected: &[Tensor], start: usize) -> Result<[Tensor; 2]> {
+        let (k, v) = match (self.keys, projected) {
+            (KeysFrom::Projections, [_, k, v]) => (k, v),
+            (KeysFrom::OneProjection, [_, k]) => (k, k),
+            _ => candle_core::bail!("the keys and values of another layer are not there"),
         };
-        (q, k) = (rotated(q)?, rotated(k)?);
-        Ok([q, k, wide(v, kv_heads)?])
+        let k = self.rotated(normed(&self.norms.k, k)?, start)?;
+        Ok([k, normed(&self.norms.v, v)?])
+    }
+
+    fn rotated(&self, x: Tensor, start: usize) -> Result<Tensor> {
+        let x = round(self.rounding, x)?;
+        match self.rounding {
+            Some(AttentionRounding { rotary_every_op: true, dtype, .. }) => {
+                self.rope.apply_rounded(&x, start, dtype)
+            }
+            rounding => round(rounding, self.rope.apply(&x, start)?),
+        }
     }
 
     /// Whether it is computed in one pass, which has no gradient and rounds as norms do that round
     /// once.
     fn is_one_pass(&self, x: &Tensor) -> Result<bool> {
-        let rounds_once = match &self.qk_norm {
-            Some((q, k)) => q.rounds_once() && k.rounds_once(),
-            None => true,
-        };
+        let HeadNorms { q, k, v } = &self.norms;
+        let rounds_once = [q, k, v].into_iter().flatten().all(RmsNorm::rounds_once);
         let exact = rounds_once && self.rounding.is_none();
         Ok(exact && !x.track_op() && x.dtype() != DType::F64)
     }
 
     /// What a projection returned, split into heads and widened: `[batch, heads, seq, head_dim]`.
-    fn heads(&self, projected: Tensor, heads: usize) -> Result<Tensor> {
-        let (batch, seq, _) = projected.dims3()?;
+    fn heads(&self, projected: Tensor) -> Result<Tensor> {
+        let (batch, seq, width) = projected.dims3()?;
+        let heads = width / self.head_dim;
         let wide = projected.to_dtype(wide_dtype(projected.dtype()))?;
         wide.reshape((batch, seq, heads, self.head_dim))?.transpose(1, 2)?.contiguous()
     }
@@ -379,10 +465,34 @@ impl Attention {
     }
 }
 
+fn normed(norm: &Option<RmsNorm>, x: &Tensor) -> Result<Tensor> {
+    norm.as_ref().map_or(Ok(x.clone()), |norm| norm.forward(x))
+}
+
+/// Projections out of one tensor, whose rows follow one another.
+fn fused(
+    rows: &[(&str, usize)],
+    hidden_size: usize,
+    bias: bool,
+    vb: VarBuilder,
+) -> Result<Vec<Linear>> {
+    let fused = linear_b(hidden_size, rows.iter().map(|(_, rows)| rows).sum(), bias, vb)?;
+    let mut start = 0;
+    let part = |&(_, len): &(&str, usize)| {
+        let weight = fused.weight().narrow(0, start, len)?.contiguous()?;
+        let bias = fused.bias().map(|bias| bias.narrow(0, start, len)).transpose()?;
+        start += len;
+        Ok(Linear::try_from(candle_nn::Linear::new(weight, bias))?)
+    };
+    rows.iter().map(part).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::{Config, Rotated};
     use candle_nn::VarMap;
+    use std::path::Path;
 
     const HIDDEN: usize = 16;
 
@@ -391,8 +501,10 @@ mod tests {
         let varmap = VarMap::new();
         let vb = VarBuilder::from_varmap(&varmap, DType::F32, &Device::Cpu);
         let layer = config.layers[0];
-        let rope = RotaryEmbedding::new(&layer, config.head_dim);
-        let attention = Attention::new(config, &layer, HIDDEN, 1e-6, rope, vb)?;
+        let rope = RotaryEmbedding::new(&layer);
+        let json = format!(r#"{{"model_type": "gemma3_text", "hidden_size": {HIDDEN}}}"#);
+        let stack = Config::parse(&json, Path::new("config.json")).unwrap().stacks.remove(0);
+        let attention = Attention::new(config, &layer, &stack, rope, vb)?;
         for var in varmap.all_vars() {
             var.set(&Tensor::randn(
                 0f32,
@@ -419,14 +531,18 @@ mod tests {
         ] {
             let config = AttentionConfig {
                 num_attention_heads: heads,
-                num_key_value_heads: kv_heads,
-                head_dim,
                 bias: false,
                 qk_norm: heads != 3,
+                v_norm: heads == 2,
                 scaling: (head_dim as f64).powf(-0.5),
                 softcap,
                 causal,
                 layers: vec![LayerAttention {
+                    num_key_value_heads: kv_heads,
+                    head_dim,
+                    rotated: if heads == 4 { Rotated::Pairs(head_dim / 4) } else { Rotated::All },
+                    values: if heads == 2 { ValuesFrom::Keys } else { ValuesFrom::Projection },
+                    shares: None,
                     sliding_window: window,
                     rope_theta: 1e4,
                     rope_factor: 1.0,
@@ -434,8 +550,8 @@ mod tests {
             };
             let attention = attention(&config)?;
             let x = Tensor::randn(0f32, 1., (2, 1101, HIDDEN), &Device::Cpu)?;
-            let whole = attention.forward(&x, None)?;
-            let composed = attention.o_proj.forward(&attention.composed(&x, None)?)?;
+            let whole = attention.forward(&x, Keys::Own)?;
+            let composed = attention.o_proj.forward(&attention.composed(&x, Keys::Own)?)?;
             let difference = (&whole - &composed)?.abs()?.max_all()?.to_scalar::<f32>()?;
             let largest = composed.abs()?.max_all()?.to_scalar::<f32>()?;
             assert!(difference < 1e-5 * largest, "{heads} {head_dim}: {difference} of {largest}");
@@ -443,12 +559,12 @@ mod tests {
                 let (mut cache, mut at, mut parts) = (KeyValues::default(), 0, vec![]);
                 for n in [500, 1, 37, 1, 562] {
                     let part = x.narrow(1, at, n)?;
-                    parts.push(attention.forward(&part, Some(&mut cache))?);
+                    parts.push(attention.forward(&part, Keys::Kept(&mut cache))?);
                     at += n;
                 }
                 let parts = Tensor::cat(&parts, 1)?.flatten_all()?.to_vec1::<f32>()?;
                 assert_eq!(parts, whole.flatten_all()?.to_vec1::<f32>()?, "{heads} {head_dim}");
-                let wrong = attention.forward(&x.narrow(0, 0, 1)?, Some(&mut cache));
+                let wrong = attention.forward(&x.narrow(0, 0, 1)?, Keys::Kept(&mut cache));
                 assert!(wrong.unwrap_err().to_string().contains("begin a new cache"));
             }
         }

@@ -12,6 +12,7 @@ use crate::kernels::memory::{kept, with_scratch};
 use crate::kernels::number::Float;
 use crate::kernels::threads;
 use crate::model::norm::Scale;
+use std::borrow::Cow;
 use std::ops::Range;
 
 /// Queries, heads counted, that are taken at a time: as many rows as the kernel takes between two
@@ -26,42 +27,56 @@ pub(super) struct OnePass<'a> {
     pub heads: usize,
     pub kv_heads: usize,
     pub head_dim: usize,
-    /// Those of queries and keys.
-    pub norms: Option<(Scale, Scale)>,
-    /// Cosines and sines of the positions that are added, `[seq, head_dim / 2]`.
+    /// Which head of all that the projections return is the first of the values; keys follow the queries.
+    pub values_at: usize,
+    /// How many the projections return.
+    pub all_heads: usize,
+    pub norms: Scales,
+    /// Pairs of a head's first numbers that are rotated.
+    pub pairs: usize,
+    /// Cosines and sines of the positions that are added, `[seq, pairs]`.
     pub rope: (&'a [f32], &'a [f32]),
     pub scores: Scores,
     pub sliding_window: Option<usize>,
     pub causal: bool,
 }
 
+/// The norms of queries, keys and values.
+pub(super) struct Scales {
+    pub q: Option<Scale>,
+    pub k: Option<Scale>,
+    pub v: Option<Scale>,
+}
+
+/// Keys and values as panels.
+pub(super) enum Panelled<'a> {
+    /// To which the call's are added.
+    Own(&'a mut Panels),
+    /// To which another layer has added the call's.
+    Shared(Cow<'a, Panels>),
+}
+
 impl OnePass<'_> {
-    /// Queries, keys and values of some texts, `[batch, seq, (heads + 2 kv_heads) · head_dim]`, to
+    /// Queries, keys and values of some texts, `[batch, seq, all_heads · head_dim]`, to
     /// what attention makes of them and of what was kept, `[batch, seq, heads · head_dim]`. Keys
     /// and values are kept.
-    pub fn attend<T: Float>(&self, x: &[T], seq: usize, kept: &mut Panels) -> Vec<T> {
-        let (width, start) = ((self.heads + 2 * self.kv_heads) * self.head_dim, kept.len());
+    pub fn attend<T: Float>(&self, x: &[T], seq: usize, kept: Panelled) -> Vec<T> {
         // The numbers of a head, counted among all of the projections, at a position of a text.
         let head = |text: usize, at: usize, head: usize| {
-            &x[(text * seq + at) * width + head * self.head_dim..][..self.head_dim]
+            let row = (text * seq + at) * self.all_heads;
+            &x[(row + head) * self.head_dim..][..self.head_dim]
         };
-        let split = |of_all: usize| (of_all / self.kv_heads, of_all % self.kv_heads);
-        kept.append(
-            seq,
-            |of_all, at, key| {
-                let (text, kv_head) = split(of_all);
-                T::to_f32s(head(text, at, self.heads + kv_head), key);
-                self.turn(self.norms.as_ref().map(|(_, norm)| norm), at, key);
-            },
-            |of_all, at, columns, value| {
-                let (text, kv_head) = split(of_all);
-                let row = head(text, at, self.heads + self.kv_heads + kv_head);
-                T::to_f32s(&row[columns], value);
-            },
-        );
-        let (kept, width) = (&*kept, self.heads * self.head_dim);
-        let mut out =
-            vec![T::zero(); x.len() / (width + 2 * self.kv_heads * self.head_dim) * width];
+        let kept = match kept {
+            Panelled::Own(kept) => {
+                self.append(x, seq, kept);
+                Cow::Borrowed(&*kept)
+            }
+            Panelled::Shared(kept) => kept,
+        };
+        let kept = &*kept;
+        let start = kept.len().saturating_sub(seq);
+        let width = self.heads * self.head_dim;
+        let mut out = vec![T::zero(); x.len() / (self.all_heads * self.head_dim) * width];
         let queries = (ROWS / (self.heads / self.kv_heads)).max(1);
         // A multiplication for each query, key and number, twice, at 20 a nanosecond.
         let nanoseconds = x.len() * kept.len() / 10;
@@ -80,12 +95,43 @@ impl OnePass<'_> {
         out
     }
 
+    /// Adds the call's keys and values to those that are kept.
+    fn append<T: Float>(&self, x: &[T], seq: usize, kept: &mut Panels) {
+        let head = |text: usize, at: usize, head: usize| {
+            let row = (text * seq + at) * self.all_heads;
+            &x[(row + head) * self.head_dim..][..self.head_dim]
+        };
+        let split = |of_all: usize| (of_all / self.kv_heads, of_all % self.kv_heads);
+        kept.append(
+            seq,
+            |of_all, at, key| {
+                let (text, kv_head) = split(of_all);
+                T::to_f32s(head(text, at, self.heads + kv_head), key);
+                self.turn(self.norms.k.as_ref(), at, key);
+            },
+            |of_all, at, columns, value| {
+                let (text, kv_head) = split(of_all);
+                let row = head(text, at, self.values_at + kv_head);
+                match &self.norms.v {
+                    None => T::to_f32s(&row[columns], value),
+                    // A panel's columns: the mean is that of the whole head.
+                    Some(norm) => {
+                        let mut whole = vec![0.0; self.head_dim];
+                        T::to_f32s(row, &mut whole);
+                        norm.apply(&mut whole);
+                        value.copy_from_slice(&whole[columns]);
+                    }
+                }
+            },
+        );
+    }
+
     /// Norms a head of a query or a key and rotates it to its position.
     fn turn(&self, norm: Option<&Scale>, at: usize, x: &mut [f32]) {
         if let Some(norm) = norm {
             norm.apply(x);
         }
-        let half = self.head_dim / 2;
+        let half = self.pairs;
         let (cos, sin) = (&self.rope.0[at * half..][..half], &self.rope.1[at * half..][..half]);
         let (first, second) = x.split_at_mut(half);
         for (((a, b), cos), sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
@@ -160,7 +206,7 @@ impl Tile<'_> {
     /// The queries, normed and rotated: `[blocks of head_dim, rows]`.
     fn queries<'x, T: Float>(&self, query: impl Fn(usize, usize) -> &'x [T], blocks: &mut [Block]) {
         let OnePass { head_dim, norms, .. } = self.attention;
-        let norm = norms.as_ref().map(|(norm, _)| norm);
+        let norm = norms.q.as_ref();
         let mut numbers = vec![0.0; *head_dim];
         for row in 0..self.rows() {
             let at = self.queries.start + row / self.group();

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::input::check_ids;
 use candle_core::{D, DType, Tensor};
 use gemma_mlp::Checkpoint;
-use gemma_mlp::checkpoint::{Config, Remark, RemarkKind};
+use gemma_mlp::checkpoint::{Config, LayerAttention, Remark, RemarkKind};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
@@ -106,11 +106,12 @@ impl Rows {
 /// The widths of a model's points.
 pub(super) struct Widths {
     hidden: usize,
-    intermediate: usize,
+    /// Of each layer.
+    intermediate: Vec<usize>,
     vocab: usize,
     heads: usize,
-    kv_heads: usize,
-    head_dim: usize,
+    /// Heads of keys, and the width of heads, of each layer.
+    of_layers: Vec<[usize; 2]>,
     pub(super) layers: usize,
 }
 
@@ -120,23 +121,29 @@ impl Widths {
         let attention = stack.attention.as_ref().ok();
         Self {
             hidden: stack.hidden_size,
-            intermediate: stack.intermediate_size,
+            intermediate: stack.feed_forward.iter().map(|layer| layer.intermediate_size).collect(),
             vocab: stack.vocab_size,
             heads: attention.map_or(0, |a| a.num_attention_heads),
-            kv_heads: attention.map_or(0, |a| a.num_key_value_heads),
-            head_dim: attention.map_or(0, |a| a.head_dim),
+            of_layers: attention.map_or(vec![], |attention| {
+                let of = |layer: &LayerAttention| [layer.num_key_value_heads, layer.head_dim];
+                attention.layers.iter().map(of).collect()
+            }),
             layers,
         }
+    }
+
+    fn heads_of(&self, layer: usize) -> [usize; 2] {
+        self.of_layers.get(layer).copied().unwrap_or_default()
     }
 
     /// What a position has at a point.
     fn at(&self, point: Point) -> Vec<usize> {
         match point {
             Point::Logits => vec![self.vocab],
-            Point::Layer(_, Place::Queries) => vec![self.heads, self.head_dim],
-            Point::Layer(_, Place::Keys | Place::Values) => vec![self.kv_heads, self.head_dim],
-            Point::Layer(_, Place::Gate | Place::Up | Place::Activated | Place::Product) => {
-                vec![self.intermediate]
+            Point::Layer(n, Place::Queries) => vec![self.heads, self.heads_of(n)[1]],
+            Point::Layer(n, Place::Keys | Place::Values) => self.heads_of(n).to_vec(),
+            Point::Layer(n, Place::Gate | Place::Up | Place::Activated | Place::Product) => {
+                vec![self.intermediate.get(n).copied().unwrap_or(0)]
             }
             _ => vec![self.hidden],
         }

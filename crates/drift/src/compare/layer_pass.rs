@@ -8,7 +8,7 @@ use super::point::Place;
 use crate::error::Result;
 use candle_core::{DType, Tensor};
 use gemma_mlp::mlp::GateUp;
-use gemma_mlp::model::Layer;
+use gemma_mlp::model::{Attended, Keys, Layer, Pass};
 use std::collections::BTreeMap;
 
 /// Numbers at the places of a layer, `[1, positions, …]`.
@@ -56,7 +56,7 @@ impl<'a> LayerPass<'a> {
     fn compute(&mut self, place: Place) -> Result<Tensor> {
         let layer = self.layer;
         Ok(match place {
-            Place::AttnInput => layer.attention_input(self.stream)?,
+            Place::AttnInput => layer.attention_input(&self.entered()?.stream)?,
             Place::Queries => self.project(0)?,
             Place::Keys => self.project(1)?,
             Place::Values => self.project(2)?,
@@ -67,20 +67,25 @@ impl<'a> LayerPass<'a> {
             }
             Place::AttnOutput => {
                 let input = self.value(Place::AttnInput)?;
-                layer.attention().forward(&input, None)?
+                layer.attention_output(&input, &mut Pass::new())?
             }
             Place::AttnNormed => {
                 let output = self.value(Place::AttnOutput)?;
                 normed(layer.post_attention_norm(), output)?
             }
-            Place::Attended if self.gives(&[Place::AttnNormed]) => {
-                (self.stream + self.value(Place::AttnNormed)?)?
-            }
             Place::Attended => {
-                let output = self.value(Place::AttnOutput)?;
-                layer.add_attention(self.stream, output)?
+                let (stream, input) = (self.entered()?.stream, self.value(Place::AttnInput)?);
+                if self.gives(&[Place::AttnNormed]) {
+                    let sum = (&stream + self.value(Place::AttnNormed)?)?;
+                    layer.beside_attention(&stream, &input, sum)?
+                } else {
+                    layer.add_attention(&stream, &input, self.value(Place::AttnOutput)?)?
+                }
             }
-            Place::MlpInput => layer.mlp_input(&self.value(Place::Attended)?)?,
+            Place::MlpInput => {
+                let attended = self.attended()?;
+                layer.mlp_input(&attended)?
+            }
             Place::Gate => self.gate_up()?.gate,
             Place::Up => self.gate_up()?.up,
             Place::Activated => layer.mlp().activate(&self.value(Place::Gate)?)?,
@@ -102,15 +107,26 @@ impl<'a> LayerPass<'a> {
                 let output = self.value(Place::MlpOutput)?;
                 normed(layer.post_mlp_norm(), output)?
             }
-            Place::Hidden if self.gives(&[Place::MlpNormed]) => {
-                (self.value(Place::Attended)? + self.value(Place::MlpNormed)?)?
-            }
             Place::Hidden => {
-                let (attended, output) =
-                    (self.value(Place::Attended)?, self.value(Place::MlpOutput)?);
-                layer.add_output(&attended, output)?
+                let attended = self.attended()?;
+                if self.gives(&[Place::MlpNormed]) {
+                    let sum = (&attended.stream + self.value(Place::MlpNormed)?)?;
+                    layer.leave(&attended, sum)?
+                } else {
+                    layer.add_output(&attended, self.value(Place::MlpOutput)?)?
+                }
             }
         })
+    }
+
+    /// The layer in front of its attention.
+    fn entered(&self) -> Result<Attended> {
+        Ok(self.layer.enter(self.stream, &Pass::new())?)
+    }
+
+    /// The layer behind its attention.
+    fn attended(&mut self) -> Result<Attended> {
+        Ok(self.entered()?.with_stream(self.value(Place::Attended)?))
     }
 
     fn gives(&self, places: &[Place]) -> bool {
@@ -127,7 +143,7 @@ impl<'a> LayerPass<'a> {
     /// Queries, keys or values; all three are made at once.
     fn project(&mut self, which: usize) -> Result<Tensor> {
         let input = self.value(Place::AttnInput)?;
-        let all = self.layer.attention().project(&input)?;
+        let all = self.layer.attention().project(&input, Keys::Own)?;
         let places = [Place::Queries, Place::Keys, Place::Values];
         let wanted = all[which].clone();
         self.computed.extend(places.into_iter().zip(all));

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::input::{Texts, TokenIds};
 use candle_core::{Device, Tensor, Var};
 use gemma_mlp::Checkpoint;
-use gemma_mlp::Gemma;
+use gemma_mlp::{Gemma, model};
 use serde::{Deserialize, Serialize};
 
 /// The gradients of two sides' losses: the mean negative log-likelihood of the next token over the
@@ -126,10 +126,10 @@ impl Pass {
         let Some(head) = gemma.head() else {
             return Err(Error::NoHead { lacks: "has no loss" });
         };
-        let mut streams = vec![gemma.embed(ids)?];
-        let mut x = streams[0].clone();
+        let (mut x, mut pass) = gemma.begin(ids, model::Pass::new())?;
+        let mut streams = vec![x.clone()];
         for layer in gemma.layers() {
-            x = layer.forward(&x, None)?;
+            x = layer.forward(&x, &mut pass)?;
             streams.push(x.clone());
         }
         streams.pop();
@@ -150,7 +150,7 @@ impl Pass {
         let (mlp, variables) = layer.mlp().with_variables()?;
         layer = layer.with_frozen_attention().with_mlp(mlp);
         let x = Var::from_tensor(&self.streams[index])?;
-        let y = layer.forward(&x, None)?;
+        let y = layer.forward(&x, &mut model::Pass::new())?;
         let pulled = (y * &self.gradient)?.sum_all()?.backward()?;
         self.gradient = of(&pulled, &x)?;
         let gradients: Result<Vec<_>> = variables.iter().map(|v| of(&pulled, v)).collect();

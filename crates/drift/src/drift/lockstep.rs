@@ -5,8 +5,8 @@ use crate::error::Result;
 use candle_core::{DType, Device, Tensor};
 use gemma_mlp::Checkpoint;
 use gemma_mlp::internal::{should_pack, threads::awake};
-use gemma_mlp::mlp::{GateUp, GemmaMlp};
-use gemma_mlp::model::{Cache, Gemma, Layer};
+use gemma_mlp::mlp::{GateUp, Gating, GemmaMlp};
+use gemma_mlp::model::{Attended, Cache, Gemma, Layer, Pass};
 
 /// Positions that go through a block at a time: few enough for what lies between its matrices to
 /// stay in a large cache, and to be memory that the allocator keeps.
@@ -108,10 +108,12 @@ impl Lockstep {
             let own = lengths.iter().zip(&self.places).filter(|(_, place)| place.0 == at);
             own.map(|(&length, _)| length).max().unwrap_or(0).min(ids.dims()[1])
         };
-        let embed = |(at, group): (usize, &Group)| group.embed(&ids.narrow(1, 0, length(at))?);
-        let mut streams = self.groups.iter().enumerate().map(embed).collect::<Result<Vec<_>>>()?;
+        let begin = |(at, group): (usize, &Group)| group.begin(&ids.narrow(1, 0, length(at))?);
+        let begun = self.groups.iter().enumerate().map(begin).collect::<Result<Vec<_>>>()?;
+        let (mut streams, mut passes): (Vec<_>, Vec<_>) = begun.into_iter().unzip();
         for layer in 0..self.layers() {
-            streams = awake(|| self.run_layer(layer, &streams, ids.dims()[1], &mut watch))?;
+            let seq = ids.dims()[1];
+            streams = awake(|| self.run_layer(layer, &streams, &mut passes, seq, &mut watch))?;
         }
         let normed = self.groups.iter().zip(&streams).map(|(group, x)| group.gemma.final_norm(x));
         let normed = normed.collect::<candle_core::Result<Vec<_>>>()?;
@@ -123,11 +125,13 @@ impl Lockstep {
         &self,
         layer: usize,
         streams: &[Tensor],
+        passes: &mut [Pass],
         seq: usize,
         watch: &mut impl FnMut(usize, usize, &[LaneStep]) -> Result<()>,
     ) -> Result<Vec<Tensor>> {
-        let attend = |(group, x): (&Group, &Tensor)| Ok(group.layer(layer).attend(x, None)?);
-        let attended = self.groups.iter().zip(streams).map(attend).collect::<Result<Vec<_>>>()?;
+        let each = self.groups.iter().zip(streams).zip(passes);
+        let attended = each.map(|((group, x), pass)| Ok(group.layer(layer).attend(x, pass)?));
+        let attended = attended.collect::<Result<Vec<_>>>()?;
         let mut next = vec![vec![]; self.groups.len()];
         for start in (0..seq).step_by(POSITIONS) {
             let mut steps = vec![];
@@ -184,10 +188,16 @@ pub(crate) fn load_sharing<'a>(
 }
 
 impl Group {
-    /// The embeddings, once per side: `[sides, seq, hidden]`.
-    fn embed(&self, ids: &Tensor) -> Result<Tensor> {
-        let x = self.gemma.embed(ids)?; // [1, seq, hidden]
-        Ok(x.repeat((self.sides.len(), 1, 1))?)
+    /// What enters the first layer, once per side: `[sides, seq, …]`, and the pass, in which each side has its own
+    /// activation.
+    fn begin(&self, ids: &Tensor) -> Result<(Tensor, Pass<'static>)> {
+        let pass = Pass::new().with_gatings(self.gatings());
+        Ok(self.gemma.begin(&ids.repeat((self.sides.len(), 1))?, pass)?)
+    }
+
+    fn gatings(&self) -> Vec<Gating> {
+        let gating = |side: &Side| Gating { activation: side.activation, rounding: side.rounding };
+        self.sides.iter().map(gating).collect()
     }
 
     fn layer(&self, layer: usize) -> &Layer {
@@ -201,7 +211,7 @@ impl Group {
 
     /// What a layer does after attention: from the residual stream there, `[sides, positions,
     /// hidden]`, to that after the layer, with what happened to each side.
-    fn step(&self, index: usize, attended: &Tensor) -> Result<(Vec<LaneStep>, Tensor)> {
+    fn step(&self, index: usize, attended: &Attended) -> Result<(Vec<LaneStep>, Tensor)> {
         let layer = self.layer(index);
         let input = layer.mlp_input(attended)?;
         let projected = layer.mlp().project(&input)?;
@@ -229,9 +239,10 @@ impl Group {
         let seq = ids.first().map_or(0, Vec::len);
         let device = self.gemma.device();
         let ids = Tensor::from_vec(ids.concat(), (ids.len(), seq), device)?;
-        let mut x = self.gemma.embed(&ids)?; // [sides, seq, hidden]
+        let pass = Pass::with_cache(cache).with_gatings(self.gatings());
+        let (mut x, mut pass) = self.gemma.begin(&ids, pass)?; // [sides, seq, …]
         for (index, layer) in self.gemma.layers().iter().enumerate() {
-            let attended = layer.attend(&x, Some(cache.layer(index)))?;
+            let attended = layer.attend(&x, &mut pass)?;
             let projected = layer.mlp().project(&layer.mlp_input(&attended)?)?;
             let gated = (0..self.sides.len())
                 .map(|place| Ok(self.block(place, index).gated(&part(&projected, place)?)?));
@@ -243,11 +254,11 @@ impl Group {
     }
 }
 
-/// The positions from `start` on, [`POSITIONS`] or as many as there are: `[sides, seq, hidden]` to
-/// `[sides, positions, hidden]`.
-fn piece(x: &Tensor, start: usize) -> Result<Tensor> {
-    let (start, end) = (start.min(x.dim(1)?), (start + POSITIONS).min(x.dim(1)?));
-    Ok(x.narrow(1, start, end - start)?.contiguous()?)
+/// The positions from `start` on, [`POSITIONS`] or as many as there are.
+fn piece(attended: &Attended, start: usize) -> Result<Attended> {
+    let seq = attended.stream.dim(1)?;
+    let (start, end) = (start.min(seq), (start + POSITIONS).min(seq));
+    Ok(attended.positions(start, end - start)?)
 }
 
 /// A side's part of projections.

@@ -37,6 +37,14 @@ pub enum Error {
         /// Which text.
         index: usize,
     },
+    /// A mistake that a model cannot have.
+    #[error(
+        "\"{name}\" cannot be put into this model: it lacks what that changes, or computes so already"
+    )]
+    NotAMistake {
+        /// Its name.
+        name: &'static str,
+    },
     /// JSON that is not token ids: what is wrong, and where.
     #[error("not token ids, as in [2, 818, 63937]: {}", Line(.0))]
     InvalidIds(String),

@@ -49,7 +49,7 @@ pub fn compare(
     let Aligned { texts, remarks } = align(theirs, checkpoint)?;
     let precision = Precision::of_dump(theirs, options.dtype)?;
     let arithmetic = Arithmetic::of(&theirs.metadata, precision.dtype);
-    let models = Models::load(checkpoint, &arithmetic, device)?;
+    let models = Models::load(checkpoint, &arithmetic, device)?.having(&options.with)?;
     progress(0.05)?;
     let mut run = Run {
         theirs,
@@ -112,6 +112,12 @@ impl Run<'_> {
             None => self.look_below_floor(&measured, logits.as_ref(), searched)?,
         };
         self.result(fault, measured, activations, logits, guilty, named)
+    }
+
+    /// The mistakes that were put into ours, as a sentence's beginning.
+    fn put_in(&self) -> Option<String> {
+        let names: Vec<_> = self.options.with.iter().map(|m| format!("\"{}\"", m.name)).collect();
+        (!names.is_empty()).then(|| format!("With {} put into ours:", names.join(", ")))
     }
 
     /// Whether the two can be compared.

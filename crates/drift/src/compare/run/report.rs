@@ -58,7 +58,7 @@ impl Run<'_> {
             ratio: guilty.ratio,
             from: guilty.inputs.iter().map(Point::to_string).collect(),
         });
-        let mut before = vec![];
+        let mut before: Vec<_> = self.put_in().into_iter().collect();
         if let Some(fault) = fault {
             let (name, sentence) = match fault {
                 TokenFault::NoBos => {
@@ -88,6 +88,7 @@ impl Run<'_> {
             schema: SCHEMA,
             version: env!("CARGO_PKG_VERSION").into(),
             agrees: first.is_none() && fault.is_none(),
+            with: self.options.with.iter().map(|mistake| mistake.name.into()).collect(),
             verdict,
             first,
             causes,

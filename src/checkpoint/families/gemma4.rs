@@ -1,0 +1,54 @@
+//! Gemma 4: text, multimodal and Unified; dense, with per-layer inputs (E2B, E4B), and with experts (26B-A4B).
+
+use super::profile::*;
+
+pub const PROFILE: Profile = Profile {
+    name: "Gemma 4",
+    models: &[Model::text("gemma4_text"), Model::around("gemma4_text", "gemma4")],
+    stacks: &[""],
+    activation: ActivationRule::HiddenActivation,
+    sizes: Sizes {
+        hidden_size: 2304,
+        intermediate_size: 9216,
+        num_hidden_layers: 30,
+        vocab_size: 262_144,
+    },
+    mlp: MlpProfile { double_wide: true, experts: true, ..PLAIN_MLP },
+    norms: FOUR_NORMS,
+    // Gemma4RMSNorm multiplies by the weight itself.
+    norm_weight: NormWeight::Plain,
+    per_layer_inputs: Some(PerLayerProfile {
+        size: 256,
+        vocab_size: Some(262_144),
+        guarded: false,
+        names: PER_LAYER_NAMES,
+    }),
+    layer_scalar: true,
+    altup: None,
+    embedding_dim: None,
+    final_softcap: Softcap::Optional,
+    attention: Ok(ATTENTION),
+    releases: &[],
+};
+
+/// Gemma 4's attention, which EmbeddingGemma 2 and Gemma 3n differ from in little.
+pub const ATTENTION: AttentionProfile = AttentionProfile {
+    // The norm of the queries has the scale.
+    scaling: Scaling::One,
+    softcap: Softcap::Unread,
+    qk_norm: true,
+    v_norm: true,
+    bidirectional: Bidirectional::HalfWindowInclusive,
+    global: Some(GlobalHeads { head_dim: 512, num_key_value_heads: None, always: false }),
+    shared_layers: Some(0),
+    sliding: Some(Sliding {
+        window: 512,
+        full_every: 6,
+        reads_pattern: false,
+        last_full: true,
+        rope_theta: Some(10_000.0),
+    }),
+    rope_theta: 1_000_000.0,
+    proportional: Some(0.25),
+    ..GEMMA2_ATTENTION
+};

@@ -1,0 +1,82 @@
+//! Experts beside the block of a layer, and the norms around them.
+
+use super::norm::RmsNorm;
+use crate::checkpoint::{ExpertsConfig, Stack};
+use crate::kernels::linear::InputRounding;
+use crate::mlp::{ExpertSizes, Gating, MixtureOfExperts, mixture_of_experts};
+use candle_core::{Module, Result, Tensor};
+use candle_nn::VarBuilder;
+
+/// A second branch behind attention, which begins at the residual stream as the block does:
+/// `norm_1(mlp) + norm_2(experts(pre_norm(x), router(x)))` (transformers `Gemma4TextDecoderLayer`).
+#[derive(Debug, Clone)]
+pub struct ExpertsBranch {
+    pub(super) mixture: MixtureOfExperts,
+    /// Behind the block, `post_feedforward_layernorm_1`.
+    pub(super) mlp_norm: RmsNorm,
+    /// In front of the experts, `pre_feedforward_layernorm_2`.
+    pub(super) pre_norm: RmsNorm,
+    /// Behind them, `post_feedforward_layernorm_2`.
+    pub(super) post_norm: RmsNorm,
+    /// Whether the router gets what the experts get, which is wrong.
+    pub(super) routes_normed: bool,
+}
+
+impl ExpertsBranch {
+    pub(super) fn new(config: &ExpertsConfig, stack: &Stack, vb: VarBuilder) -> Result<Self> {
+        let norm = |name: &str| -> Result<RmsNorm> {
+            let weight = vb.pp(name).get(stack.hidden_size, "weight")?;
+            Ok(RmsNorm::of(weight, stack.norm_weight, stack.rms_norm_eps))
+        };
+        let sizes = ExpertSizes {
+            hidden: stack.hidden_size,
+            intermediate: config.intermediate_size,
+            experts: config.num_experts,
+            top_k: config.top_k,
+        };
+        let activation = stack.activation.value;
+        Ok(Self {
+            mixture: mixture_of_experts(sizes, stack.rms_norm_eps, activation, vb.clone())?,
+            mlp_norm: norm("post_feedforward_layernorm_1")?,
+            pre_norm: norm("pre_feedforward_layernorm_2")?,
+            post_norm: norm("post_feedforward_layernorm_2")?,
+            routes_normed: false,
+        })
+    }
+
+    /// The router and its experts.
+    pub fn mixture(&self) -> &MixtureOfExperts {
+        &self.mixture
+    }
+
+    pub(super) fn packed(self) -> Result<Self> {
+        Ok(Self { mixture: self.mixture.packed()?, ..self })
+    }
+
+    pub(super) fn frozen(&self) -> Self {
+        Self { mixture: self.mixture.frozen(), ..self.clone() }
+    }
+
+    pub(super) fn with_input_rounding(&self, inputs: InputRounding) -> Self {
+        Self { mixture: self.mixture.with_input_rounding(inputs), ..self.clone() }
+    }
+
+    pub(super) fn norms_mut(&mut self) -> [&mut RmsNorm; 3] {
+        [&mut self.mlp_norm, &mut self.pre_norm, &mut self.post_norm]
+    }
+
+    /// Both branches' sum, of the residual stream `x` in front of them and of what the block returned, `[batch, seq,
+    /// hidden]` each; each of the activations, if there are any, gets an equal part of the batch.
+    ///
+    /// # Errors
+    /// candle's, for shapes that do not fit.
+    pub fn forward(&self, x: &Tensor, mlp: &Tensor, gatings: &[Gating]) -> Result<Tensor> {
+        let input = self.pre_norm.forward(x)?;
+        let routed = if self.routes_normed { &input } else { x };
+        let experts = match gatings {
+            [] => self.mixture.forward(routed, &input)?,
+            _ => self.mixture.forward_gated(routed, &input, gatings)?,
+        };
+        self.mlp_norm.forward(mlp)? + self.post_norm.forward(&experts)?
+    }
+}

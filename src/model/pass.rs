@@ -1,0 +1,96 @@
+//! What layers hand to one another beside the residual stream.
+
+use super::attention::{KeyValues, Keys};
+use super::gemma::Cache;
+use crate::mlp::Gating;
+use candle_core::{Result, Tensor};
+use std::collections::BTreeMap;
+
+/// One pass through the layers of a model: keys and values, of the tokens so far and of layers that others share; the
+/// layers' own inputs beside the residual stream; and which activation each text of the batch gets.
+///
+/// [`super::Gemma::begin`] makes the one that a model's layers need. A layer alone that shares nothing takes an empty
+/// one.
+#[derive(Debug, Default)]
+pub struct Pass<'a> {
+    cache: Option<&'a mut Cache>,
+    /// Of a pass without a cache: keys and values that later layers share, by layer.
+    lent: BTreeMap<usize, KeyValues>,
+    /// `[batch, seq, layers, size]`.
+    per_layer_inputs: Option<Tensor>,
+    gatings: Vec<Gating>,
+}
+
+impl<'a> Pass<'a> {
+    /// One that begins with the tokens that are handed to it.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// One whose tokens follow those in a cache, to which they are added.
+    pub fn with_cache(cache: &'a mut Cache) -> Self {
+        Self { cache: Some(cache), ..Self::default() }
+    }
+
+    /// One whose batch has an equal part for each of some activations, one after the other; of no activations, the
+    /// layers' own.
+    ///
+    /// It holds for every gated function that is not in the block ([`super::Layer::mlp`]) itself, of which the caller
+    /// takes care.
+    pub fn with_gatings(self, gatings: Vec<Gating>) -> Self {
+        Self { gatings, ..self }
+    }
+
+    pub(super) fn set_per_layer_inputs(&mut self, inputs: Option<Tensor>) {
+        self.per_layer_inputs = inputs;
+    }
+
+    /// What a layer gets beside the residual stream, `[batch, seq, size]`, in families that have it.
+    ///
+    /// # Errors
+    /// A layer beyond the last one.
+    pub fn per_layer_input(&self, layer: usize) -> Result<Option<Tensor>> {
+        self.per_layer_inputs.as_ref().map(|all| all.narrow(2, layer, 1)?.squeeze(2)).transpose()
+    }
+
+    /// The activations of the parts of the batch; empty for the layers' own.
+    pub fn gatings(&self) -> &[Gating] {
+        &self.gatings
+    }
+
+    /// Gives the keys and values of a layer that others share.
+    pub fn lend(&mut self, layer: usize, keys: KeyValues) {
+        self.lent.insert(layer, keys);
+    }
+
+    /// The keys and values that a layer has lent so far in a pass without a cache.
+    pub fn lent(&self, layer: usize) -> Option<&KeyValues> {
+        self.lent.get(&layer)
+    }
+
+    /// The keys and values of a layer: those of the layer that it shares them with, or its own, which are kept if there
+    /// is a cache, or if it lends them.
+    pub(super) fn keys(
+        &mut self,
+        layer: usize,
+        shares: Option<usize>,
+        lends: bool,
+    ) -> Result<Keys<'_>> {
+        match (shares, &mut self.cache) {
+            (Some(earlier), Some(cache)) => Ok(Keys::Shared(cache.layer(earlier))),
+            (Some(earlier), None) => match self.lent.get(&earlier) {
+                Some(keys) => Ok(Keys::Shared(keys)),
+                None => candle_core::bail!(
+                    "layer {layer} shares the keys and values of layer {earlier}, which has not run in this pass"
+                ),
+            },
+            (None, Some(cache)) => Ok(Keys::Kept(cache.layer(layer))),
+            (None, None) if lends => {
+                let kept = self.lent.entry(layer).or_default();
+                *kept = KeyValues::once();
+                Ok(Keys::Kept(kept))
+            }
+            (None, None) => Ok(Keys::Own),
+        }
+    }
+}
