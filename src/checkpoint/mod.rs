@@ -23,8 +23,9 @@ pub use config::activation::Resolved;
 pub use config::attention::{AttentionConfig, LayerAttention, Rotated, ValuesFrom};
 pub use config::feed_forward::{AltUpConfig, ExpertsConfig, FeedForward, PerLayerInputs};
 pub use config::head::HeadKind;
+pub use config::recurrent::RecurrentConfig;
 pub use config::stack::Stack;
-pub use families::{Family, NormNames, NormWeight, PerLayerNames};
+pub use families::{EmbeddingScale, Family, NormNames, NormWeight, PerLayerNames};
 #[cfg(feature = "hub")]
 pub use hub::Hub;
 pub use inspect::{Inspection, StackInspection, inspect};

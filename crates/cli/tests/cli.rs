@@ -334,7 +334,10 @@ fn other_families() {
     };
     for (config, specs, blocks) in [
         (
-            config(json!({"model_type": "recurrent_gemma", "intermediate_size": 24})),
+            config(json!({
+                "model_type": "recurrent_gemma", "intermediate_size": 24, "num_attention_heads": 2,
+                "block_types": ["recurrent", "mamba"]
+            })),
             mlp("model.layers.0", "mlp_block", "channel_pre_norm", true),
             vec!["model.layers.0.mlp_block"],
         ),

@@ -9,10 +9,14 @@ use crate::checkpoint::notes::{Notes, Refusal};
 /// Attention as all layers of a stack have it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AttentionConfig {
+    /// What a layer calls it: `self_attn`.
+    pub name: &'static str,
     /// Query heads.
     pub num_attention_heads: usize,
-    /// Whether the projections have biases.
+    /// Whether the projections of queries, keys and values have biases.
     pub bias: bool,
+    /// Whether the output's projection has one.
+    pub output_bias: bool,
     /// Whether queries and keys are normed per head (Gemma 3).
     pub qk_norm: bool,
     /// Whether values are normed per head, without a weight (Gemma 3n, 4).
@@ -79,10 +83,15 @@ impl AttentionConfig {
         notes: &mut Notes,
     ) -> Result<Self, Refusal> {
         let impossible = |reason| Err(Refusal::Impossible(reason));
-        let (heads, kv_heads) = (profile.num_attention_heads, profile.num_key_value_heads);
+        let heads = profile.num_attention_heads;
         let heads = notes.or("num_attention_heads", raw.num_attention_heads, heads);
+        let hidden = raw.hidden_size.unwrap_or(family.profile().sizes.hidden_size);
+        let (kv_heads, head_dim) = match profile.heads_by_size {
+            true => (heads, hidden.checked_div(heads).unwrap_or(0)),
+            false => (profile.num_key_value_heads, profile.head_dim),
+        };
         let kv_heads = notes.or("num_key_value_heads", raw.num_key_value_heads, kv_heads);
-        let head_dim = notes.or("head_dim", raw.head_dim, profile.head_dim);
+        let head_dim = notes.or("head_dim", raw.head_dim, head_dim);
         let scalar = match profile.scaling {
             Scaling::Scalar(default) => {
                 notes.or("query_pre_attn_scalar", raw.query_pre_attn_scalar, default)
@@ -127,9 +136,12 @@ impl AttentionConfig {
                 shares,
             });
         }
+        let bias = raw.attention_bias.unwrap_or(false);
         Ok(Self {
+            name: profile.name,
             num_attention_heads: heads,
-            bias: raw.attention_bias.unwrap_or(false),
+            bias,
+            output_bias: bias || profile.output_bias,
             qk_norm: profile.qk_norm,
             v_norm: profile.v_norm,
             scaling: scalar.powf(-0.5),
@@ -249,7 +261,8 @@ fn layer_types(
     let Some(sliding) = &profile.sliding else {
         return Ok(vec![LayerType::Full; layers]);
     };
-    let Some(listed) = &raw.layer_types else {
+    let listed = raw.layer_types.as_ref().filter(|_| profile.recurrent.is_none());
+    let Some(listed) = listed else {
         let pattern = match sliding.reads_pattern {
             true => {
                 let listed = raw.sliding_window_pattern;
@@ -312,16 +325,18 @@ fn window(
     causal: bool,
     notes: &mut Notes,
 ) -> Result<Option<usize>, Refusal> {
-    match notes.or_null("sliding_window", raw.sliding_window, sliding.window) {
+    let key = profile.window_key;
+    let renamed = raw.attention_window_size.filter(|_| key == "attention_window_size");
+    match notes.or_null(key, renamed.or(raw.sliding_window), sliding.window) {
         None => {
-            notes.chosen(
-                "sliding_window is null: layers of sliding attention see every position before them".into(),
-            );
+            notes.chosen(format!(
+                "{key} is null: layers of sliding attention see every position before them"
+            ));
             Ok(None)
         }
-        Some(0) => Err(Refusal::Impossible(
-            "sliding_window is 0; a position must see at least itself".into(),
-        )),
+        Some(0) => {
+            Err(Refusal::Impossible(format!("{key} is 0; a position must see at least itself")))
+        }
         Some(window) if causal => Ok(Some(window)),
         Some(window) => Ok(Some(match profile.bidirectional {
             // transformers' Gemma3TextConfig: half the window to each side, exclusive.

@@ -7,6 +7,7 @@ pub(super) mod head;
 mod keys;
 mod limits;
 pub(super) mod raw;
+pub(super) mod recurrent;
 mod rope;
 pub(super) mod stack;
 pub(super) mod unusual;

@@ -145,8 +145,8 @@ impl Attention {
             KeysFrom::OneProjection => &[("q_proj", queries), ("k_proj", kv_heads * head_dim)],
             KeysFrom::Layer(_) => &[("q_proj", queries)],
         };
-        let linear = |columns, rows, name| {
-            Ok::<_, Error>(Linear::try_from(linear_b(columns, rows, config.bias, vb.pp(name))?)?)
+        let linear = |columns, rows, bias, name| {
+            Ok::<_, Error>(Linear::try_from(linear_b(columns, rows, bias, vb.pp(name))?)?)
         };
         let norm = |name| -> Result<RmsNorm> {
             let weight = vb.pp(name).get(head_dim, "weight")?;
@@ -156,13 +156,13 @@ impl Attention {
             true => fused(rows, hidden_size, config.bias, vb.pp("qkv_proj"))?,
             false => rows
                 .iter()
-                .map(|&(name, rows)| linear(hidden_size, rows, name))
+                .map(|&(name, rows)| linear(hidden_size, rows, config.bias, name))
                 .collect::<Result<_>>()?,
         };
         let own = !matches!(keys, KeysFrom::Layer(_));
         Ok(Self {
             projections: Projections::Separate(projections),
-            o_proj: linear(queries, hidden_size, "o_proj")?,
+            o_proj: linear(queries, hidden_size, config.output_bias, "o_proj")?,
             norms: HeadNorms {
                 q: config.qk_norm.then(|| norm("q_norm")).transpose()?,
                 k: (config.qk_norm && own).then(|| norm("k_norm")).transpose()?,
@@ -530,8 +530,10 @@ mod tests {
             (2, 1, 516, None, None, true),
         ] {
             let config = AttentionConfig {
+                name: "self_attn",
                 num_attention_heads: heads,
                 bias: false,
+                output_bias: false,
                 qk_norm: heads != 3,
                 v_norm: heads == 2,
                 scaling: (head_dim as f64).powf(-0.5),
@@ -540,7 +542,11 @@ mod tests {
                 layers: vec![LayerAttention {
                     num_key_value_heads: kv_heads,
                     head_dim,
-                    rotated: if heads == 4 { Rotated::Pairs(head_dim / 4) } else { Rotated::All },
+                    rotated: match heads {
+                        4 => Rotated::Pairs(head_dim / 4),
+                        3 => Rotated::First(head_dim / 3 * 2),
+                        _ => Rotated::All,
+                    },
                     values: if heads == 2 { ValuesFrom::Keys } else { ValuesFrom::Projection },
                     shares: None,
                     sliding_window: window,

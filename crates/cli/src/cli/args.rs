@@ -181,15 +181,18 @@ impl TextArgs {
 
     /// The token ids, where they are given as such.
     pub fn ids(&self) -> Result<Option<Texts>> {
-        let Some(path) = &self.ids else { return Ok(None) };
-        let ids = parse_ids(&read(path)?).with_context(|| path.display().to_string())?;
-        Ok(Some(ids))
+        self.ids.as_deref().map(ids_of).transpose()
     }
 
     /// The files that the texts are in.
     pub fn files(&self) -> impl Iterator<Item = PathBuf> {
         self.text.iter().chain(&self.ids).cloned()
     }
+}
+
+/// The token ids in a file.
+pub fn ids_of(path: &Path) -> Result<Texts> {
+    parse_ids(&read(path)?).with_context(|| path.display().to_string())
 }
 
 #[derive(Clone, Copy, ValueEnum)]

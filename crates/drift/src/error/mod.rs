@@ -52,6 +52,14 @@ pub enum Error {
         /// How many ids it has.
         len: usize,
     },
+    /// Queries, keys or values of a layer that mixes positions by a recurrence.
+    #[error(
+        "layer {layer} has a recurrence in place of attention, and no queries, keys or values; leave them out"
+    )]
+    Recurrent {
+        /// Which layer.
+        layer: usize,
+    },
     /// A token id that is no word of the vocabulary.
     #[error("token id {id} is out of the vocabulary: the embedding has {vocab_size} rows")]
     OutOfVocabulary {
