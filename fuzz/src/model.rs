@@ -163,7 +163,7 @@ fn forward(checkpoint: &Checkpoint, gemma: &Gemma, u: &mut Unstructured) -> Resu
     assert_eq!(whole.dims(), [batch, seq, vocab as usize]);
     let outside = Tensor::full(vocab, (1, 1), &Device::Cpu).unwrap();
     assert!(gemma.forward(&outside).is_err(), "an id out of the vocabulary");
-    if !checkpoint.attention().unwrap().causal {
+    if gemma.seen_ahead() > 0 {
         return Ok(());
     }
     let first = u.int_in_range(1..=seq)?;

@@ -259,6 +259,12 @@ impl Gemma {
         Self { identity: Identity::new(), ..self.clone() }
     }
 
+    /// How many of a text's first tokens may see what comes behind them: 0 if none does, `usize::MAX` if all do. A text
+    /// that is cut behind so many has the same hidden states as far as it goes.
+    pub fn seen_ahead(&self) -> usize {
+        self.attentions().map(Attention::seen_ahead).max().unwrap_or(0)
+    }
+
     /// How many GELUs follow the activation, in all layers together.
     pub fn gates(&self) -> usize {
         self.layers.iter().map(Layer::gates).sum()
@@ -338,7 +344,7 @@ impl Gemma {
     ///
     /// # Errors
     /// An id out of the vocabulary, no ids, a model without a head, another model's cache or one of
-    /// another batch size.
+    /// another batch size, an empty one and a part of a prefix.
     pub fn forward_cached(&self, ids: &Tensor, cache: &mut Cache) -> Result<Tensor> {
         if self.head.is_none() {
             candle_core::bail!("{HEADLESS}")

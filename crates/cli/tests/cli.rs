@@ -347,7 +347,9 @@ fn other_families() {
             vec!["model.encoder.layers.0.mlp", "model.decoder.layers.0.mlp"],
         ),
         (
-            json!({"model_type": "paligemma", "text_config": config(json!({"model_type": "gemma"}))}),
+            json!({"model_type": "paligemma", "text_config": config(json!({
+                "model_type": "gemma", "rope_scaling": {"rope_type": "yarn", "factor": 2.0}
+            }))}),
             mlp("language_model.model.layers.0", "mlp", "post_attention_layernorm", false),
             vec!["language_model.model.layers.0.mlp"],
         ),

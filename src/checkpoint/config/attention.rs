@@ -1,9 +1,12 @@
 //! The attention part of a config: what a layer does before its MLP.
 
 use super::limits::MAX_WIDTH;
+use super::prefix::Prefix;
 use super::raw::{LayerType, RawBidirectional, RawConfig};
 use super::rope::Rope;
-use crate::checkpoint::families::{AttentionProfile, Bidirectional, Family, Scaling, Sliding};
+use crate::checkpoint::families::{
+    AttentionProfile, Bidirectional, Family, Model, Scaling, Sliding,
+};
 use crate::checkpoint::notes::{Notes, Refusal};
 
 /// Attention as all layers of a stack have it.
@@ -27,6 +30,10 @@ pub struct AttentionConfig {
     pub softcap: Option<f64>,
     /// Whether a position sees earlier ones only. EmbeddingGemma's see both sides.
     pub causal: bool,
+    /// The tokens at a text's start that all see one another, in models that have such tokens (PaliGemma).
+    pub prefix: Option<Prefix>,
+    /// The position of a text's first token: 0, but 1 in PaliGemma.
+    pub first_position: usize,
     /// What differs from layer to layer.
     pub layers: Vec<LayerAttention>,
 }
@@ -77,6 +84,7 @@ impl AttentionConfig {
     /// Resolves the fields for a family, or says in a sentence what is not supported or cannot be.
     pub(in crate::checkpoint) fn resolve(
         family: Family,
+        model: &Model,
         profile: &AttentionProfile,
         raw: &RawConfig,
         layers: usize,
@@ -105,7 +113,8 @@ impl AttentionConfig {
         let softcap =
             profile.softcap.resolve("attn_logit_softcapping", raw.attn_logit_softcapping, notes);
         let softcap = softcap.map_err(Refusal::Impossible)?;
-        let causal = is_causal(family, profile, raw)?;
+        // PaliGemma's configs say of themselves that they are bidirectional, which the prompt is.
+        let causal = model.prefix || is_causal(family, profile, raw)?;
         let types = layer_types(profile, raw, layers, notes)?;
         let shared = first_shared(profile, raw, layers, notes)?;
         let own = Heads { kv_heads, head_dim };
@@ -147,8 +156,19 @@ impl AttentionConfig {
             scaling: scalar.powf(-0.5),
             softcap,
             causal,
+            prefix: model.prefix.then_some(Prefix::All),
+            first_position: usize::from(model.prefix),
             layers: resolved,
         })
+    }
+
+    /// How many of a text's first tokens may see what comes behind them: 0 if none does, `usize::MAX` if all do.
+    pub fn seen_ahead(&self) -> usize {
+        match self.prefix {
+            _ if !self.causal => usize::MAX,
+            None => 0,
+            Some(prefix) => prefix.of(usize::MAX),
+        }
     }
 }
 

@@ -135,12 +135,12 @@ pub(in crate::checkpoint) fn stack(
     let activation =
         resolve_activation(family, raw.hidden_act.as_deref(), raw.hidden_activation.as_deref())
             .map_err(|source| Error::Activation { path: path.into(), source })?;
-    let reason = model.incomplete.map(String::from).or(unsupported);
-    let attention = match (&profile.attention, reason) {
+    let attention = match (&profile.attention, unsupported) {
         (&Err(reason), _) => Err(Unsupported(reason.to_string())),
         (_, Some(reason)) => Err(Unsupported(reason)),
         (Ok(attention), None) => {
-            match AttentionConfig::resolve(family, attention, raw, num_hidden_layers, &mut notes) {
+            let layers = num_hidden_layers;
+            match AttentionConfig::resolve(family, model, attention, raw, layers, &mut notes) {
                 Ok(attention) => Ok(attention),
                 Err(Refusal::Unsupported(reason)) => Err(Unsupported(reason)),
                 Err(Refusal::Impossible(reason)) => return Err(malformed(path, reason)),

@@ -136,26 +136,25 @@ pub struct Model {
     pub model_type: &'static str,
     /// `model_type` of its text part, which is the file's own where there is no other part.
     pub text_type: &'static str,
-    /// Why the whole model does not run here, if that is so of this kind alone.
-    pub incomplete: Option<&'static str>,
+    /// Whether a prompt's tokens all see one another, and positions count from 1.
+    pub prefix: bool,
 }
 
 impl Model {
     /// A model of text alone.
     pub const fn text(model_type: &'static str) -> Self {
-        Self { model_type, text_type: model_type, incomplete: None }
+        Self { model_type, text_type: model_type, prefix: false }
     }
 
     /// A model around a text model.
     pub const fn around(text_type: &'static str, model_type: &'static str) -> Self {
-        Self { model_type, text_type, incomplete: None }
+        Self { model_type, text_type, prefix: false }
     }
 }
 
 /// PaliGemma, around either of its text models.
 pub const fn paligemma(text_type: &'static str) -> Model {
-    let incomplete = Some("PaliGemma's text attends to an image, which is not read");
-    Model { incomplete, ..Model::around(text_type, "paligemma") }
+    Model { prefix: true, ..Model::around(text_type, "paligemma") }
 }
 
 /// How a config names the activation. All of Gemma was trained with tanh.
