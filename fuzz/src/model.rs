@@ -102,6 +102,11 @@ fn arbitrary_config(u: &mut Unstructured) -> Result<Value> {
     ];
     let kind = *u.choose(&kinds)?;
     fields.insert("model_type".into(), json!(kind));
+    if kind == "recurrent_gemma" {
+        let heads = fields["num_attention_heads"].as_u64().unwrap();
+        fields.insert("lru_width".into(), json!(heads * u.int_in_range(1..=4)?));
+        fields.insert("conv1d_width".into(), json!(u.int_in_range(1..=5)?));
+    }
     for _ in 0..u.int_in_range(0..=3)? {
         let (name, value) = match u.int_in_range(0..=15)? {
             0 => ("sliding_window", Value::Null),
@@ -158,7 +163,7 @@ fn forward(checkpoint: &Checkpoint, gemma: &Gemma, u: &mut Unstructured) -> Resu
     assert_eq!(whole.dims(), [batch, seq, vocab as usize]);
     let outside = Tensor::full(vocab, (1, 1), &Device::Cpu).unwrap();
     assert!(gemma.forward(&outside).is_err(), "an id out of the vocabulary");
-    if !checkpoint.attention().unwrap().causal {
+    if gemma.seen_ahead() > 0 {
         return Ok(());
     }
     let first = u.int_in_range(1..=seq)?;

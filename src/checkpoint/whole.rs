@@ -4,6 +4,7 @@ use super::blocks::BlockSpec;
 use super::config::Config;
 use super::config::attention::{AttentionConfig, LayerAttention, ValuesFrom};
 use super::config::head::HeadKind;
+use super::config::recurrent::RecurrentConfig;
 use super::config::stack::Stack;
 use super::tensors::Tensors;
 
@@ -31,7 +32,7 @@ pub(super) fn tensors(
     let table = vec![stack.vocab_size, hidden];
     let mut all = vec![
         (format!("{}.weight", parts.embedding), table.clone()),
-        (format!("{}norm.weight", parts.backbone), vec![hidden]),
+        (format!("{}{}.weight", parts.backbone, stack.norms.last), vec![hidden]),
     ];
     if stack.head.value == HeadKind::Separate {
         all.push((format!("{}.weight", parts.head), table));
@@ -40,9 +41,12 @@ pub(super) fn tensors(
         all.extend(
             norms(stack).map(|norm| (format!("{}.{norm}.weight", block.layer), vec![hidden])),
         );
-        let prefix = format!("{}.self_attn", block.layer);
+        let prefix = format!("{}.{}", block.layer, attention.name);
         let layer = &attention.layers[block.index];
-        all.extend(of_attention(&prefix, attention, layer, hidden, tensors));
+        all.extend(match &stack.recurrent[block.index] {
+            Some(recurrent) => of_recurrence(&prefix, recurrent, hidden),
+            None => of_attention(&prefix, attention, layer, hidden, tensors),
+        });
     }
     all
 }
@@ -79,7 +83,8 @@ fn of_attention(
     let mut all = vec![];
     for (name, rows, columns) in projections {
         all.push((format!("{prefix}.{name}.weight"), vec![rows, columns]));
-        if attention.bias {
+        let bias = if name == "o_proj" { attention.output_bias } else { attention.bias };
+        if bias {
             all.push((format!("{prefix}.{name}.bias"), vec![rows]));
         }
     }
@@ -89,4 +94,30 @@ fn of_attention(
         }
     }
     all
+}
+
+/// The tensors of a layer's recurrent block.
+fn of_recurrence(
+    prefix: &str,
+    recurrent: &RecurrentConfig,
+    hidden: usize,
+) -> Vec<(String, Vec<usize>)> {
+    let RecurrentConfig { width, heads, conv_width } = *recurrent;
+    let part = width / heads.max(1);
+    let tensors: [(&str, &[usize]); 13] = [
+        ("linear_x.weight", &[width, hidden]),
+        ("linear_x.bias", &[width]),
+        ("linear_y.weight", &[width, hidden]),
+        ("linear_y.bias", &[width]),
+        ("linear_out.weight", &[hidden, width]),
+        ("linear_out.bias", &[hidden]),
+        ("conv_1d.weight", &[width, 1, conv_width]),
+        ("conv_1d.bias", &[width]),
+        ("rg_lru.recurrent_param", &[width]),
+        ("rg_lru.input_gate_weight", &[heads, part, part]),
+        ("rg_lru.input_gate_bias", &[heads, part]),
+        ("rg_lru.recurrent_gate_weight", &[heads, part, part]),
+        ("rg_lru.recurrent_gate_bias", &[heads, part]),
+    ];
+    tensors.map(|(name, shape)| (format!("{prefix}.{name}"), shape.to_vec())).into()
 }

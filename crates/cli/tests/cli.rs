@@ -334,7 +334,10 @@ fn other_families() {
     };
     for (config, specs, blocks) in [
         (
-            config(json!({"model_type": "recurrent_gemma", "intermediate_size": 24})),
+            config(json!({
+                "model_type": "recurrent_gemma", "intermediate_size": 24, "num_attention_heads": 2,
+                "block_types": ["recurrent", "mamba"]
+            })),
             mlp("model.layers.0", "mlp_block", "channel_pre_norm", true),
             vec!["model.layers.0.mlp_block"],
         ),
@@ -344,7 +347,9 @@ fn other_families() {
             vec!["model.encoder.layers.0.mlp", "model.decoder.layers.0.mlp"],
         ),
         (
-            json!({"model_type": "paligemma", "text_config": config(json!({"model_type": "gemma"}))}),
+            json!({"model_type": "paligemma", "text_config": config(json!({
+                "model_type": "gemma", "rope_scaling": {"rope_type": "yarn", "factor": 2.0}
+            }))}),
             mlp("language_model.model.layers.0", "mlp", "post_attention_layernorm", false),
             vec!["language_model.model.layers.0.mlp"],
         ),

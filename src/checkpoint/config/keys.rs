@@ -11,8 +11,11 @@ use std::path::Path;
 const READ: &[&str] = &[
     "architectures",
     "attention_bias",
+    "attention_window_size",
     "attn_logit_softcapping",
+    "block_types",
     "bos_token_id",
+    "conv1d_width",
     "decoder",
     "encoder",
     "eos_token_id",
@@ -23,6 +26,8 @@ const READ: &[&str] = &[
     "hidden_size",
     "intermediate_size",
     "layer_types",
+    "logits_soft_cap",
+    "lru_width",
     "max_position_embeddings",
     "model_type",
     "num_attention_heads",
@@ -63,9 +68,11 @@ const HARMLESS: &[&str] = &[
     "classifier_dropout_rate",
     "dropout_rate",
     "dtype",
+    "embeddings_scale_by_sqrt_dim",
     "eoa_token_id",
     "eoi_token_id",
     "eoi_token_index",
+    "final_w_init_variance_scale",
     "finetuning_task",
     "hidden_dropout",
     "id2label",
@@ -105,6 +112,7 @@ const HARMLESS: &[&str] = &[
     "video_token_id",
     "vision_config",
     "vocab_size_per_layer_input",
+    "w_init_variance_scale",
 ];
 
 /// What older files have of generation, which is greedy here.

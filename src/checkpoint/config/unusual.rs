@@ -41,7 +41,7 @@ pub(in crate::checkpoint) fn remarks(family: Family, stack: &Stack) -> Vec<Remar
     let attention = family.profile().attention.as_ref();
     if let (Ok(attention), Ok(profile)) = (&stack.attention, attention) {
         let final_cap = match family.profile().final_softcap {
-            Softcap::Default(cap) => Some(cap),
+            Softcap::Default(cap) | Softcap::Always(cap) => Some(cap),
             Softcap::Unread | Softcap::Optional => None,
         };
         judge.family(stack, final_cap, attention, profile);

@@ -16,10 +16,10 @@ mod t5gemma;
 mod vaultgemma;
 
 pub(super) use profile::{
-    ActivationRule, AttentionProfile, Bidirectional, Model, Profile, Release, Scaling, Sliding,
-    Softcap,
+    ActivationRule, AttentionProfile, Bidirectional, BlockType, Model, Profile, Release, Scaling,
+    Sliding, Softcap,
 };
-pub use profile::{NormNames, NormWeight, PerLayerNames};
+pub use profile::{EmbeddingScale, NormNames, NormWeight, PerLayerNames};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;

@@ -91,7 +91,9 @@ pub fn capture(
     for (index, layer) in gemma.layers().iter().enumerate() {
         let mut pass = LayerPass::new(layer, options.dtype, &stream, &nothing);
         for place in Place::ALL {
-            kept.keep(Point::Layer(index, place), || pass.computed(place))?;
+            if pass.has(place) {
+                kept.keep(Point::Layer(index, place), || pass.computed(place))?;
+            }
         }
         stream = pass.value(Place::Hidden)?;
         if progress((index + 1) as f64 / gemma.layers().len() as f64).is_break() {

@@ -5,10 +5,10 @@
 //! does not colour what follows.
 
 use super::point::Place;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use candle_core::{DType, Tensor};
 use gemma_mlp::mlp::GateUp;
-use gemma_mlp::model::{Attended, Keys, Layer, Pass};
+use gemma_mlp::model::{Attended, Attention, Keys, Layer, Pass};
 use std::collections::BTreeMap;
 
 /// Numbers at the places of a layer, `[1, positions, …]`.
@@ -63,7 +63,7 @@ impl<'a> LayerPass<'a> {
             Place::AttnOutput if self.gives(&[Place::Queries, Place::Keys, Place::Values]) => {
                 let [q, k, v] = [Place::Queries, Place::Keys, Place::Values];
                 let qkv = [self.value(q)?, self.value(k)?, self.value(v)?];
-                layer.attention().forward_projected(&qkv, self.dtype)?
+                self.attention()?.forward_projected(&qkv, self.dtype)?
             }
             Place::AttnOutput => {
                 let input = self.value(Place::AttnInput)?;
@@ -140,10 +140,21 @@ impl<'a> LayerPass<'a> {
         self.gives(&inside) || inside.iter().any(|place| self.computed.contains_key(place))
     }
 
+    /// Whether the layer computes a place: one with a recurrence in place of attention has no queries.
+    pub(super) fn has(&self, place: Place) -> bool {
+        let of_attention = [Place::Queries, Place::Keys, Place::Values].contains(&place);
+        !of_attention || self.layer.attention().is_some()
+    }
+
+    fn attention(&self) -> Result<&Attention> {
+        let index = self.layer.index();
+        self.layer.attention().ok_or(Error::Recurrent { layer: index })
+    }
+
     /// Queries, keys or values; all three are made at once.
     fn project(&mut self, which: usize) -> Result<Tensor> {
         let input = self.value(Place::AttnInput)?;
-        let all = self.layer.attention().project(&input, Keys::Own)?;
+        let all = self.attention()?.project(&input, Keys::Own)?;
         let places = [Place::Queries, Place::Keys, Place::Values];
         let wanted = all[which].clone();
         self.computed.extend(places.into_iter().zip(all));

@@ -7,7 +7,7 @@ use crate::compare::align::Text;
 use crate::compare::capture::counts;
 use crate::compare::checks::TokenFault;
 use crate::compare::dump::Dump;
-use crate::compare::measure::{FLOOR_POSITIONS, Measured, PointSums, Row};
+use crate::compare::measure::{Measured, PointSums, Row, floor_positions};
 use crate::compare::point::Point;
 use crate::compare::precision::Precision;
 use crate::compare::result::{
@@ -98,7 +98,10 @@ impl Run<'_> {
             ours: Reference::Model(CheckpointSummary::new(self.checkpoint)),
             floor: FloorSummary {
                 description: self.arithmetic.description.clone(),
-                tokens: self.texts.iter().map(|t| t.tokens.len().min(FLOOR_POSITIONS)).sum(),
+                tokens: {
+                    let ours = &self.models.ours;
+                    self.texts.iter().map(|t| floor_positions(ours, t.tokens.len())).sum()
+                },
                 references: self.options.references.iter().map(|d| d.source.clone()).collect(),
             },
             threshold: THRESHOLD,
