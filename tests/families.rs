@@ -56,7 +56,8 @@ fn f64_is_transformers_f64() {
         let one = || -> Result<(), String> {
             let (checkpoint, goldens) = open(name);
             for dtype in [DType::F64, DType::F32] {
-                let gemma = Gemma::load(&checkpoint, &Device::Cpu, dtype).map_err(|e| e.to_string())?;
+                let gemma =
+                    Gemma::load(&checkpoint, &Device::Cpu, dtype).map_err(|e| e.to_string())?;
                 let mut watch = Watch::default();
                 let hidden = gemma.hidden(&ids(&goldens), &mut watch).map_err(|e| e.to_string())?;
                 for (i, stream) in watch.0.iter().enumerate() {
@@ -66,12 +67,16 @@ fn f64_is_transformers_f64() {
                 if let Some(logits) = goldens.get("logits") {
                     let d = rel_l2(logits, &gemma.logits(&hidden).map_err(|e| e.to_string())?);
                     println!("{name} {dtype:?} logits {d:e}");
-                    if dtype == DType::F64 && d > bound { return Err(format!("{d:e}")); }
+                    if dtype == DType::F64 && d > bound {
+                        return Err(format!("{d:e}"));
+                    }
                 }
             }
             Ok(())
         };
-        if let Err(e) = one() { failed.push((name, e)); }
+        if let Err(e) = one() {
+            failed.push((name, e));
+        }
     }
     assert!(failed.is_empty(), "{failed:#?}");
 }

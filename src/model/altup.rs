@@ -222,6 +222,11 @@ impl Streams {
         Ok(Self { into: packed(self.into)?, back: packed(self.back)?, ..self })
     }
 
+    pub(super) fn frozen(&self) -> Self {
+        let frozen = |all: &[Linear]| all.iter().map(Linear::frozen).collect();
+        Self { into: frozen(&self.into), back: frozen(&self.back), ..self.clone() }
+    }
+
     /// `[batch, seq, hidden]` to `[batch, seq, streams · hidden]`.
     pub(super) fn begin(&self, embedded: &Tensor) -> Result<Tensor> {
         let size = magnitude(embedded)?;

@@ -10,7 +10,7 @@ use super::rope::RotaryEmbedding;
 use crate::checkpoint::{AttentionConfig, Stack};
 use crate::kernels::linear::InputRounding;
 use crate::mlp::{Gating, GemmaMlp, Sparsity, gemma_mlp_b};
-use candle_core::{D, Error, Module, Result, Tensor};
+use candle_core::{D, Error, Module, Result, Tensor, Var};
 use candle_nn::VarBuilder;
 
 /// A decoder layer: norm, attention, norm, residual; norm, MLP, norm, residual.
@@ -34,6 +34,18 @@ pub struct Layer {
     /// `[1]`.
     pub(super) scalar: Option<Tensor>,
     pub(super) streams: Option<(AltUp, Laurel)>,
+}
+
+/// The matrices around the GELUs of a layer, as variables.
+#[derive(Debug, Clone)]
+pub struct LayerVariables {
+    /// The block's, as [`GemmaMlp::with_variables`] has them.
+    pub mlp: Vec<Var>,
+    /// The experts' gate and up, `[experts, 2 * intermediate, hidden]`, and down, `[experts, hidden, intermediate]`; none
+    /// where there are no experts.
+    pub experts: Vec<Var>,
+    /// The per-layer input's gate and projection, `[size, hidden]`, `[hidden, size]`; none where there is none.
+    pub per_layer: Vec<Var>,
 }
 
 /// A layer behind its attention.
@@ -165,6 +177,11 @@ impl Layer {
         self.per_layer.as_ref()
     }
 
+    /// Whether later layers use its keys and values.
+    pub fn lends(&self) -> bool {
+        self.lends
+    }
+
     /// How many GELUs it computes: the block's, the experts', that of its own input.
     pub fn gates(&self) -> usize {
         1 + usize::from(self.experts.is_some()) + usize::from(self.per_layer.is_some())
@@ -175,16 +192,36 @@ impl Layer {
         Self { mlp, ..self.clone() }
     }
 
-    /// The layer for a backward pass through packed matrices, which are constants to it; the block
-    /// stays as it is.
-    pub fn with_frozen_attention(&self) -> Self {
+    /// The layer with its packed matrices as constants to a backward pass, which then goes through them. Nothing is
+    /// copied.
+    pub fn frozen(&self) -> Self {
         Self {
             attention: self.attention.frozen(),
+            mlp: self.mlp.frozen(),
             experts: self.experts.as_ref().map(ExpertsBranch::frozen),
             per_layer: self.per_layer.as_ref().map(PerLayerBlock::frozen),
             streams: self.streams.as_ref().map(|(altup, laurel)| (altup.clone(), laurel.frozen())),
             ..self.clone()
         }
+    }
+
+    /// The layer with copies of the matrices around its GELUs as variables, and the variables: after a backward pass
+    /// each has a gradient. All other matrices are [frozen](Self::frozen).
+    ///
+    /// # Errors
+    /// candle's, if the device is out of memory.
+    pub fn with_variables(&self) -> Result<(Self, LayerVariables)> {
+        let mut layer = self.frozen();
+        let (mlp, of_mlp) = self.mlp.with_variables()?;
+        layer.mlp = mlp;
+        let mut variables = LayerVariables { mlp: of_mlp, experts: vec![], per_layer: vec![] };
+        if let Some(branch) = &mut layer.experts {
+            (*branch, variables.experts) = branch.with_variables()?;
+        }
+        if let Some(block) = &mut layer.per_layer {
+            (block.gate, variables.per_layer) = block.gate.with_variables()?;
+        }
+        Ok((layer, variables))
     }
 
     /// Changes the way in which every gate is passed on, the block's and all others.

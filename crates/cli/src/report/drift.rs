@@ -167,22 +167,17 @@ fn logit_rows(drift: &Drift, paint: Paint) -> String {
 }
 
 fn gradient_rows(gradients: &GradientDrift, paint: Paint) -> String {
-    let mut rows = vec![
-        ["gradients", "gate_proj", "", "up_proj", "", "down_proj", ""].map(String::from),
-        ["layer", "rel L2", "floor", "rel L2", "floor", "rel L2", "floor"].map(String::from),
-    ];
+    let mut rows: Vec<Vec<String>> = vec![vec!["gradients".into()], vec!["layer".into()]];
+    for (name, _) in gradients.gradients.iter().take(1).flat_map(|l| l.drift.matrices()) {
+        rows[0].extend([name, ""].map(String::from));
+        rows[1].extend(["rel L2", "floor"].map(String::from));
+    }
     for layer in &gradients.gradients {
-        let (drift, floor) = (layer.drift, layer.floor);
-        let [g, gf, u, uf, d, df] = [
-            drift.gate_proj,
-            floor.gate_proj,
-            drift.up_proj,
-            floor.up_proj,
-            drift.down_proj,
-            floor.down_proj,
-        ]
-        .map(|m| short(m.rel_l2));
-        rows.push([layer.index.to_string(), g, gf, u, uf, d, df]);
+        let mut row = vec![layer.index.to_string()];
+        for ((_, drift), (_, floor)) in layer.drift.matrices().zip(layer.floor.matrices()) {
+            row.extend([drift, floor].map(|m| short(m.rel_l2)));
+        }
+        rows.push(row);
     }
     let [a, b] = gradients.loss;
     let mut text = emphasised(&align(rows, 1), 2, paint);
