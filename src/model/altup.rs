@@ -68,6 +68,24 @@ impl AltUp {
         })
     }
 
+    pub(super) fn packed(self) -> Result<Self> {
+        Ok(Self {
+            modality_router: self.modality_router.packed()?,
+            prediction_coefs: self.prediction_coefs.packed()?,
+            correction_coefs: self.correction_coefs.packed()?,
+            ..self
+        })
+    }
+
+    pub(super) fn frozen(&self) -> Self {
+        Self {
+            modality_router: self.modality_router.frozen(),
+            prediction_coefs: self.prediction_coefs.frozen(),
+            correction_coefs: self.correction_coefs.frozen(),
+            ..self.clone()
+        }
+    }
+
     /// The stream that a layer computes.
     pub(super) fn active(&self, all: &Tensor) -> Result<Tensor> {
         stream(all, self.active, self.hidden)

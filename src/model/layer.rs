@@ -151,7 +151,7 @@ impl Layer {
             per_layer: self.per_layer.map(PerLayerBlock::packed).transpose()?,
             streams: self
                 .streams
-                .map(|(altup, laurel)| Ok::<_, Error>((altup, laurel.packed()?)))
+                .map(|(altup, laurel)| Ok::<_, Error>((altup.packed()?, laurel.packed()?)))
                 .transpose()?,
             ..self
         })
@@ -200,7 +200,7 @@ impl Layer {
             mlp: self.mlp.frozen(),
             experts: self.experts.as_ref().map(ExpertsBranch::frozen),
             per_layer: self.per_layer.as_ref().map(PerLayerBlock::frozen),
-            streams: self.streams.as_ref().map(|(altup, laurel)| (altup.clone(), laurel.frozen())),
+            streams: self.streams.as_ref().map(|(altup, laurel)| (altup.frozen(), laurel.frozen())),
             ..self.clone()
         }
     }

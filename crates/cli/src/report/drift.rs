@@ -32,6 +32,9 @@ pub fn drift_table(drift: &Drift, paint: Paint) -> String {
     let floor = pair(&header.floor_sides);
     line(format!("floor:  {floor}: the noise floor, {NOISE_FLOOR}{on}"));
     line(tokens_line(drift));
+    if let Some(gates) = gates(drift) {
+        line(format!("GELUs:  {gates}"));
+    }
     if drift.logits.is_some() {
         line(format!("KL:     how far the next token's distributions are apart, in nats; {NAT}"));
     }
@@ -93,6 +96,16 @@ fn tokens_line(drift: &Drift) -> String {
         line.extend([noise, &plain(why)]);
     }
     line
+}
+
+/// How many GELUs follow the switch, where they are more than the blocks'.
+pub(super) fn gates(drift: &Drift) -> Option<String> {
+    let (gates, blocks) = (drift.header.gates, drift.header.checkpoint.blocks);
+    let more = gates.checked_sub(blocks).filter(|&more| more > 0)?;
+    Some(format!(
+        "{gates} follow the switch: those of {blocks} blocks, and {more} in experts, gates of per-layer inputs and the \
+         like, which show in the residual stream"
+    ))
 }
 
 fn layer_rows(drift: &Drift, paint: Paint) -> String {
