@@ -68,6 +68,24 @@ impl AltUp {
         })
     }
 
+    pub(super) fn packed(self) -> Result<Self> {
+        Ok(Self {
+            modality_router: self.modality_router.packed()?,
+            prediction_coefs: self.prediction_coefs.packed()?,
+            correction_coefs: self.correction_coefs.packed()?,
+            ..self
+        })
+    }
+
+    pub(super) fn frozen(&self) -> Self {
+        Self {
+            modality_router: self.modality_router.frozen(),
+            prediction_coefs: self.prediction_coefs.frozen(),
+            correction_coefs: self.correction_coefs.frozen(),
+            ..self.clone()
+        }
+    }
+
     /// The stream that a layer computes.
     pub(super) fn active(&self, all: &Tensor) -> Result<Tensor> {
         stream(all, self.active, self.hidden)
@@ -220,6 +238,11 @@ impl Streams {
     pub(super) fn packed(self) -> Result<Self> {
         let packed = |all: Vec<Linear>| all.iter().map(Linear::packed).collect::<Result<_>>();
         Ok(Self { into: packed(self.into)?, back: packed(self.back)?, ..self })
+    }
+
+    pub(super) fn frozen(&self) -> Self {
+        let frozen = |all: &[Linear]| all.iter().map(Linear::frozen).collect();
+        Self { into: frozen(&self.into), back: frozen(&self.back), ..self.clone() }
     }
 
     /// `[batch, seq, hidden]` to `[batch, seq, streams · hidden]`.

@@ -213,6 +213,19 @@ impl Gemma {
         Self { dtype, ..self.another() }
     }
 
+    /// The model with its packed matrices as constants to a backward pass, which then goes through them. Nothing is
+    /// copied.
+    pub fn frozen(&self) -> Self {
+        let head = self.head.as_ref().map(Head::frozen);
+        Self {
+            per_layer: self.per_layer.as_ref().map(PerLayerEmbedding::frozen),
+            streams: self.streams.as_ref().map(Streams::frozen),
+            projection: self.projection.as_ref().map(Linear::frozen),
+            head,
+            ..self.map_layers(|layer| *layer = layer.frozen())
+        }
+    }
+
     pub(super) fn map_layers(&self, mut change: impl FnMut(&mut Layer)) -> Self {
         let mut gemma = self.another();
         gemma.layers.iter_mut().for_each(&mut change);
@@ -283,13 +296,26 @@ impl Gemma {
     ///
     /// # Errors
     /// An id out of the vocabulary.
-    pub fn begin<'a>(&self, ids: &Tensor, mut pass: Pass<'a>) -> Result<(Tensor, Pass<'a>)> {
-        let embedded = self.embed(ids)?;
-        let inputs = self.per_layer.as_ref().map(|inputs| inputs.forward(ids, &embedded));
+    pub fn begin<'a>(&self, ids: &Tensor, pass: Pass<'a>) -> Result<(Tensor, Pass<'a>)> {
+        self.begin_embedded(ids, &self.embed(ids)?, pass)
+    }
+
+    /// [`Self::begin`] from scaled embeddings `[batch, seq, hidden]` of the ids, of which rows of further tables are
+    /// looked up.
+    ///
+    /// # Errors
+    /// An id out of a table, embeddings of another shape.
+    pub fn begin_embedded<'a>(
+        &self,
+        ids: &Tensor,
+        embedded: &Tensor,
+        mut pass: Pass<'a>,
+    ) -> Result<(Tensor, Pass<'a>)> {
+        let inputs = self.per_layer.as_ref().map(|inputs| inputs.forward(ids, embedded));
         pass.set_per_layer_inputs(inputs.transpose()?);
         let stream = match &self.streams {
-            Some(streams) => streams.begin(&embedded)?,
-            None => embedded,
+            Some(streams) => streams.begin(embedded)?,
+            None => embedded.clone(),
         };
         Ok((stream, pass))
     }

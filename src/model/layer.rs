@@ -11,7 +11,7 @@ use super::rope::RotaryEmbedding;
 use crate::checkpoint::{AttentionConfig, Stack};
 use crate::kernels::linear::InputRounding;
 use crate::mlp::{Gating, GemmaMlp, Sparsity, gemma_mlp_b};
-use candle_core::{D, Error, Module, Result, Tensor};
+use candle_core::{D, Error, Module, Result, Tensor, Var};
 use candle_nn::VarBuilder;
 
 /// A decoder layer: norm, attention, norm, residual; norm, MLP, norm, residual.
@@ -45,6 +45,18 @@ pub struct Layer {
 enum Mixer {
     Attention(Box<Attention>),
     Recurrent(Box<RecurrentBlock>),
+}
+
+/// The matrices around the GELUs of a layer, as variables.
+#[derive(Debug, Clone)]
+pub struct LayerVariables {
+    /// The block's, as [`GemmaMlp::with_variables`] has them.
+    pub mlp: Vec<Var>,
+    /// The experts' gate and up, `[experts, 2 * intermediate, hidden]`, and down, `[experts, hidden, intermediate]`; none
+    /// where there are no experts.
+    pub experts: Vec<Var>,
+    /// The per-layer input's gate and projection, `[size, hidden]`, `[hidden, size]`; none where there is none.
+    pub per_layer: Vec<Var>,
 }
 
 /// A layer behind its attention.
@@ -167,7 +179,7 @@ impl Layer {
             per_layer: self.per_layer.map(PerLayerBlock::packed).transpose()?,
             streams: self
                 .streams
-                .map(|(altup, laurel)| Ok::<_, Error>((altup, laurel.packed()?)))
+                .map(|(altup, laurel)| Ok::<_, Error>((altup.packed()?, laurel.packed()?)))
                 .transpose()?,
             ..self
         })
@@ -193,6 +205,11 @@ impl Layer {
         self.per_layer.as_ref()
     }
 
+    /// Whether later layers use its keys and values.
+    pub fn lends(&self) -> bool {
+        self.lends
+    }
+
     /// How many GELUs it computes: the block's, the experts', that of its own input, the recurrence's.
     pub fn gates(&self) -> usize {
         let others = [self.experts.is_some(), self.per_layer.is_some(), self.recurrent().is_some()];
@@ -204,19 +221,39 @@ impl Layer {
         Self { mlp, ..self.clone() }
     }
 
-    /// The layer for a backward pass through packed matrices, which are constants to it; the block
-    /// stays as it is.
-    pub fn with_frozen_attention(&self) -> Self {
+    /// The layer with its packed matrices as constants to a backward pass, which then goes through them. Nothing is
+    /// copied.
+    pub fn frozen(&self) -> Self {
         Self {
             mixer: match &self.mixer {
                 Mixer::Attention(attention) => Mixer::Attention(Box::new(attention.frozen())),
                 Mixer::Recurrent(block) => Mixer::Recurrent(Box::new(block.frozen())),
             },
+            mlp: self.mlp.frozen(),
             experts: self.experts.as_ref().map(ExpertsBranch::frozen),
             per_layer: self.per_layer.as_ref().map(PerLayerBlock::frozen),
-            streams: self.streams.as_ref().map(|(altup, laurel)| (altup.clone(), laurel.frozen())),
+            streams: self.streams.as_ref().map(|(altup, laurel)| (altup.frozen(), laurel.frozen())),
             ..self.clone()
         }
+    }
+
+    /// The layer with copies of the matrices around its GELUs as variables, and the variables: after a backward pass
+    /// each has a gradient. All other matrices are [frozen](Self::frozen).
+    ///
+    /// # Errors
+    /// candle's, if the device is out of memory.
+    pub fn with_variables(&self) -> Result<(Self, LayerVariables)> {
+        let mut layer = self.frozen();
+        let (mlp, of_mlp) = self.mlp.with_variables()?;
+        layer.mlp = mlp;
+        let mut variables = LayerVariables { mlp: of_mlp, experts: vec![], per_layer: vec![] };
+        if let Some(branch) = &mut layer.experts {
+            (*branch, variables.experts) = branch.with_variables()?;
+        }
+        if let Some(block) = &mut layer.per_layer {
+            (block.gate, variables.per_layer) = block.gate.with_variables()?;
+        }
+        Ok((layer, variables))
     }
 
     /// Changes the way in which every gate is passed on, the block's and all others.

@@ -4,7 +4,7 @@ use super::norm::RmsNorm;
 use crate::checkpoint::{ExpertsConfig, Stack};
 use crate::kernels::linear::InputRounding;
 use crate::mlp::{ExpertSizes, Gating, MixtureOfExperts, mixture_of_experts};
-use candle_core::{Module, Result, Tensor};
+use candle_core::{Module, Result, Tensor, Var};
 use candle_nn::VarBuilder;
 
 /// A second branch behind attention, which begins at the residual stream as the block does:
@@ -55,6 +55,13 @@ impl ExpertsBranch {
 
     pub(super) fn frozen(&self) -> Self {
         Self { mixture: self.mixture.frozen(), ..self.clone() }
+    }
+
+    /// With the experts' matrices as variables; those of the router stay.
+    pub(super) fn with_variables(&self) -> Result<(Self, Vec<Var>)> {
+        let (experts, variables) = self.mixture.experts().with_variables()?;
+        let mixture = MixtureOfExperts::new(self.mixture.router().clone(), experts)?;
+        Ok((Self { mixture, ..self.clone() }, variables))
     }
 
     pub(super) fn with_input_rounding(&self, inputs: InputRounding) -> Self {

@@ -72,8 +72,14 @@ impl<'a> Pass<'a> {
         Ok((self.cache.as_mut().map(|cache| cache.state(layer)), &self.restarts))
     }
 
-    pub(super) fn set_per_layer_inputs(&mut self, inputs: Option<Tensor>) {
+    /// Gives what the layers get beside the residual stream, `[batch, seq, layers, size]`, in families that have it.
+    pub fn set_per_layer_inputs(&mut self, inputs: Option<Tensor>) {
         self.per_layer_inputs = inputs;
+    }
+
+    /// What all layers get beside the residual stream, `[batch, seq, layers, size]`, in families that have it.
+    pub fn per_layer_inputs(&self) -> Option<&Tensor> {
+        self.per_layer_inputs.as_ref()
     }
 
     /// What a layer gets beside the residual stream, `[batch, seq, size]`, in families that have it.

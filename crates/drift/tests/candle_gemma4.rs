@@ -9,9 +9,7 @@ use candle_nn::VarBuilder;
 use candle_transformers::models::gemma4::config::Gemma4TextConfig;
 use candle_transformers::models::gemma4::text::TextModel;
 use gemma_mlp::Checkpoint;
-use gemma_mlp_drift::compare::{
-    CompareOptions, Comparison, Dump, DumpText, Plane, Point, compare,
-};
+use gemma_mlp_drift::compare::{CompareOptions, Comparison, Dump, DumpText, Plane, Point, compare};
 use gemma_mlp_drift::drift::{DIFFERENCES, Difference};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};

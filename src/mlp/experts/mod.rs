@@ -239,12 +239,16 @@ impl GatedExperts {
 
     /// The experts with copies of their weights as variables, and the variables: gate and up,
     /// `[experts, 2 * intermediate, hidden]`, and down, `[experts, hidden, intermediate]`. After a backward
-    /// pass each has a gradient. Those of packed experts have the dtype that these are packed in.
+    /// pass each has a gradient. Those of packed experts are f32.
     ///
     /// # Errors
     /// candle's, if the device is out of memory.
     pub fn with_variables(&self) -> Result<(Self, Vec<Var>)> {
-        let variables = self.tensors()?.iter().map(Var::from_tensor).collect::<Result<Vec<_>>>()?;
+        let variable = |tensor: &Tensor| match &self.weights {
+            Weights::Tensors { .. } => Var::from_tensor(tensor),
+            Weights::Packed(_) => Var::from_tensor(&tensor.to_dtype(DType::F32)?),
+        };
+        let variables = self.tensors()?.iter().map(variable).collect::<Result<Vec<_>>>()?;
         let [gate_up, down] = [0, 1].map(|i| variables[i].as_tensor().clone());
         let weights = Weights::Tensors { gate_up, down };
         Ok((Self { weights, ..self.clone() }, variables))

@@ -194,6 +194,11 @@ impl Attention {
         }
     }
 
+    /// Heads of keys and values: its own, or those of the layer that it shares them with.
+    pub fn key_value_heads(&self) -> usize {
+        self.num_key_value_heads
+    }
+
     /// Attention of `x`, `[batch, seq, hidden]`, to itself and to the tokens before it, if their keys are kept.
     ///
     /// # Errors

@@ -69,12 +69,7 @@ fn add(table: &mut Table, drift: &Drift) -> Result<()> {
         }
     }
     for layer in drift.gradients.iter().flat_map(|gradients| &gradients.gradients) {
-        let matrices = [
-            ("gate_proj", layer.drift.gate_proj, layer.floor.gate_proj),
-            ("up_proj", layer.drift.up_proj, layer.floor.up_proj),
-            ("down_proj", layer.drift.down_proj, layer.floor.down_proj),
-        ];
-        for (name, own, floor) in matrices {
+        for ((name, own), (_, floor)) in layer.drift.matrices().zip(layer.floor.matrices()) {
             let place = ("gradients", layer.index.to_string(), name);
             table.row(&place, "rel_l2", own.rel_l2, Some(floor.rel_l2))?;
             table.row(&place, "cosine", own.cosine, Some(floor.cosine))?;

@@ -89,6 +89,11 @@ impl Lockstep {
         self.groups.first().map_or(0, |group| group.gemma.layers().len())
     }
 
+    /// How many GELUs each side computes, all of which follow its activation.
+    pub fn gates(&self) -> usize {
+        self.groups.first().map_or(0, |group| group.gemma.gates())
+    }
+
     /// Runs all sides on ids `[1, seq]`, each on as many of the first ones as `lengths` says (or
     /// more: sides of one dtype run as far as the longest of them). Returns each side's normed
     /// hidden states, `[1, seq, hidden]`.

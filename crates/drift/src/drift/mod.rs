@@ -3,6 +3,7 @@
 //! Everything here is a pair of [`Side`]s: the switch is `tanh` against `exact` in one dtype, the
 //! noise floor is one activation in two dtypes.
 
+mod backward;
 mod blocks;
 mod compare;
 mod difference;

@@ -66,6 +66,7 @@ impl<'de> Deserialize<'de> for Drift {
             score: Score,
             floor_tokens: usize,
             blocks_only: Option<String>,
+            gates: usize,
             excerpt: Option<String>,
             device: String,
             blocks: Vec<(usize, String)>,
@@ -116,6 +117,7 @@ impl<'de> Deserialize<'de> for Drift {
                 score: flat.score,
                 floor_tokens: flat.floor_tokens,
                 blocks_only: flat.blocks_only,
+                gates: flat.gates,
                 excerpt: flat.excerpt,
                 device: flat.device,
                 blocks: flat.blocks,
@@ -171,9 +173,22 @@ impl<'de> Deserialize<'de> for LayerGradients {
             gate_proj: GradientMetrics,
             up_proj: GradientMetrics,
             down_proj: GradientMetrics,
+            per_layer_input_gate: Option<GradientMetrics>,
+            per_layer_projection: Option<GradientMetrics>,
+            experts_gate_up_proj: Option<GradientMetrics>,
+            experts_down_proj: Option<GradientMetrics>,
             floor: BlockGradients,
         }
-        let Flat { index, gate_proj, up_proj, down_proj, floor } = Flat::deserialize(json)?;
-        Ok(Self { index, drift: BlockGradients { gate_proj, up_proj, down_proj }, floor })
+        let flat = Flat::deserialize(json)?;
+        let drift = BlockGradients {
+            gate_proj: flat.gate_proj,
+            up_proj: flat.up_proj,
+            down_proj: flat.down_proj,
+            per_layer_input_gate: flat.per_layer_input_gate,
+            per_layer_projection: flat.per_layer_projection,
+            experts_gate_up_proj: flat.experts_gate_up_proj,
+            experts_down_proj: flat.experts_down_proj,
+        };
+        Ok(Self { index: flat.index, drift, floor: flat.floor })
     }
 }

@@ -19,7 +19,7 @@ use gemma_mlp::checkpoint::{Checkpoint, Family, Remark, Resolved};
 use serde::{Deserialize, Serialize};
 
 /// The version of the layout that docs/drift.schema.json describes.
-pub const SCHEMA: u32 = 5;
+pub const SCHEMA: u32 = 6;
 
 /// Tokens of a text that are kept to tell it by.
 pub const EXCERPT: usize = 64;
@@ -127,6 +127,9 @@ pub struct Header {
     /// Why the whole model does not run, and its blocks alone were compared, on noise; null where it
     /// runs.
     pub blocks_only: Option<String>,
+    /// How many GELUs follow the switch, in all layers together: each block's, and those of experts and of per-layer
+    /// inputs where a layer has them; the blocks' alone where the whole model does not run.
+    pub gates: usize,
     /// How the first text begins; `None` without a tokenizer.
     pub excerpt: Option<String>,
     /// Where it was computed.
@@ -260,6 +263,7 @@ impl Header {
             score: options.windowing.score,
             floor_tokens: options.floor_tokens,
             blocks_only: None,
+            gates: checkpoint.blocks().len(),
             excerpt: checkpoint.decode(begins).ok(),
             device: device.to_string(),
             blocks,

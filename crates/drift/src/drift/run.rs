@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::input::{Texts, TokenIds};
 use candle_core::Device;
 use gemma_mlp::Checkpoint;
+use gemma_mlp::checkpoint::{Remark, RemarkKind};
 use std::ops::ControlFlow;
 use std::thread;
 
@@ -80,9 +81,23 @@ pub fn drift(
         }
         Ok::<_, Error>(())
     })?;
-    let header = Header { blocks_only, ..Header::new(checkpoint, options, device, texts, count)? };
+    let mut header = Header::new(checkpoint, options, device, texts, count)?;
+    if let Runner::Whole(whole) = &runner {
+        header.gates = whole.gates();
+        header.remarks.extend(streams(checkpoint));
+    }
+    let header = Header { blocks_only, ..header };
     let part = Part { shard: options.shard, also: vec![], windows: sums };
     Ok(Drift::new(header, Origin::here(), part))
+}
+
+/// What is measured where there are several residual streams.
+fn streams(checkpoint: &Checkpoint) -> Option<Remark> {
+    let streams = checkpoint.config().stacks[0].altup.as_ref()?.inputs;
+    let text = format!(
+        "there are {streams} residual streams, of which each layer computes one; their drift is that of all together"
+    );
+    Some(Remark::note(RemarkKind::Chosen, text))
 }
 
 /// Compares windows, either in the whole model or block by block.

@@ -49,6 +49,11 @@ impl<'a> Whole<'a> {
         Ok(Self { lockstep, places, heads, options, floor_tokens, device })
     }
 
+    /// How many GELUs follow the switch.
+    pub(super) fn gates(&self) -> usize {
+        self.lockstep.gates()
+    }
+
     /// Whether it predicts tokens, which encoders do not.
     pub(super) fn has_logits(&self) -> bool {
         self.heads.iter().any(Option::is_some)
