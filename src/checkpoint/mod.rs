@@ -9,6 +9,7 @@ mod head;
 pub(crate) mod hub;
 mod inspect;
 pub(crate) mod json;
+mod layers;
 mod names;
 mod notes;
 pub(crate) mod remark;
@@ -29,7 +30,8 @@ pub use config::stack::Stack;
 pub use families::{EmbeddingScale, Family, NormNames, NormWeight, PerLayerNames};
 #[cfg(feature = "hub")]
 pub use hub::Hub;
-pub use inspect::{Inspection, StackInspection, inspect};
+pub use inspect::{Inspection, LayerKind, StackInspection, inspect};
+pub use layers::Layers;
 pub use remark::{Level, Remark, RemarkKind};
 pub use tensors::Tensors;
 pub(crate) use whole::Parts;
@@ -169,9 +171,12 @@ impl Checkpoint {
         }
         // The embedding is the layers' sibling.
         let backbone = before_layers(&blocks[0]).to_string();
+        let scalars = config.family.profile().scalars;
         let mut parts = Parts {
             embedding: format!("{backbone}embed_tokens"),
             head: "lm_head".into(),
+            scalars: scalars
+                .and_then(|(own, other)| Some(format!("{}{other}", backbone.strip_suffix(own)?))),
             backbone,
         };
         if config.stacks[0].attention.is_ok() {
@@ -207,10 +212,11 @@ impl Checkpoint {
         let mut first = 0;
         for stack in &self.config.stacks {
             let prefix = before_layers(&self.blocks[first]).to_string();
-            stacks.push((prefix, stack.num_hidden_layers));
+            stacks.push(unused::Named { prefix, stack });
             first += stack.num_hidden_layers;
         }
-        unused::remarks(tensors, &used, &stacks, whole.is_some())
+        let left_out = self.config.family.profile().left_out.as_ref();
+        unused::remarks(tensors, &used, &stacks, whole.is_some(), left_out)
     }
 
     /// The tensors of the whole model but for the blocks', if it runs here.

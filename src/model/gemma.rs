@@ -369,11 +369,16 @@ impl Gemma {
     /// the last position's logits are computed: `[batch, 1, vocab]`.
     ///
     /// # Errors
-    /// An id out of the vocabulary, no ids, a model without a head, another model's cache or one of
+    /// An id out of the vocabulary, no ids, a model without a head or a bidirectional one, another model's cache or one of
     /// another batch size, an empty one and a part of a prefix.
     pub fn forward_cached(&self, ids: &Tensor, cache: &mut Cache) -> Result<Tensor> {
         if self.head.is_none() {
             candle_core::bail!("{HEADLESS}")
+        }
+        if self.layers.iter().any(|layer| !layer.attention().is_none_or(Attention::is_causal)) {
+            candle_core::bail!(
+                "a bidirectional model keeps no cache: every position sees those behind it"
+            )
         }
         if *cache.owner.get_or_insert(self.identity) != self.identity {
             candle_core::bail!("the cache holds another model's keys and values: begin a new one")

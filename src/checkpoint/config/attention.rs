@@ -8,6 +8,8 @@ use crate::checkpoint::families::{
     AttentionProfile, Bidirectional, Family, Model, Scaling, Sliding,
 };
 use crate::checkpoint::notes::{Notes, Refusal};
+use crate::checkpoint::remark::{Remark, RemarkKind};
+use serde::Serialize;
 
 /// Attention as all layers of a stack have it.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,7 +41,7 @@ pub struct AttentionConfig {
 }
 
 /// Attention of one layer.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct LayerAttention {
     /// Key and value heads, each shared by an equal number of query heads.
     pub num_key_value_heads: usize,
@@ -61,7 +63,8 @@ pub struct LayerAttention {
 }
 
 /// What of a head is rotated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Rotated {
     /// All pairs `(i, i + d/2)` of `d` numbers.
     All,
@@ -72,12 +75,29 @@ pub enum Rotated {
 }
 
 /// Where a layer's values come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum ValuesFrom {
     /// A projection of their own.
     Projection,
     /// What the keys' projection returns, before norm and rotary embedding (Gemma 4's `attention_k_eq_v`).
     Keys,
+}
+
+impl LayerAttention {
+    /// The projections of its own in front of attention under so many heads, in the order in which one matrix holds them,
+    /// with the rows of each; `None` if there are more rows than can be counted.
+    pub(crate) fn projections(&self, heads: usize) -> Option<Vec<(&'static str, usize)>> {
+        let keys = ("k_proj", self.num_key_value_heads.checked_mul(self.head_dim)?);
+        let mut projections = vec![("q_proj", heads.checked_mul(self.head_dim)?)];
+        if self.shares.is_none() {
+            projections.push(keys);
+            if self.values == ValuesFrom::Projection {
+                projections.push(("v_proj", keys.1));
+            }
+        }
+        Some(projections)
+    }
 }
 
 impl AttentionConfig {
@@ -131,9 +151,11 @@ impl AttentionConfig {
                 })?),
                 false => None,
             };
-            let keys_are_values = profile.global.is_some()
-                && raw.attention_k_eq_v == Some(true)
-                && *layer_type == LayerType::Full;
+            let keys_are_values = *layer_type == LayerType::Full
+                && profile
+                    .global
+                    .as_ref()
+                    .is_some_and(|global| global.keys_are_values.holds(raw.attention_k_eq_v));
             resolved.push(LayerAttention {
                 num_key_value_heads: of_layer.kv_heads,
                 head_dim: of_layer.head_dim,
@@ -192,10 +214,12 @@ impl Heads {
     ) -> Self {
         let Some(global) = &profile.global else { return self };
         if let Some(layers) = &raw.per_layer_config {
-            let layer = layers.get(&index).copied().unwrap_or_default();
+            let layer = layers.get(&index);
+            let kv_heads = layer.and_then(|layer| layer.num_key_value_heads);
+            let head_dim = layer.and_then(|layer| layer.head_dim);
             return Self {
-                kv_heads: layer.num_key_value_heads.unwrap_or(self.kv_heads),
-                head_dim: layer.head_dim.unwrap_or(self.head_dim),
+                kv_heads: kv_heads.unwrap_or(self.kv_heads),
+                head_dim: head_dim.unwrap_or(self.head_dim),
             };
         }
         if *layer_type != LayerType::Full {
@@ -229,6 +253,41 @@ impl Heads {
         }
         Ok(())
     }
+}
+
+/// Checks that what a config has by layer is of its layers and is followed.
+pub(super) fn check_per_layer(
+    family: Family,
+    raw: &RawConfig,
+    layers: usize,
+    notes: &mut Notes,
+) -> Result<(), Refusal> {
+    let Some(by_layer) = &raw.per_layer_config else { return Ok(()) };
+    if let Some(beyond) = by_layer.keys().find(|&&layer| layer >= layers) {
+        return Err(Refusal::Impossible(format!(
+            "per_layer_config has layer {beyond}; num_hidden_layers is {layers}"
+        )));
+    }
+    let other = by_layer.iter().find_map(|(layer, raw)| Some((layer, raw.other.as_ref()?)));
+    if let Some((layer, key)) = other {
+        return Err(Refusal::Unsupported(format!(
+            "per_layer_config gives layer {layer} a {key} of its own, which is not supported"
+        )));
+    }
+    let global = family.profile().attention.as_ref().ok().and_then(|own| own.global.as_ref());
+    if global.is_none() && !by_layer.is_empty() {
+        let reason = "per_layer_config is not supported: its layers have heads of one kind";
+        return Err(Refusal::Unsupported(reason.into()));
+    }
+    let older = [
+        ("global_head_dim", raw.global_head_dim),
+        ("num_global_key_value_heads", raw.num_global_key_value_heads),
+    ];
+    for (name, _) in older.into_iter().filter(|(_, value)| value.is_some()) {
+        let text = format!("{name} is not used, as in transformers: per_layer_config is there");
+        notes.add(Remark::note(RemarkKind::Unused, text));
+    }
+    Ok(())
 }
 
 /// Whether positions see earlier ones only.
@@ -357,14 +416,19 @@ fn window(
         Some(0) => {
             Err(Refusal::Impossible(format!("{key} is 0; a position must see at least itself")))
         }
-        Some(window) if causal => Ok(Some(window)),
-        Some(window) => Ok(Some(match profile.bidirectional {
-            // transformers' Gemma3TextConfig: half the window to each side, exclusive.
-            Bidirectional::No | Bidirectional::HalfWindow => window / 2 + 1,
-            // Gemma4TextConfig halves it so too, and its mask has it inclusive.
-            Bidirectional::HalfWindowInclusive => (window / 2).saturating_add(2),
-            Bidirectional::Always => window.saturating_add(1),
-        })),
+        Some(window) => Ok(Some(out_of_sight(window, profile.bidirectional, causal))),
+    }
+}
+
+/// The distance at which a key is out of sight for a `sliding_window`.
+pub(super) fn out_of_sight(window: usize, bidirectional: Bidirectional, causal: bool) -> usize {
+    match bidirectional {
+        _ if causal => window,
+        // transformers' Gemma3TextConfig: half the window to each side, exclusive.
+        Bidirectional::No | Bidirectional::HalfWindow => window / 2 + 1,
+        // Gemma4TextConfig halves it so too, and its mask has it inclusive.
+        Bidirectional::HalfWindowInclusive => (window / 2).saturating_add(2),
+        Bidirectional::Always => window.saturating_add(1),
     }
 }
 
@@ -521,6 +585,30 @@ mod tests {
             attention(r#"{"model_type": "gemma3_text", "sliding_window": null}"#).unwrap().layers;
         assert!(layers.iter().all(|layer| layer.sliding_window.is_none()));
         assert_eq!([layers[0].rope_theta, layers[5].rope_theta], [1e4, 1e6]);
+    }
+
+    /// The layers' numbers may be padded, and the older keys beside them are not used.
+    #[test]
+    fn heads_by_layer() {
+        let older =
+            r#""global_head_dim": 32, "num_global_key_value_heads": 2, "attention_k_eq_v": true"#;
+        let newer = r#""attention_k_eq_v": true, "per_layer_config": {"05": {"head_dim": 32, "num_key_value_heads": 2},
+            "11": {"head_dim": 32, "num_key_value_heads": 2}}"#;
+        let json = |fields: &str| {
+            format!(
+                r#"{{"model_type": "gemma4_text", "num_hidden_layers": 12, "num_attention_heads": 8,
+                    "num_key_value_heads": 4, "head_dim": 16, {fields}}}"#
+            )
+        };
+        let of = |fields: &str| attention(&json(fields)).unwrap().layers;
+        assert_eq!(of(older), of(newer));
+        assert_eq!((of(newer)[5].head_dim, of(newer)[4].head_dim), (32, 16));
+        let both = format!(r#"{newer}, "global_head_dim": 64"#);
+        assert_eq!(of(&both), of(newer));
+        let remarks = Config::parse(&json(&both), Path::new("config.json")).unwrap().remarks;
+        let told =
+            remarks.iter().find(|remark| remark.text.contains("global_head_dim is not used"));
+        assert!(told.is_some_and(|remark| !remark.is_warning()), "{remarks:?}");
     }
 
     #[test]

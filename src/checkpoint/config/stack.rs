@@ -1,7 +1,7 @@
 //! One stack of a config's layers.
 
 use super::activation::{Resolved, resolve_activation};
-use super::attention::AttentionConfig;
+use super::attention::{AttentionConfig, check_per_layer};
 use super::feed_forward::{self, AltUpConfig, FeedForward, PerLayerInputs};
 use super::head::HeadKind;
 use super::limits::{MAX_LAYERS, MAX_VOCAB, MAX_WIDTH};
@@ -99,6 +99,7 @@ pub(in crate::checkpoint) fn stack(
         }
         Refusal::Impossible(reason) => malformed(path, reason),
     };
+    check_per_layer(family, raw, num_hidden_layers, &mut notes).map_err(refused)?;
     let feed_forward = feed_forward::resolve(family, raw, num_hidden_layers, &mut notes);
     let feed_forward = feed_forward.map_err(refused)?;
     let per_layer_inputs = PerLayerInputs::resolve(profile, raw, num_hidden_layers, &mut notes);

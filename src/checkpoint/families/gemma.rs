@@ -24,6 +24,8 @@ pub const PROFILE: Profile = Profile {
     },
     norm_weight: NormWeight::OnePlus,
     per_layer_inputs: None,
+    scalars: None,
+    left_out: None,
     layer_scalar: false,
     altup: None,
     embedding_dim: None,

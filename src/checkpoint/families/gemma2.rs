@@ -17,6 +17,8 @@ pub const PROFILE: Profile = Profile {
     norms: FOUR_NORMS,
     norm_weight: NormWeight::OnePlus,
     per_layer_inputs: None,
+    scalars: None,
+    left_out: None,
     layer_scalar: false,
     altup: None,
     embedding_dim: None,

@@ -1,6 +1,7 @@
 //! What one family's checkpoints may have that another's have not.
 
 use crate::checkpoint::notes::Notes;
+use serde::Serialize;
 
 /// Everything that this crate knows of a family.
 pub struct Profile {
@@ -24,6 +25,11 @@ pub struct Profile {
     pub per_layer_inputs: Option<PerLayerProfile>,
     /// Whether a layer ends with a factor of its own on the residual stream, `layer_scalar`.
     pub layer_scalar: bool,
+    /// Under what prefix these are, where that is not the layers' own: what it ends with there, and what it has in place
+    /// of that.
+    pub scalars: Option<(&'static str, &'static str)>,
+    /// What of the model is not computed here though its logits are.
+    pub left_out: Option<LeftOut>,
     /// Several residual streams, and the low-rank path beside attention.
     pub altup: Option<AltUpProfile>,
     /// What embeddings of texts are made of, in models that have no head.
@@ -56,21 +62,38 @@ impl Profile {
             "layer_types" => attention.recurrent.is_some(),
             "sliding_window_pattern" => sliding.is_none_or(|sliding| !sliding.reads_pattern),
             "rope_local_base_freq" => sliding.and_then(|sliding| sliding.rope_theta).is_none(),
-            "attention_k_eq_v" | "global_head_dim" | "num_global_key_value_heads" => {
-                attention.global.is_none()
+            "global_head_dim" | "num_global_key_value_heads" => attention.global.is_none(),
+            "attention_k_eq_v" => {
+                attention.global.as_ref().is_none_or(|own| own.keys_are_values != When::Asked)
             }
             "num_kv_shared_layers" => attention.shared_layers.is_none(),
-            "enable_moe_block" | "num_experts" | "top_k_experts" | "moe_intermediate_size" => {
-                !self.mlp.experts
+            "enable_moe_block" => self.mlp.experts != When::Asked,
+            "num_experts" | "top_k_experts" | "moe_intermediate_size" => {
+                self.mlp.experts == When::Never
             }
             "use_double_wide_mlp" => !self.mlp.double_wide,
             "activation_sparsity_pattern" => !self.mlp.sparsity,
-            "hidden_size_per_layer_input" | "vocab_size_per_layer_input" => {
-                self.per_layer_inputs.is_none()
+            "hidden_size_per_layer_input" => self.per_layer_inputs.is_none(),
+            "vocab_size_per_layer_input" => {
+                self.per_layer_inputs.as_ref().is_none_or(|own| own.vocab_size.is_none())
             }
+            "altup_num_inputs"
+            | "altup_active_idx"
+            | "altup_coef_clip"
+            | "altup_correct_scale"
+            | "laurel_rank" => self.altup.is_none(),
+            "embedding_dim" => self.embedding_dim.is_none(),
             _ => false,
         }
     }
+}
+
+/// A part of a model that is not computed.
+pub struct LeftOut {
+    /// Which it is.
+    pub sentence: &'static str,
+    /// What the names of its tensors contain.
+    pub parts: &'static [&'static str],
 }
 
 /// What a released model has, where not all of its family have it.
@@ -91,17 +114,34 @@ pub struct Release {
     pub rope_factor: f64,
     /// Whether it sees earlier positions only.
     pub causal: bool,
+    /// Every how many layers one has full attention, where that is not the family's default.
+    pub full_every: Option<usize>,
+    /// Key-value heads of layers with full attention and the width of all their heads, where those are others.
+    pub global: Option<[usize; 2]>,
+    /// Whether keys are values in these.
+    pub keys_are_values: bool,
+    /// How many of its layers share keys and values.
+    pub shared_layers: usize,
+    /// Whether these are twice as wide.
+    pub double_wide: bool,
+    /// Of how many layers, from the first, the gate is sparse.
+    pub sparse_layers: usize,
+    /// How many experts it has, how many of them a token gets, and their width.
+    pub experts: Option<[usize; 3]>,
+    /// `hidden_size_per_layer_input`; 0 where it has none.
+    pub per_layer_input: usize,
+    /// `final_logit_softcapping`, where the family has no default.
+    pub final_softcap: Option<f64>,
 }
 
 impl Release {
-    /// A decoder that scales scores by its heads' width and stretches no positions.
+    /// A decoder that scales scores by its heads' width and stretches no positions, all of whose layers are alike.
     pub const fn new(
         name: &'static str,
         [hidden_size, intermediate_size, num_hidden_layers]: [usize; 3],
         [num_attention_heads, num_key_value_heads, head_dim]: [usize; 3],
         window: Option<usize>,
     ) -> Self {
-        let (scalar, rope_factor, causal) = (head_dim as f64, 1.0, true);
         Self {
             name,
             hidden_size,
@@ -110,10 +150,19 @@ impl Release {
             num_attention_heads,
             num_key_value_heads,
             head_dim,
-            scalar,
+            scalar: head_dim as f64,
             window,
-            rope_factor,
-            causal,
+            rope_factor: 1.0,
+            causal: true,
+            full_every: None,
+            global: None,
+            keys_are_values: false,
+            shared_layers: 0,
+            double_wide: false,
+            sparse_layers: 0,
+            experts: None,
+            per_layer_input: 0,
+            final_softcap: None,
         }
     }
 
@@ -186,8 +235,8 @@ pub struct MlpProfile {
     pub sparsity: bool,
     /// Whether layers that share keys and values may be twice as wide (`use_double_wide_mlp`).
     pub double_wide: bool,
-    /// Whether a config may ask for experts beside the block (`enable_moe_block`).
-    pub experts: bool,
+    /// When there are experts beside the block (`enable_moe_block`).
+    pub experts: When,
 }
 
 /// The block as most families have it.
@@ -197,7 +246,7 @@ pub const PLAIN_MLP: MlpProfile = MlpProfile {
     counts_gate_and_up: false,
     sparsity: false,
     double_wide: false,
-    experts: false,
+    experts: When::Never,
 };
 
 /// What the factor on token embeddings, `sqrt(hidden)`, is rounded to.
@@ -210,7 +259,8 @@ pub enum EmbeddingScale {
 }
 
 /// What a norm multiplies by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum NormWeight {
     /// `1 + w`: the weight is stored as its distance from 1.
     OnePlus,
@@ -401,6 +451,13 @@ pub enum Bidirectional {
     Always,
 }
 
+impl Bidirectional {
+    /// Whether a model predicts tokens though its positions see both sides: an encoder has no head.
+    pub fn has_head(self) -> bool {
+        self == Self::HalfWindowInclusive
+    }
+}
+
 /// Heads of layers with full attention.
 pub struct GlobalHeads {
     /// `global_head_dim`.
@@ -409,6 +466,28 @@ pub struct GlobalHeads {
     pub num_key_value_heads: Option<usize>,
     /// Whether that counts without `attention_k_eq_v`.
     pub always: bool,
+    /// Whether their values are what the keys' projection returns.
+    pub keys_are_values: When,
+}
+
+/// When a family's models have something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    Never,
+    /// Where a config has the field that asks for it.
+    Asked,
+    Always,
+}
+
+impl When {
+    /// Whether a model has it whose config asks for it, or not.
+    pub fn holds(self, asked: Option<bool>) -> bool {
+        match self {
+            Self::Never => false,
+            Self::Asked => asked == Some(true),
+            Self::Always => true,
+        }
+    }
 }
 
 /// Layers with a sliding window.

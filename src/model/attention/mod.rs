@@ -129,23 +129,13 @@ impl Attention {
                 "a sliding window of 0 tokens, in which no query sees even its own key"
             )
         }
-        let Some(queries) = heads.checked_mul(head_dim) else {
+        let Some(rows) = layer.projections(heads) else {
             candle_core::bail!("{heads} heads of width {head_dim} are too large")
         };
         let keys = match (layer.shares, layer.values) {
             (Some(earlier), _) => KeysFrom::Layer(earlier),
             (None, ValuesFrom::Keys) => KeysFrom::OneProjection,
             (None, ValuesFrom::Projection) => KeysFrom::Projections,
-        };
-        // Rows of each projection: keys' are no more than the queries'.
-        let rows: &[(&str, usize)] = match keys {
-            KeysFrom::Projections => &[
-                ("q_proj", queries),
-                ("k_proj", kv_heads * head_dim),
-                ("v_proj", kv_heads * head_dim),
-            ],
-            KeysFrom::OneProjection => &[("q_proj", queries), ("k_proj", kv_heads * head_dim)],
-            KeysFrom::Layer(_) => &[("q_proj", queries)],
         };
         let linear = |columns, rows, bias, name| {
             Ok::<_, Error>(Linear::try_from(linear_b(columns, rows, bias, vb.pp(name))?)?)
@@ -155,7 +145,7 @@ impl Attention {
             Ok(RmsNorm::of(weight, stack.norm_weight, stack.rms_norm_eps))
         };
         let projections = match vb.contains_tensor("qkv_proj.weight") {
-            true => fused(rows, hidden_size, config.bias, vb.pp("qkv_proj"))?,
+            true => fused(&rows, hidden_size, config.bias, vb.pp("qkv_proj"))?,
             false => rows
                 .iter()
                 .map(|&(name, rows)| linear(hidden_size, rows, config.bias, name))
@@ -164,7 +154,7 @@ impl Attention {
         let own = !matches!(keys, KeysFrom::Layer(_));
         Ok(Self {
             projections: Projections::Separate(projections),
-            o_proj: linear(queries, hidden_size, config.output_bias, "o_proj")?,
+            o_proj: linear(heads * head_dim, hidden_size, config.output_bias, "o_proj")?,
             norms: HeadNorms {
                 q: config.qk_norm.then(|| norm("q_norm")).transpose()?,
                 k: (config.qk_norm && own).then(|| norm("k_norm")).transpose()?,
@@ -184,6 +174,11 @@ impl Attention {
             scores: Scores { scaling: config.scaling, softcap: config.softcap },
             identity: Identity::new(),
         })
+    }
+
+    /// Whether a position sees earlier ones only.
+    pub fn is_causal(&self) -> bool {
+        self.causal
     }
 
     /// The earlier layer whose keys and values it uses, if it has none of its own.
