@@ -138,10 +138,7 @@ fn the_embeddings_scale_is_rounded_to_bf16() {
     let known = known.unwrap()["rel_l2"].as_f64().unwrap();
     let ours = rel_l2(&right, &wrong);
     assert!((ours - known).abs() < 0.01 * known, "{ours} {known}");
-    assert_eq!(
-        gemma.varied(Variation::EmbeddingScaleRounded(DType::BF16)).unwrap().is_some(),
-        false
-    );
+    assert!(gemma.varied(Variation::EmbeddingScaleRounded(DType::BF16)).unwrap().is_none());
 }
 
 /// What a file lacks, or has too much of, is named.
