@@ -396,6 +396,60 @@ fn inspect_says_what_is_odd() {
     );
 }
 
+/// What surrounds the blocks of the later families; the earlier ones have nothing of it.
+#[test]
+fn inspect_says_what_surrounds_the_blocks() {
+    let golden = |name: &str| {
+        let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/families");
+        goldens.join(name).to_str().unwrap().to_string()
+    };
+    for (name, rows) in [
+        (
+            "gemma4-e2b",
+            &[
+                "5 of hidden 12 x intermediate 18, and 36 in layers 2 to 4, gate",
+                "layer inputs  6 numbers for each, from a table of 64 words and from the embeddings",
+                "layer 1: 4 of width 16, 1 for keys and values; every position; rotary base 1000000, 2 of 8 pairs",
+                "layers 2 and 3: 4 of width 8, 1 for keys and values (those of layer 0); window 5; rotary base 10000",
+                "scale by w, where those of Gemma 1 to 3 scale by 1 + w",
+                "layer_scalar  a factor",
+                "10 follow the activation: of each block and its layer's input",
+            ][..],
+        ),
+        (
+            "gemma4-moe",
+            &[
+                "1,944 in MLPs and 5,184 in experts",
+                "8 of intermediate 6, of which a token gets 2",
+                "1 for keys and values (of one projection)",
+                "6 follow the activation: of each block and its experts",
+            ],
+        ),
+        (
+            "gemma3n-a",
+            &[
+                "0.95 of the gate's values are set to 0 in layers 0 to 9",
+                "4, of which number 0 is computed",
+                "a path of rank 5 (Laurel)",
+            ],
+        ),
+    ] {
+        let text = run(&["inspect", "--model", &golden(name)]);
+        for row in rows {
+            assert!(text.contains(row), "{row} is not in: {text}");
+        }
+    }
+    let stacks = inspect(Path::new(&golden("gemma4-e2b")))["stacks"].clone();
+    let kinds = stacks[0]["layers"].as_array().unwrap();
+    assert_eq!((kinds.len(), &kinds[2]["layers"]), (4, &json!([2, 3])));
+    assert_eq!(
+        (&kinds[2]["intermediate_size"], &kinds[2]["attention"]["shares"]),
+        (&json!(36), &json!(0))
+    );
+    assert_eq!(kinds[1]["attention"]["rotated"], json!({"pairs": 2}));
+    assert_eq!((&stacks[0]["gates"], &stacks[0]["norm_weight"]), (&json!(10), &json!("plain")));
+}
+
 /// A text of several windows, and another one.
 fn texts(dir: &Path) -> String {
     let path = dir.join("texts.json");

@@ -2,8 +2,8 @@
 
 use super::number::grouped;
 use gemma_mlp::checkpoint::{
-    AltUpConfig, ExpertsConfig, LayerKind, Layers, NormWeight, PerLayerInputs, Rotated,
-    StackInspection, ValuesFrom,
+    AltUpConfig, ExpertsConfig, LayerAttention, LayerKind, Layers, NormWeight, PerLayerInputs,
+    Rotated, StackInspection, ValuesFrom,
 };
 
 /// The width of the blocks: `6144, and 12288 in layers 15 to 34`.
@@ -49,9 +49,9 @@ pub fn surroundings(stack: &StackInspection) -> Vec<[String; 2]> {
     }
     if let Some(PerLayerInputs { size, vocab_size, .. }) = stack.per_layer_inputs {
         let table =
-            vocab_size.map(|rows| format!("a table of {} words and of ", grouped(rows as u64)));
+            vocab_size.map(|rows| format!("a table of {} words and from ", grouped(rows as u64)));
         let text =
-            format!("{size} numbers for each, of {}the embeddings", table.unwrap_or_default());
+            format!("{size} numbers for each, from {}the embeddings", table.unwrap_or_default());
         row("layer inputs", text);
     }
     if let Some(AltUpConfig { inputs, active, laurel_rank, .. }) = stack.altup {
@@ -60,11 +60,15 @@ pub fn surroundings(stack: &StackInspection) -> Vec<[String; 2]> {
         row("streams", format!("{text}; beside attention a path of rank {laurel_rank} (Laurel)"));
     }
     if let Some(heads) = stack.num_attention_heads.filter(|_| has_odd_heads(&stack.layers)) {
-        let kinds = stack.layers.iter().filter_map(|kind| Some((kind, heads_of(kind, heads)?)));
-        kinds.for_each(|(kind, text)| row("heads", format!("{}: {text}", Layers(&kind.layers))));
+        for kind in first_of_each(&stack.layers, |kind| kind.attention) {
+            let alike = layers(stack, |other| other.attention == kind.attention);
+            if let Some(text) = kind.attention.map(|own| heads_of(&own, heads)) {
+                row("heads", format!("{}: {text}", Layers(&alike)));
+            }
+        }
     }
     if stack.norm_weight == NormWeight::Plain {
-        row("norms", "multiply by their weights as they are stored, and not by 1 more".into());
+        row("norms", "scale by w, where those of Gemma 1 to 3 scale by 1 + w".into());
     }
     if stack.layer_scalar {
         row("layer_scalar", "a factor on the residual stream at the end of each layer".into());
@@ -106,29 +110,28 @@ fn has_odd_heads(kinds: &[LayerKind]) -> bool {
     kinds.iter().any(odd) || kinds.iter().any(|kind| heads(kind) != heads(&kinds[0]))
 }
 
-/// The heads of a kind of layers: `8 of 512, 1 of keys and values; every position; …`.
-fn heads_of(kind: &LayerKind, heads: usize) -> Option<String> {
-    let own = kind.attention?;
-    let mut text =
-        format!("{heads} of {}, {} of keys and values", own.head_dim, own.num_key_value_heads);
-    if own.values == ValuesFrom::Keys {
-        text += ", which are the same";
-    }
-    if let Some(earlier) = own.shares {
-        text += &format!(" (those of layer {earlier})");
-    }
-    text += &match own.sliding_window {
-        Some(window) => format!("; window {window}"),
-        None => "; every position".into(),
+/// The heads of a layer: `8 of width 512, 1 for keys and values; every position; rotary base 10000`.
+fn heads_of(own: &LayerAttention, heads: usize) -> String {
+    let whose = match (own.shares, own.values) {
+        (Some(earlier), _) => format!(" (those of layer {earlier})"),
+        (None, ValuesFrom::Keys) => " (of one projection)".into(),
+        (None, ValuesFrom::Projection) => String::new(),
     };
-    text += &format!("; rotary base {}", own.rope_theta);
-    if own.rope_factor != 1.0 {
-        text += &format!(", positions divided by {}", own.rope_factor);
-    }
-    match own.rotated {
-        Rotated::All => {}
-        Rotated::Pairs(pairs) => text += &format!(", {pairs} of {} pairs", own.head_dim / 2),
-        Rotated::First(width) => text += &format!(", the first {width} of {}", own.head_dim),
-    }
-    Some(text)
+    let seen = match own.sliding_window {
+        Some(window) => format!("window {window}"),
+        None => "every position".into(),
+    };
+    let factor = match own.rope_factor {
+        1.0 => String::new(),
+        factor => format!(", positions divided by {factor}"),
+    };
+    let part = match own.rotated {
+        Rotated::All => String::new(),
+        Rotated::Pairs(pairs) => format!(", {pairs} of {} pairs", own.head_dim / 2),
+        Rotated::First(width) => format!(", the first {width} numbers"),
+    };
+    format!(
+        "{heads} of width {}, {} for keys and values{whose}; {seen}; rotary base {}{factor}{part}",
+        own.head_dim, own.num_key_value_heads, own.rope_theta
+    )
 }
