@@ -36,6 +36,8 @@ pub enum Variation {
     AttentionRounding(AttentionRounding),
     /// Inputs of every matrix product, the head's too, that are rounded before it.
     InputRounding(InputRounding),
+    /// The router of experts and the cutoff of sparse gates, of which every operation is rounded to a dtype.
+    ChoiceRounding(DType),
     /// Rotary embeddings that round on the way.
     RopeRounding(RopeRounding),
     /// The rotary embedding of the global layers in every layer.
@@ -104,6 +106,19 @@ impl Gemma {
                 self.with_head(|head| head.with_input_rounding(rounding))
                     .map_layers(|layer| layer.round_inputs(rounding)),
             ),
+            V::ChoiceRounding(dtype) => {
+                let has = |layer: &Layer| layer.experts.is_some() || layer.mlp.sparsity().is_some();
+                self.layers.iter().any(has).then(|| {
+                    self.map_layers(|layer| {
+                        let sparsity = layer.mlp.sparsity().map(|own| own.with_rounding(dtype));
+                        layer.mlp = layer.mlp.with_sparsity(sparsity);
+                        if let Some(branch) = &mut layer.experts {
+                            let mixture = &branch.mixture;
+                            branch.mixture = mixture.map_router(|own| own.with_rounding(dtype));
+                        }
+                    })
+                })
+            }
             V::RopeRounding(rounding) => Some(self.map_layers(|layer| {
                 layer.attention.rope = layer.attention.rope.with_rounding(rounding);
             })),

@@ -1,13 +1,15 @@
 //! `gemma-mlp generate`.
 
-use super::args::{ComputeArgs, ModelArgs, SideArgs};
+use super::args::{ComputeArgs, ModelArgs, SideArgs, TextArgs};
 use super::interrupt::Interrupt;
 use super::output::Outputs;
 use super::progress::Progress;
 use super::text::{self, Input};
 use crate::report;
-use anyhow::Result;
+use anyhow::{Result, bail};
+use gemma_mlp::Checkpoint;
 use gemma_mlp_drift::drift;
+use std::path::PathBuf;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -17,17 +19,37 @@ pub struct Args {
     sides: SideArgs,
     #[command(flatten)]
     compute: ComputeArgs,
-    /// Text to continue
-    #[arg(long, value_name = "TEXT", default_value = "Every Friday, Mia and Leo")]
-    prompt: String,
+    /// Text to continue [default: "Every Friday, Mia and Leo"]
+    #[arg(long, value_name = "TEXT", conflicts_with = "ids")]
+    prompt: Option<String>,
+    /// File with a JSON array of token ids to continue
+    #[arg(long, value_name = "FILE")]
+    ids: Option<PathBuf>,
     /// How many tokens to generate at most
     #[arg(long, short = 'n', value_name = "TOKENS", default_value_t = 64)]
     sample_len: usize,
 }
 
+impl Args {
+    fn prompt(&self, checkpoint: &Checkpoint) -> Result<Input> {
+        let Some(path) = &self.ids else {
+            return text::of_prompt(checkpoint, self.prompt.as_deref().unwrap_or(PROMPT));
+        };
+        let texts = TextArgs { prompt: None, text: vec![], ids: Some(path.clone()) };
+        let input = texts.texts(checkpoint)?;
+        match input.ids.len() {
+            1 => Ok(input),
+            n => bail!("{}: {n} texts; generate continues one", path.display()),
+        }
+    }
+}
+
+/// What is continued if nothing else is said.
+const PROMPT: &str = "Every Friday, Mia and Leo";
+
 pub fn run(args: &Args) -> Result<()> {
     let checkpoint = args.model.open()?;
-    let Input { ids, remarks } = text::of_prompt(&checkpoint, &args.prompt)?;
+    let Input { ids, remarks } = args.prompt(&checkpoint)?;
     let prompt = ids.iter().flatten().copied().collect::<Vec<_>>();
     let compute = &args.compute;
     let sides = args.sides.sides(compute.dtype());

@@ -2,12 +2,13 @@
 
 use super::align::Text;
 use super::dump::{Likeliest, Word};
-use super::layer_pass::{LayerPass, Values};
+use super::layer_pass::{Flow, LayerPass, Values};
 use super::models::logits;
 use super::point::{Place, Point};
 use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use gemma_mlp::model::Gemma;
+use std::collections::BTreeSet;
 
 /// A text's first positions, and the rows of the logits that are looked at.
 pub(super) struct Segment<'a> {
@@ -115,53 +116,76 @@ impl<'a> Segment<'a> {
         Ok(given)
     }
 
-    /// The residual stream of theirs nearest before a layer, and the layer that it enters.
-    fn start(&self, gemma: &Gemma, layer: usize) -> Result<(Tensor, usize)> {
-        for before in (0..layer).rev().filter(|_| !self.from_tokens) {
-            if let Some(theirs) = self.theirs(Point::Layer(before, Place::Hidden))? {
-                return Ok((theirs.to_dtype(gemma.dtype())?, before + 1));
+    /// What enters a layer, which is as near in front of layer `last` as theirs allows, and that layer.
+    fn start(&self, gemma: &Gemma, last: usize) -> Result<(Flow, usize)> {
+        let ids = Tensor::new(&self.text.tokens[..self.positions], gemma.device())?;
+        let mut flow = Flow::begin(gemma, &ids.unsqueeze(0)?)?;
+        if self.from_tokens {
+            return Ok((flow, 0));
+        }
+        for before in (0..last).rev() {
+            let Some(theirs) = self.theirs(Point::Layer(before, Place::Hidden))? else { continue };
+            // Layers from here on may use keys and values of earlier ones.
+            let lenders = gemma.layers()[before + 1..].iter().take(last - before);
+            let lenders = lenders.filter_map(|layer| layer.attention().shares());
+            let lenders: BTreeSet<_> = lenders.filter(|&lender| lender <= before).collect();
+            let mut from_here = flow.with_stream(theirs.to_dtype(gemma.dtype())?);
+            let mut lent = 0;
+            for &lender in &lenders {
+                let [k, v] = [Place::Keys, Place::Values].map(|place| Point::Layer(lender, place));
+                if let (Some(k), Some(v)) = (self.theirs(k)?, self.theirs(v)?) {
+                    from_here.lend(lender, [&k, &v], gemma.dtype())?;
+                    lent += 1;
+                }
+            }
+            if lent == lenders.len() {
+                return Ok((from_here, before + 1));
             }
         }
-        if let Some(theirs) = self.theirs(Point::Embedding)?.filter(|_| !self.from_tokens) {
-            return Ok((theirs.to_dtype(gemma.dtype())?, 0));
+        if let Some(theirs) = self.theirs(Point::Embedding)? {
+            flow.stream = theirs.to_dtype(gemma.dtype())?;
         }
-        Ok((self.embedding(gemma)?, 0))
-    }
-
-    fn embedding(&self, gemma: &Gemma) -> Result<Tensor> {
-        let ids = Tensor::new(&self.text.tokens[..self.positions], gemma.device())?;
-        Ok(gemma.embed(&ids.unsqueeze(0)?)?)
+        Ok((flow, 0))
     }
 
     /// What a model makes of theirs at a point.
     pub(super) fn computed(&self, gemma: &Gemma, point: Point) -> Result<Tensor> {
         let layers = gemma.layers().len();
         let (last, place) = match point {
-            Point::Embedding => return self.embedding(gemma),
+            Point::Embedding => {
+                let ids = Tensor::new(&self.text.tokens[..self.positions], gemma.device())?;
+                return Ok(Flow::begin(gemma, &ids.unsqueeze(0)?)?.stream);
+            }
             Point::Layer(index, place) => (index, Some(place)),
-            Point::Normed | Point::Logits => (layers, None),
+            Point::Normed | Point::Projected | Point::Logits => (layers, None),
         };
-        if point == Point::Logits
+        if matches!(point, Point::Projected | Point::Logits)
             && !self.from_tokens
             && let Some(normed) = self.theirs(Point::Normed)?
         {
-            return self.logits(gemma, &normed.to_dtype(gemma.dtype())?);
+            return self.behind_norm(gemma, point, &normed.to_dtype(gemma.dtype())?);
         }
-        let (mut stream, first) = self.start(gemma, last)?;
+        let (mut flow, first) = self.start(gemma, last)?;
         for index in first..last {
             let given = self.given(index)?;
             let layer = &gemma.layers()[index];
-            stream = LayerPass::new(layer, gemma.dtype(), &stream, &given).value(Place::Hidden)?;
+            let left = LayerPass::new(layer, gemma.dtype(), &flow, &given).leave()?;
+            flow.follow(left);
         }
         if let Some(place) = place {
             let given = self.given(last)?;
             let layer = &gemma.layers()[last];
-            return LayerPass::new(layer, gemma.dtype(), &stream, &given).computed(place);
+            return LayerPass::new(layer, gemma.dtype(), &flow, &given).computed(place);
         }
-        let normed = gemma.final_norm(&stream)?;
+        self.behind_norm(gemma, point, &gemma.final_norm(&flow.stream)?)
+    }
+
+    /// A point behind the final norm, out of normed hidden states `[1, positions, hidden]`.
+    fn behind_norm(&self, gemma: &Gemma, point: Point, normed: &Tensor) -> Result<Tensor> {
         match point {
-            Point::Logits => self.logits(gemma, &normed),
-            _ => Ok(normed),
+            Point::Logits => self.logits(gemma, normed),
+            Point::Projected => Ok(gemma.embedding_states(normed)?),
+            _ => Ok(normed.clone()),
         }
     }
 
