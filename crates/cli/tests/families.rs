@@ -110,6 +110,13 @@ fn encoders() {
         json(name, &["inspect"]);
         json(name, &["forward", "--ids", ids, "--out", out]);
         let drift = json(name, &["drift", "--ids", ids]);
+        let [own, floor] = [&drift["embedding"], &drift["floor"]["embedding"]];
+        assert!(positive(&own["distance_mean"]) && positive(&floor["distance_mean"]), "{name}");
+        assert!(positive(&own["hidden"]["rel_l2"]), "{name}");
+        assert_eq!(drift["verdict"]["basis"]["embedding"]["cosine_mean"], own["cosine_mean"]);
+        let cosine = own["cosine_mean"].as_f64().unwrap();
+        let distance = own["distance_mean"].as_f64().unwrap();
+        assert!((2.0 - 2.0 * cosine - distance * distance).abs() < 1e-6, "{name}");
         assert!(drift["logits"].is_null() && drift["blocks_only"].is_null(), "{name}");
         assert!(positive(&drift["residual"][0]["rel_l2"]), "{name}");
         refused(name, &["drift", "--ids", ids, "--gradients"], "no loss");
@@ -186,4 +193,16 @@ fn masked_logits() {
     let report = json(name, &["compare", theirs]);
     assert_eq!(report["agrees"], true, "{}", report["verdict"]);
     assert!(says(&report, "150 logits are −∞ in theirs alone"), "{}", report["remarks"]);
+    // A mistake is named all the same, from the logits alone.
+    let args = ["capture", "--activation", "exact", "--points", "logits", "--out", file, "--ids"];
+    json(name, &[&args[..], &[ids.to_str().unwrap()]].concat());
+    let mut tensors = safetensors::load(&ours, &Device::Cpu).unwrap();
+    let logits = tensors["logits"].clone();
+    let low = masked(3).eq(f32::NEG_INFINITY).unwrap();
+    let none = Tensor::full(f32::NEG_INFINITY, logits.shape(), &Device::Cpu).unwrap();
+    tensors.insert("logits".into(), low.where_cond(&none, &logits).unwrap());
+    safetensors::save(&tensors, &ours).unwrap();
+    let output = run(name, &["compare", file, "--json"]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["causes"][0]["name"], "GELU: exact (erf)", "{}", report["verdict"]);
 }

@@ -1,6 +1,6 @@
 //! One point of a text, computed by any model from theirs: what naming a mistake needs, again and again.
 
-use super::align::Text;
+use super::align::{Rows, Text};
 use super::dump::{Likeliest, Word};
 use super::layer_pass::{Flow, LayerPass, Values};
 use super::models::logits;
@@ -8,6 +8,7 @@ use super::point::{Place, Point};
 use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use gemma_mlp::model::Gemma;
+use std::cell::OnceCell;
 use std::collections::BTreeSet;
 
 /// A text's first positions, and the rows of the logits that are looked at.
@@ -21,6 +22,8 @@ pub(super) struct Segment<'a> {
     logit_rows: Vec<usize>,
     /// Where there are no logits, what is known of log-probabilities: words by their ids.
     known: Vec<Known>,
+    /// Where theirs masks words with −∞, `[rows, vocab]`; nothing where it masks none. Read when it is first asked for.
+    masked: OnceCell<Option<Tensor>>,
 }
 
 /// What theirs says of the likeliest words behind a position.
@@ -67,7 +70,7 @@ impl<'a> Segment<'a> {
             true => vec![],
             false => text.likeliest.iter().filter_map(|l| Known::of(l, positions)).collect(),
         };
-        Self { text, positions, from_tokens, logit_rows, known }
+        Self { text, positions, from_tokens, logit_rows, known, masked: OnceCell::new() }
     }
 
     /// Theirs at a point, of the positions that count: `[1, positions, …]`, or `[rows, vocab]`.
@@ -78,15 +81,40 @@ impl<'a> Segment<'a> {
         }
         let Some(rows) = self.text.planes.get(&point) else { return Ok(None) };
         if point == Point::Logits {
-            let read = self.logit_rows.iter().map(|&row| rows.read(row..row + 1));
-            let read = read.collect::<Result<Vec<_>>>()?;
-            return Ok(if read.is_empty() { None } else { Some(Tensor::cat(&read, 0)?) });
+            return self.read_logits(rows)?.map(|all| self.unmasked(all)).transpose();
         }
         let whole = rows.is_whole(self.text.tokens.len());
         match whole {
             true => Ok(Some(rows.read(0..self.positions)?.unsqueeze(0)?)),
             false => Ok(None),
         }
+    }
+
+    /// Theirs as it is, `[rows, vocab]`.
+    fn read_logits(&self, rows: &Rows) -> Result<Option<Tensor>> {
+        let read = self.logit_rows.iter().map(|&row| rows.read(row..row + 1));
+        let read = read.collect::<Result<Vec<_>>>()?;
+        Ok(if read.is_empty() { None } else { Some(Tensor::cat(&read, 0)?) })
+    }
+
+    /// Logits of the rows that are looked at, with 0 for the words that theirs masks: nothing differs there.
+    fn unmasked(&self, logits: Tensor) -> Result<Tensor> {
+        if self.masked.get().is_none() {
+            let theirs = match self.text.planes.get(&Point::Logits) {
+                Some(rows) => self.read_logits(rows)?,
+                None => None,
+            };
+            let masked = theirs.map(|all| all.to_dtype(DType::F32)?.eq(f32::NEG_INFINITY));
+            let masked = masked.transpose()?;
+            let any = match &masked {
+                Some(masked) => masked.max_all()?.to_scalar::<u8>()? > 0,
+                None => false,
+            };
+            let _ = self.masked.set(masked.filter(|_| any));
+        }
+        let Some(Some(masked)) = self.masked.get() else { return Ok(logits) };
+        let masked = masked.to_device(logits.device())?;
+        Ok(masked.where_cond(&logits.zeros_like()?, &logits)?)
     }
 
     /// What a model makes of theirs at a point, and how far theirs is from it; nothing where theirs lacks it.
@@ -202,7 +230,7 @@ impl<'a> Segment<'a> {
         let at = Tensor::new(&positions[..], normed.device())?;
         let normed = normed.squeeze(0)?.contiguous()?.index_select(&at, 0)?;
         if self.known.is_empty() {
-            return logits(head, &normed);
+            return self.unmasked(logits(head, &normed)?);
         }
         let mut all = vec![];
         for (row, known) in self.known.iter().enumerate() {
