@@ -42,9 +42,7 @@ fn trainable(checkpoint: &Checkpoint, weights: &HashMap<String, Tensor>) -> (Gem
 fn loss(gemma: &Gemma, ids: &Tensor) -> candle_core::Result<Tensor> {
     let (seq, hidden) = (ids.dim(1)?, gemma.hidden(ids, &mut ())?);
     if gemma.head().is_none() {
-        let pooled = gemma.embedding_states(&hidden)?.mean(1)?;
-        let length = pooled.sqr()?.sum_keepdim(1)?.sqrt()?;
-        let embedding = pooled.broadcast_div(&length)?;
+        let embedding = Gemma::normalized(&gemma.pooled(&hidden, None)?)?;
         return (embedding.get(0)? * embedding.get(1)?)?.sum_all();
     }
     let logits = gemma.logits(&hidden)?.narrow(1, 0, seq - 1)?.flatten_to(1)?;

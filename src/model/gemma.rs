@@ -6,7 +6,7 @@ use super::embedding::Embedding;
 use super::head::Head;
 use super::identity::Identity;
 use super::layer::Layer;
-use super::norm::RmsNorm;
+use super::norm::{RmsNorm, wide_dtype};
 use super::observer::{Block, Observer};
 use super::pass::Pass;
 use super::per_layer::PerLayerEmbedding;
@@ -403,6 +403,32 @@ impl Gemma {
     /// A last dimension that is not the hidden size.
     pub fn embedding_states(&self, hidden: &Tensor) -> Result<Tensor> {
         self.projection.as_ref().map_or(Ok(hidden.clone()), |layer| layer.forward(hidden))
+    }
+
+    /// The embeddings of texts: the mean of their tokens' [`Self::embedding_states`], of normed hidden states `[batch,
+    /// seq, hidden]`, as `[batch, dim]` in f32 (f64 in an f64 model); of a mask `[batch, seq]`, 1 for a token and 0 for
+    /// padding, over tokens alone. [`Self::normalized`] gives them unit length.
+    ///
+    /// sentence-transformers' `Pooling` with `pooling_mode_mean_tokens`. EmbeddingGemma 1 has two dense layers behind it,
+    /// which stand in files of their own beside the model's, and are not applied here.
+    ///
+    /// # Errors
+    /// candle's, for shapes that do not fit.
+    pub fn pooled(&self, hidden: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
+        let states = self.embedding_states(hidden)?;
+        let wide = wide_dtype(states.dtype());
+        let states = states.to_dtype(wide)?;
+        let Some(mask) = mask else { return states.mean(1) };
+        let mask = mask.to_dtype(wide)?.unsqueeze(2)?; // [batch, seq, 1]
+        states.broadcast_mul(&mask)?.sum(1)?.broadcast_div(&mask.sum(1)?)
+    }
+
+    /// Embeddings `[..., dim]` of unit length.
+    ///
+    /// # Errors
+    /// A scalar.
+    pub fn normalized(embeddings: &Tensor) -> Result<Tensor> {
+        embeddings.broadcast_div(&embeddings.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?)
     }
 
     /// Normed hidden states `[..., hidden]` to logits `[..., vocab]`.

@@ -71,6 +71,15 @@ pub struct Attended {
     gatings: Vec<Gating>,
 }
 
+/// A layer behind its MLP.
+#[derive(Debug, Clone)]
+pub struct Leaving {
+    /// What the gate of the layer's own input gets, `[batch, seq, hidden]`.
+    pub active: Tensor,
+    /// All residual streams.
+    streams: Vec<Tensor>,
+}
+
 impl Attended {
     /// Some positions of it.
     ///
@@ -433,34 +442,65 @@ impl Layer {
     /// candle's, for shapes that do not fit; a layer with an input of its own that did not get it.
     pub fn add_output(&self, attended: &Attended, output: Tensor) -> Result<Tensor> {
         let output = match &self.experts {
-            Some(experts) => experts.forward(&attended.stream, &output, &attended.gatings)?,
+            Some(branch) => {
+                let experts = branch.output(&attended.stream, &attended.gatings)?;
+                branch.join(&output, &experts)?
+            }
             None => output,
         };
-        self.leave(attended, add(&attended.stream, output, self.post_mlp_norm.as_ref())?)
+        let leaving = self.correct(attended, self.add_mlp(attended, output)?)?;
+        let addition = match &self.per_layer {
+            Some(block) => {
+                let input = self.per_layer_input(attended)?;
+                Some(block.forward(&leaving.active, input, &attended.gatings)?)
+            }
+            None => None,
+        };
+        self.leave(leaving, addition.as_ref())
     }
 
-    /// All that leaves the layer, from what was there after attention and the residual stream after the MLP.
+    /// The residual stream after the MLP, from what was there after attention and what the MLP returned, joined by the
+    /// experts' where there are some: `[batch, seq, hidden]`.
     ///
     /// # Errors
-    /// Those of [`Self::add_output`].
-    pub fn leave(&self, attended: &Attended, stream: Tensor) -> Result<Tensor> {
-        let gated = |x: &Tensor| -> Result<Option<Tensor>> {
-            let Some(block) = &self.per_layer else { return Ok(None) };
-            let Some(input) = &attended.per_layer_input else {
-                candle_core::bail!("layer {} has no input of its own in this pass", self.index)
-            };
-            block.forward(x, input, &attended.gatings).map(Some)
+    /// candle's, for shapes that do not fit.
+    pub fn add_mlp(&self, attended: &Attended, output: Tensor) -> Result<Tensor> {
+        add(&attended.stream, output, self.post_mlp_norm.as_ref())
+    }
+
+    /// What a layer's own input is let in by, from the residual stream after the MLP: the stream itself, or, of several
+    /// streams that it corrects, the active one.
+    ///
+    /// # Errors
+    /// candle's, for shapes that do not fit.
+    pub fn correct(&self, attended: &Attended, stream: Tensor) -> Result<Leaving> {
+        let (Some((altup, _)), Some(predicted)) = (&self.streams, &attended.predicted) else {
+            return Ok(Leaving { active: stream.clone(), streams: vec![stream] });
         };
-        if let (Some((altup, _)), Some(predicted)) = (&self.streams, &attended.predicted) {
-            let corrected = altup.correct(predicted, &stream)?;
-            return match gated(&altup.gated(&corrected)?)? {
-                Some(addition) => altup.joined(corrected, &addition),
-                None => Tensor::cat(&corrected, D::Minus1),
-            };
+        let streams = altup.correct(predicted, &stream)?;
+        Ok(Leaving { active: altup.gated(&streams)?, streams })
+    }
+
+    /// The layer's own input, `[batch, seq, size]`.
+    ///
+    /// # Errors
+    /// A pass that had none for it.
+    pub fn per_layer_input<'a>(&self, attended: &'a Attended) -> Result<&'a Tensor> {
+        match &attended.per_layer_input {
+            Some(input) => Ok(input),
+            None => candle_core::bail!("layer {} has no input of its own in this pass", self.index),
         }
-        let stream = match gated(&stream)? {
-            Some(addition) => (stream + addition)?,
-            None => stream,
+    }
+
+    /// All that leaves the layer: the residual stream, or all of them, with what its own input adds, and its factor.
+    ///
+    /// # Errors
+    /// candle's, for shapes that do not fit.
+    pub fn leave(&self, leaving: Leaving, addition: Option<&Tensor>) -> Result<Tensor> {
+        let stream = match (&self.streams, addition) {
+            (Some((altup, _)), Some(addition)) => altup.joined(leaving.streams, addition)?,
+            (None, Some(addition)) => (&leaving.active + addition)?,
+            (_, None) => Tensor::cat(&leaving.streams, D::Minus1)?,
         };
         match &self.scalar {
             Some(scalar) => stream.broadcast_mul(&scalar.to_dtype(stream.dtype())?),

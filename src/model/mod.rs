@@ -21,7 +21,7 @@ pub use attention::{Attention, AttentionRounding, KeyValues, Keys};
 pub use embedding::Embedding;
 pub use gemma::{Cache, Gemma};
 pub use head::Head;
-pub use layer::{Attended, Layer, LayerVariables};
+pub use layer::{Attended, Layer, LayerVariables, Leaving};
 pub use load::load_mlp;
 pub use mixture::ExpertsBranch;
 pub use norm::{NormRounding, RmsNorm};

@@ -4,6 +4,7 @@ use super::attention::{Attention, AttentionRounding};
 use super::embedding::rounded;
 use super::gemma::Gemma;
 use super::head::Head;
+use super::layer::Layer;
 use super::norm::{NormRounding, RmsNorm};
 use super::rope::RopeRounding;
 use crate::checkpoint::NormWeight;
@@ -37,6 +38,8 @@ pub enum Variation {
     AttentionRounding(AttentionRounding),
     /// Inputs of every matrix product, the head's too, that are rounded before it.
     InputRounding(InputRounding),
+    /// The router of experts and the cutoff of sparse gates, of which every operation is rounded to a dtype.
+    ChoiceRounding(DType),
     /// Rotary embeddings that round on the way.
     RopeRounding(RopeRounding),
     /// The rotary embedding of the global layers in every layer.
@@ -109,6 +112,19 @@ impl Gemma {
                 self.with_head(|head| head.with_input_rounding(rounding))
                     .map_layers(|layer| layer.round_inputs(rounding)),
             ),
+            V::ChoiceRounding(dtype) => {
+                let has = |layer: &Layer| layer.experts.is_some() || layer.mlp.sparsity().is_some();
+                self.layers.iter().any(has).then(|| {
+                    self.map_layers(|layer| {
+                        let sparsity = layer.mlp.sparsity().map(|own| own.with_rounding(dtype));
+                        layer.mlp = layer.mlp.with_sparsity(sparsity);
+                        if let Some(branch) = &mut layer.experts {
+                            let mixture = &branch.mixture;
+                            branch.mixture = mixture.map_router(|own| own.with_rounding(dtype));
+                        }
+                    })
+                })
+            }
             V::RopeRounding(rounding) => Some(self.map_attention(|attention| {
                 attention.rope = attention.rope.with_rounding(rounding);
             })),

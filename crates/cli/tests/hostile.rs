@@ -303,7 +303,7 @@ fn texts_and_ids() {
     refused(&["merge", &file("no.json", "{}")], &["no.json", "not a report of a drift run"]);
     refused(&["merge", "/no/such.json"], &["/no/such.json"]);
     refused(&["report", "/no/such.json"], &["/no/such.json"]);
-    for bad in ["", "[]", "{}", "{\"schema\": 5}", "nonsense"] {
+    for bad in ["", "[]", "{}", "{\"schema\": 6}", "nonsense"] {
         refused(&["report", &file("bad.json", bad)], &["bad.json", "not a report of a drift run"]);
     }
     refused(&["report", &file("old.json", "{\"schema\": 3}")], &["old.json", "version 3", "again"]);

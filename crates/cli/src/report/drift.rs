@@ -44,6 +44,12 @@ pub fn drift_table(drift: &Drift, paint: Paint) -> String {
         text += "\n";
         text += &logit_rows(drift, paint);
     }
+    if drift.embedding.is_some() {
+        text += "\n";
+        let header = ["embeddings", "drift", "floor", "ratio"].map(String::from);
+        let rows = figures::of_embedding(drift).into_iter().map(|(_, cells)| cells);
+        text += &emphasised(&align(std::iter::once(header).chain(rows), 1), 1, paint);
+    }
     if let Some(gradients) = &drift.gradients {
         text += "\n";
         text += &gradient_rows(gradients, paint);

@@ -73,6 +73,15 @@ impl Lockstep {
         gemma.with_activation(sides[place].activation).with_rounding(sides[place].rounding)
     }
 
+    /// The embedding of a text, of unit length, from a side's normed hidden states, `[1, seq, hidden]`: `[1, dim]`.
+    ///
+    /// # Errors
+    /// candle's, for shapes that do not fit.
+    pub fn embedding(&self, side: usize, hidden: &Tensor) -> Result<Tensor> {
+        let gemma = &self.groups[self.places[side].0].gemma;
+        Ok(Gemma::normalized(&gemma.pooled(hidden, None)?)?)
+    }
+
     /// The block of a side in a layer.
     pub fn block(&self, side: usize, layer: usize) -> GemmaMlp {
         let (group, place) = self.places[side];

@@ -3,6 +3,7 @@
 //! What is written with serde's `flatten` is read without it, field by field: `flatten` would hold
 //! everything that it does not know at 32 bytes a number first.
 
+use super::embedding::EmbeddingMetrics;
 use super::gates::GateHistogram;
 use super::gradient::{BlockGradients, GradientDrift, GradientMetrics, LayerGradients};
 use super::layers::{BlockPoints, LayerDrift, ResidualDrift};
@@ -77,6 +78,7 @@ impl<'de> Deserialize<'de> for Drift {
             layers: Vec<LayerDrift>,
             residual: Vec<ResidualDrift>,
             logits: Option<LogitMetrics>,
+            embedding: Option<EmbeddingMetrics>,
             floor: Floor,
             positions: Option<Positions>,
             worst: Vec<TokenDrift>,
@@ -129,6 +131,7 @@ impl<'de> Deserialize<'de> for Drift {
             layers: flat.layers,
             residual: flat.residual,
             logits: flat.logits,
+            embedding: flat.embedding,
             floor: flat.floor,
             positions: flat.positions,
             worst: flat.worst,

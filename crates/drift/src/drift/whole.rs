@@ -1,5 +1,6 @@
 //! A window's drift in the whole model.
 
+use super::embedding::EmbeddingSums;
 use super::head;
 use super::layers::{LayerSums, Places};
 use super::lockstep::Lockstep;
@@ -7,7 +8,7 @@ use super::logits::LogitSums;
 use super::options::DriftOptions;
 use super::side::{Side, Sides, distinct};
 use super::window::Window;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::input::TokenIds;
 use candle_core::{Device, Tensor};
 use gemma_mlp::Checkpoint;
@@ -32,6 +33,8 @@ pub(super) struct WholeSums {
     pub(super) floor_positions: usize,
     /// Of the pair, of the floor, and of the pair's b against the floor's a.
     pub(super) logits: Option<[LogitSums; 3]>,
+    /// Where there are no logits: of the pair and of the floor.
+    pub(super) embedding: Option<[EmbeddingSums; 2]>,
 }
 
 impl<'a> Whole<'a> {
@@ -96,12 +99,33 @@ impl<'a> Whole<'a> {
             sides.extend(head.as_ref().map(|head| (head, scored)));
         }
         if sides.is_empty() {
-            return Ok(WholeSums { layers, floor_positions, logits: None });
+            let Places { drift, floor } = self.places;
+            let of = |pair| self.embedding(pair, &hidden, window);
+            let embedding = Some([of(drift)?, of(floor)?]);
+            return Ok(WholeSums { layers, floor_positions, logits: None, embedding });
         }
         let Places { drift, floor } = self.places;
         let pairs = [drift, floor, (floor.0, drift.1)];
         let logits = compare_heads(&sides, &pairs, window, |f| progress(0.5 + 0.5 * f))?;
-        Ok(WholeSums { layers, floor_positions, logits: Some(logits) })
+        Ok(WholeSums { layers, floor_positions, logits: Some(logits), embedding: None })
+    }
+
+    /// A pair's hidden states and embeddings of a window, as far as both sides ran.
+    fn embedding(
+        &self,
+        (a, b): (usize, usize),
+        hidden: &[Tensor],
+        window: &Window,
+    ) -> Result<EmbeddingSums> {
+        let length = hidden[a].dim(1)?.min(hidden[b].dim(1)?);
+        let [first, second] = [a, b].map(|side| Ok::<_, Error>(hidden[side].narrow(1, 0, length)?));
+        let (first, second) = (first?, second?);
+        let end = window.scored.end.min(length);
+        let start = window.scored.start.min(end);
+        let scored = |x: &Tensor| x.narrow(1, start, end - start);
+        let embeddings =
+            [self.lockstep.embedding(a, &first)?, self.lockstep.embedding(b, &second)?];
+        EmbeddingSums::of([&scored(&first)?, &scored(&second)?], embeddings.each_ref())
     }
 
     /// How many of a window's first tokens the floor is measured on: all, where its sides run along
