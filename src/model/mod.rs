@@ -27,5 +27,5 @@ pub use norm::{NormRounding, RmsNorm};
 pub use observer::{Block, Observer};
 pub use pass::Pass;
 pub use per_layer::PerLayerBlock;
-pub use rope::{RopeRounding, RotaryEmbedding};
+pub use rope::{PartialRope, RopeRounding, RotaryEmbedding};
 pub use variation::Variation;
