@@ -297,12 +297,6 @@ impl<'a> LayerPass<'a> {
         self.gives(&inside) || inside.iter().any(|place| self.computed.contains_key(place))
     }
 
-    /// Whether the layer computes a place: one with a recurrence in place of attention has no queries.
-    pub(super) fn has(&self, place: Place) -> bool {
-        let of_attention = [Place::Queries, Place::Keys, Place::Values].contains(&place);
-        !of_attention || self.layer.attention().is_some()
-    }
-
     fn attention(&self) -> Result<&Attention> {
         let index = self.layer.index();
         self.layer.attention().ok_or(Error::Recurrent { layer: index })
