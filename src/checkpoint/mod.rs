@@ -9,6 +9,7 @@ mod head;
 pub(crate) mod hub;
 mod inspect;
 pub(crate) mod json;
+mod layers;
 mod names;
 mod notes;
 mod parts;
@@ -26,11 +27,14 @@ pub use config::attention::{
 };
 pub use config::feed_forward::{AltUpConfig, ExpertsConfig, FeedForward, PerLayerInputs};
 pub use config::head::HeadKind;
+pub use config::prefix::Prefix;
+pub use config::recurrent::RecurrentConfig;
 pub use config::stack::Stack;
-pub use families::{Cross, Family, NormNames, NormWeight, PerLayerNames};
+pub use families::{Cross, EmbeddingScale, Family, NormNames, NormWeight, PerLayerNames};
 #[cfg(feature = "hub")]
 pub use hub::Hub;
-pub use inspect::{Inspection, StackInspection, inspect};
+pub use inspect::{Inspection, LayerKind, StackInspection, inspect};
+pub use layers::Layers;
 pub(crate) use parts::Parts;
 pub use remark::{Level, Remark, RemarkKind};
 pub use tensors::Tensors;
@@ -189,9 +193,10 @@ impl Checkpoint {
         used.extend(self.parts.iter().flat_map(Parts::equals).map(|name| format!("{name}.weight")));
         let stacks = self.config.stacks.iter().zip(&self.parts);
         let stacks: Vec<_> = stacks
-            .map(|(stack, parts)| (parts.backbone.clone(), stack.num_hidden_layers))
+            .map(|(stack, parts)| unused::Named { prefix: parts.backbone.clone(), stack })
             .collect();
-        unused::remarks(tensors, &used, &stacks, whole.is_some())
+        let left_out = self.config.family.profile().left_out.as_ref();
+        unused::remarks(tensors, &used, &stacks, whole.is_some(), left_out)
     }
 
     /// The tensors of the whole model but for the blocks', if it runs here.
@@ -217,6 +222,27 @@ impl Checkpoint {
             checked.map_err(|e| e.quantised(self.config.quantization.as_deref()))?;
         }
         Ok(())
+    }
+
+    /// The checkpoint with other tokens at a text's start that all see one another, in place of all of them; for all
+    /// that is computed of it.
+    ///
+    /// # Errors
+    /// A model without such tokens: PaliGemma has them.
+    pub fn with_prefix(mut self, prefix: Prefix) -> Result<Self> {
+        let attention = self.config.stacks[0].attention.as_mut().ok();
+        let Some(own) = attention.and_then(|attention| attention.prefix.as_mut()) else {
+            return Err(Error::Input(format!(
+                "{} is a {}: no part of a text is a prompt whose tokens see one another, as in PaliGemma; leave \
+                 --prefix-tokens out",
+                self.source, self.config.family
+            )));
+        };
+        let was = std::mem::replace(own, prefix).remark();
+        for remarks in [&mut self.remarks, &mut self.config.remarks] {
+            remarks.iter_mut().filter(|remark| **remark == was).for_each(|r| *r = prefix.remark());
+        }
+        Ok(self)
     }
 
     /// Where it comes from.

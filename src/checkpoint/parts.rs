@@ -4,6 +4,7 @@ use super::blocks::BlockSpec;
 use super::config::Config;
 use super::remark::{Remark, RemarkKind};
 use super::tensors::Tensors;
+use super::whole::SCALAR;
 use super::{head, names};
 use crate::error::Result;
 
@@ -18,11 +19,22 @@ pub(crate) struct Parts {
     pub(crate) end_of_image: String,
     /// `lm_head`, with its prefix.
     pub(crate) head: String,
+    /// What stands before `layers.N.layer_scalar`, where that is not the backbone's (DiffusionGemma, whose two passes have
+    /// all else in common).
+    pub(crate) scalars: Option<String>,
     /// A table of its own that is equal to the one that is used.
     twin: Option<String>,
 }
 
 impl Parts {
+    /// What a tensor of the backbone is called in the file.
+    pub(crate) fn stored(&self, name: &str) -> String {
+        match (&self.scalars, name.strip_prefix(&self.backbone)) {
+            (Some(scalars), Some(rest)) if rest.ends_with(SCALAR) => format!("{scalars}{rest}"),
+            _ => name.into(),
+        }
+    }
+
     /// What is equal to the embedding, if it is there and not used.
     pub(super) fn equals(&self) -> impl Iterator<Item = &String> {
         [&self.head].into_iter().chain(&self.twin)
@@ -40,6 +52,7 @@ pub(super) fn find(
     remarks: &mut Vec<Remark>,
 ) -> Result<Vec<Parts>> {
     let family = config.family.profile().encoder_decoder.as_ref();
+    let scalars = config.family.profile().scalars;
     let head_name = family.map_or("lm_head", |family| family.head);
     let mut all: Vec<Parts> = vec![];
     let mut first = 0;
@@ -52,6 +65,8 @@ pub(super) fn find(
             end_of_image: embedding.clone(),
             embedding,
             head: head_name.into(),
+            scalars: scalars
+                .and_then(|(own, other)| Some(format!("{}{other}", backbone.strip_suffix(own)?))),
             twin: None,
             backbone,
         };

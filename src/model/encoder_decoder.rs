@@ -114,7 +114,7 @@ impl EncoderDecoder {
     /// nothing attends to; without one every id is a token, the padding's too.
     ///
     /// # Errors
-    /// An id out of the vocabulary; a mask of another shape, or with other numbers; a text of padding alone.
+    /// An id out of the vocabulary; a mask of another shape, or with other numbers; a text of no tokens, or of padding alone.
     pub fn encode(&self, ids: &Tensor, mask: Option<&Tensor>) -> Result<Encoded> {
         self.encode_observed(ids, mask, &mut ())
     }
@@ -129,6 +129,9 @@ impl EncoderDecoder {
         mask: Option<&Tensor>,
         observer: &mut impl Observer,
     ) -> Result<Encoded> {
+        if ids.elem_count() == 0 {
+            candle_core::bail!("the encoder's text has no token")
+        }
         let padding = mask.map(Padding::new).transpose()?.flatten();
         if let Some(mask) = mask.filter(|mask| mask.dims() != ids.dims()) {
             candle_core::bail!(

@@ -1,15 +1,16 @@
 //! The decoder.
 
 use super::altup::Streams;
-use super::attention::{Encoded, KeyValues};
+use super::attention::{Attention, Encoded, KeyValues};
 use super::embedding::Embedding;
 use super::head::Head;
 use super::identity::Identity;
 use super::layer::Layer;
-use super::norm::RmsNorm;
+use super::norm::{RmsNorm, wide_dtype};
 use super::observer::{Block, Observer};
 use super::pass::Pass;
 use super::per_layer::PerLayerEmbedding;
+use super::recurrent::RecurrentState;
 use super::rope::RotaryEmbedding;
 use crate::checkpoint::tensors::Numbers;
 use crate::checkpoint::{Config, HeadKind, Stack};
@@ -20,6 +21,7 @@ use crate::mlp::Gating;
 use crate::rounding::Rounding;
 use candle_core::{D, DType, Device, Module, Result, Tensor};
 use candle_nn::{Init, VarBuilder, linear_no_bias};
+use std::collections::BTreeMap;
 
 /// A Gemma: embeddings, layers around [`crate::GemmaMlp`], final norm, head.
 ///
@@ -70,7 +72,8 @@ pub(super) enum Table<'a> {
     Shared(Embedding),
 }
 
-/// Keys and values of the tokens so far, for [`Gemma::forward_cached`]. They belong to the model that began
+/// Keys and values of the tokens so far, and the states of recurrences, for [`Gemma::forward_cached`]. They belong to the
+/// model that began
 /// them, and to its clones; the same weights under another activation, rounding or dtype are another
 /// model.
 #[derive(Debug, Clone, Default)]
@@ -81,6 +84,7 @@ pub struct Cache {
     layers: Vec<KeyValues>,
     /// Of the encoder's states.
     encoder: Vec<KeyValues>,
+    states: BTreeMap<usize, RecurrentState>,
 }
 
 impl Cache {
@@ -97,6 +101,11 @@ impl Cache {
     ) -> (&mut KeyValues, &mut KeyValues) {
         let own = entry(&mut self.layers, shares.unwrap_or(index));
         (own, entry(&mut self.encoder, index))
+    }
+
+    /// The state of a layer's recurrence, made when it is first asked for.
+    pub fn state(&mut self, index: usize) -> &mut RecurrentState {
+        self.states.entry(index).or_default()
     }
 }
 
@@ -154,7 +163,7 @@ impl Gemma {
         let embedding = match embedding {
             Table::Shared(embedding) => embedding,
             Table::Read(table, own) => {
-                let embedding = Embedding::new(matrix(table)?)?;
+                let embedding = Embedding::new(matrix(table)?, stack.embedding_scale)?;
                 match stack.end_of_image {
                     Some(id) => {
                         let vector = own.get(stack.hidden_size, "eoi_embedding")?;
@@ -166,13 +175,13 @@ impl Gemma {
         };
         let mut layers: Vec<Layer> = vec![];
         for (i, layer) in attention.layers.iter().enumerate() {
-            let known = layers.iter().map(|layer| &layer.attention.rope);
+            let known = layers.iter().filter_map(|layer| Some(&layer.attention()?.rope));
             let rope = known.into_iter().find(|rope| rope.fits(layer)).cloned();
             let rope = rope.unwrap_or_else(|| RotaryEmbedding::new(layer));
             let layer = Layer::new(stack, attention, i, rope, vb.pp("layers").pp(i))?;
             layers.push(if pack { layer.packed()? } else { layer });
         }
-        let norm = vb.pp("norm").get(stack.hidden_size, "weight")?;
+        let norm = vb.pp(stack.norms.last).get(stack.hidden_size, "weight")?;
         let head = match stack.head.value {
             HeadKind::None => None,
             HeadKind::Embedding => Some(embedding.weight().clone()),
@@ -245,10 +254,32 @@ impl Gemma {
         Self { dtype, ..self.another() }
     }
 
+    /// The model with its packed matrices as constants to a backward pass, which then goes through them. Nothing is
+    /// copied.
+    pub fn frozen(&self) -> Self {
+        let head = self.head.as_ref().map(Head::frozen);
+        Self {
+            per_layer: self.per_layer.as_ref().map(PerLayerEmbedding::frozen),
+            streams: self.streams.as_ref().map(Streams::frozen),
+            projection: self.projection.as_ref().map(Linear::frozen),
+            head,
+            ..self.map_layers(|layer| *layer = layer.frozen())
+        }
+    }
+
     pub(super) fn map_layers(&self, mut change: impl FnMut(&mut Layer)) -> Self {
         let mut gemma = self.another();
         gemma.layers.iter_mut().for_each(&mut change);
         gemma
+    }
+
+    /// The attention of every layer that has it.
+    pub(super) fn attentions(&self) -> impl Iterator<Item = &Attention> {
+        self.layers.iter().filter_map(Layer::attention)
+    }
+
+    pub(super) fn map_attention(&self, mut change: impl FnMut(&mut Attention)) -> Self {
+        self.map_layers(|layer| layer.attention_mut().into_iter().for_each(&mut change))
     }
 
     /// A model with every norm changed, those of queries and keys included.
@@ -278,8 +309,14 @@ impl Gemma {
     }
 
     /// These weights as a model of its own, to be changed.
-    fn another(&self) -> Self {
+    pub(super) fn another(&self) -> Self {
         Self { identity: Identity::new(), ..self.clone() }
+    }
+
+    /// How many of a text's first tokens may see what comes behind them: 0 if none does, `usize::MAX` if all do. A text
+    /// that is cut behind so many has the same hidden states as far as it goes.
+    pub fn seen_ahead(&self) -> usize {
+        self.attentions().map(Attention::seen_ahead).max().unwrap_or(0)
     }
 
     /// How many GELUs follow the activation, in all layers together.
@@ -300,13 +337,26 @@ impl Gemma {
     ///
     /// # Errors
     /// An id out of the vocabulary.
-    pub fn begin<'a>(&self, ids: &Tensor, mut pass: Pass<'a>) -> Result<(Tensor, Pass<'a>)> {
-        let embedded = self.embed(ids)?;
-        let inputs = self.per_layer.as_ref().map(|inputs| inputs.forward(ids, &embedded));
+    pub fn begin<'a>(&self, ids: &Tensor, pass: Pass<'a>) -> Result<(Tensor, Pass<'a>)> {
+        self.begin_embedded(ids, &self.embed(ids)?, pass)
+    }
+
+    /// [`Self::begin`] from scaled embeddings `[batch, seq, hidden]` of the ids, of which rows of further tables are
+    /// looked up.
+    ///
+    /// # Errors
+    /// An id out of a table, embeddings of another shape.
+    pub fn begin_embedded<'a>(
+        &self,
+        ids: &Tensor,
+        embedded: &Tensor,
+        mut pass: Pass<'a>,
+    ) -> Result<(Tensor, Pass<'a>)> {
+        let inputs = self.per_layer.as_ref().map(|inputs| inputs.forward(ids, embedded));
         pass.set_per_layer_inputs(inputs.transpose()?);
         let stream = match &self.streams {
-            Some(streams) => streams.begin(&embedded)?,
-            None => embedded,
+            Some(streams) => streams.begin(embedded)?,
+            None => embedded.clone(),
         };
         Ok((stream, pass))
     }
@@ -373,8 +423,8 @@ impl Gemma {
     /// the last position's logits are computed: `[batch, 1, vocab]`.
     ///
     /// # Errors
-    /// An id out of the vocabulary, no ids, a model without a head, another model's cache or one of
-    /// another batch size.
+    /// An id out of the vocabulary, no ids, a model without a head or a bidirectional one, another model's cache or one of
+    /// another batch size, an empty one and a part of a prefix.
     pub fn forward_cached(&self, ids: &Tensor, cache: &mut Cache) -> Result<Tensor> {
         self.next(ids, cache, None)
     }
@@ -388,6 +438,11 @@ impl Gemma {
     ) -> Result<Tensor> {
         if self.head.is_none() {
             candle_core::bail!("{HEADLESS}")
+        }
+        if self.layers.iter().any(|layer| !layer.attention().is_none_or(Attention::is_causal)) {
+            candle_core::bail!(
+                "a bidirectional model keeps no cache: every position sees those behind it"
+            )
         }
         if *cache.owner.get_or_insert(self.identity) != self.identity {
             candle_core::bail!("the cache holds another model's keys and values: begin a new one")
@@ -424,6 +479,32 @@ impl Gemma {
     /// A last dimension that is not the hidden size.
     pub fn embedding_states(&self, hidden: &Tensor) -> Result<Tensor> {
         self.projection.as_ref().map_or(Ok(hidden.clone()), |layer| layer.forward(hidden))
+    }
+
+    /// The embeddings of texts: the mean of their tokens' [`Self::embedding_states`], of normed hidden states `[batch,
+    /// seq, hidden]`, as `[batch, dim]` in f32 (f64 in an f64 model); of a mask `[batch, seq]`, 1 for a token and 0 for
+    /// padding, over tokens alone. [`Self::normalized`] gives them unit length.
+    ///
+    /// sentence-transformers' `Pooling` with `pooling_mode_mean_tokens`. EmbeddingGemma 1 has two dense layers behind it,
+    /// which stand in files of their own beside the model's, and are not applied here.
+    ///
+    /// # Errors
+    /// candle's, for shapes that do not fit.
+    pub fn pooled(&self, hidden: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
+        let states = self.embedding_states(hidden)?;
+        let wide = wide_dtype(states.dtype());
+        let states = states.to_dtype(wide)?;
+        let Some(mask) = mask else { return states.mean(1) };
+        let mask = mask.to_dtype(wide)?.unsqueeze(2)?; // [batch, seq, 1]
+        states.broadcast_mul(&mask)?.sum(1)?.broadcast_div(&mask.sum(1)?)
+    }
+
+    /// Embeddings `[..., dim]` of unit length.
+    ///
+    /// # Errors
+    /// A scalar.
+    pub fn normalized(embeddings: &Tensor) -> Result<Tensor> {
+        embeddings.broadcast_div(&embeddings.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?)
     }
 
     /// Normed hidden states `[..., hidden]` to logits `[..., vocab]`.

@@ -1,13 +1,14 @@
 //! Weights of a checkpoint as layers and models.
 
+use super::attention::{Attention, StrayKeys};
 use super::embedding::Embedding;
 use super::encoder_decoder::EncoderDecoder;
 use super::gemma::{Builders, Gemma, TWO_STACKS, Table};
 use super::norm::RmsNorm;
-use crate::checkpoint::{BlockSpec, Checkpoint, Parts, Stack};
+use crate::checkpoint::{BlockSpec, Checkpoint, Parts, Stack, Tensors};
 use crate::error::{Error, Result};
 use crate::kernels::linear::should_pack;
-use crate::mlp::{GemmaMlp, gemma_mlp_b};
+use crate::mlp::{GemmaMlp, Sparsity, gemma_mlp_b};
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
 
@@ -26,8 +27,33 @@ impl Gemma {
         checkpoint.check_whole_model()?;
         let [parts] = checkpoint.parts() else { return Err(Error::Input(TWO_STACKS.into())) };
         let stack = checkpoint.config().decoder();
-        let loaded = load_stack(checkpoint, stack, parts, None, device, dtype)?;
-        from_unchanged(checkpoint, loaded)
+        load_stack(checkpoint, stack, parts, None, device, dtype)
+    }
+
+    /// Notes where the keys and values are that the file has for layers which share those of others.
+    fn find_stray_keys(
+        &mut self,
+        tensors: &Tensors,
+        backbone: &str,
+        vb: &VarBuilder<'static>,
+    ) -> Result<()> {
+        for index in 0..self.layers.len() {
+            let lender = self.layers[index].attention().and_then(Attention::shares);
+            let lender = lender.and_then(|lender| self.layers.get(lender)?.attention());
+            let Some(lender) = lender else { continue };
+            let names = lender.key_tensors()?;
+            let is_there = |(name, shape): &(&str, Vec<usize>)| {
+                let name = format!("{backbone}layers.{index}.self_attn.{name}");
+                tensors.check(&name, shape).is_ok()
+            };
+            if !names.is_empty() && names.iter().all(is_there) {
+                let vb = vb.pp("layers").pp(index).pp("self_attn");
+                if let Some(attention) = self.layers[index].attention_mut() {
+                    attention.stray = Some(StrayKeys(vb));
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -44,10 +70,7 @@ impl EncoderDecoder {
         else {
             return Err(Error::Input("the checkpoint has no encoder beside its decoder".into()));
         };
-        let load = |stack, parts, table| {
-            let loaded = load_stack(checkpoint, stack, parts, table, device, dtype)?;
-            from_unchanged(checkpoint, loaded)
-        };
+        let load = |stack, parts, table| load_stack(checkpoint, stack, parts, table, device, dtype);
         let encoder = load(encoder, of_encoder, None)?;
         let one_table = of_encoder.embedding == of_decoder.embedding;
         let table = one_table.then(|| encoder.embedding.clone());
@@ -63,8 +86,11 @@ fn load_stack(
     embedding: Option<Embedding>,
     device: &Device,
     dtype: DType,
-) -> Result<candle_core::Result<Gemma>> {
-    let vb = var_builder(checkpoint, dtype, device);
+) -> Result<Gemma> {
+    let vb = var_builder(checkpoint, dtype, device).rename_f({
+        let parts = parts.clone();
+        move |name| parts.stored(name)
+    });
     let at = |name: &str| name.split_terminator('.').fold(vb.clone(), |vb, part| vb.pp(part));
     let Parts { backbone, head, .. } = parts;
     let table = format!("{backbone}embed_tokens_per_layer.weight");
@@ -81,7 +107,10 @@ fn load_stack(
         head: at(head),
         per_layer_table,
     };
-    Ok(Gemma::from_parts(stack, dtype, builders, should_pack(dtype, device)))
+    let loaded = Gemma::from_parts(stack, dtype, builders, should_pack(dtype, device));
+    let mut gemma = from_unchanged(checkpoint, loaded)?;
+    gemma.find_stray_keys(checkpoint.tensors(), backbone, &at(backbone))?;
+    Ok(gemma)
 }
 
 /// Loads one block of a checkpoint to run in a dtype, under the activation that its config means.
@@ -99,6 +128,10 @@ pub fn load_mlp(
     let (hidden, intermediate) = (block.hidden_size, block.intermediate_size);
     let mlp = gemma_mlp_b(hidden, intermediate, block.bias, block.activation.value, vb);
     let mlp = from_unchanged(checkpoint, mlp)?;
+    let mlp = mlp.with_sparsity(match block.sparsity {
+        0.0 => None,
+        fraction => Some(Sparsity::new(fraction)?),
+    });
     Ok(if should_pack(dtype, device) { mlp.packed()? } else { mlp })
 }
 

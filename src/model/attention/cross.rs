@@ -3,7 +3,7 @@
 use super::encoder::{EncoderKeys, Place, SeenAll};
 use super::one_pass::{Added, Heads, OnePass, Rotation, Sight, Source};
 use super::rounding::{AttentionRounding, round};
-use super::softmax::Scores;
+use super::softmax::{Scores, SoftmaxRounding};
 use super::{KeyValues, QUERIES, attend, heads};
 use crate::checkpoint::{AttentionConfig, LayerAttention, Stack};
 use crate::kernels::linear::{InputRounding, Linear};
@@ -24,8 +24,10 @@ pub struct CrossAttention {
     q_proj: Linear,
     keys: KeysValues,
     o_proj: Linear,
-    pub(in crate::model) scores: Scores,
+    scores: Scores,
     pub(in crate::model) rounding: Option<AttentionRounding>,
+    /// What the softmax's scores and weights are rounded to, if to anything.
+    pub(in crate::model) softmax_dtype: Option<DType>,
     pub(in crate::model) inputs: InputRounding,
     num_attention_heads: usize,
     num_key_value_heads: usize,
@@ -64,7 +66,8 @@ impl CrossAttention {
             candle_core::bail!("{count} heads of width {head_dim} are too large")
         };
         let linear = |columns, rows, name| {
-            Ok::<_, Error>(Linear::try_from(linear_b(columns, rows, config.bias, vb.pp(name))?)?)
+            let bias = if name == "o_proj" { config.output_bias } else { config.bias };
+            Ok::<_, Error>(Linear::try_from(linear_b(columns, rows, bias, vb.pp(name))?)?)
         };
         Ok(Self {
             q_proj: linear(stack.hidden_size, queries, "q_proj")?,
@@ -75,6 +78,7 @@ impl CrossAttention {
             o_proj: linear(queries, stack.hidden_size, "o_proj")?,
             scores: Scores { scaling: config.scaling, softcap: config.softcap },
             rounding: None,
+            softmax_dtype: None,
             inputs: InputRounding::Exact,
             num_attention_heads: count,
             num_key_value_heads: kv_heads,
@@ -94,6 +98,7 @@ impl CrossAttention {
         let queries = self.q_proj.forward(&self.inputs.round(x)?)?; // [batch, seq, heads · head_dim]
         let is_one_pass = matches!(self.keys, KeysValues::Packed(_))
             && self.rounding.is_none()
+            && self.softmax_dtype.is_none()
             && !x.track_op()
             && !place.encoded.states().track_op();
         let attended = match queries.dtype() {
@@ -129,10 +134,11 @@ impl CrossAttention {
         let seen = SeenAll::of(place, self.num_key_value_heads)?;
         let q = round(self.rounding, heads(queries.clone(), self.head_dim)?)?;
         let seq = q.dim(2)?;
+        let rounding = SoftmaxRounding { attention: self.rounding, own: self.softmax_dtype };
         let chunks = (0..seq).step_by(QUERIES).map(|at| {
             let n = QUERIES.min(seq - at);
             let q = q.narrow(2, at, n)?;
-            attend([&q, &seen.keys, &seen.values], &seen.mask(n)?, self.scores, self.rounding)
+            attend([&q, &seen.keys, &seen.values], &seen.mask(n)?, self.scores, rounding)
         });
         let attended = Tensor::cat(&chunks.collect::<Result<Vec<_>>>()?, 2)?; // [batch, heads, seq, head_dim]
         attended.transpose(1, 2)?.contiguous()?.flatten_from(D::Minus2)
@@ -174,6 +180,16 @@ impl CrossAttention {
         Tensor::from_vec(attended, (batch, seq, self.num_attention_heads * head_dim), &Device::Cpu)
     }
 
+    /// Scales its scores by `head_dim^(-1/2)`.
+    pub(in crate::model) fn scale_by_head_dim(&mut self) {
+        self.scores.scaling = (self.head_dim as f64).powf(-0.5);
+    }
+
+    /// Takes the soft-cap on its scores away.
+    pub(in crate::model) fn remove_softcap(&mut self) {
+        self.scores.softcap = None;
+    }
+
     /// It with its projections packed, those of keys and values into one.
     pub(in crate::model) fn packed(self) -> Result<Self> {
         let keys = match &self.keys {
@@ -189,7 +205,9 @@ impl CrossAttention {
     pub(in crate::model) fn frozen(&self) -> Self {
         let keys = match &self.keys {
             KeysValues::Packed(both) => KeysValues::Packed(both.frozen()),
-            separate => separate.clone(),
+            KeysValues::Separate(keys, values) => {
+                KeysValues::Separate(keys.frozen(), values.frozen())
+            }
         };
         Self { q_proj: self.q_proj.frozen(), keys, o_proj: self.o_proj.frozen(), ..self.clone() }
     }

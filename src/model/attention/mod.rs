@@ -7,6 +7,7 @@ mod one_pass;
 mod padding;
 mod rounding;
 mod softmax;
+mod stray;
 mod visible;
 
 pub use cache::KeyValues;
@@ -14,12 +15,13 @@ pub use cross::CrossAttention;
 pub use encoder::{Encoded, EncoderKeys};
 pub use padding::Padding;
 pub use rounding::AttentionRounding;
+pub(super) use stray::StrayKeys;
 
 use super::identity::Identity;
 use super::norm::{RmsNorm, wide_dtype};
 use super::rope::RotaryEmbedding;
 use crate::checkpoint::{
-    AttentionConfig, Cross, CrossAttentionConfig, LayerAttention, Stack, ValuesFrom,
+    AttentionConfig, Cross, CrossAttentionConfig, LayerAttention, Prefix, Stack, ValuesFrom,
 };
 use crate::kernels::linear::{InputRounding, Linear, PANEL};
 use crate::kernels::number::Float;
@@ -32,7 +34,7 @@ use encoder::{Place, SeenAll};
 use half::{bf16, f16};
 use one_pass::{Added, Heads, OnePass, Rotation, Sight, Source};
 use rounding::round;
-use softmax::{Scores, masked_softmax};
+use softmax::{Scores, SoftmaxRounding, masked_softmax};
 use std::borrow::Cow;
 use visible::{Reach, Visible};
 
@@ -58,11 +60,19 @@ pub struct Attention {
     /// Whether keys of an encoder's states are rotated to their places there, which no family does.
     pub(in crate::model) rotates_encoder_keys: bool,
     pub(in crate::model) rounding: Option<AttentionRounding>,
+    /// What the softmax's scores and weights are rounded to, if to anything.
+    pub(in crate::model) softmax_dtype: Option<DType>,
+    /// Whether values that are the keys' projection are taken behind its norm, which is wrong.
+    pub(in crate::model) values_after_key_norm: bool,
+    /// Keys and values that the file has for a layer that shares another's.
+    pub(in crate::model) stray: Option<StrayKeys>,
     pub(in crate::model) inputs: InputRounding,
     num_attention_heads: usize,
     num_key_value_heads: usize,
     head_dim: usize,
     causal: bool,
+    prefix: Option<Prefix>,
+    first_position: usize,
     /// Whether an encoder's states are seen too.
     merged: bool,
     keys: KeysFrom,
@@ -161,7 +171,7 @@ impl Attention {
                 "a sliding window of 0 tokens, in which no query sees even its own key"
             )
         }
-        let Some(queries) = heads.checked_mul(head_dim) else {
+        let Some(rows) = layer.projections(heads) else {
             candle_core::bail!("{heads} heads of width {head_dim} are too large")
         };
         let keys = match (layer.shares, layer.values) {
@@ -169,34 +179,24 @@ impl Attention {
             (None, ValuesFrom::Keys) => KeysFrom::OneProjection,
             (None, ValuesFrom::Projection) => KeysFrom::Projections,
         };
-        // Rows of each projection: keys' are no more than the queries'.
-        let rows: &[(&str, usize)] = match keys {
-            KeysFrom::Projections => &[
-                ("q_proj", queries),
-                ("k_proj", kv_heads * head_dim),
-                ("v_proj", kv_heads * head_dim),
-            ],
-            KeysFrom::OneProjection => &[("q_proj", queries), ("k_proj", kv_heads * head_dim)],
-            KeysFrom::Layer(_) => &[("q_proj", queries)],
-        };
-        let linear = |columns, rows, name| {
-            Ok::<_, Error>(Linear::try_from(linear_b(columns, rows, config.bias, vb.pp(name))?)?)
+        let linear = |columns, rows, bias, name| {
+            Ok::<_, Error>(Linear::try_from(linear_b(columns, rows, bias, vb.pp(name))?)?)
         };
         let norm = |name| -> Result<RmsNorm> {
             let weight = vb.pp(name).get(head_dim, "weight")?;
             Ok(RmsNorm::of(weight, stack.norm_weight, stack.rms_norm_eps))
         };
         let projections = match vb.contains_tensor("qkv_proj.weight") {
-            true => fused(rows, hidden_size, config.bias, vb.pp("qkv_proj"))?,
+            true => fused(&rows, hidden_size, config.bias, vb.pp("qkv_proj"))?,
             false => rows
                 .iter()
-                .map(|&(name, rows)| linear(hidden_size, rows, name))
+                .map(|&(name, rows)| linear(hidden_size, rows, config.bias, name))
                 .collect::<Result<_>>()?,
         };
         let own = !matches!(keys, KeysFrom::Layer(_));
         Ok(Self {
             projections: Projections::Separate(projections),
-            o_proj: linear(queries, hidden_size, "o_proj")?,
+            o_proj: linear(heads * head_dim, hidden_size, config.output_bias, "o_proj")?,
             norms: HeadNorms {
                 q: config.qk_norm.then(|| norm("q_norm")).transpose()?,
                 k: (config.qk_norm && own).then(|| norm("k_norm")).transpose()?,
@@ -207,16 +207,26 @@ impl Attention {
             sliding_window_behind: layer.sliding_window_behind,
             rotates_encoder_keys: false,
             rounding: None,
+            softmax_dtype: None,
+            values_after_key_norm: false,
+            stray: None,
             inputs: InputRounding::Exact,
             num_attention_heads: heads,
             num_key_value_heads: kv_heads,
             head_dim,
             causal: config.causal,
+            prefix: config.prefix,
+            first_position: config.first_position,
             merged: matches!(config.cross, Some(CrossAttentionConfig { kind: Cross::Merged, .. })),
             keys,
             scores: Scores { scaling: config.scaling, softcap: config.softcap },
             identity: Identity::new(),
         })
+    }
+
+    /// Whether a position sees earlier ones only.
+    pub fn is_causal(&self) -> bool {
+        self.causal
     }
 
     /// The earlier layer whose keys and values it uses, if it has none of its own.
@@ -225,6 +235,11 @@ impl Attention {
             KeysFrom::Layer(earlier) => Some(earlier),
             _ => None,
         }
+    }
+
+    /// Heads of keys and values: its own, or those of the layer that it shares them with.
+    pub fn key_value_heads(&self) -> usize {
+        self.num_key_value_heads
     }
 
     /// Whether it sees an encoder's states beside its own text's.
@@ -236,7 +251,8 @@ impl Attention {
     ///
     /// # Errors
     /// candle's, for shapes that do not fit; keys and values that another model, layer or batch began; of a layer that
-    /// shares another's, any that are not shared; of one that sees an encoder's states, those.
+    /// shares another's, any that are not shared; of a model with a prefix, keys that are kept of a part of it; of one that
+    /// attends to an encoder's states too.
     pub fn forward(&self, x: &Tensor, keys: Keys) -> Result<Tensor> {
         self.forward_beside(x, keys, Beside::default())
     }
@@ -283,6 +299,7 @@ impl Attention {
         place: Option<Place>,
     ) -> Result<Tensor> {
         let (seq, projected) = (x.dim(1)?, self.projected(x)?);
+        let reach = self.reach(&keys, seq)?;
         let (k, v, start) = match keys {
             Keys::Shared(shared) => {
                 let (k, v) = shared.tensors(self.num_key_value_heads)?;
@@ -302,7 +319,7 @@ impl Attention {
         };
         let q = self.queries(&projected, start)?;
         let encoder = place.map(|place| self.encoder_tensors(place)).transpose()?;
-        let mixed = self.mixed([&q, &k, &v], start, padding, encoder.as_ref())?;
+        let mixed = self.mixed([&q, &k, &v], start, reach, padding, encoder.as_ref())?;
         mixed.to_dtype(x.dtype())
     }
 
@@ -312,17 +329,16 @@ impl Attention {
         &self,
         [q, k, v]: [&Tensor; 3],
         start: usize,
+        reach: Reach,
         padding: Option<&Padding>,
         encoder: Option<&SeenAll>,
     ) -> Result<Tensor> {
         let seq = q.dim(2)?;
+        let rounding = SoftmaxRounding { attention: self.rounding, own: self.softmax_dtype };
         let chunks = (0..seq).step_by(QUERIES).map(|at| {
             let n = QUERIES.min(seq - at);
-            let visible = Visible {
-                queries: start + at..start + at + n,
-                keys: 0..start + seq,
-                reach: self.reach(),
-            };
+            let visible =
+                Visible { queries: start + at..start + at + n, keys: 0..start + seq, reach };
             let visible = visible.trimmed();
             let seen = |t: &Tensor| t.narrow(2, visible.keys.start, visible.keys.len());
             let (mut k, mut v) = (seen(k)?, seen(v)?);
@@ -334,17 +350,32 @@ impl Attention {
                 );
                 mask = encoder.beside(&mask)?;
             }
-            attend([&q.narrow(2, at, n)?, &k, &v], &mask, self.scores, self.rounding)
+            attend([&q.narrow(2, at, n)?, &k, &v], &mask, self.scores, rounding)
         });
         let attended = Tensor::cat(&chunks.collect::<Result<Vec<_>>>()?, 2)?; // [batch, heads, seq, head_dim]
         attended.transpose(1, 2)?.contiguous()?.flatten_from(D::Minus2)
     }
 
-    /// How far a query sees.
-    fn reach(&self) -> Reach {
+    /// How many positions from a text's first one on all see one another, of a call with so many: the prefix, if the
+    /// call begins the text. What comes later sees all of it, as it sees whatever was before.
+    fn prefix(&self, keys: &Keys, seq: usize) -> Result<usize> {
+        let Some(prefix) = self.prefix else { return Ok(0) };
+        let Keys::Kept(kept) = keys else { return Ok(prefix.of(seq)) };
+        match prefix {
+            _ if !kept.is_empty() => Ok(0),
+            Prefix::Tokens(all) if all > seq => candle_core::bail!(
+                "the first call with a cache has {seq} tokens of a prefix of {all}: all of it must be in that call"
+            ),
+            prefix => Ok(prefix.of(seq)),
+        }
+    }
+
+    /// How far a query sees in a call with so many positions.
+    fn reach(&self, keys: &Keys, seq: usize) -> Result<Reach> {
         let before = self.sliding_window.unwrap_or(usize::MAX);
         let behind = self.sliding_window.and(self.sliding_window_behind).unwrap_or(before);
-        Reach { before, behind: if self.causal { 1 } else { behind } }
+        let behind = if self.causal { 1 } else { behind };
+        Ok(Reach { before, behind, prefix: self.prefix(keys, seq)? })
     }
 
     /// Queries, keys and values of `x`, `[batch, seq, hidden]`, after norms and rotary embedding, in f32 (f64 in an f64
@@ -371,7 +402,8 @@ impl Attention {
     pub fn forward_projected(&self, qkv: &[Tensor; 3], dtype: DType) -> Result<Tensor> {
         let wide = |x: &Tensor| x.to_dtype(wide_dtype(dtype))?.transpose(1, 2)?.contiguous();
         let [q, k, v] = [wide(&qkv[0])?, wide(&qkv[1])?, wide(&qkv[2])?];
-        let mixed = self.mixed([&q, &k, &v], 0, None, None)?.to_dtype(dtype)?;
+        let reach = self.reach(&Keys::Own, q.dim(2)?)?;
+        let mixed = self.mixed([&q, &k, &v], 0, reach, None, None)?.to_dtype(dtype)?;
         self.o_proj.forward(&self.inputs.round(&mixed)?)
     }
 
@@ -401,6 +433,7 @@ impl Attention {
         let (batch, seq, _) = all.dims3()?;
         let shape = (batch, seq, self.num_attention_heads * self.head_dim);
         let heads = batch * self.num_key_value_heads;
+        let reach = self.reach(&keys, seq)?;
         let mut own = KeyValues::default();
         let kept = match keys {
             Keys::Own => Panelled::Own(own.panels(self.identity, heads, self.head_dim)?),
@@ -414,7 +447,8 @@ impl Attention {
         let encoder = place.map(|place| self.encoder_panels::<T>(place, heads)).transpose()?;
         let query_norm = self.norms.q.as_ref().map(RmsNorm::scale).transpose()?;
         let added = self.added()?;
-        let attended = Rotation::with(Some(&self.rope), start, seq, |rotation| {
+        let first = start + self.first_position;
+        let attended = Rotation::with(Some(&self.rope), first, seq, |rotation| {
             with_slice(all, |all| {
                 threads::operation(|| {
                     let kept = match kept {
@@ -424,7 +458,7 @@ impl Attention {
                         }
                         Panelled::Shared(kept) => kept,
                     };
-                    let sight = Sight::Reach(start, self.reach());
+                    let sight = Sight::Reach(start, reach);
                     let mut sources = vec![Source { panels: &kept, sight, padding }];
                     sources.extend(encoder.map(|(panels, padding)| Source {
                         panels,
@@ -558,9 +592,16 @@ impl Attention {
     pub(super) fn frozen(&self) -> Self {
         let projections = match &self.projections {
             Projections::Packed(all) => Projections::Packed(all.frozen()),
-            separate => separate.clone(),
+            Projections::Separate(all) => {
+                Projections::Separate(all.iter().map(Linear::frozen).collect())
+            }
         };
         Self { projections, o_proj: self.o_proj.frozen(), ..self.clone() }
+    }
+
+    /// Whether its values are the keys' projection.
+    pub(super) fn has_keys_as_values(&self) -> bool {
+        self.keys == KeysFrom::OneProjection
     }
 
     /// Whether its scores are scaled by `head_dim^(-1/2)`.
@@ -621,12 +662,14 @@ impl Attention {
             (KeysFrom::OneProjection, [_, k]) => (k, k),
             _ => candle_core::bail!("the keys and values of another layer are not there"),
         };
-        let k = self.rotated(normed(&self.norms.k, k)?, start)?;
-        Ok([k, normed(&self.norms.v, v)?])
+        let normed_k = normed(&self.norms.k, k)?;
+        let v = if self.values_after_key_norm { &normed_k } else { v };
+        let v = normed(&self.norms.v, v)?;
+        Ok([self.rotated(normed_k, start)?, v])
     }
 
     fn rotated(&self, x: Tensor, start: usize) -> Result<Tensor> {
-        let x = round(self.rounding, x)?;
+        let (x, start) = (round(self.rounding, x)?, start + self.first_position);
         match self.rounding {
             Some(AttentionRounding { rotary_every_op: true, dtype, .. }) => {
                 self.rope.apply_rounded(&x, start, dtype)
@@ -635,12 +678,22 @@ impl Attention {
         }
     }
 
+    /// How many of a text's first tokens may see what comes behind them.
+    pub(super) fn seen_ahead(&self) -> usize {
+        match self.prefix {
+            _ if !self.causal => usize::MAX,
+            None => 0,
+            Some(prefix) => prefix.of(usize::MAX),
+        }
+    }
+
     /// Whether it is computed in one pass, which has no gradient and rounds as norms do that round
     /// once.
     fn is_one_pass(&self, x: &Tensor, encoder: Option<&Place>) -> bool {
         let HeadNorms { q, k, v } = &self.norms;
         let rounds_once = [q, k, v].into_iter().flatten().all(RmsNorm::rounds_once);
-        let exact = rounds_once && self.rounding.is_none();
+        let exact = rounds_once && self.rounding.is_none() && self.softmax_dtype.is_none();
+        let exact = exact && !self.values_after_key_norm;
         let tracked = encoder.is_some_and(|place| place.encoded.states().track_op());
         exact && !tracked && !x.track_op() && x.dtype() != DType::F64
     }
@@ -659,7 +712,7 @@ fn attend(
     [q, k, v]: [&Tensor; 3],
     mask: &Tensor,
     scores: Scores,
-    rounding: Option<AttentionRounding>,
+    rounding: SoftmaxRounding,
 ) -> Result<Tensor> {
     let (batch, heads, n, head_dim) = q.dims4()?;
     let kv_heads = k.dim(1)?;
@@ -668,7 +721,8 @@ fn attend(
     let q = q.contiguous()?.reshape((batch, kv_heads, rows, head_dim))?;
     let products = q.matmul(&k.contiguous()?.t()?)?; // [batch, kv_heads, rows, keys]
     let weights = masked_softmax(&products, scores, rounding, mask)?;
-    round(rounding, weights.matmul(&v.contiguous()?)?)?.reshape((batch, heads, n, head_dim))
+    round(rounding.attention, weights.matmul(&v.contiguous()?)?)?
+        .reshape((batch, heads, n, head_dim))
 }
 
 fn normed(norm: &Option<RmsNorm>, x: &Tensor) -> Result<Tensor> {
@@ -736,18 +790,26 @@ mod tests {
             (2, 1, 516, None, None, true),
         ] {
             let config = AttentionConfig {
+                name: "self_attn",
                 num_attention_heads: heads,
                 bias: false,
+                output_bias: false,
                 qk_norm: heads != 3,
                 v_norm: heads == 2,
                 scaling: (head_dim as f64).powf(-0.5),
                 softcap,
                 causal,
+                prefix: (heads == 3).then_some(Prefix::Tokens(400)),
+                first_position: usize::from(heads == 3),
                 cross: None,
                 layers: vec![LayerAttention {
                     num_key_value_heads: kv_heads,
                     head_dim,
-                    rotated: if heads == 4 { Rotated::Pairs(head_dim / 4) } else { Rotated::All },
+                    rotated: match heads {
+                        4 => Rotated::Pairs(head_dim / 4),
+                        3 => Rotated::First(head_dim / 3 * 2),
+                        _ => Rotated::All,
+                    },
                     values: if heads == 2 { ValuesFrom::Keys } else { ValuesFrom::Projection },
                     shares: None,
                     sliding_window: window,

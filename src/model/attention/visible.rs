@@ -11,6 +11,8 @@ pub(super) struct Reach {
     pub before: usize,
     /// It sees keys behind it at a distance below this; 1 where it sees none.
     pub behind: usize,
+    /// So many first positions all see one another, whatever the rest.
+    pub prefix: usize,
 }
 
 /// A run of queries and keys, by their positions in the text.
@@ -27,8 +29,12 @@ impl Visible {
     /// The keys that the query at a position sees, as indices into `keys`. Never empty where the
     /// query's own key is among them.
     pub fn range(&self, query: usize) -> Range<usize> {
-        let first = query.saturating_sub(self.reach.before - 1);
-        let end = query.saturating_add(self.reach.behind);
+        let Reach { before, behind, prefix } = self.reach;
+        let mut first = query.saturating_sub(before - 1);
+        let mut end = query.saturating_add(behind);
+        if query < prefix {
+            (first, end) = (0, end.max(prefix));
+        }
         let index =
             |position: usize| position.clamp(self.keys.start, self.keys.end) - self.keys.start;
         index(first)..index(end)
@@ -76,7 +82,7 @@ mod tests {
     #[test]
     fn windows() {
         let visible = |before, behind| {
-            let reach = Reach { before, behind };
+            let reach = Reach { before, behind, prefix: 0 };
             Visible { queries: 0..9, keys: 2..9, reach }
         };
         assert_eq!(visible(3, 1).range(4), 0..3); // positions 2, 3, 4
@@ -85,15 +91,26 @@ mod tests {
         assert_eq!(visible(2, 3).range(4), 1..5); // positions 3 to 6
         assert_eq!(visible(usize::MAX, 1).range(8), 0..7);
         assert_eq!(visible(usize::MAX, usize::MAX).range(2), 0..7);
-        let reach = Reach { before: 3, behind: 1 };
+        let reach = Reach { before: 3, behind: 1, prefix: 0 };
         let some = Visible { queries: 5..7, keys: 0..9, reach }.trimmed();
         assert_eq!(some.keys, 3..7);
+    }
+
+    /// Those of the prefix see all of it; the others their window of what is before them.
+    #[test]
+    fn prefixes() {
+        let reach = Reach { before: 3, behind: 1, prefix: 6 };
+        let visible = Visible { queries: 0..9, keys: 0..9, reach };
+        assert_eq!([0, 5].map(|query| visible.range(query)), [0..6, 0..6]);
+        assert_eq!([6, 8].map(|query| visible.range(query)), [4..7, 6..9]);
+        let trimmed = |queries| Visible { queries, ..visible.clone() }.trimmed().keys;
+        assert_eq!([0..2, 3..8, 7..9].map(trimmed), [0..6, 0..8, 5..9]);
     }
 
     #[test]
     fn padding_is_seen_by_itself_alone() -> Result<()> {
         let padding = Padding::new(&Tensor::new(&[[1u32, 1, 0]], &Device::Cpu)?)?;
-        let reach = Reach { before: usize::MAX, behind: usize::MAX };
+        let reach = Reach { before: usize::MAX, behind: usize::MAX, prefix: 0 };
         let visible = Visible { queries: 0..3, keys: 0..3, reach };
         let mask = visible.mask(padding.as_ref(), &Device::Cpu)?.reshape((3, 3))?;
         let hidden = f32::NEG_INFINITY;
