@@ -38,7 +38,7 @@ fn main() -> Result<()> {
     let ids: Vec<u32> = (0..PROMPT as u32).map(|i| 4 + i * 37 % 900).collect();
     let ids = Tensor::from_vec(ids, (1, PROMPT), &Device::Cpu)?;
     let pass = |lockstep: &Lockstep, sides: usize| {
-        let hidden = lockstep.run(&ids, &vec![PROMPT; sides], |_, _, _| Ok(()))?;
+        let hidden = lockstep.run(None, &ids, &vec![PROMPT; sides], |_, _, _| Ok(()))?;
         let all = Tensor::cat(&hidden, 0)?;
         lockstep.model(0).logits(&all.narrow(1, 0, PROMPT / 4)?)?;
         Ok(())

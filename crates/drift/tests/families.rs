@@ -65,7 +65,7 @@ fn sides_in_one_batch_are_sides_alone() {
         let ids = ids.unwrap();
         let lockstep = Lockstep::load(&checkpoint, &sides, &Device::Cpu).unwrap();
         let mut together: Vec<Vec<Vec<Tensor>>> = vec![vec![]; sides.len()];
-        let run = lockstep.run(&ids, &[270; 3], |_, start, lanes| {
+        let run = lockstep.run(None, &ids, &[270; 3], |_, start, lanes| {
             for (all, lane) in together.iter_mut().zip(lanes) {
                 if start == 0 {
                     all.push(vec![]);

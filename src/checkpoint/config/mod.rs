@@ -102,7 +102,12 @@ impl Config {
             stack.may_be_tied = ties == [None; 2] || ties.contains(&Some(true));
             remarks.extend(notes);
             remarks.extend(untrained_activation(&stack));
-            remarks.extend(unusual::remarks(family, &stack));
+            // Two stacks often have one and the same to say.
+            for remark in unusual::remarks(family, &stack) {
+                if !remarks.contains(&remark) {
+                    remarks.push(remark);
+                }
+            }
             let prefix = stack.attention.as_ref().ok().and_then(|attention| attention.prefix);
             remarks.extend(prefix.map(Prefix::remark));
             stacks.push(stack);

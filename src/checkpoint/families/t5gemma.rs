@@ -15,7 +15,7 @@ pub const PROFILE: Profile = Profile {
         end_of_image: None,
         head: "lm_head.out_proj",
     }),
-    // No config of a released one is known here, by which others could be judged.
+    // Only what all of them have in common is known here.
     releases: &[],
     ..gemma2::PROFILE
 };

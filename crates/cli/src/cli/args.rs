@@ -2,13 +2,14 @@
 
 use super::progress::Bytes;
 use super::read;
+use super::target::TargetArgs;
 use super::text::{self, Input};
 use anyhow::{Context, Result};
 use candle_core::{DType, Device};
 use clap::{Args, ValueEnum};
 use gemma_mlp::checkpoint::{Hub, Prefix};
 use gemma_mlp::{Checkpoint, device};
-use gemma_mlp_drift::drift::{SideSpec, Sides};
+use gemma_mlp_drift::drift::{Side, SideSpec, Sides};
 use gemma_mlp_drift::input::{Texts, parse_ids};
 use std::io::{self, Write};
 use std::ops::RangeInclusive;
@@ -23,6 +24,8 @@ pub struct RunArgs {
     #[command(flatten)]
     text: TextArgs,
     #[command(flatten)]
+    target: TargetArgs,
+    #[command(flatten)]
     pub compute: ComputeArgs,
     /// Layers to report, as in 0,3-5 [default: all]
     #[arg(long)]
@@ -30,14 +33,15 @@ pub struct RunArgs {
 }
 
 impl RunArgs {
-    /// The texts as token ids, with what is odd about them.
-    pub fn texts(&self, checkpoint: &Checkpoint) -> Result<Input> {
-        self.text.texts(checkpoint)
+    /// The texts as token ids, with what is odd about them; where there is an encoder, beside the decoder's, which are a
+    /// side's own continuation if nothing else is asked for.
+    pub fn texts(&self, checkpoint: &Checkpoint, side: Side, device: &Device) -> Result<Input> {
+        self.target.beside(self.text.texts(checkpoint)?, checkpoint, side, device)
     }
 
     /// The files that the texts are in.
     pub fn files(&self) -> impl Iterator<Item = PathBuf> {
-        self.text.files()
+        self.text.files().chain(self.target.files())
     }
 
     /// The chosen layers, each once, in order; all if none are chosen.

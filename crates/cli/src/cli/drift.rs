@@ -91,9 +91,10 @@ pub fn run(args: &Args) -> Result<()> {
     check_inputs(&files, run.files())?;
     let checkpoint = run.model.open()?;
     check_inputs(&files, checkpoint.files())?;
-    let Input { ids: texts, remarks } = run.texts(&checkpoint)?;
     let compute = &run.compute;
     let sides = args.sides.sides(compute.dtype());
+    let device = compute.device();
+    let Input { ids: texts, remarks } = run.texts(&checkpoint, sides.a, &device)?;
     let floor_dtype = args.floor_dtype.map_or(checkpoint.run_dtype(), DType::from);
     let score = Score::from(args.score);
     let floor_tokens = match (args.floor_tokens, score) {
@@ -113,7 +114,6 @@ pub fn run(args: &Args) -> Result<()> {
         },
         shard: args.shard.unwrap_or(Shard::WHOLE),
     };
-    let device = compute.device();
     let stop = Interrupt::listen()?;
     let progress = TokenProgress::new(&stop);
     let mut drift = drift(&checkpoint, &texts, &options, &device, |done| progress.set(done))?;

@@ -8,6 +8,7 @@ use super::text::Input;
 use crate::report;
 use anyhow::Result;
 use gemma_mlp::Activation;
+use gemma_mlp_drift::drift::Side;
 use gemma_mlp_drift::forward::{ForwardOptions, forward};
 use gemma_mlp_drift::input::TokenIds;
 use std::path::{Path, PathBuf};
@@ -56,16 +57,19 @@ pub fn run(args: &Args) -> Result<()> {
     check_inputs(&files, run.files())?;
     let checkpoint = run.model.open()?;
     check_inputs(&files, checkpoint.files())?;
-    let Input { ids, remarks } = run.texts(&checkpoint)?;
+    let device = run.compute.device();
+    let activation = Option::from(args.activation);
+    let meant = checkpoint.config().decoder().activation.value;
+    let side = Side::new(activation.unwrap_or(meant), run.compute.dtype());
+    let Input { ids, remarks } = run.texts(&checkpoint, side, &device)?;
     let ids = TokenIds::batched(ids)?;
     let options = ForwardOptions {
-        activation: args.activation.into(),
+        activation,
         dtype: run.compute.dtype(),
         layers: run.layers(&checkpoint)?,
         keep: args.out.is_some(),
     };
     let progress = Progress::new(options.layers.len(), "layers");
-    let device = run.compute.device();
     let mut forward = forward(&checkpoint, &ids, &options, &device, |done| progress.set(done))?;
     drop(progress);
     forward.summary.remarks.extend(remarks);

@@ -17,6 +17,7 @@ mod plot;
 mod progress;
 mod report;
 mod save;
+mod target;
 mod text;
 mod tokens;
 mod verify;

@@ -2,6 +2,7 @@
 
 use super::checks::{WEIGHTS, first_mlp_sha256};
 use super::layer_pass::{Flow, LayerPass, Values, has};
+use super::models::one_stack;
 use super::point::{Place, Point};
 use crate::dump_file;
 use crate::error::{Error, Result};
@@ -71,6 +72,7 @@ pub fn capture(
     device: &Device,
     mut progress: impl FnMut(f64) -> ControlFlow<()>,
 ) -> Result<Capture> {
+    one_stack(checkpoint)?;
     ids.check(checkpoint.config().stacks[0].vocab_size)?;
     for &layer in &options.layers {
         checkpoint.block(layer)?;

@@ -16,12 +16,23 @@ pub(super) struct Models {
     pub(super) beside: Gemma,
 }
 
+/// Whether a checkpoint has one stack of layers alone, whose dumps are read.
+///
+/// # Errors
+/// One of an encoder and a decoder.
+pub(super) fn one_stack(checkpoint: &Checkpoint) -> Result<()> {
+    let lacks = "whose dumps are neither captured nor compared so far";
+    let family = checkpoint.config().family;
+    checkpoint.config().encoder().map_or(Ok(()), |_| Err(Error::TwoStacks { family, lacks }))
+}
+
 impl Models {
     pub(super) fn load(
         checkpoint: &Checkpoint,
         arithmetic: &Arithmetic,
         device: &Device,
     ) -> Result<Self> {
+        one_stack(checkpoint)?;
         let ours = Gemma::load(checkpoint, device, DType::F32)?;
         let beside = match arithmetic.dtype {
             // Packed weights are unpacked to f64 as they are used, one matrix at a time.

@@ -1,20 +1,22 @@
 //! The loss's gradient through a model, layer by layer.
 
 use super::head::loss;
+use super::stacks::Stacks;
 use crate::error::{Error, Result};
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Tensor, Var};
 use gemma_mlp::internal::wide_dtype;
-use gemma_mlp::model::{Attention, Gemma, KeyValues, Layer, LayerVariables, Pass};
+use gemma_mlp::model::{Attention, Encoded, Gemma, KeyValues, Layer, LayerVariables, Pass};
 use std::collections::BTreeMap;
 
 /// A model's pass over a text: forward, and then backward from saved residual streams, so that the gradients of one
 /// layer are held at a time.
 pub(super) struct Backward {
-    gemma: Gemma,
+    stacks: Stacks,
     ids: Tensor,
-    /// What enters each layer, `[1, seq, …]`.
+    /// What enters each layer, `[1, seq, …]`; of two stacks the encoder's first.
     streams: Vec<Tensor>,
+    encoder: Option<EncoderPass>,
     /// What the layers get beside it, `[1, seq, layers, size]`.
     per_layer_inputs: Option<Tensor>,
     /// The keys and values that a layer lends, and the gradients for them of the layers that share them so far.
@@ -25,6 +27,18 @@ pub(super) struct Backward {
     gradient: Tensor,
     /// The gradients for what the layers so far got beside it, `[1, seq, size]` each, by layer.
     of_inputs: BTreeMap<usize, Tensor>,
+}
+
+/// What an encoder read, and what the decoder's layers so far say of its states.
+struct EncoderPass {
+    source: Tensor,
+    /// What its last layer returned, and its normed states, `[1, seq, hidden]`.
+    last: Tensor,
+    states: Tensor,
+    /// The gradient for the states.
+    gradient: Tensor,
+    /// That for the decoder's scaled embeddings, once its layers are done.
+    of_decoder: Option<Tensor>,
 }
 
 /// Keys and values, `[1, kv_heads, seq, head_dim]` each.
@@ -44,15 +58,29 @@ pub(super) struct MatrixGradients {
 }
 
 impl Backward {
-    /// The forward pass over ids `[1, seq]`, and back through head and final norm.
-    pub(super) fn new(gemma: &Gemma, ids: &Tensor, labels: &[Option<u32>]) -> Result<Self> {
-        let gemma = gemma.frozen();
-        let Some(head) = gemma.head() else {
+    /// The forward pass over ids `[1, seq]`, beside what an encoder reads, and back through head and final norm.
+    pub(super) fn new(
+        stacks: &Stacks,
+        source: Option<&Tensor>,
+        ids: &Tensor,
+        labels: &[Option<u32>],
+    ) -> Result<Self> {
+        let stacks = stacks.frozen();
+        let decoder = &stacks.decoder;
+        let Some(head) = decoder.head() else {
             return Err(Error::NoHead { lacks: "has no loss" });
         };
-        let (mut x, mut pass) = gemma.begin(ids, Pass::new())?;
         let (mut streams, mut lent) = (vec![], BTreeMap::new());
-        for layer in gemma.layers() {
+        let encoder = match (&stacks.encoder, source) {
+            (Some(encoder), Some(source)) => Some(EncoderPass::new(encoder, source, &mut streams)?),
+            _ => None,
+        };
+        let pass = match &encoder {
+            Some(own) => Pass::new().with_encoded(Encoded::new(own.states.clone(), None)?),
+            None => Pass::new(),
+        };
+        let (mut x, mut pass) = decoder.begin(ids, pass)?;
+        for layer in decoder.layers() {
             streams.push(x.clone());
             x = layer.forward(&x, &mut pass)?;
             if let Some(tensors) = lent_by(layer, &pass)? {
@@ -60,21 +88,42 @@ impl Backward {
             }
         }
         let last = Var::from_tensor(&x)?;
-        let hidden = gemma.final_norm(&last)?;
+        let hidden = decoder.final_norm(&last)?;
         let (loss, gradient) = loss(head, &hidden.detach().get(0)?, labels)?;
         let pulled = pull(&hidden, &gradient.unsqueeze(0)?)?.backward()?;
         let gradient = of(&pulled, &last)?;
         let per_layer_inputs = pass.per_layer_inputs().cloned();
         let (ids, of_inputs) = (ids.clone(), BTreeMap::new());
-        Ok(Self { gemma, ids, streams, per_layer_inputs, lent, loss, gradient, of_inputs })
+        Ok(Self {
+            stacks,
+            ids,
+            streams,
+            encoder,
+            per_layer_inputs,
+            lent,
+            loss,
+            gradient,
+            of_inputs,
+        })
     }
 
     /// Goes back through a layer, the last one first: leaves the gradient for what enters it, and returns those of its
     /// matrices.
     pub(super) fn layer(&mut self, index: usize) -> Result<MatrixGradients> {
-        let (layer, variables) = self.gemma.layers()[index].with_variables()?;
+        let encoder_layers = self.stacks.encoder_layers();
+        if index + 1 == encoder_layers {
+            self.enter_encoder()?;
+        }
+        let (layer, variables) = self.stacks.layer(index).with_variables()?;
         let x = Var::from_tensor(&self.streams[index])?;
-        let mut pass = Pass::new();
+        let states = self.encoder.as_ref().filter(|_| index >= encoder_layers);
+        let states = states.map(|own| Var::from_tensor(&own.states)).transpose()?;
+        let mut pass = match &states {
+            Some(states) => {
+                Pass::new().with_encoded(Encoded::new(states.as_tensor().clone(), None)?)
+            }
+            None => Pass::new(),
+        };
         let inputs = self.per_layer_inputs.as_ref().map(Var::from_tensor).transpose()?;
         pass.set_per_layer_inputs(inputs.as_ref().map(|inputs| inputs.as_tensor().clone()));
         let shared = match layer.attention().and_then(Attention::shares) {
@@ -95,10 +144,24 @@ impl Backward {
             let own = of(&pulled, inputs)?.narrow(2, index, 1)?.squeeze(2)?;
             self.of_inputs.insert(index, own);
         }
+        if let (Some(states), Some(own)) = (&states, &mut self.encoder) {
+            own.gradient = (&own.gradient + of(&pulled, states)?)?;
+        }
         if let Some((lender, [k, v])) = &shared {
             self.add_lent(*lender, [of(&pulled, k)?, of(&pulled, v)?])?;
         }
         MatrixGradients::new(&pulled, &variables)
+    }
+
+    /// Goes from the decoder's first layer to what the encoder's last one returned.
+    fn enter_encoder(&mut self) -> Result<()> {
+        let (Some(own), Some(encoder)) = (&mut self.encoder, &self.stacks.encoder) else {
+            return Err(broken("a decoder beside no encoder".into()));
+        };
+        let last = Var::from_tensor(&own.last)?;
+        let pulled = pull(&encoder.final_norm(&last)?, &own.gradient)?.backward()?;
+        own.of_decoder = Some(std::mem::replace(&mut self.gradient, of(&pulled, &last)?));
+        Ok(())
     }
 
     /// Lends a layer's keys and values in a pass, as variables.
@@ -122,17 +185,44 @@ impl Backward {
         Ok(())
     }
 
-    /// The gradient for the scaled embeddings, `[1, seq, hidden]`, once all layers are done.
+    /// The gradient for the scaled embeddings, once all layers are done: `[1, seq, hidden]`; of two stacks the encoder's
+    /// and the decoder's, one behind the other, `[both seq · hidden]`.
     pub(super) fn input(&self) -> Result<Tensor> {
-        let embedded = Var::from_tensor(&self.gemma.embed(&self.ids)?)?;
-        let (x, pass) = self.gemma.begin_embedded(&self.ids, &embedded, Pass::new())?;
-        let mut pulls = pull(&x, &self.gradient)?;
+        match (&self.encoder, &self.stacks.encoder) {
+            (Some(EncoderPass { source, of_decoder: Some(gradient), .. }), Some(encoder)) => {
+                let of_encoder = self.embedded(encoder, source, &self.gradient)?;
+                let of_decoder = self.embedded(&self.stacks.decoder, &self.ids, gradient)?;
+                Ok(Tensor::cat(&[of_encoder.flatten_all()?, of_decoder.flatten_all()?], 0)?)
+            }
+            _ => self.embedded(&self.stacks.decoder, &self.ids, &self.gradient),
+        }
+    }
+
+    /// The gradient for a stack's scaled embeddings, from that for what enters its first layer.
+    fn embedded(&self, gemma: &Gemma, ids: &Tensor, gradient: &Tensor) -> Result<Tensor> {
+        let embedded = Var::from_tensor(&gemma.embed(ids)?)?;
+        let (x, pass) = gemma.begin_embedded(ids, &embedded, Pass::new())?;
+        let mut pulls = pull(&x, gradient)?;
         for (&layer, gradient) in &self.of_inputs {
             if let Some(input) = pass.per_layer_input(layer)? {
                 pulls = (pulls + pull(&input, gradient)?)?;
             }
         }
         of(&pulls.backward()?, &embedded)
+    }
+}
+
+impl EncoderPass {
+    /// The forward pass over a source `[1, seq]`, which keeps what enters each layer.
+    fn new(encoder: &Gemma, source: &Tensor, streams: &mut Vec<Tensor>) -> Result<Self> {
+        let (mut x, mut pass) = encoder.begin(source, Pass::new())?;
+        for layer in encoder.layers() {
+            streams.push(x.clone());
+            x = layer.forward(&x, &mut pass)?;
+        }
+        let states = encoder.final_norm(&x)?;
+        let gradient = states.zeros_like()?;
+        Ok(Self { source: source.clone(), last: x, states, gradient, of_decoder: None })
     }
 }
 
@@ -230,13 +320,14 @@ mod tests {
             let dir = format!("{}/tests/goldens/families/{name}", env!("CARGO_MANIFEST_DIR"));
             let goldens =
                 candle_core::safetensors::load(format!("{dir}/golden.safetensors"), &Device::Cpu)?;
-            let gemma = Gemma::load(&Checkpoint::open(dir)?, &Device::Cpu, DType::F64)?;
+            let stacks = Stacks::load(&Checkpoint::open(dir)?, DType::F64, &Device::Cpu)?;
+            let gemma = &stacks.decoder;
             let texts = goldens["input_ids"].to_dtype(DType::U32)?;
             let (mut sums, mut loss) = (HashMap::<String, Tensor>::new(), 0.0);
             for text in texts.chunk(texts.dim(0)?, 0)? {
                 let ids = text.get(0)?.to_vec1::<u32>()?;
                 let labels: Vec<_> = ids[1..].iter().copied().map(Some).chain([None]).collect();
-                let mut pass = Backward::new(&gemma, &text, &labels)?;
+                let mut pass = Backward::new(&stacks, None, &text, &labels)?;
                 loss += pass.loss / texts.dim(0)? as f64;
                 for layer in (0..gemma.layers().len()).rev() {
                     let MatrixGradients { mlp, per_layer, experts } = pass.layer(layer)?;
@@ -258,7 +349,7 @@ mod tests {
                         sums.insert(name, sum);
                     }
                 }
-                let far = distance(&by_autograd(&gemma, &text)?, &pass.input()?)?;
+                let far = distance(&by_autograd(gemma, &text)?, &pass.input()?)?;
                 assert!(far < 1e-12, "{name}: {far:e} for the embeddings");
             }
             assert!((loss / goldens["loss"].get(0)?.to_scalar::<f64>()? - 1.0).abs() < 1e-6);
@@ -268,6 +359,60 @@ mod tests {
             for matrix in names {
                 let far = distance(&goldens[matrix], &sums[matrix])?;
                 assert!(far < bound, "{name} {matrix}: {far:e}");
+            }
+        }
+        Ok(())
+    }
+    /// The same through an encoder's states and both stacks.
+    #[test]
+    fn the_gradients_of_both_stacks_are_transformers() -> Result<()> {
+        for name in ["t5gemma", "t5gemma2-odd", "t5gemma2-even"] {
+            let dir = format!("{}/tests/goldens/families/{name}", env!("CARGO_MANIFEST_DIR"));
+            let goldens =
+                candle_core::safetensors::load(format!("{dir}/golden.safetensors"), &Device::Cpu)?;
+            let stacks = Stacks::load(&Checkpoint::open(dir)?, DType::F64, &Device::Cpu)?;
+            let ids = |name: &str| goldens[name].to_dtype(DType::U32);
+            let (sources, texts, masks) =
+                (ids("encoder_ids")?, ids("decoder_ids")?, ids("encoder_mask")?);
+            let (mut sums, mut loss) = (HashMap::<String, Tensor>::new(), 0.0);
+            for text in 0..2 {
+                // Padding is left out: the texts run one by one.
+                let tokens = masks.get(text)?.sum_all()?.to_scalar::<u32>()? as usize;
+                let source = sources.narrow(0, text, 1)?.narrow(1, 0, tokens)?;
+                let target = texts.narrow(0, text, 1)?;
+                let ids = target.get(0)?.to_vec1::<u32>()?;
+                let labels: Vec<_> = ids[1..].iter().copied().map(Some).chain([None]).collect();
+                let mut pass = Backward::new(&stacks, Some(&source), &target, &labels)?;
+                loss += pass.loss / 2.0;
+                for layer in (0..stacks.layers().count()).rev() {
+                    let MatrixGradients { mlp, .. } = pass.layer(layer)?;
+                    let (stack, at) = match layer.checked_sub(stacks.encoder_layers()) {
+                        None => ("encoder", layer),
+                        Some(at) => ("decoder", at),
+                    };
+                    for (matrix, gradient) in ["gate_proj", "up_proj", "down_proj"].iter().zip(mlp)
+                    {
+                        let name = format!("grad.{stack}.layers.{at}.mlp.{matrix}");
+                        let gradient = (gradient / 2.0)?;
+                        let sum = match sums.remove(&name) {
+                            Some(sum) => (sum + gradient)?,
+                            None => gradient,
+                        };
+                        sums.insert(name, sum);
+                    }
+                }
+                let widths = [&source, &target].map(|ids| ids.elem_count());
+                let hidden = |gemma: &Gemma| gemma.embed(&target.narrow(1, 0, 1)?)?.dim(2);
+                let encoder = hidden(stacks.encoder.as_ref().unwrap())?;
+                let expected = widths[0] * encoder + widths[1] * hidden(&stacks.decoder)?;
+                assert_eq!(pass.input()?.dims(), [expected]);
+            }
+            assert!((loss / goldens["loss"].get(0)?.to_scalar::<f64>()? - 1.0).abs() < 1e-6);
+            let names: Vec<_> = goldens.keys().filter(|name| name.starts_with("grad.")).collect();
+            assert_eq!((names.len(), sums.len()), (3 * stacks.gates(), 3 * stacks.gates()));
+            for matrix in names {
+                let far = distance(&goldens[matrix], &sums[matrix])?;
+                assert!(far < 1e-6, "{name} {matrix}: {far:e}");
             }
         }
         Ok(())

@@ -128,6 +128,16 @@ pub static DIFFERENCES: &[Difference] = &[
         change: Model(&[V::WindowIgnored]),
     },
     Difference {
+        name: "encoder: sliding window of one reach to both sides",
+        source: "T5Gemma 2's encoder with Gemma 3's window, half of it to each side",
+        change: Model(&[V::WindowSymmetric]),
+    },
+    Difference {
+        name: "cross attention: keys of the encoder's states rotated",
+        source: "T5Gemma 2's merged attention, with all its keys rotated alike",
+        change: Model(&[V::EncoderKeysRotated]),
+    },
+    Difference {
         name: "sliding window one shorter",
         source: "off by one",
         change: Model(&[V::WindowLonger(-1)]),

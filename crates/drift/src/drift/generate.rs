@@ -2,12 +2,12 @@
 
 use super::lockstep::{Caches, Lockstep};
 use super::result::CheckpointSummary;
-use super::side::Sides;
+use super::side::{Side, Sides};
 use crate::error::{Error, Result};
-use crate::input::{TokenIds, text_remarks, without_texts};
+use crate::input::{Texts, TokenIds, source_remark, text_remarks, without_texts};
 use candle_core::{DType, Device, Tensor};
 use gemma_mlp::Checkpoint;
-use gemma_mlp::checkpoint::{Prefix, Remark};
+use gemma_mlp::checkpoint::{Prefix, Remark, RemarkKind};
 use serde::Serialize;
 use std::ops::ControlFlow;
 
@@ -21,7 +21,7 @@ pub struct Generation {
     pub checkpoint: CheckpointSummary,
     /// The sides.
     pub sides: Sides,
-    /// The prompt's token ids.
+    /// The prompt's token ids, which the encoder reads where there is one.
     pub prompt: Vec<u32>,
     /// The continuation under side a.
     pub a: Continuation,
@@ -62,7 +62,8 @@ pub struct Parting {
 }
 
 /// Continues a prompt by at most `length` tokens, always with the likeliest, under both sides in
-/// lockstep. Of equal logits the lower id wins. A side ends at an end-of-text token.
+/// lockstep; where there is an encoder, it reads the prompt, and the decoder begins with BOS. Of equal logits the lower
+/// id wins. A side ends at an end-of-text token.
 ///
 /// `progress` is called after each token with how many there are; returning
 /// [`ControlFlow::Break`] ends the run with what there is.
@@ -76,22 +77,100 @@ pub fn generate(
     sides: Sides,
     length: usize,
     device: &Device,
-    mut progress: impl FnMut(usize) -> ControlFlow<()>,
+    progress: impl FnMut(usize) -> ControlFlow<()>,
 ) -> Result<Generation> {
+    let encoder = checkpoint.config().encoder();
+    let lockstep = load(checkpoint, &[sides.a, sides.b], device)?;
+    let continued = continuations(checkpoint, &lockstep, prompt, length, device, progress)?;
+    let mut continuations = <[Continuation; 2]>::try_from(continued).unwrap_or_default();
+    for side in &mut continuations {
+        side.text = checkpoint.decode(&side.ids).ok();
+    }
+    let [a, b] = continuations;
+    let at_once = prompt.len() + a.ids.len().max(b.ids.len());
+    let mut remarks = checkpoint.remarks().to_vec();
+    match encoder {
+        None => remarks.extend(text_remarks(checkpoint, [prompt].into_iter(), at_once)),
+        Some(_) => {
+            let text = "the encoder reads the prompt; the decoder begins with BOS alone";
+            remarks.push(Remark::note(RemarkKind::Chosen, text));
+            remarks.extend(source_remark(checkpoint, &prompt.to_vec().into()));
+        }
+    }
+    remarks.extend(without_texts(checkpoint, prompt));
+    Ok(Generation {
+        schema: 2,
+        checkpoint: CheckpointSummary::new(checkpoint),
+        sides,
+        prompt: prompt.to_vec(),
+        parting: parting(checkpoint, &a, &b),
+        a,
+        b,
+        remarks,
+    })
+}
+
+/// What a decoder reads beside each of some sources where nothing else is asked for: BOS, and what a side's model goes on
+/// with, at most `length` tokens, as in [`generate`].
+///
+/// # Errors
+/// Those of [`generate`]; a model without an encoder.
+pub fn continued_targets(
+    checkpoint: &Checkpoint,
+    sources: &Texts,
+    side: Side,
+    length: usize,
+    device: &Device,
+) -> Result<Texts> {
     let config = checkpoint.config();
-    TokenIds::single(prompt.to_vec())?.check(config.stacks[0].vocab_size)?;
+    if config.encoder().is_none() {
+        return Err(Error::NoEncoder { family: config.family });
+    }
+    let lockstep = load(checkpoint, &[side], device)?;
+    let target = |source: &[u32]| -> Result<Vec<u32>> {
+        let go_on = |_| ControlFlow::Continue(());
+        let continued = continuations(checkpoint, &lockstep, source, length, device, go_on)?;
+        let ids = continued.into_iter().flat_map(|side| side.ids);
+        Ok(std::iter::once(config.bos_token_id).chain(ids).collect())
+    };
+    sources.iter().map(target).collect()
+}
+
+fn load(checkpoint: &Checkpoint, sides: &[Side], device: &Device) -> Result<Lockstep> {
+    checkpoint.attention()?;
+    let lockstep = Lockstep::load(checkpoint, sides, device)?;
+    match lockstep.model(0).head() {
+        Some(_) => Ok(lockstep),
+        None => Err(Error::NoHead { lacks: "generates no text" }),
+    }
+}
+
+/// How each side of a lockstep continues a prompt.
+fn continuations(
+    checkpoint: &Checkpoint,
+    lockstep: &Lockstep,
+    prompt: &[u32],
+    length: usize,
+    device: &Device,
+    mut progress: impl FnMut(usize) -> ControlFlow<()>,
+) -> Result<Vec<Continuation>> {
+    let (config, mut caches) = (checkpoint.config(), Caches::default());
+    let prompt_ids = TokenIds::single(prompt.to_vec())?;
+    prompt_ids.check(config.encoder().unwrap_or(config.decoder()).vocab_size)?;
     if let Some(Prefix::Tokens(prefix)) = checkpoint.attention()?.prefix
         && prefix > prompt.len()
     {
         return Err(Error::Prefix { prompt: prompt.len(), prefix });
     }
-    let lockstep = Lockstep::load(checkpoint, &[sides.a, sides.b], device)?;
-    if lockstep.model(0).head().is_none() {
-        return Err(Error::NoHead { lacks: "generates no text" });
-    }
-    let mut caches = Caches::default();
-    let mut continuations = [Continuation::default(), Continuation::default()];
-    let mut ids = vec![prompt.to_vec(); 2];
+    let begins = match config.encoder() {
+        Some(_) => {
+            lockstep.begin(&prompt_ids.tensor(device)?, &mut caches)?;
+            vec![config.bos_token_id]
+        }
+        None => prompt.to_vec(),
+    };
+    let mut ids = vec![begins; lockstep.sides()];
+    let mut continuations = vec![Continuation::default(); lockstep.sides()];
     for step in 0..length {
         let logits = lockstep.next(&ids, &mut caches)?;
         for ((side, logits), ids) in continuations.iter_mut().zip(&logits).zip(&mut ids) {
@@ -107,24 +186,7 @@ pub fn generate(
             break;
         }
     }
-    for side in &mut continuations {
-        side.text = checkpoint.decode(&side.ids).ok();
-    }
-    let [a, b] = continuations;
-    let at_once = prompt.len() + a.ids.len().max(b.ids.len());
-    let mut remarks = checkpoint.remarks().to_vec();
-    remarks.extend(text_remarks(checkpoint, [prompt].into_iter(), at_once));
-    remarks.extend(without_texts(checkpoint, prompt));
-    Ok(Generation {
-        schema: 2,
-        checkpoint: CheckpointSummary::new(checkpoint),
-        sides,
-        prompt: prompt.to_vec(),
-        parting: parting(checkpoint, &a, &b),
-        a,
-        b,
-        remarks,
-    })
+    Ok(continuations)
 }
 
 fn parting(checkpoint: &Checkpoint, a: &Continuation, b: &Continuation) -> Option<Parting> {

@@ -6,7 +6,7 @@ use super::metrics::{Metrics, nan_from_null};
 use super::options::DriftOptions;
 use super::side::distinct;
 use crate::error::{Error, Result};
-use crate::input::{Texts, TokenIds};
+use crate::input::Texts;
 use candle_core::{Device, Tensor};
 use gemma_mlp::Checkpoint;
 use serde::{Deserialize, Serialize};
@@ -21,7 +21,7 @@ pub struct GradientDrift {
     pub gradient_tokens: usize,
     /// The loss of a and of b, in nats.
     pub loss: [f64; 2],
-    /// The gradient for the scaled input embeddings.
+    /// The gradient for the scaled input embeddings; where there is an encoder, for its and the decoder's together.
     pub input_gradient: GradientMetrics,
     /// The gradients of every layer's weights, from the first layer on.
     pub gradients: Vec<LayerGradients>,
@@ -129,14 +129,15 @@ pub fn gradient_drift(
     let windows = options.windows(checkpoint, texts)?;
     let window = windows.iter().next().filter(|window| window.ids.len() > 1);
     let window = window.ok_or(Error::NoLoss)?;
-    let ids = TokenIds::single(window.ids.clone())?;
+    let ids = window.token_ids()?;
     let (pair, floor) = (options.sides, options.floor_sides);
     let (sides, [a, b, floor_a, floor_b]) = distinct([pair.a, pair.b, floor.a, floor.b]);
     let lockstep = Lockstep::load(checkpoint, &sides, device)?;
     let labels: Vec<_> = window.ids[1..].iter().copied().map(Some).chain([None]).collect();
+    let source = ids.source().map(|source| source.tensor(device)).transpose()?;
     let ids = ids.tensor(device)?;
     let mut passes = (0..sides.len())
-        .map(|side| Backward::new(&lockstep.model(side), &ids, &labels))
+        .map(|side| Backward::new(&lockstep.stacks(side), source.as_ref(), &ids, &labels))
         .collect::<Result<Vec<_>>>()?;
     let mut gradients = vec![];
     for index in (0..lockstep.layers()).rev() {

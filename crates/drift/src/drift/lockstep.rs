@@ -1,18 +1,21 @@
 //! Several sides of one model, layer by layer in one pass over the text.
 
 use super::side::Side;
+use super::stacks::{Stacks, shares};
 use crate::error::Result;
 use candle_core::{DType, Device, Tensor};
 use gemma_mlp::Checkpoint;
-use gemma_mlp::internal::{should_pack, threads::awake};
+use gemma_mlp::internal::threads::awake;
 use gemma_mlp::mlp::{GateUp, Gating, GemmaMlp};
-use gemma_mlp::model::{Attended, Cache, Gemma, Layer, Pass};
+use gemma_mlp::model::{Attended, Cache, Encoded, Gemma, Layer, Pass};
+use std::ops::Range;
 
 /// Positions that go through a block at a time: few enough for what lies between its matrices to
 /// stay in a large cache, and to be memory that the allocator keeps.
 const POSITIONS: usize = 256;
 
-/// Models that differ by their sides alone. Sides of one dtype run as one batch, so that every
+/// Models that differ by their sides alone, of one stack of layers or of an encoder's and a decoder's, whose layers are
+/// counted from the encoder's first one on. Sides of one dtype run as one batch, so that every
 /// weight is read once for all of them; sides whose weights have the same values share these.
 pub struct Lockstep {
     groups: Vec<Group>,
@@ -22,7 +25,7 @@ pub struct Lockstep {
 
 /// The sides of one dtype.
 struct Group {
-    gemma: Gemma,
+    stacks: Stacks,
     sides: Vec<Side>,
 }
 
@@ -51,12 +54,12 @@ impl Lockstep {
         let mut groups: Vec<Group> = vec![];
         let mut places = vec![];
         for &side in sides {
-            let at = match groups.iter().position(|group| group.gemma.dtype() == side.dtype) {
+            let at = match groups.iter().position(|group| group.stacks.dtype() == side.dtype) {
                 Some(at) => at,
                 None => {
-                    let known = groups.iter().map(|group| &group.gemma);
-                    let gemma = load_sharing(checkpoint, known, side.dtype, device)?;
-                    groups.push(Group { gemma, sides: vec![] });
+                    let known = groups.iter().map(|group| &group.stacks);
+                    let stacks = Stacks::load_sharing(checkpoint, known, side.dtype, device)?;
+                    groups.push(Group { stacks, sides: vec![] });
                     groups.len() - 1
                 }
             };
@@ -66,11 +69,16 @@ impl Lockstep {
         Ok(Self { groups, places })
     }
 
-    /// The model of a side, under its activation.
+    /// The model of a side, under its activation; of two stacks the decoder.
     pub fn model(&self, side: usize) -> Gemma {
+        self.stacks(side).decoder
+    }
+
+    /// The model of a side, under its activation.
+    pub(super) fn stacks(&self, side: usize) -> Stacks {
         let (group, place) = self.places[side];
-        let Group { gemma, sides } = &self.groups[group];
-        gemma.with_activation(sides[place].activation).with_rounding(sides[place].rounding)
+        let Group { stacks, sides } = &self.groups[group];
+        stacks.of_side(sides[place])
     }
 
     /// The embedding of a text, of unit length, from a side's normed hidden states, `[1, seq, hidden]`: `[1, dim]`.
@@ -78,7 +86,7 @@ impl Lockstep {
     /// # Errors
     /// candle's, for shapes that do not fit.
     pub fn embedding(&self, side: usize, hidden: &Tensor) -> Result<Tensor> {
-        let gemma = &self.groups[self.places[side].0].gemma;
+        let gemma = &self.groups[self.places[side].0].stacks.decoder;
         Ok(Gemma::normalized(&gemma.pooled(hidden, None)?)?)
     }
 
@@ -93,45 +101,96 @@ impl Lockstep {
         self.places[a].0 == self.places[b].0
     }
 
+    /// How many sides there are.
+    pub fn sides(&self) -> usize {
+        self.places.len()
+    }
+
     /// How many layers there are.
     pub fn layers(&self) -> usize {
-        self.groups.first().map_or(0, |group| group.gemma.layers().len())
+        self.groups.first().map_or(0, |group| group.stacks.layers().count())
     }
 
     /// How many GELUs each side computes, all of which follow its activation.
     pub fn gates(&self) -> usize {
-        self.groups.first().map_or(0, |group| group.gemma.gates())
+        self.groups.first().map_or(0, |group| group.stacks.gates())
+    }
+
+    /// How many of them are an encoder's.
+    pub fn encoder_layers(&self) -> usize {
+        self.groups.first().map_or(0, |group| group.stacks.encoder_layers())
     }
 
     /// Runs all sides on ids `[1, seq]`, each on as many of the first ones as `lengths` says (or
-    /// more: sides of one dtype run as far as the longest of them). Returns each side's normed
-    /// hidden states, `[1, seq, hidden]`.
+    /// more: sides of one dtype run as far as the longest of them), beside the whole of a source `[1, seq]`, which an
+    /// encoder reads. Returns each side's normed hidden states, `[1, seq, hidden]`.
     ///
     /// `watch` is handed every layer in pieces of 256 positions: the layer's index, the
     /// first position, and a step per side, which has none of the positions behind its end.
     ///
     /// # Errors
-    /// An id out of the vocabulary, those of `watch`.
+    /// An id out of the vocabulary, a source that is missing, those of `watch`.
     pub fn run(
         &self,
+        source: Option<&Tensor>,
         ids: &Tensor,
         lengths: &[usize],
         mut watch: impl FnMut(usize, usize, &[LaneStep]) -> Result<()>,
     ) -> Result<Vec<Tensor>> {
+        let encoded = match source {
+            Some(source) => self.encode(source, &mut watch)?,
+            None => vec![],
+        };
         let length = |at: usize| {
             let own = lengths.iter().zip(&self.places).filter(|(_, place)| place.0 == at);
             own.map(|(&length, _)| length).max().unwrap_or(0).min(ids.dims()[1])
         };
-        let begin = |(at, group): (usize, &Group)| group.begin(&ids.narrow(1, 0, length(at))?);
+        let begin = |(at, group): (usize, &Group)| {
+            let pass = group.pass(Pass::new(), encoded.get(at));
+            group.begin(&group.stacks.decoder, &ids.narrow(1, 0, length(at))?, pass)
+        };
         let begun = self.groups.iter().enumerate().map(begin).collect::<Result<Vec<_>>>()?;
-        let (mut streams, mut passes): (Vec<_>, Vec<_>) = begun.into_iter().unzip();
-        for layer in 0..self.layers() {
-            let seq = ids.dims()[1];
-            streams = awake(|| self.run_layer(layer, &streams, &mut passes, seq, &mut watch))?;
-        }
-        let normed = self.groups.iter().zip(&streams).map(|(group, x)| group.gemma.final_norm(x));
+        let streams = self.run_layers(
+            self.encoder_layers()..self.layers(),
+            begun,
+            ids.dims()[1],
+            &mut watch,
+        )?;
+        let normed = self.groups.iter().zip(&streams);
+        let normed = normed.map(|(group, x)| group.stacks.decoder.final_norm(x));
         let normed = normed.collect::<candle_core::Result<Vec<_>>>()?;
         self.places.iter().map(|&(group, at)| Ok(normed[group].narrow(0, at, 1)?)).collect()
+    }
+
+    /// Runs the encoder of all sides on a source `[1, seq]`; returns the states of each group's.
+    fn encode(
+        &self,
+        source: &Tensor,
+        watch: &mut impl FnMut(usize, usize, &[LaneStep]) -> Result<()>,
+    ) -> Result<Vec<Encoded>> {
+        let encoders = || self.groups.iter().filter_map(|g| Some((g, g.stacks.encoder.as_ref()?)));
+        let begin = |(group, encoder): (&Group, &Gemma)| {
+            group.begin(encoder, source, group.pass(Pass::new(), None))
+        };
+        let begun = encoders().map(begin).collect::<Result<Vec<_>>>()?;
+        let streams = self.run_layers(0..self.encoder_layers(), begun, source.dims()[1], watch)?;
+        let states = encoders().zip(&streams);
+        states.map(|((_, encoder), x)| Ok(Encoded::new(encoder.final_norm(x)?, None)?)).collect()
+    }
+
+    /// Some layers of all groups, from what enters the first to what leaves the last.
+    fn run_layers(
+        &self,
+        layers: Range<usize>,
+        begun: Vec<(Tensor, Pass)>,
+        seq: usize,
+        watch: &mut impl FnMut(usize, usize, &[LaneStep]) -> Result<()>,
+    ) -> Result<Vec<Tensor>> {
+        let (mut streams, mut passes): (Vec<_>, Vec<_>) = begun.into_iter().unzip();
+        for layer in layers {
+            streams = awake(|| self.run_layer(layer, &streams, &mut passes, seq, watch))?;
+        }
+        Ok(streams)
     }
 
     /// One layer of all groups, from stream to stream.
@@ -160,26 +219,39 @@ impl Lockstep {
         next.iter().map(|pieces| Ok(Tensor::cat(pieces, 1)?)).collect()
     }
 
+    /// Runs the encoder on a source `[1, seq]`, to whose states all that is decoded with the caches attends.
+    ///
+    /// # Errors
+    /// An id out of the vocabulary.
+    pub fn begin(&self, source: &Tensor, caches: &mut Caches) -> Result<()> {
+        caches.encoded = self.encode(source, &mut |_, _, _| Ok(()))?;
+        Ok(())
+    }
+
     /// The logits that follow each side's ids, `[vocab]` each; every side has ids of its own, as
     /// many as the others, which follow those in the cache.
     ///
     /// # Errors
-    /// An id out of the vocabulary, a model without a head.
+    /// An id out of the vocabulary, a model without a head, or with an encoder that has read nothing.
     pub fn next(&self, ids: &[Vec<u32>], caches: &mut Caches) -> Result<Vec<Tensor>> {
-        caches.0.resize(self.groups.len(), Cache::default());
+        let Caches { caches, encoded } = caches;
+        caches.resize(self.groups.len(), Cache::default());
         let mut logits = vec![];
-        for (at, (group, cache)) in self.groups.iter().zip(&mut caches.0).enumerate() {
+        for (at, (group, cache)) in self.groups.iter().zip(caches).enumerate() {
             let own = ids.iter().zip(&self.places).filter(|(_, place)| place.0 == at);
             let own: Vec<_> = own.map(|(ids, _)| ids.clone()).collect();
-            logits.push(awake(|| group.next(&own, cache))?);
+            logits.push(awake(|| group.next(&own, cache, encoded.get(at)))?);
         }
         self.places.iter().map(|&(group, at)| Ok(logits[group].get(at)?.get(0)?)).collect()
     }
 }
 
-/// The caches of a [`Lockstep`], empty at first.
+/// The caches of a [`Lockstep`], empty at first, and what an encoder read before.
 #[derive(Default)]
-pub struct Caches(Vec<Cache>);
+pub struct Caches {
+    caches: Vec<Cache>,
+    encoded: Vec<Encoded>,
+}
 
 /// A model in a dtype, with the weights of one that is there if their values are the same.
 pub(crate) fn load_sharing<'a>(
@@ -188,25 +260,25 @@ pub(crate) fn load_sharing<'a>(
     dtype: DType,
     device: &Device,
 ) -> Result<Gemma> {
-    let exact = |dtype| checkpoint.tensors().are_exact_in(dtype);
-    let packs = |dtype| should_pack(dtype, device);
-    let shares = |other: &&Gemma| {
-        let other = other.dtype();
-        let held_alike = other == dtype || (packs(other) && packs(dtype));
-        exact(other) && exact(dtype) && held_alike
-    };
-    match known.find(shares) {
+    match known.find(|other| shares(checkpoint, other.dtype(), dtype, device)) {
         Some(gemma) => Ok(gemma.with_dtype(dtype)),
         None => Ok(Gemma::load(checkpoint, device, dtype)?),
     }
 }
 
 impl Group {
-    /// What enters the first layer, once per side: `[sides, seq, …]`, and the pass, in which each side has its own
-    /// activation.
-    fn begin(&self, ids: &Tensor) -> Result<(Tensor, Pass<'static>)> {
-        let pass = Pass::new().with_gatings(self.gatings());
-        Ok(self.gemma.begin(&ids.repeat((self.sides.len(), 1))?, pass)?)
+    /// What enters a stack's first layer, once per side: `[sides, seq, …]`.
+    fn begin<'a>(&self, gemma: &Gemma, ids: &Tensor, pass: Pass<'a>) -> Result<(Tensor, Pass<'a>)> {
+        Ok(gemma.begin(&ids.repeat((self.sides.len(), 1))?, pass)?)
+    }
+
+    /// A pass in which each side has its own activation, and its own states of an encoder.
+    fn pass<'a>(&self, pass: Pass<'a>, encoded: Option<&Encoded>) -> Pass<'a> {
+        let pass = pass.with_gatings(self.gatings());
+        match encoded {
+            Some(encoded) => pass.with_encoded(encoded.clone()),
+            None => pass,
+        }
     }
 
     fn gatings(&self) -> Vec<Gating> {
@@ -215,7 +287,7 @@ impl Group {
     }
 
     fn layer(&self, layer: usize) -> &Layer {
-        &self.gemma.layers()[layer]
+        self.stacks.layer(layer)
     }
 
     fn block(&self, place: usize, layer: usize) -> GemmaMlp {
@@ -249,22 +321,28 @@ impl Group {
     }
 
     /// The logits that follow, `[sides, 1, vocab]`.
-    fn next(&self, ids: &[Vec<u32>], cache: &mut Cache) -> Result<Tensor> {
-        let seq = ids.first().map_or(0, Vec::len);
-        let device = self.gemma.device();
-        let ids = Tensor::from_vec(ids.concat(), (ids.len(), seq), device)?;
-        let pass = Pass::with_cache(cache).with_gatings(self.gatings());
-        let (mut x, mut pass) = self.gemma.begin(&ids, pass)?; // [sides, seq, …]
-        for (index, layer) in self.gemma.layers().iter().enumerate() {
+    fn next(
+        &self,
+        ids: &[Vec<u32>],
+        cache: &mut Cache,
+        encoded: Option<&Encoded>,
+    ) -> Result<Tensor> {
+        let (seq, decoder) = (ids.first().map_or(0, Vec::len), &self.stacks.decoder);
+        let ids = Tensor::from_vec(ids.concat(), (ids.len(), seq), decoder.device())?;
+        let pass = self.pass(Pass::with_cache(cache), encoded);
+        let (mut x, mut pass) = decoder.begin(&ids, pass)?; // [sides, seq, …]
+        let first = self.stacks.encoder_layers();
+        for (index, layer) in decoder.layers().iter().enumerate() {
             let attended = layer.attend(&x, &mut pass)?;
             let projected = layer.mlp().project(&layer.mlp_input(&attended)?)?;
-            let gated = (0..self.sides.len())
-                .map(|place| Ok(self.block(place, index).gated(&part(&projected, place)?)?));
+            let gated = (0..self.sides.len()).map(|place| {
+                Ok(self.block(place, first + index).gated(&part(&projected, place)?)?)
+            });
             let product = Tensor::cat(&gated.collect::<Result<Vec<_>>>()?, 0)?;
             x = layer.add_output(&attended, layer.mlp().down(&product)?)?;
         }
         let last = x.narrow(1, seq - 1, 1)?;
-        Ok(self.gemma.logits(&self.gemma.final_norm(&last)?)?)
+        Ok(decoder.logits(&decoder.final_norm(&last)?)?)
     }
 }
 

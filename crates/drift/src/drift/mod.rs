@@ -26,6 +26,7 @@ mod result;
 mod run;
 mod side;
 mod spelling;
+mod stacks;
 mod sums;
 mod values;
 mod verdict;
@@ -38,7 +39,7 @@ pub use compare::{
 pub use difference::{Change, DIFFERENCES, Difference};
 pub use embedding::EmbeddingMetrics;
 pub use gates::GateHistogram;
-pub use generate::{Continuation, Generation, Parting, generate};
+pub use generate::{Continuation, Generation, Parting, continued_targets, generate};
 pub use gradient::{
     BlockGradients, GradientDrift, GradientMetrics, LayerGradients, gradient_drift,
 };

@@ -58,9 +58,33 @@ impl DriftOptions {
             if text.is_empty() {
                 return Err(Error::EmptyText { index });
             }
-            check_ids(text, config.stacks[0].vocab_size)?;
+            check_ids(text, config.decoder().vocab_size)?;
         }
+        self.check_sources(checkpoint, texts)?;
         self.windowing.cut(texts, config.bos_token_id)
+    }
+
+    /// Whether there is a text for the encoder beside each of the decoder's, if the model has one and runs here.
+    fn check_sources(&self, checkpoint: &Checkpoint, texts: &Texts) -> Result<()> {
+        let config = checkpoint.config();
+        let Some(encoder) = config.encoder() else {
+            let family = config.family;
+            return texts.sources().map_or(Ok(()), |_| Err(Error::NoEncoder { family }));
+        };
+        if checkpoint.attention().is_err() {
+            return Ok(());
+        }
+        let Some(sources) = texts.sources() else {
+            return Err(Error::NoSource { family: config.family });
+        };
+        let Windowing { window, score, .. } = self.windowing;
+        for (index, (text, source)) in texts.iter().zip(sources.iter()).enumerate() {
+            check_ids(source, encoder.vocab_size)?;
+            if text.len() > window || score != Score::All {
+                return Err(Error::CutTarget { index, tokens: text.len(), window });
+            }
+        }
+        Ok(())
     }
 }
 

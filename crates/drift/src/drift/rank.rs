@@ -2,14 +2,14 @@
 
 use super::difference::{Change, DIFFERENCES, Difference};
 use super::head;
-use super::lockstep::load_sharing;
 use super::logits::LogitSums;
 use super::metrics::nan_from_null;
 use super::options::{DriftOptions, Progress};
 use super::side::Side;
+use super::stacks::Stacks;
 use super::window::{Window, Windows};
 use crate::error::{Error, Result};
-use crate::input::{Texts, TokenIds};
+use crate::input::Texts;
 use candle_core::{DType, Device, Tensor};
 use gemma_mlp::Checkpoint;
 use gemma_mlp::checkpoint::{Config, LayerAttention};
@@ -62,8 +62,7 @@ pub fn rank(
     mut progress: impl FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Vec<Ranked>> {
     let side = options.sides.a;
-    let reference = Gemma::load(checkpoint, device, side.dtype)?;
-    let reference = reference.with_activation(side.activation).with_rounding(side.rounding);
+    let reference = Stacks::load(checkpoint, side.dtype, device)?.of_side(side);
     if reference.head().is_none() {
         return Err(Error::NoHead { lacks: "has no logits to rank by" });
     }
@@ -91,18 +90,19 @@ pub fn rank(
 struct Applied {
     difference: &'static Difference,
     /// `None` for the reference's model on another text.
-    model: Option<Gemma>,
+    model: Option<Stacks>,
     sums: LogitSums,
 }
 
 fn applying(
     checkpoint: &Checkpoint,
     side: Side,
-    reference: &Gemma,
+    reference: &Stacks,
     windows: Windows,
     device: &Device,
 ) -> Result<Vec<Applied>> {
-    let longest = windows.iter().map(|window| window.ids.len()).max().unwrap_or(0);
+    let longest = windows.iter().map(|window| window.ids.len().max(window.source.len())).max();
+    let longest = longest.unwrap_or(0);
     let config = checkpoint.config();
     let parameters: usize =
         checkpoint.tensors().entries().map(|(_, shape, _)| shape.iter().product::<usize>()).sum();
@@ -110,13 +110,13 @@ fn applying(
     for difference in DIFFERENCES {
         let model = match difference.change {
             Change::Model(variations) if within_windows(variations, config, longest) => None,
-            Change::Model(variations) => varied(reference, variations)?,
+            Change::Model(variations) => reference.varied(variations)?,
             Change::NoBos => None,
             Change::DType(dtype) if dtype == reference.dtype() => None,
             Change::DType(DType::F64) if parameters > F64_PARAMETERS => None,
             Change::DType(dtype) => {
-                let other = load_sharing(checkpoint, [reference].into_iter(), dtype, device)?;
-                Some(other.with_activation(side.activation).with_rounding(side.rounding))
+                let known = [reference].into_iter();
+                Some(Stacks::load_sharing(checkpoint, known, dtype, device)?.of_side(side))
             }
         };
         let bos = |window: &Window| window.ids[0] == config.bos_token_id && window.ids.len() > 1;
@@ -144,25 +144,25 @@ pub(crate) fn varied(reference: &Gemma, variations: &[Variation]) -> Result<Opti
 /// Whether variations change sliding windows alone, and no text is long enough to tell.
 fn within_windows(variations: &[Variation], config: &Config, longest: usize) -> bool {
     let reaches = |layer: &LayerAttention| layer.sliding_window.is_some_and(|w| w < longest);
-    let reached = match &config.stacks[0].attention {
-        Ok(attention) => attention.layers.iter().any(reaches),
-        Err(_) => false,
-    };
+    let attentions = config.stacks.iter().filter_map(|stack| stack.attention.as_ref().ok());
+    let reached = attentions.flat_map(|attention| &attention.layers).any(reaches);
     !reached && variations.iter().all(|variation| variation.is_of_windows())
 }
 
 /// Adds a window to every difference.
 fn compare(
-    reference: &Gemma,
+    reference: &Stacks,
     applied: &mut [Applied],
     window: &Window,
     mut progress: impl FnMut(f64),
 ) -> Result<()> {
-    let ids = TokenIds::single(window.ids.clone())?.tensor(reference.device())?;
+    let ids = window.token_ids()?;
+    let source = ids.source().map(|source| source.tensor(reference.device())).transpose()?;
+    let ids = ids.tensor(reference.device())?;
     let passes = applied.len() as f64 + 1.0;
     let mut done = 0.0;
-    let mut hidden = |gemma: &Gemma, ids: &Tensor| -> Result<Tensor> {
-        let hidden = gemma.hidden(ids, &mut ())?.get(0)?; // [seq, hidden]
+    let mut hidden = |model: &Stacks, ids: &Tensor| -> Result<Tensor> {
+        let hidden = model.hidden(source.as_ref(), ids)?.get(0)?; // [seq, hidden]
         done += 0.5;
         progress(done / passes);
         Ok(hidden)
@@ -196,7 +196,7 @@ fn compare(
         // The first position has no counterpart.
         let from = window.scored.start.max(1);
         let sides = [(reference, scored(&own, from, 0)?), (reference, scored(&other, from, 1)?)];
-        let sides = sides.map(|(gemma, hidden)| side(gemma, hidden));
+        let sides = sides.map(|(model, hidden)| side(model, hidden));
         let labels = &labels[from - window.scored.start..];
         let sums = head::compare(&borrowed(&sides), &[(0, 1)], labels, |_| ())?;
         additions.extend(sums.into_iter().map(|sums| (i, sums)));
@@ -208,8 +208,8 @@ fn compare(
     Ok(())
 }
 
-fn side(gemma: &Gemma, hidden: Tensor) -> (Option<Head>, Tensor) {
-    (gemma.head().cloned(), hidden)
+fn side(model: &Stacks, hidden: Tensor) -> (Option<Head>, Tensor) {
+    (model.head().cloned(), hidden)
 }
 
 fn borrowed(sides: &[(Option<Head>, Tensor)]) -> Vec<(&Head, Tensor)> {

@@ -13,7 +13,7 @@ use super::verdict::Verdict;
 use super::window::Score;
 use super::{gradient::GradientDrift, rank::Ranked};
 use crate::error::Result;
-use crate::input::{InputKind, Texts, text_remarks, without_texts};
+use crate::input::{InputKind, Texts, source_remark, text_remarks, without_texts};
 use candle_core::Device;
 use gemma_mlp::Activation;
 use gemma_mlp::checkpoint::{Checkpoint, Family, Remark, Resolved};
@@ -224,7 +224,7 @@ impl CheckpointSummary {
             model_type: config.model_type.clone(),
             dtype: checkpoint.dtype().as_str().to_string(),
             blocks: checkpoint.blocks().len(),
-            activation: config.stacks[0].activation.clone(),
+            activation: config.decoder().activation.clone(),
         }
     }
 }
@@ -250,6 +250,7 @@ impl Header {
         let longest = texts.iter().map(<[u32]>::len).max().unwrap_or_default();
         let at_once = longest.min(options.windowing.window);
         remarks.extend(text_remarks(checkpoint, texts.iter(), at_once));
+        remarks.extend(texts.sources().and_then(|sources| source_remark(checkpoint, sources)));
         remarks.extend(without_texts(checkpoint, begins));
         let device = match device {
             Device::Cpu => "cpu",

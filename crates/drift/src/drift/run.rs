@@ -10,7 +10,7 @@ use super::sums::WindowSums;
 use super::whole::{Whole, WholeSums};
 use super::window::Window;
 use crate::error::{Error, Result};
-use crate::input::{Texts, TokenIds};
+use crate::input::{Texts, both_read};
 use candle_core::Device;
 use gemma_mlp::Checkpoint;
 use gemma_mlp::checkpoint::{Remark, RemarkKind};
@@ -85,6 +85,10 @@ pub fn drift(
     if let Runner::Whole(whole) = &runner {
         header.gates = whole.gates();
         header.remarks.extend(streams(checkpoint));
+        let tokens = |texts: &Texts| texts.iter().map(<[u32]>::len).sum();
+        header.remarks.extend(
+            texts.sources().and_then(|own| both_read(checkpoint, tokens(own), tokens(texts))),
+        );
         header.remarks.extend(dense(checkpoint).filter(|_| !whole.has_logits()));
     }
     let header = Header { blocks_only, ..header };
@@ -94,7 +98,7 @@ pub fn drift(
 
 /// What is measured where there are several residual streams.
 fn streams(checkpoint: &Checkpoint) -> Option<Remark> {
-    let streams = checkpoint.config().stacks[0].altup.as_ref()?.inputs;
+    let streams = checkpoint.config().decoder().altup.as_ref()?.inputs;
     let text = format!(
         "there are {streams} residual streams, of which each layer computes one; their drift is that of all together"
     );
@@ -105,7 +109,7 @@ fn streams(checkpoint: &Checkpoint) -> Option<Remark> {
 fn dense(checkpoint: &Checkpoint) -> Option<Remark> {
     let text = "embeddings are means over the hidden states; dense layers in files of their own, such as EmbeddingGemma \
                 1's two, are not applied";
-    let projects = checkpoint.config().stacks[0].embedding_dim.is_some();
+    let projects = checkpoint.config().decoder().embedding_dim.is_some();
     (!projects).then(|| Remark::note(RemarkKind::Unused, text))
 }
 
@@ -123,7 +127,7 @@ impl Runner<'_> {
         window: &Window,
         progress: impl FnMut(f64),
     ) -> Result<WindowSums> {
-        let ids = TokenIds::single(window.ids.clone())?;
+        let ids = window.token_ids()?;
         let positions = window.scored.len();
         let WholeSums { layers, floor_positions, mut logits, embedding } = match self {
             Self::Whole(whole) => whole.window(&ids, window, progress)?,

@@ -71,10 +71,16 @@ impl<'a> Whole<'a> {
     ) -> Result<WholeSums> {
         let mut layers: Vec<LayerSums> = vec![];
         let lengths: Vec<_> = (0..self.heads.len()).map(|side| self.length(side, ids)).collect();
+        let source = ids.source().map(|source| source.tensor(self.device)).transpose()?;
+        let all = 0..ids.source().map_or(0, TokenIds::seq_len);
+        let tokens = ids.tensor(self.device)?;
         let hidden =
-            self.lockstep.run(&ids.tensor(self.device)?, &lengths, |layer, start, lanes| {
+            self.lockstep.run(source.as_ref(), &tokens, &lengths, |layer, start, lanes| {
+                // All that the encoder reads counts.
+                let of_encoder = layer < self.lockstep.encoder_layers();
+                let scored = if of_encoder { &all } else { &window.scored };
+                let seq = if of_encoder { all.len() } else { ids.seq_len() };
                 if self.options.layers.contains(&layer) {
-                    let scored = &window.scored;
                     let scored =
                         scored.start.saturating_sub(start)..scored.end.saturating_sub(start);
                     let sums =
@@ -84,7 +90,7 @@ impl<'a> Whole<'a> {
                         None => layers.push(sums),
                     }
                 }
-                let done = layer as f64 + start as f64 / ids.seq_len() as f64;
+                let done = layer as f64 + start as f64 / seq as f64;
                 progress(0.5 * done / self.lockstep.layers() as f64);
                 Ok(())
             })?;

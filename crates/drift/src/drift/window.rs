@@ -1,7 +1,7 @@
 //! Texts of any length, in windows that a model reads at once.
 
 use crate::error::{Error, Result};
-use crate::input::Texts;
+use crate::input::{Texts, TokenIds};
 use gemma_mlp::checkpoint::{Remark, RemarkKind};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
@@ -11,6 +11,8 @@ use std::ops::Range;
 pub(super) struct Window {
     /// Token ids.
     pub(super) ids: Vec<u32>,
+    /// What an encoder reads beside them; nothing where there is none.
+    pub(super) source: Vec<u32>,
     /// The positions that no earlier window has scored; those before them are context.
     pub(super) scored: Range<usize>,
     /// The token that follows the last position, if the text goes on.
@@ -18,6 +20,18 @@ pub(super) struct Window {
 }
 
 impl Window {
+    /// Its ids, and those of its source.
+    ///
+    /// # Errors
+    /// A window of no tokens, of which there is none.
+    pub(super) fn token_ids(&self) -> Result<TokenIds> {
+        let ids = Texts::from(self.ids.clone());
+        TokenIds::batched(match self.source.is_empty() {
+            true => ids,
+            false => ids.with_sources(self.source.clone().into())?,
+        })
+    }
+
     /// The token that follows each scored position; `None` at the end of a text.
     pub(super) fn labels(&self) -> impl Iterator<Item = Option<u32>> {
         self.scored.clone().map(|at| self.ids.get(at + 1).copied().or(self.next))
@@ -76,7 +90,8 @@ impl Windowing {
             if begins_with_bos {
                 ids[0] = bos;
             }
-            Window { ids, scored: self.window / 2..self.window - 1, next: None }
+            let scored = self.window / 2..self.window - 1;
+            Window { ids, source: vec![], scored, next: None }
         })
     }
 
@@ -122,7 +137,7 @@ impl Windowing {
             ids.extend(&text[start..end]);
             let scored = shift + done - start..shift + end - start;
             done = end;
-            Some(Window { ids, scored, next: text.get(end).copied() })
+            Some(Window { ids, source: vec![], scored, next: text.get(end).copied() })
         })
     }
 }
@@ -138,11 +153,12 @@ pub(super) struct Windows<'a> {
 impl<'a> Windows<'a> {
     pub(super) fn iter(self) -> impl Iterator<Item = Window> + use<'a> {
         let Self { texts, windowing, bos } = self;
-        texts.iter().flat_map(move |text| {
+        texts.with_their_sources().flat_map(move |(text, source)| {
             let halves = windowing.score == Score::SecondHalf;
             let chunks = halves.then(|| windowing.chunks(text, bos));
             let overlapping = (!halves).then(|| windowing.overlapping(text, bos));
-            chunks.into_iter().flatten().chain(overlapping.into_iter().flatten())
+            let windows = chunks.into_iter().flatten().chain(overlapping.into_iter().flatten());
+            windows.map(|window| Window { source: source.to_vec(), ..window })
         })
     }
 
@@ -166,7 +182,10 @@ mod tests {
     #[test]
     fn a_short_text_is_one_window() {
         let windows = cut(&[2, 5, 6], 8, 8);
-        assert_eq!(windows, [Window { ids: vec![2, 5, 6], scored: 0..3, next: None }]);
+        assert_eq!(
+            windows,
+            [Window { ids: vec![2, 5, 6], source: vec![], scored: 0..3, next: None }]
+        );
         assert_eq!(windows[0].labels().collect::<Vec<_>>(), [Some(5), Some(6), None]);
     }
 
@@ -201,7 +220,8 @@ mod tests {
                 let scored = windows.iter().flat_map(|w| w.ids[w.scored.clone()].to_vec());
                 assert!(scored.eq(text.iter().copied()), "{len} {window} {stride}");
                 if (1..=window).contains(&len) {
-                    let whole = Window { ids: text.clone(), scored: 0..len, next: None };
+                    let (ids, source) = (text.clone(), vec![]);
+                    let whole = Window { ids, source, scored: 0..len, next: None };
                     assert_eq!(windows, [whole], "{window} {stride}");
                 }
             }

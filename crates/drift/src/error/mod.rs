@@ -8,6 +8,7 @@ mod server;
 pub use server::ServerError;
 
 use candle_core::{DType, Shape};
+use gemma_mlp::checkpoint::Family;
 use gemma_mlp::internal::Line;
 use std::path::Path;
 
@@ -36,6 +37,51 @@ pub enum Error {
     EmptyText {
         /// Which text.
         index: usize,
+    },
+    /// A model with an encoder, and nothing for the encoder to read.
+    #[error(
+        "{family} has an encoder, which reads a text of its own; pass one beside each text of the decoder"
+    )]
+    NoSource {
+        /// The model's family.
+        family: Family,
+    },
+    /// Texts for an encoder that the model does not have.
+    #[error("{family} has no encoder to read the sources of texts; leave them out")]
+    NoEncoder {
+        /// The model's family.
+        family: Family,
+    },
+    /// More or fewer texts for the encoder than for the decoder.
+    #[error(
+        "there are {sources} texts for the encoder and {texts} for the decoder; pass one for each"
+    )]
+    SourceCount {
+        /// How many the encoder would read.
+        sources: usize,
+        /// How many the decoder would.
+        texts: usize,
+    },
+    /// A decoder's text that would be cut, or counted in part, beside an encoder's.
+    #[error(
+        "a decoder beside an encoder reads its text at once and all of it counts: text {index}, counted from 0, has \
+         {tokens} tokens, and the window {window}; take a longer window, and no half of it"
+    )]
+    CutTarget {
+        /// Which text.
+        index: usize,
+        /// How many tokens it has.
+        tokens: usize,
+        /// The longest window.
+        window: usize,
+    },
+    /// What is done with one stack of layers alone.
+    #[error("{family} is an encoder and a decoder, {lacks}")]
+    TwoStacks {
+        /// The model's family.
+        family: Family,
+        /// What is not done with these.
+        lacks: &'static str,
     },
     /// A mistake that a model cannot have.
     #[error(

@@ -8,11 +8,12 @@ pub use summary::{BlockSummary, ForwardSummary, Stats};
 pub use top::TopToken;
 
 use crate::dump_file;
-use crate::error::Result;
-use crate::input::{TokenIds, text_remarks, without_texts};
+use crate::error::{Error, Result};
+use crate::input::{Texts, TokenIds, both_read, source_remark, text_remarks, without_texts};
 use candle_core::{DType, Device, Tensor};
 use gemma_mlp::checkpoint::Remark;
-use gemma_mlp::{Activation, Checkpoint, Gemma};
+use gemma_mlp::model::Observer;
+use gemma_mlp::{Activation, Checkpoint, EncoderDecoder, Gemma};
 use recorder::Recorder;
 use std::io::{self, Write};
 use top::top_tokens;
@@ -51,7 +52,7 @@ const TOP: usize = 5;
 /// `progress` is called after each block with how many are done.
 ///
 /// # Errors
-/// No layers to report, an id out of the vocabulary, a tensor that is missing or does not fit.
+/// No layers to report, a source that an encoder lacks or that none reads, an id out of the vocabulary, a tensor that is missing or does not fit.
 pub fn forward(
     checkpoint: &Checkpoint,
     ids: &TokenIds,
@@ -60,19 +61,14 @@ pub fn forward(
     progress: impl FnMut(usize),
 ) -> Result<Forward> {
     if options.layers.is_empty() {
-        return Err(crate::Error::NoLayers);
+        return Err(Error::NoLayers);
     }
     let (mut tensors, mut top) = (vec![], vec![]);
     let mut recorder =
         Recorder { checkpoint, options, layers: vec![], kept: vec![], done: 0, progress };
     let blocks_only = checkpoint.attention().err().map(|why| why.to_string());
     if blocks_only.is_none() {
-        ids.check(checkpoint.config().stacks[0].vocab_size)?;
-        let mut gemma = Gemma::load(checkpoint, device, options.dtype)?;
-        if let Some(activation) = options.activation {
-            gemma = gemma.with_activation(activation);
-        }
-        let hidden = gemma.hidden(&ids.tensor(device)?, &mut recorder)?;
+        let (gemma, hidden) = run(checkpoint, ids, options, device, &mut recorder)?;
         if gemma.head().is_some() {
             let last = hidden.narrow(1, ids.seq_len() - 1, 1)?;
             top = top_tokens(checkpoint, &gemma.logits(&last)?.squeeze(1)?, TOP)?;
@@ -86,6 +82,12 @@ pub fn forward(
     tensors.append(&mut recorder.kept);
     let mut remarks = remarks(checkpoint, options)?;
     remarks.extend(text_remarks(checkpoint, ids.texts(), ids.seq_len()));
+    if let Some(source) = ids.source() {
+        let tokens = |ids: &TokenIds| ids.batch() * ids.seq_len();
+        remarks.extend(both_read(checkpoint, tokens(source), tokens(ids)));
+        let sources: Texts = source.texts().collect();
+        remarks.extend(source_remark(checkpoint, &sources));
+    }
     if let Some(first) = top.first().and_then(|tokens| tokens.first()) {
         remarks.extend(without_texts(checkpoint, &[first.id]));
     }
@@ -103,6 +105,40 @@ pub fn forward(
         },
         tensors,
     })
+}
+
+/// The model whose head makes logits, and its normed hidden states, `[batch, seq, hidden]`.
+fn run(
+    checkpoint: &Checkpoint,
+    ids: &TokenIds,
+    options: &ForwardOptions,
+    device: &Device,
+    recorder: &mut impl Observer,
+) -> Result<(Gemma, Tensor)> {
+    let config = checkpoint.config();
+    ids.check(config.decoder().vocab_size)?;
+    let tokens = ids.tensor(device)?;
+    match (config.encoder(), ids.source()) {
+        (None, None) => {
+            let mut gemma = Gemma::load(checkpoint, device, options.dtype)?;
+            if let Some(activation) = options.activation {
+                gemma = gemma.with_activation(activation);
+            }
+            let hidden = gemma.hidden(&tokens, recorder)?;
+            Ok((gemma, hidden))
+        }
+        (Some(encoder), Some(source)) => {
+            source.check(encoder.vocab_size)?;
+            let mut model = EncoderDecoder::load(checkpoint, device, options.dtype)?;
+            if let Some(activation) = options.activation {
+                model = model.with_activation(activation);
+            }
+            let hidden = model.hidden(&source.tensor(device)?, None, &tokens, recorder)?;
+            Ok((model.decoder().clone(), hidden))
+        }
+        (Some(_), None) => Err(Error::NoSource { family: config.family }),
+        (None, Some(_)) => Err(Error::NoEncoder { family: config.family }),
+    }
 }
 
 fn remarks(checkpoint: &Checkpoint, options: &ForwardOptions) -> Result<Vec<Remark>> {

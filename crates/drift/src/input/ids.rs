@@ -9,6 +9,8 @@ use candle_core::{Device, Tensor};
 pub struct TokenIds {
     ids: Vec<u32>,
     batch: usize,
+    /// What an encoder reads beside each text.
+    source: Option<Box<TokenIds>>,
 }
 
 impl TokenIds {
@@ -23,7 +25,7 @@ impl TokenIds {
     /// A batch.
     ///
     /// # Errors
-    /// No ids, texts of different lengths.
+    /// No ids, texts of different lengths, or sources of different lengths.
     pub fn batched(texts: impl Into<Texts>) -> Result<Self> {
         let texts = texts.into();
         let seq_len = texts.iter().next().map_or(0, <[u32]>::len);
@@ -33,7 +35,10 @@ impl TokenIds {
         if let Some((i, odd)) = texts.iter().enumerate().find(|(_, ids)| ids.len() != seq_len) {
             return Err(Error::UnevenBatch { first: seq_len, index: i, len: odd.len() });
         }
-        Ok(Self { batch: texts.len(), ids: texts.into_ids() })
+        let batch = texts.len();
+        let (ids, sources) = texts.into_parts();
+        let source = sources.map(|sources| Self::batched(sources).map(Box::new)).transpose()?;
+        Ok(Self { batch, ids, source })
     }
 
     /// Checks that all ids are words of a vocabulary.
@@ -50,6 +55,11 @@ impl TokenIds {
     /// candle's, if the device is out of memory.
     pub fn tensor(&self, device: &Device) -> Result<Tensor> {
         Ok(Tensor::from_slice(&self.ids, (self.batch, self.seq_len()), device)?)
+    }
+
+    /// What an encoder reads beside each text, where there is one.
+    pub fn source(&self) -> Option<&Self> {
+        self.source.as_deref()
     }
 
     /// The ids of each text.

@@ -12,4 +12,4 @@ pub use json::parse_ids;
 pub use texts::Texts;
 
 pub(crate) use ids::check_ids;
-pub(crate) use remarks::{text_remarks, without_texts};
+pub(crate) use remarks::{both_read, source_remark, text_remarks, without_texts};

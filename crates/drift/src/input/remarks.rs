@@ -1,7 +1,8 @@
 //! What is odd about token ids, as far as figures depend on it.
 
+use super::texts::Texts;
 use gemma_mlp::Checkpoint;
-use gemma_mlp::checkpoint::{Remark, RemarkKind};
+use gemma_mlp::checkpoint::{Remark, RemarkKind, Stack};
 
 /// Warnings about texts that a whole model runs on: BOS that is missing or there twice, more tokens at
 /// once than the model was made for. `at_once` is how many it has in view at most. Blocks that run on noise
@@ -37,15 +38,33 @@ pub(crate) fn text_remarks<'a>(
         let (texts, verb) = (with(twice), verb(twice, "begins", "begin"));
         warn(format!("{texts} {verb} with BOS (token {bos}) twice; Gemma was trained with one"));
     }
-    if let Some(max) = checkpoint.config().stacks[0].max_position_embeddings
-        && at_once > max
-    {
-        warn(format!(
-            "the model reads {at_once} tokens at once, but its config says that it was trained up to \
-             {max} (max_position_embeddings)"
-        ));
-    }
+    remarks.extend(too_long(checkpoint.config().decoder(), "the model", at_once));
     remarks
+}
+
+/// What an encoder and a decoder read, and which layers are whose.
+pub(crate) fn both_read(checkpoint: &Checkpoint, source: usize, target: usize) -> Option<Remark> {
+    let layers = checkpoint.config().encoder()?.num_hidden_layers;
+    let text = format!(
+        "the encoder, whose layers are those before {layers}, reads {source} tokens; the decoder reads {target}, of which \
+         the logits are"
+    );
+    Some(Remark::note(RemarkKind::Chosen, text))
+}
+
+/// A warning about texts that an encoder reads, longer than it was made for.
+pub(crate) fn source_remark(checkpoint: &Checkpoint, sources: &Texts) -> Option<Remark> {
+    let longest = sources.iter().map(<[u32]>::len).max().unwrap_or_default();
+    too_long(checkpoint.config().encoder()?, "the encoder", longest)
+}
+
+fn too_long(stack: &Stack, who: &str, at_once: usize) -> Option<Remark> {
+    let max = stack.max_position_embeddings.filter(|&max| at_once > max)?;
+    let text = format!(
+        "{who} reads {at_once} tokens at once, but its config says that it was trained up to {max} \
+         (max_position_embeddings)"
+    );
+    Some(Remark::warning(RemarkKind::Text, text))
 }
 
 /// Decoders do; encoders differ, and are believed.

@@ -1,11 +1,15 @@
 //! Several texts as token ids.
 
+use crate::error::{Error, Result};
+
 /// Texts as token ids, one behind the other: millions of short ones take little more than their ids do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Texts {
     ids: Vec<u32>,
     /// Where each text ends.
     ends: Vec<u32>,
+    /// What an encoder reads beside each of them.
+    sources: Option<Box<Texts>>,
 }
 
 impl Texts {
@@ -25,6 +29,31 @@ impl Texts {
         self.ends.push(u32::try_from(self.ids.len()).unwrap_or(u32::MAX));
     }
 
+    /// These as the texts of a decoder, beside each of which an encoder reads a source.
+    ///
+    /// # Errors
+    /// More or fewer sources than texts, a source without tokens.
+    pub fn with_sources(self, sources: Self) -> Result<Self> {
+        if sources.len() != self.len() {
+            return Err(Error::SourceCount { sources: sources.len(), texts: self.len() });
+        }
+        if let Some(index) = sources.iter().position(<[u32]>::is_empty) {
+            return Err(Error::EmptyText { index });
+        }
+        Ok(Self { sources: Some(Box::new(sources)), ..self })
+    }
+
+    /// What an encoder reads beside each text, if there is one.
+    pub fn sources(&self) -> Option<&Self> {
+        self.sources.as_deref()
+    }
+
+    /// The ids of each text, and what an encoder reads beside it: nothing where there is none.
+    pub(crate) fn with_their_sources(&self) -> impl Iterator<Item = (&[u32], &[u32])> + Clone {
+        let sources = self.sources.iter().flat_map(|sources| sources.iter());
+        self.iter().zip(sources.chain(std::iter::repeat(&[][..])))
+    }
+
     /// How many texts there are.
     pub fn len(&self) -> usize {
         self.ends.len()
@@ -41,9 +70,9 @@ impl Texts {
         starts.zip(&self.ends).map(|(start, &end)| &self.ids[start as usize..end as usize])
     }
 
-    /// All ids, one text behind the other.
-    pub(super) fn into_ids(self) -> Vec<u32> {
-        self.ids
+    /// All ids, one text behind the other, and the sources.
+    pub(super) fn into_parts(self) -> (Vec<u32>, Option<Self>) {
+        (self.ids, self.sources.map(|sources| *sources))
     }
 }
 
@@ -63,6 +92,7 @@ impl From<Vec<Vec<u32>>> for Texts {
 
 impl From<Vec<u32>> for Texts {
     fn from(text: Vec<u32>) -> Self {
-        Self { ends: vec![u32::try_from(text.len()).unwrap_or(u32::MAX)], ids: text }
+        let ends = vec![u32::try_from(text.len()).unwrap_or(u32::MAX)];
+        Self { ends, ids: text, sources: None }
     }
 }
