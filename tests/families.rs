@@ -264,3 +264,31 @@ fn all_positions_see_all() {
     let (checkpoint, _) = open("embedding-gemma2");
     assert!(Gemma::load(&checkpoint, &Device::Cpu, DType::F32).unwrap().head().is_none());
 }
+
+/// The texts' embeddings, of EmbeddingGemma 2 by either names; padding changes nothing.
+#[test]
+fn embeddings_are_transformers() {
+    let (checkpoint, goldens) = open("embedding-gemma2");
+    let ids = ids(&goldens);
+    for (dtype, bound) in [(DType::F64, 1e-6), (DType::F32, 2e-6)] {
+        let gemma = Gemma::load(&checkpoint, &Device::Cpu, dtype).unwrap();
+        let hidden = gemma.hidden(&ids, &mut ()).unwrap();
+        let pooled = gemma.pooled(&hidden, None).unwrap();
+        for (name, ours) in [
+            ("output", gemma.embedding_states(&hidden).unwrap()),
+            ("pooled", pooled.clone()),
+            ("embedding", Gemma::normalized(&pooled).unwrap()),
+        ] {
+            let far = rel_l2(&goldens[name], &ours);
+            assert!(far < bound, "{name} {dtype:?}: {far:e}");
+        }
+        // Hidden states behind the text's own are left out by a mask.
+        let (batch, seq, width) = hidden.dims3().unwrap();
+        let padding = Tensor::ones((batch, 3, width), dtype, &Device::Cpu).unwrap();
+        let padded = Tensor::cat(&[&hidden, &padding], 1).unwrap();
+        let mask: Vec<u32> = (0..seq + 3).map(|at| u32::from(at < seq)).collect();
+        let mask = Tensor::new(vec![mask; batch], &Device::Cpu).unwrap();
+        let far = rel_l2(&pooled, &gemma.pooled(&padded, Some(&mask)).unwrap());
+        assert!(far < 1e-6, "{far:e}");
+    }
+}

@@ -155,6 +155,11 @@ fn early_config(u: &mut Unstructured) -> Result<Value> {
     ];
     let kind = *u.choose(&kinds)?;
     fields.insert("model_type".into(), json!(kind));
+    if kind == "recurrent_gemma" {
+        let heads = fields["num_attention_heads"].as_u64().unwrap();
+        fields.insert("lru_width".into(), json!(heads * u.int_in_range(1..=4)?));
+        fields.insert("conv1d_width".into(), json!(u.int_in_range(1..=5)?));
+    }
     for _ in 0..u.int_in_range(0..=3)? {
         let (name, value) = match u.int_in_range(0..=15)? {
             0 => ("sliding_window", Value::Null),
@@ -213,6 +218,9 @@ fn forward(checkpoint: &Checkpoint, gemma: &Gemma, u: &mut Unstructured) -> Resu
     assert!(gemma.forward(&outside).is_err(), "an id out of the vocabulary");
     if !checkpoint.attention().unwrap().causal {
         assert!(gemma.forward_cached(&ids, &mut cache).is_err(), "it keeps no cache");
+        return Ok(());
+    }
+    if gemma.seen_ahead() > 0 {
         return Ok(());
     }
     let first = u.int_in_range(1..=seq)?;

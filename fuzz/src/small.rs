@@ -1,7 +1,7 @@
 //! Small checkpoints in memory.
 
 use gemma_mlp::Checkpoint;
-use gemma_mlp::checkpoint::{FeedForward, LayerAttention, Stack, ValuesFrom};
+use gemma_mlp::checkpoint::{FeedForward, LayerAttention, RecurrentConfig, Stack, ValuesFrom};
 use gemma_mlp::internal::checkpoint_from_bytes;
 use serde_json::{Value, json};
 
@@ -77,7 +77,7 @@ pub fn specs(stack: &Stack, layout: &Layout) -> Vec<Spec> {
         if stack.name.is_empty() { String::new() } else { format!("{}.", stack.name) };
     let prefix = format!("{}{stack_prefix}", layout.prefix);
     add(format!("{prefix}embed_tokens.weight"), &[stack.vocab_size, hidden]);
-    add(format!("{prefix}norm.weight"), &[hidden]);
+    add(format!("{prefix}{}.weight", stack.norms.last), &[hidden]);
     if layout.head {
         add("lm_head.weight".into(), &[stack.vocab_size, hidden]);
     }
@@ -90,8 +90,7 @@ pub fn specs(stack: &Stack, layout: &Layout) -> Vec<Spec> {
         {
             add(format!("{layer}.{norm}.weight"), &[hidden]);
         }
-        // RecurrentGemma's blocks, which have biases, have a name of their own.
-        let mlp = if stack.mlp_bias { "mlp_block" } else { "mlp" };
+        let mlp = stack.mlp_name;
         let inner = stack.feed_forward[i].intermediate_size;
         let into = match layout.fused_gate_up {
             true => vec![("gate_up_proj", 2 * inner)],
@@ -108,6 +107,28 @@ pub fn specs(stack: &Stack, layout: &Layout) -> Vec<Spec> {
             }
         }
         let Ok(attention) = &stack.attention else { continue };
+        let mixer = format!("{layer}.{}", attention.name);
+        if let Some(RecurrentConfig { width, heads, conv_width }) = stack.recurrent[i] {
+            let part = width / heads;
+            for (name, shape) in [
+                ("linear_x.weight", vec![width, hidden]),
+                ("linear_x.bias", vec![width]),
+                ("linear_y.weight", vec![width, hidden]),
+                ("linear_y.bias", vec![width]),
+                ("linear_out.weight", vec![hidden, width]),
+                ("linear_out.bias", vec![hidden]),
+                ("conv_1d.weight", vec![width, 1, conv_width]),
+                ("conv_1d.bias", vec![width]),
+                ("rg_lru.recurrent_param", vec![width]),
+                ("rg_lru.input_gate_weight", vec![heads, part, part]),
+                ("rg_lru.input_gate_bias", vec![heads, part]),
+                ("rg_lru.recurrent_gate_weight", vec![heads, part, part]),
+                ("rg_lru.recurrent_gate_bias", vec![heads, part]),
+            ] {
+                add(format!("{mixer}.{name}"), &shape);
+            }
+            continue;
+        }
         let of_layer = &attention.layers[i];
         let queries = attention.num_attention_heads * of_layer.head_dim;
         let keys = of_layer.num_key_value_heads * of_layer.head_dim;
@@ -129,14 +150,14 @@ pub fn specs(stack: &Stack, layout: &Layout) -> Vec<Spec> {
         };
         projections.push(("o_proj", hidden, queries));
         for (name, rows, columns) in projections {
-            add(format!("{layer}.self_attn.{name}.weight"), &[rows, columns]);
-            if attention.bias {
-                add(format!("{layer}.self_attn.{name}.bias"), &[rows]);
+            add(format!("{mixer}.{name}.weight"), &[rows, columns]);
+            if if name == "o_proj" { attention.output_bias } else { attention.bias } {
+                add(format!("{mixer}.{name}.bias"), &[rows]);
             }
         }
         if attention.qk_norm {
             for name in ["q_norm", "k_norm"].into_iter().take(1 + own) {
-                add(format!("{layer}.self_attn.{name}.weight"), &[of_layer.head_dim]);
+                add(format!("{mixer}.{name}.weight"), &[of_layer.head_dim]);
             }
         }
         later_layer(stack, &stack.feed_forward[i], &layer, &mut add);
@@ -230,9 +251,11 @@ pub fn elements(stack: &Stack) -> usize {
     let streams = stack.altup.map_or(0, |altup| {
         2 * altup.inputs * hidden + layers * (2 * altup.laurel_rank + altup.inputs + 4)
     });
+    let recurrences: usize =
+        stack.recurrent.iter().flatten().map(|r| r.width * (3 * hidden + 2 * r.width + 80)).sum();
     let rows = [2 * stack.vocab_size, attention, blocks, inputs, streams];
     let rows = rows.into_iter().chain(stack.embedding_dim).fold(0, usize::saturating_add);
-    hidden.saturating_mul(rows).saturating_add(table)
+    hidden.saturating_mul(rows).saturating_add(table).saturating_add(recurrences)
 }
 
 /// The config of a Gemma 3 of two layers.

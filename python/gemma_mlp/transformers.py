@@ -87,6 +87,9 @@ def capture(
             seen.expected |= {"embedding", "normed"}
             if (norm := getattr(owner, "norm", None)) is not None:
                 on_output(norm, seen.output, "normed")
+            if isinstance(projection := getattr(owner, "embedding_projection", None), nn.Module):
+                seen.expected.add("projected")
+                on_output(projection, seen.output, "projected")
             for namespace, name in rope_functions(layers):
                 undo.callback(namespace.__setitem__, name, namespace[name])
                 namespace[name] = observed(namespace[name], seen.rotated)
@@ -97,6 +100,9 @@ def capture(
     if "tokens" not in seen.dump:
         raise ValueError(f"{path} is not written: the model got embeddings, so pass their ids: capture(…, tokens=ids)")
     lacks = seen.finish()
+    if metadata.get("experts", "eager") != "eager":
+        kind = metadata["experts"]
+        lacks.append(f"experts are computed by {kind}, which sums in another order: experts_implementation='eager' is exact")
     if "first_mlp_sha256" not in metadata:
         lacks.append("cannot be checked to hold the same weights: those of the first MLP are quantized or offloaded")
     save_file(seen.dump, path, metadata | {"phase": seen.phase})
@@ -110,6 +116,8 @@ def points(layer: nn.Module) -> list[tuple[str, nn.Module | None, str]]:
     A point without a module is computed by a function, if at all. Queries and keys are those of `rotated`.
     """
     attention, mlp = layer.self_attn, layer.mlp
+    # Of an input of the layer's own: Gemma 3n, 4, and EmbeddingGemma 2, which has a module for it.
+    own_input = getattr(layer, "ple_block", layer)
     after_attention = layer.post_attention_layernorm
     before_mlp = getattr(layer, "pre_feedforward_layernorm", None)
     found = [
@@ -129,6 +137,20 @@ def points(layer: nn.Module) -> list[tuple[str, nn.Module | None, str]]:
         ("layers.N.mlp.output", mlp, "output"),
         ("hidden.N", layer, "output"),
     ]
+    if getattr(attention, "is_kv_shared_layer", False):  # It has an earlier layer's.
+        found = [point for point in found if point[0] not in ("layers.N.attn.k", "layers.N.attn.v")]
+    if isinstance(getattr(layer, "experts", None), nn.Module):
+        found += [
+            ("layers.N.experts.probabilities", getattr(layer, "router", None), "output"),
+            ("layers.N.experts.weights", None, "output"),
+            ("layers.N.experts.output", layer.experts, "output"),
+        ]
+    if isinstance(getattr(own_input, "per_layer_input_gate", None), nn.Module):
+        found += [
+            ("layers.N.per_layer.gate", own_input.per_layer_input_gate, "output"),
+            ("layers.N.per_layer.product", own_input.per_layer_projection, "input"),
+            ("layers.N.per_layer.output", own_input.post_per_layer_input_norm, "output"),
+        ]
     if before_mlp is not None:
         found.append(("layers.N.attn.normed", after_attention, "output"))
     if hasattr(layer, "post_feedforward_layernorm"):
@@ -148,12 +170,19 @@ class Recorder:
         self.padded = False
         self.layer: int | None = None  # The one that runs.
         self.length = 0  # How many tokens it gets.
+        self.shape: tuple[int, ...] = ()  # [B, T] of the first layer.
+        self.shorter = 0  # How many layers got fewer tokens.
 
     def keep(self, name: str, value: Any) -> None:
         """A point's value: a tensor, or the first of a tuple. N in its name is the layer that runs."""
         name = name.replace("N", str(self.layer))
         value = value[0] if isinstance(value, tuple | list) else value
         if self.passes <= 1 and name not in self.dump and isinstance(value, Tensor):
+            if value.ndim == 4 and (name == "embedding" or name.startswith("hidden.")):
+                # Gemma 3n's residual streams [A, B, T, H], side by side: [B, T, A·H].
+                value = value.permute(1, 2, 0, 3).flatten(2)
+            elif value.ndim == 2 and ".experts." in name and len(self.shape) == 2:
+                value = value.unflatten(0, (-1, self.length))  # They get rows, without the texts' axis.
             self.dump[name] = value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
     def input(self, name: str, _module, args, kwargs) -> None:
@@ -161,6 +190,11 @@ class Recorder:
 
     def output(self, name: str, _module, _args, output) -> None:
         self.keep(name, output)
+        if name.endswith(".experts.probabilities") and isinstance(output, tuple) and len(output) == 3:
+            # What is chosen: of equal probabilities torch takes either.
+            probabilities, weights, experts = output
+            chosen = torch.zeros_like(probabilities).scatter(-1, experts, weights.to(probabilities.dtype))
+            self.keep(name.replace("probabilities", "weights"), chosen)
 
     def start_model(self, _module, _args, kwargs) -> None:
         mask = kwargs.get("attention_mask")
@@ -180,7 +214,9 @@ class Recorder:
     def start_layer(self, layer: int, _module, args, kwargs) -> None:
         x = first_tensor(args, kwargs)
         self.layer, self.length = layer, x.shape[-2]
+        self.shorter += self.passes == 1 and layer > 0 and self.length < self.shape[-1]
         if layer == 0:
+            self.shape = tuple(x.shape[-3:-1])
             self.passes += 1
             if self.passes == 1 and continues_a_cache(kwargs):
                 self.phase = "decode"
@@ -211,6 +247,8 @@ class Recorder:
                 dump[name] = dump[name].unflatten(-1, (-1, k.shape[-1]))
         if self.passes > 1:
             lacks.append(f"holds the first of {self.passes} forward passes; the others are not captured")
+        if self.shorter:
+            lacks.append(f"{self.shorter} layers got the last tokens alone; logits_to_keep=0, and no generate, is all")
         if self.phase == "decode":
             lacks.append("the pass continues a cache, so the tokens before it are not in the file")
         if self.padded:
@@ -238,7 +276,8 @@ def find_layers(model: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
 
     found = [
         (owner, child)
-        for owner in model.modules()
+        for name, owner in model.named_modules()
+        if not any(other in name for other in ("vision", "audio"))
         for child in owner.children()
         if isinstance(child, nn.ModuleList | nn.Sequential) and len(child) and all(map(is_layer, child))
     ]
@@ -315,6 +354,7 @@ def describe(model: nn.Module, layer: nn.Module) -> dict[str, str]:
         "revision": getattr(config, "_commit_hash", None),
         "dtype": next((name for name, dtype in DTYPES.items() if dtype == gate.dtype), str(gate.dtype)),
         "attention": getattr(config, "_attn_implementation", None),
+        "experts": getattr(config, "_experts_implementation", None) if hasattr(layer, "experts") else None,
     }
     if all(weight.is_floating_point() and weight.ndim == 2 and not weight.is_meta for weight in (gate, up, down)):
         known["first_mlp_sha256"] = sha256_as_f32(gate, up, down)
@@ -329,6 +369,21 @@ def sha256_as_f32(*tensors: Tensor) -> str:
     return digest.hexdigest()
 
 
+def load(name: str | Path, dtype: torch.dtype, attention: str) -> tuple[nn.Module, dict[str, Any]]:
+    """A model of transformers, and what to call it with for the logits of all tokens."""
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(name)
+    text = getattr(config, "text_config", None) or config
+    options = {"dtype": dtype, "attn_implementation": attention}
+    if getattr(text, "enable_moe_block", False):
+        options["experts_implementation"] = "eager"  # The others sum in another order.
+    if config.model_type.startswith("embedding_gemma2"):  # It has no head.
+        return AutoModel.from_pretrained(name, **options).eval(), {}
+    model = AutoModelForCausalLM.from_pretrained(name, **options).eval()
+    return model, {"logits_to_keep": 0, "use_cache": False}
+
+
 def main() -> None:
     """Loads a model from a folder, or by its id on the Hugging Face Hub, and captures one pass."""
     parser = argparse.ArgumentParser(description="Captures what transformers' Gemma computes.")
@@ -341,15 +396,11 @@ def main() -> None:
     parser.add_argument("--logits-only", action="store_true", help="leave out what is inside the model")
     args = parser.parse_args()
 
-    from transformers import AutoModelForCausalLM
-
     ids = torch.tensor(json.loads(args.ids.read_text()))
-    model = AutoModelForCausalLM.from_pretrained(
-        args.model, dtype=DTYPES[args.dtype], attn_implementation=args.attention
-    )
-    model = model.to(args.device).eval()
+    model, options = load(args.model, DTYPES[args.dtype], args.attention)
+    model = model.to(args.device)
     with torch.no_grad(), capture(model, args.out, logits_only=args.logits_only):
-        model(ids.reshape(-1, ids.shape[-1]).to(args.device), use_cache=False)
+        model(ids.reshape(-1, ids.shape[-1]).to(args.device), **options)
 
 
 # Not where it is pasted into a notebook.

@@ -24,8 +24,10 @@ pub use config::activation::Resolved;
 pub use config::attention::{AttentionConfig, LayerAttention, Rotated, ValuesFrom};
 pub use config::feed_forward::{AltUpConfig, ExpertsConfig, FeedForward, PerLayerInputs};
 pub use config::head::HeadKind;
+pub use config::prefix::Prefix;
+pub use config::recurrent::RecurrentConfig;
 pub use config::stack::Stack;
-pub use families::{Family, NormNames, NormWeight, PerLayerNames};
+pub use families::{EmbeddingScale, Family, NormNames, NormWeight, PerLayerNames};
 #[cfg(feature = "hub")]
 pub use hub::Hub;
 pub use inspect::{Inspection, LayerKind, StackInspection, inspect};
@@ -234,6 +236,27 @@ impl Checkpoint {
             checked.map_err(|e| e.quantised(self.config.quantization.as_deref()))?;
         }
         Ok(())
+    }
+
+    /// The checkpoint with other tokens at a text's start that all see one another, in place of all of them; for all
+    /// that is computed of it.
+    ///
+    /// # Errors
+    /// A model without such tokens: PaliGemma has them.
+    pub fn with_prefix(mut self, prefix: Prefix) -> Result<Self> {
+        let attention = self.config.stacks[0].attention.as_mut().ok();
+        let Some(own) = attention.and_then(|attention| attention.prefix.as_mut()) else {
+            return Err(Error::Input(format!(
+                "{} is a {}: no part of a text is a prompt whose tokens see one another, as in PaliGemma; leave \
+                 --prefix-tokens out",
+                self.source, self.config.family
+            )));
+        };
+        let was = std::mem::replace(own, prefix).remark();
+        for remarks in [&mut self.remarks, &mut self.config.remarks] {
+            remarks.iter_mut().filter(|remark| **remark == was).for_each(|r| *r = prefix.remark());
+        }
+        Ok(self)
     }
 
     /// Where it comes from.

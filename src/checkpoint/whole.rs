@@ -5,6 +5,7 @@ use super::config::Config;
 use super::config::attention::{AttentionConfig, LayerAttention};
 use super::config::feed_forward::{AltUpConfig, ExpertsConfig};
 use super::config::head::HeadKind;
+use super::config::recurrent::RecurrentConfig;
 use super::config::stack::Stack;
 use super::tensors::Tensors;
 
@@ -59,8 +60,10 @@ fn around_layers(stack: &Stack, parts: &Parts) -> Named {
     let (hidden, backbone) = (stack.hidden_size, &parts.backbone);
     let table = vec![stack.vocab_size, hidden];
     let own = |name: &str, shape: &[usize]| weight(&format!("{backbone}{name}"), shape);
-    let mut all =
-        vec![(format!("{}.weight", parts.embedding), table.clone()), own("norm", &[hidden])];
+    let mut all = vec![
+        (format!("{}.weight", parts.embedding), table.clone()),
+        own(stack.norms.last, &[hidden]),
+    ];
     if stack.head.value == HeadKind::Separate {
         all.push((format!("{}.weight", parts.head), table));
     }
@@ -92,8 +95,12 @@ fn of_layer(
     let (hidden, layer) = (stack.hidden_size, &block.layer);
     let own = |name: &str, shape: &[usize]| weight(&format!("{layer}.{name}"), shape);
     let mut all: Named = norms(stack).map(|norm| own(norm, &[hidden])).collect();
-    let prefix = format!("{layer}.self_attn");
-    all.extend(of_attention(&prefix, attention, &attention.layers[block.index], hidden, tensors));
+    let prefix = format!("{layer}.{}", attention.name);
+    let of_layer = &attention.layers[block.index];
+    all.extend(match &stack.recurrent[block.index] {
+        Some(recurrent) => of_recurrence(&prefix, recurrent, hidden),
+        None => of_attention(&prefix, attention, of_layer, hidden, tensors),
+    });
     if let Some(experts) = &stack.feed_forward[block.index].experts {
         all.extend(of_experts(layer, experts, hidden));
     }
@@ -177,7 +184,8 @@ fn of_attention(
     let mut all = vec![];
     for (name, rows, columns) in sides.chain([("o_proj", hidden, queries)]) {
         all.push(weight(&format!("{prefix}.{name}"), &[rows, columns]));
-        if attention.bias {
+        let bias = if name == "o_proj" { attention.output_bias } else { attention.bias };
+        if bias {
             all.push((format!("{prefix}.{name}.bias"), vec![rows]));
         }
     }
@@ -187,4 +195,30 @@ fn of_attention(
         all.extend(norms.map(|norm| weight(&format!("{prefix}.{norm}"), &[layer.head_dim])));
     }
     all
+}
+
+/// The tensors of a layer's recurrent block.
+fn of_recurrence(
+    prefix: &str,
+    recurrent: &RecurrentConfig,
+    hidden: usize,
+) -> Vec<(String, Vec<usize>)> {
+    let RecurrentConfig { width, heads, conv_width } = *recurrent;
+    let part = width / heads.max(1);
+    let tensors: [(&str, &[usize]); 13] = [
+        ("linear_x.weight", &[width, hidden]),
+        ("linear_x.bias", &[width]),
+        ("linear_y.weight", &[width, hidden]),
+        ("linear_y.bias", &[width]),
+        ("linear_out.weight", &[hidden, width]),
+        ("linear_out.bias", &[hidden]),
+        ("conv_1d.weight", &[width, 1, conv_width]),
+        ("conv_1d.bias", &[width]),
+        ("rg_lru.recurrent_param", &[width]),
+        ("rg_lru.input_gate_weight", &[heads, part, part]),
+        ("rg_lru.input_gate_bias", &[heads, part]),
+        ("rg_lru.recurrent_gate_weight", &[heads, part, part]),
+        ("rg_lru.recurrent_gate_bias", &[heads, part]),
+    ];
+    tensors.map(|(name, shape)| (format!("{prefix}.{name}"), shape.to_vec())).into()
 }

@@ -62,6 +62,23 @@ impl Cutoff {
         below.where_cond(&above.zeros_like()?, &above)?.to_dtype(x.dtype())
     }
 
+    /// [`Self::rectify`] with mean, standard deviation, their sum and the result rounded to a dtype.
+    ///
+    /// # Errors
+    /// A scalar, an integer dtype.
+    pub fn rectify_rounded(self, x: &Tensor, dtype: DType) -> Result<Tensor> {
+        let wide = if x.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
+        let rounded = |x: Tensor| x.to_dtype(dtype)?.to_dtype(wide);
+        let x_wide = x.to_dtype(wide)?;
+        let count = x_wide.dim(D::Minus1)? as f64;
+        let mean = x_wide.mean_keepdim(D::Minus1)?;
+        let squares = x_wide.broadcast_sub(&mean)?.sqr()?.sum_keepdim(D::Minus1)?; // [..., 1]
+        let deviation = rounded((squares / (count - self.ddof as f64))?.sqrt()?)?;
+        let above_mean = rounded((deviation * self.multiplier)?)?;
+        let cutoff = rounded((rounded(mean)? + above_mean)?)?;
+        rounded(x_wide.broadcast_sub(&cutoff)?)?.relu()?.to_dtype(x.dtype())
+    }
+
     /// Mean and standard deviation of a row.
     fn moments(self, row: &[f64]) -> Moments {
         // Sums of distances from one of its numbers are exactly 0 where all are equal.

@@ -37,6 +37,8 @@ pub struct Sparsity {
     fraction: f64,
     multiplier: f32,
     deviation: Deviation,
+    /// What every operation is rounded to.
+    rounding: Option<DType>,
 }
 
 /// Which standard deviation.
@@ -58,7 +60,9 @@ impl Sparsity {
     pub fn new(fraction: f64) -> Result<Self, InvalidLayer> {
         let multiplier = normal_quantile(fraction as f32);
         match multiplier.is_finite() {
-            true => Ok(Self { fraction, multiplier, deviation: Deviation::Population }),
+            true => {
+                Ok(Self { fraction, multiplier, deviation: Deviation::Population, rounding: None })
+            }
             false => Err(InvalidLayer::Sparsity { fraction: fraction.to_string() }),
         }
     }
@@ -66,6 +70,11 @@ impl Sparsity {
     /// The sparsity by another standard deviation.
     pub fn with_deviation(self, deviation: Deviation) -> Self {
         Self { deviation, ..self }
+    }
+
+    /// The sparsity that rounds mean, standard deviation and cutoff to a dtype, as frameworks do that compute in it.
+    pub fn with_rounding(self, dtype: DType) -> Self {
+        Self { rounding: Some(dtype), ..self }
     }
 
     /// What part of the gate becomes 0, roughly.
@@ -99,7 +108,11 @@ impl Sparsity {
             Deviation::Population => 0,
             Deviation::Sample => 1,
         };
-        Cutoff { multiplier, ddof }.rectify(gate)
+        let cutoff = Cutoff { multiplier, ddof };
+        match self.rounding {
+            Some(dtype) => cutoff.rectify_rounded(gate, dtype),
+            None => cutoff.rectify(gate),
+        }
     }
 }
 

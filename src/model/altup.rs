@@ -6,7 +6,7 @@
 use super::norm::{RmsNorm, wide_dtype};
 use crate::checkpoint::{AltUpConfig, Stack};
 use crate::kernels::linear::Linear;
-use candle_core::{D, Module, Result, Tensor};
+use candle_core::{D, DType, Module, Result, Tensor};
 use candle_nn::{VarBuilder, linear_no_bias};
 
 /// What predicts all streams of a layer from those before it, and corrects them by the one that was computed.
@@ -66,6 +66,34 @@ impl AltUp {
             clip: config.coef_clip,
             rule: AltUpRule::default(),
         })
+    }
+
+    pub(super) fn packed(self) -> Result<Self> {
+        Ok(Self {
+            modality_router: self.modality_router.packed()?,
+            prediction_coefs: self.prediction_coefs.packed()?,
+            correction_coefs: self.correction_coefs.packed()?,
+            ..self
+        })
+    }
+
+    pub(super) fn frozen(&self) -> Self {
+        Self {
+            modality_router: self.modality_router.frozen(),
+            prediction_coefs: self.prediction_coefs.frozen(),
+            correction_coefs: self.correction_coefs.frozen(),
+            ..self.clone()
+        }
+    }
+
+    /// Whether a coefficient is beyond the bound.
+    pub(super) fn is_beyond_clip(&self) -> Result<bool> {
+        let largest = |layer: &Linear| {
+            let weight = layer.weight().to_tensor(DType::F32)?;
+            weight.abs()?.max_all()?.to_scalar::<f32>()
+        };
+        let largest = largest(&self.prediction_coefs)?.max(largest(&self.correction_coefs)?);
+        Ok(f64::from(largest) > self.clip)
     }
 
     /// The stream that a layer computes.
@@ -220,6 +248,11 @@ impl Streams {
     pub(super) fn packed(self) -> Result<Self> {
         let packed = |all: Vec<Linear>| all.iter().map(Linear::packed).collect::<Result<_>>();
         Ok(Self { into: packed(self.into)?, back: packed(self.back)?, ..self })
+    }
+
+    pub(super) fn frozen(&self) -> Self {
+        let frozen = |all: &[Linear]| all.iter().map(Linear::frozen).collect();
+        Self { into: frozen(&self.into), back: frozen(&self.back), ..self.clone() }
     }
 
     /// `[batch, seq, hidden]` to `[batch, seq, streams · hidden]`.

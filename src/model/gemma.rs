@@ -1,15 +1,16 @@
 //! The decoder.
 
 use super::altup::Streams;
-use super::attention::KeyValues;
+use super::attention::{Attention, KeyValues};
 use super::embedding::Embedding;
 use super::head::Head;
 use super::identity::Identity;
 use super::layer::Layer;
-use super::norm::RmsNorm;
+use super::norm::{RmsNorm, wide_dtype};
 use super::observer::{Block, Observer};
 use super::pass::Pass;
 use super::per_layer::PerLayerEmbedding;
+use super::recurrent::RecurrentState;
 use super::rope::RotaryEmbedding;
 use crate::checkpoint::tensors::Numbers;
 use crate::checkpoint::{Config, HeadKind};
@@ -20,6 +21,7 @@ use crate::mlp::Gating;
 use crate::rounding::Rounding;
 use candle_core::{D, DType, Device, Module, Result, Tensor};
 use candle_nn::{Init, VarBuilder, linear_no_bias};
+use std::collections::BTreeMap;
 
 /// A Gemma: embeddings, layers around [`crate::GemmaMlp`], final norm, head.
 ///
@@ -63,13 +65,14 @@ pub(super) struct Builders<'a> {
     pub(super) per_layer_table: Option<Numbers>,
 }
 
-/// Keys and values of the tokens so far, for [`Gemma::forward_cached`]. They belong to the model that began
+/// Keys and values of the tokens so far, and the states of recurrences, for [`Gemma::forward_cached`]. They belong to the model that began
 /// them, and to its clones; the same weights under another activation, rounding or dtype are another
 /// model.
 #[derive(Debug, Clone, Default)]
 pub struct Cache {
     owner: Option<Identity>,
     layers: Vec<KeyValues>,
+    states: BTreeMap<usize, RecurrentState>,
 }
 
 impl Cache {
@@ -79,6 +82,11 @@ impl Cache {
             self.layers.resize(index + 1, KeyValues::default());
         }
         &mut self.layers[index]
+    }
+
+    /// The state of a layer's recurrence, made when it is first asked for.
+    pub fn state(&mut self, index: usize) -> &mut RecurrentState {
+        self.states.entry(index).or_default()
     }
 }
 
@@ -123,16 +131,16 @@ impl Gemma {
             let weight = Weight::Tensor(vb.get_with_hints(shape, "weight", init)?);
             if pack { weight.packed() } else { Ok(weight) }
         };
-        let embedding = Embedding::new(matrix(embedding)?)?;
+        let embedding = Embedding::new(matrix(embedding)?, stack.embedding_scale)?;
         let mut layers: Vec<Layer> = vec![];
         for (i, layer) in attention.layers.iter().enumerate() {
-            let known = layers.iter().map(|layer| &layer.attention.rope);
+            let known = layers.iter().filter_map(|layer| Some(&layer.attention()?.rope));
             let rope = known.into_iter().find(|rope| rope.fits(layer)).cloned();
             let rope = rope.unwrap_or_else(|| RotaryEmbedding::new(layer));
             let layer = Layer::new(stack, attention, i, rope, vb.pp("layers").pp(i))?;
             layers.push(if pack { layer.packed()? } else { layer });
         }
-        let norm = vb.pp("norm").get(stack.hidden_size, "weight")?;
+        let norm = vb.pp(stack.norms.last).get(stack.hidden_size, "weight")?;
         let head = match stack.head.value {
             HeadKind::None => None,
             HeadKind::Embedding => Some(embedding.weight().clone()),
@@ -205,10 +213,32 @@ impl Gemma {
         Self { dtype, ..self.another() }
     }
 
+    /// The model with its packed matrices as constants to a backward pass, which then goes through them. Nothing is
+    /// copied.
+    pub fn frozen(&self) -> Self {
+        let head = self.head.as_ref().map(Head::frozen);
+        Self {
+            per_layer: self.per_layer.as_ref().map(PerLayerEmbedding::frozen),
+            streams: self.streams.as_ref().map(Streams::frozen),
+            projection: self.projection.as_ref().map(Linear::frozen),
+            head,
+            ..self.map_layers(|layer| *layer = layer.frozen())
+        }
+    }
+
     pub(super) fn map_layers(&self, mut change: impl FnMut(&mut Layer)) -> Self {
         let mut gemma = self.another();
         gemma.layers.iter_mut().for_each(&mut change);
         gemma
+    }
+
+    /// The attention of every layer that has it.
+    pub(super) fn attentions(&self) -> impl Iterator<Item = &Attention> {
+        self.layers.iter().filter_map(Layer::attention)
+    }
+
+    pub(super) fn map_attention(&self, mut change: impl FnMut(&mut Attention)) -> Self {
+        self.map_layers(|layer| layer.attention_mut().into_iter().for_each(&mut change))
     }
 
     /// A model with every norm changed, those of queries and keys included.
@@ -238,8 +268,14 @@ impl Gemma {
     }
 
     /// These weights as a model of its own, to be changed.
-    fn another(&self) -> Self {
+    pub(super) fn another(&self) -> Self {
         Self { identity: Identity::new(), ..self.clone() }
+    }
+
+    /// How many of a text's first tokens may see what comes behind them: 0 if none does, `usize::MAX` if all do. A text
+    /// that is cut behind so many has the same hidden states as far as it goes.
+    pub fn seen_ahead(&self) -> usize {
+        self.attentions().map(Attention::seen_ahead).max().unwrap_or(0)
     }
 
     /// How many GELUs follow the activation, in all layers together.
@@ -260,13 +296,26 @@ impl Gemma {
     ///
     /// # Errors
     /// An id out of the vocabulary.
-    pub fn begin<'a>(&self, ids: &Tensor, mut pass: Pass<'a>) -> Result<(Tensor, Pass<'a>)> {
-        let embedded = self.embed(ids)?;
-        let inputs = self.per_layer.as_ref().map(|inputs| inputs.forward(ids, &embedded));
+    pub fn begin<'a>(&self, ids: &Tensor, pass: Pass<'a>) -> Result<(Tensor, Pass<'a>)> {
+        self.begin_embedded(ids, &self.embed(ids)?, pass)
+    }
+
+    /// [`Self::begin`] from scaled embeddings `[batch, seq, hidden]` of the ids, of which rows of further tables are
+    /// looked up.
+    ///
+    /// # Errors
+    /// An id out of a table, embeddings of another shape.
+    pub fn begin_embedded<'a>(
+        &self,
+        ids: &Tensor,
+        embedded: &Tensor,
+        mut pass: Pass<'a>,
+    ) -> Result<(Tensor, Pass<'a>)> {
+        let inputs = self.per_layer.as_ref().map(|inputs| inputs.forward(ids, embedded));
         pass.set_per_layer_inputs(inputs.transpose()?);
         let stream = match &self.streams {
-            Some(streams) => streams.begin(&embedded)?,
-            None => embedded,
+            Some(streams) => streams.begin(embedded)?,
+            None => embedded.clone(),
         };
         Ok((stream, pass))
     }
@@ -321,12 +370,12 @@ impl Gemma {
     ///
     /// # Errors
     /// An id out of the vocabulary, no ids, a model without a head or a bidirectional one, another model's cache or one of
-    /// another batch size.
+    /// another batch size, an empty one and a part of a prefix.
     pub fn forward_cached(&self, ids: &Tensor, cache: &mut Cache) -> Result<Tensor> {
         if self.head.is_none() {
             candle_core::bail!("{HEADLESS}")
         }
-        if self.layers.iter().any(|layer| !layer.attention.is_causal()) {
+        if self.layers.iter().any(|layer| !layer.attention().is_none_or(Attention::is_causal)) {
             candle_core::bail!(
                 "a bidirectional model keeps no cache: every position sees those behind it"
             )
@@ -354,6 +403,32 @@ impl Gemma {
     /// A last dimension that is not the hidden size.
     pub fn embedding_states(&self, hidden: &Tensor) -> Result<Tensor> {
         self.projection.as_ref().map_or(Ok(hidden.clone()), |layer| layer.forward(hidden))
+    }
+
+    /// The embeddings of texts: the mean of their tokens' [`Self::embedding_states`], of normed hidden states `[batch,
+    /// seq, hidden]`, as `[batch, dim]` in f32 (f64 in an f64 model); of a mask `[batch, seq]`, 1 for a token and 0 for
+    /// padding, over tokens alone. [`Self::normalized`] gives them unit length.
+    ///
+    /// sentence-transformers' `Pooling` with `pooling_mode_mean_tokens`. EmbeddingGemma 1 has two dense layers behind it,
+    /// which stand in files of their own beside the model's, and are not applied here.
+    ///
+    /// # Errors
+    /// candle's, for shapes that do not fit.
+    pub fn pooled(&self, hidden: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
+        let states = self.embedding_states(hidden)?;
+        let wide = wide_dtype(states.dtype());
+        let states = states.to_dtype(wide)?;
+        let Some(mask) = mask else { return states.mean(1) };
+        let mask = mask.to_dtype(wide)?.unsqueeze(2)?; // [batch, seq, 1]
+        states.broadcast_mul(&mask)?.sum(1)?.broadcast_div(&mask.sum(1)?)
+    }
+
+    /// Embeddings `[..., dim]` of unit length.
+    ///
+    /// # Errors
+    /// A scalar.
+    pub fn normalized(embeddings: &Tensor) -> Result<Tensor> {
+        embeddings.broadcast_div(&embeddings.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?)
     }
 
     /// Normed hidden states `[..., hidden]` to logits `[..., vocab]`.

@@ -32,6 +32,10 @@ impl Head {
         Self { inputs, ..self.clone() }
     }
 
+    pub(super) fn frozen(&self) -> Self {
+        Self { weight: self.weight.frozen(), ..self.clone() }
+    }
+
     /// Its matrix, `[vocab, hidden]`.
     pub fn weight(&self) -> &Weight {
         &self.weight

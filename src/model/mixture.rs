@@ -3,8 +3,8 @@
 use super::norm::RmsNorm;
 use crate::checkpoint::{ExpertsConfig, Stack};
 use crate::kernels::linear::InputRounding;
-use crate::mlp::{ExpertSizes, Gating, MixtureOfExperts, mixture_of_experts};
-use candle_core::{Module, Result, Tensor};
+use crate::mlp::{ExpertSizes, Gating, MixtureOfExperts, Routing, mixture_of_experts};
+use candle_core::{Module, Result, Tensor, Var};
 use candle_nn::VarBuilder;
 
 /// A second branch behind attention, which begins at the residual stream as the block does:
@@ -57,6 +57,13 @@ impl ExpertsBranch {
         Self { mixture: self.mixture.frozen(), ..self.clone() }
     }
 
+    /// With the experts' matrices as variables; those of the router stay.
+    pub(super) fn with_variables(&self) -> Result<(Self, Vec<Var>)> {
+        let (experts, variables) = self.mixture.experts().with_variables()?;
+        let mixture = MixtureOfExperts::new(self.mixture.router().clone(), experts)?;
+        Ok((Self { mixture, ..self.clone() }, variables))
+    }
+
     pub(super) fn with_input_rounding(&self, inputs: InputRounding) -> Self {
         Self { mixture: self.mixture.with_input_rounding(inputs), ..self.clone() }
     }
@@ -65,18 +72,60 @@ impl ExpertsBranch {
         [&mut self.mlp_norm, &mut self.pre_norm, &mut self.post_norm]
     }
 
-    /// Both branches' sum, of the residual stream `x` in front of them and of what the block returned, `[batch, seq,
-    /// hidden]` each; each of the activations, if there are any, gets an equal part of the batch.
+    /// What the experts return, `[batch, seq, hidden]` like the residual stream `x`; each of the activations, if there are
+    /// any, gets an equal part of the batch.
     ///
     /// # Errors
     /// candle's, for shapes that do not fit.
-    pub fn forward(&self, x: &Tensor, mlp: &Tensor, gatings: &[Gating]) -> Result<Tensor> {
+    pub fn output(&self, x: &Tensor, gatings: &[Gating]) -> Result<Tensor> {
         let input = self.pre_norm.forward(x)?;
         let routed = if self.routes_normed { &input } else { x };
-        let experts = match gatings {
-            [] => self.mixture.forward(routed, &input)?,
-            _ => self.mixture.forward_gated(routed, &input, gatings)?,
-        };
-        self.mlp_norm.forward(mlp)? + self.post_norm.forward(&experts)?
+        match gatings {
+            [] => self.mixture.forward(routed, &input),
+            _ => self.mixture.forward_gated(routed, &input, gatings),
+        }
+    }
+
+    /// The probabilities by which experts are chosen, `[batch, seq, experts]` in f32 (f64 for f64), of the residual
+    /// stream `x`, `[batch, seq, hidden]`.
+    ///
+    /// # Errors
+    /// candle's, for shapes that do not fit.
+    pub fn probabilities(&self, x: &Tensor) -> Result<Tensor> {
+        let (batch, seq, _) = x.dims3()?;
+        let routed = if self.routes_normed { self.pre_norm.forward(x)? } else { x.clone() };
+        self.mixture.router().probabilities(&routed)?.reshape((batch, seq, ()))
+    }
+
+    /// The weights of the experts that some probabilities choose, 0 for all others: `[batch, seq, experts]`, like the
+    /// probabilities, in f32 or f64, and like `order`, whose largest are chosen: mostly the probabilities themselves.
+    ///
+    /// # Errors
+    /// candle's, for shapes that do not fit.
+    pub fn weights(&self, probabilities: &Tensor, order: &Tensor) -> Result<Tensor> {
+        let rows = probabilities.flatten_to(1)?;
+        let routing = self.mixture.router().choose(&rows, &order.flatten_to(1)?)?;
+        let all = rows.zeros_like()?.scatter_add(routing.indices(), routing.weights(), 1)?;
+        all.reshape(probabilities.shape())
+    }
+
+    /// What the experts return under some weights, `[batch, seq, experts]` in f32 or f64 as [`Self::weights`] has them,
+    /// whoever chose: `[batch, seq, hidden]` like the residual stream `x`.
+    ///
+    /// # Errors
+    /// candle's, for shapes that do not fit.
+    pub fn weighted_output(&self, x: &Tensor, weights: &Tensor) -> Result<Tensor> {
+        let weights = weights.flatten_to(1)?.contiguous()?;
+        let indices = self.mixture.router().top_of(&weights.abs()?)?;
+        let routing = Routing::new(&indices, &weights.gather(&indices, 1)?)?;
+        self.mixture.experts().forward(&self.pre_norm.forward(x)?, &routing)
+    }
+
+    /// Both branches' sum, of what the block and the experts returned, `[batch, seq, hidden]` each.
+    ///
+    /// # Errors
+    /// candle's, for shapes that do not fit.
+    pub fn join(&self, mlp: &Tensor, experts: &Tensor) -> Result<Tensor> {
+        self.mlp_norm.forward(mlp)? + self.post_norm.forward(experts)?
     }
 }

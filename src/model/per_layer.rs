@@ -85,6 +85,10 @@ impl PerLayerEmbedding {
         Ok(Self { projection: self.projection.packed()?, ..self })
     }
 
+    pub(super) fn frozen(&self) -> Self {
+        Self { projection: self.projection.frozen(), ..self.clone() }
+    }
+
     /// Whether it has a table.
     pub(super) fn has_table(&self) -> bool {
         self.table.is_some()

@@ -334,7 +334,10 @@ fn other_families() {
     };
     for (config, specs, blocks) in [
         (
-            config(json!({"model_type": "recurrent_gemma", "intermediate_size": 24})),
+            config(json!({
+                "model_type": "recurrent_gemma", "intermediate_size": 24, "num_attention_heads": 2,
+                "block_types": ["recurrent", "mamba"]
+            })),
             mlp("model.layers.0", "mlp_block", "channel_pre_norm", true),
             vec!["model.layers.0.mlp_block"],
         ),
@@ -344,7 +347,9 @@ fn other_families() {
             vec!["model.encoder.layers.0.mlp", "model.decoder.layers.0.mlp"],
         ),
         (
-            json!({"model_type": "paligemma", "text_config": config(json!({"model_type": "gemma"}))}),
+            json!({"model_type": "paligemma", "text_config": config(json!({
+                "model_type": "gemma", "rope_scaling": {"rope_type": "yarn", "factor": 2.0}
+            }))}),
             mlp("language_model.model.layers.0", "mlp", "post_attention_layernorm", false),
             vec!["language_model.model.layers.0.mlp"],
         ),
@@ -612,6 +617,29 @@ fn bench_json_has_the_fixed_names() {
         near(figure("gflops"), operations / figure("median_ms") / 1e6);
         near(figure("gbps"), bytes / figure("median_ms") / 1e6);
     }
+}
+
+/// Of experts: those that some token goes through count as read, and every token's as computed.
+#[test]
+fn bench_of_experts() {
+    let args = ["--experts", "8", "--top", "2", "--shape", "64x32", "--tokens", "1,64"];
+    let args = [&["bench", "--weights", "bf16"][..], &args].concat();
+    let bench = run_json(&[&args[..], &["--json"]].concat());
+    let read = number(&bench["limits"]["read_gbps"]);
+    for (row, (tokens, chosen)) in bench["rows"].as_array().unwrap().iter().zip([(1, 2), (64, 8)]) {
+        assert_eq!((&row["hidden"], &row["intermediate"]), (&json!(64), &json!(32)));
+        assert_eq!((&row["experts"], &row["top_k"]), (&json!(8), &json!(2)));
+        assert_eq!((&row["tokens"], &row["experts_read"]), (&json!(tokens), &json!(chosen)));
+        let (bytes, ms) = (f64::from(chosen) * 2.0 * 3.0 * 64.0 * 32.0, number(&row["median_ms"]));
+        assert!((number(&row["gbps"]) * ms * 1e6 / bytes - 1.0).abs() < 1e-9, "{row}");
+        assert!(number(&row["limit_ms"]) >= bytes / read / 1e6 * (1.0 - 1e-9), "{row}");
+    }
+    let table = run(&args);
+    assert_eq!(
+        table.lines().filter(|line| line.starts_with("64x32, 2 of 8 ")).count(),
+        2,
+        "{table}"
+    );
 }
 
 /// The shapes of a checkpoint's blocks, each once.

@@ -84,7 +84,7 @@ fn with_fields(name: &str, fields: &[(&str, Value)], fragments: &[&str]) {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/families").join(name);
     let dir = tempfile::tempdir().unwrap();
     let copy = |file: &str| std::fs::copy(golden.join(file), dir.path().join(file)).unwrap();
-    ["config.json", "model.safetensors"].map(copy);
+    ["config.json", "model.safetensors"].into_iter().for_each(copy);
     assert!(Checkpoint::open(dir.path()).unwrap().check_whole_model().is_ok(), "{name}");
     let path = dir.path().join("config.json");
     let mut config: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
@@ -303,7 +303,7 @@ fn texts_and_ids() {
     refused(&["merge", &file("no.json", "{}")], &["no.json", "not a report of a drift run"]);
     refused(&["merge", "/no/such.json"], &["/no/such.json"]);
     refused(&["report", "/no/such.json"], &["/no/such.json"]);
-    for bad in ["", "[]", "{}", "{\"schema\": 5}", "nonsense"] {
+    for bad in ["", "[]", "{}", "{\"schema\": 6}", "nonsense"] {
         refused(&["report", &file("bad.json", bad)], &["bad.json", "not a report of a drift run"]);
     }
     refused(&["report", &file("old.json", "{\"schema\": 3}")], &["old.json", "version 3", "again"]);
@@ -341,6 +341,12 @@ fn texts_and_ids() {
 fn benchmarks() {
     let endless = ["bench", "--shape", "64x96", "--tokens", "1000000000000"];
     refused(&endless, &["64x96", "1000000000000 tokens", "GiB", "free"]);
+    let of_experts = |args: &[&'static str]| [&["bench", "--experts"][..], args].concat();
+    refused(&of_experts(&["4", "--top", "5"]), &["5 of 4 experts", "--top"]);
+    refused(&of_experts(&["4"]), &["8 of 4 experts", "--top"]);
+    refused(&of_experts(&["4096"]), &["4096 experts of 2816x704", "too large"]);
+    let endless = ["8", "--shape", "64x96", "--tokens", "1000000000000"];
+    refused(&of_experts(&endless), &["8 experts of 64x96", "GiB", "free"]);
     for (shape, fragment) in [
         ("0x96", "has no weights"),
         ("64x0", "has no weights"),
@@ -360,6 +366,11 @@ fn benchmarks() {
         &["--weights", "f16"],
         &["--shape", "64x96", "--model", "."],
         &["--revision", "main"],
+        &["--experts", "0"],
+        &["--experts", "8x704"],
+        &["--experts", "8", "--top", "0"],
+        &["--experts", "8", "--model", "."],
+        &["--top", "2"],
     ] {
         let output = command(&[&["bench"], args].concat()).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{args:?}");

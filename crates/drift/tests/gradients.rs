@@ -36,7 +36,7 @@ fn gradient_drift_agrees_with_autograd() {
         let drift = gradient_drift(&checkpoint, &texts, &options, &Device::Cpu, |_| ()).unwrap();
         assert_eq!(drift.gradients.len(), 3);
         for layer in &drift.gradients {
-            let BlockGradients { gate_proj, up_proj, down_proj } = layer.drift;
+            let BlockGradients { gate_proj, up_proj, down_proj, .. } = layer.drift;
             for (matrix, ours) in [("gate", gate_proj), ("up", up_proj), ("down", down_proj)] {
                 let name = format!("model.layers.{}.mlp.{matrix}_proj.weight", layer.index);
                 let ratio = ours.rel_l2 / rel_l2(&tanh[&name], &exact[&name]);

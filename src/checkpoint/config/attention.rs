@@ -1,9 +1,12 @@
 //! The attention part of a config: what a layer does before its MLP.
 
 use super::limits::MAX_WIDTH;
+use super::prefix::Prefix;
 use super::raw::{LayerType, RawBidirectional, RawConfig};
 use super::rope::Rope;
-use crate::checkpoint::families::{AttentionProfile, Bidirectional, Family, Scaling, Sliding};
+use crate::checkpoint::families::{
+    AttentionProfile, Bidirectional, Family, Model, Scaling, Sliding,
+};
 use crate::checkpoint::notes::{Notes, Refusal};
 use crate::checkpoint::remark::{Remark, RemarkKind};
 use serde::Serialize;
@@ -11,10 +14,14 @@ use serde::Serialize;
 /// Attention as all layers of a stack have it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AttentionConfig {
+    /// What a layer calls it: `self_attn`.
+    pub name: &'static str,
     /// Query heads.
     pub num_attention_heads: usize,
-    /// Whether the projections have biases.
+    /// Whether the projections of queries, keys and values have biases.
     pub bias: bool,
+    /// Whether the output's projection has one.
+    pub output_bias: bool,
     /// Whether queries and keys are normed per head (Gemma 3).
     pub qk_norm: bool,
     /// Whether values are normed per head, without a weight (Gemma 3n, 4).
@@ -25,6 +32,10 @@ pub struct AttentionConfig {
     pub softcap: Option<f64>,
     /// Whether a position sees earlier ones only. EmbeddingGemma's see both sides.
     pub causal: bool,
+    /// The tokens at a text's start that all see one another, in models that have such tokens (PaliGemma).
+    pub prefix: Option<Prefix>,
+    /// The position of a text's first token: 0, but 1 in PaliGemma.
+    pub first_position: usize,
     /// What differs from layer to layer.
     pub layers: Vec<LayerAttention>,
 }
@@ -93,16 +104,22 @@ impl AttentionConfig {
     /// Resolves the fields for a family, or says in a sentence what is not supported or cannot be.
     pub(in crate::checkpoint) fn resolve(
         family: Family,
+        model: &Model,
         profile: &AttentionProfile,
         raw: &RawConfig,
         layers: usize,
         notes: &mut Notes,
     ) -> Result<Self, Refusal> {
         let impossible = |reason| Err(Refusal::Impossible(reason));
-        let (heads, kv_heads) = (profile.num_attention_heads, profile.num_key_value_heads);
+        let heads = profile.num_attention_heads;
         let heads = notes.or("num_attention_heads", raw.num_attention_heads, heads);
+        let hidden = raw.hidden_size.unwrap_or(family.profile().sizes.hidden_size);
+        let (kv_heads, head_dim) = match profile.heads_by_size {
+            true => (heads, hidden.checked_div(heads).unwrap_or(0)),
+            false => (profile.num_key_value_heads, profile.head_dim),
+        };
         let kv_heads = notes.or("num_key_value_heads", raw.num_key_value_heads, kv_heads);
-        let head_dim = notes.or("head_dim", raw.head_dim, profile.head_dim);
+        let head_dim = notes.or("head_dim", raw.head_dim, head_dim);
         let scalar = match profile.scaling {
             Scaling::Scalar(default) => {
                 notes.or("query_pre_attn_scalar", raw.query_pre_attn_scalar, default)
@@ -116,7 +133,8 @@ impl AttentionConfig {
         let softcap =
             profile.softcap.resolve("attn_logit_softcapping", raw.attn_logit_softcapping, notes);
         let softcap = softcap.map_err(Refusal::Impossible)?;
-        let causal = is_causal(family, profile, raw)?;
+        // PaliGemma's configs say of themselves that they are bidirectional, which the prompt is.
+        let causal = model.prefix || is_causal(family, profile, raw)?;
         let types = layer_types(profile, raw, layers, notes)?;
         let shared = first_shared(profile, raw, layers, notes)?;
         let own = Heads { kv_heads, head_dim };
@@ -152,16 +170,30 @@ impl AttentionConfig {
                 shares,
             });
         }
+        let bias = raw.attention_bias.unwrap_or(false);
         Ok(Self {
+            name: profile.name,
             num_attention_heads: heads,
-            bias: raw.attention_bias.unwrap_or(false),
+            bias,
+            output_bias: bias || profile.output_bias,
             qk_norm: profile.qk_norm,
             v_norm: profile.v_norm,
             scaling: scalar.powf(-0.5),
             softcap,
             causal,
+            prefix: model.prefix.then_some(Prefix::All),
+            first_position: usize::from(model.prefix),
             layers: resolved,
         })
+    }
+
+    /// How many of a text's first tokens may see what comes behind them: 0 if none does, `usize::MAX` if all do.
+    pub fn seen_ahead(&self) -> usize {
+        match self.prefix {
+            _ if !self.causal => usize::MAX,
+            None => 0,
+            Some(prefix) => prefix.of(usize::MAX),
+        }
     }
 }
 
@@ -329,7 +361,8 @@ fn layer_types(
     let Some(sliding) = &profile.sliding else {
         return Ok(vec![LayerType::Full; layers]);
     };
-    let Some(listed) = &raw.layer_types else {
+    let listed = raw.layer_types.as_ref().filter(|_| profile.recurrent.is_none());
+    let Some(listed) = listed else {
         let pattern = match sliding.reads_pattern {
             true => {
                 let listed = raw.sliding_window_pattern;
@@ -392,16 +425,18 @@ fn window(
     causal: bool,
     notes: &mut Notes,
 ) -> Result<Option<usize>, Refusal> {
-    match notes.or_null("sliding_window", raw.sliding_window, sliding.window) {
+    let key = profile.window_key;
+    let renamed = raw.attention_window_size.filter(|_| key == "attention_window_size");
+    match notes.or_null(key, renamed.or(raw.sliding_window), sliding.window) {
         None => {
-            notes.chosen(
-                "sliding_window is null: layers of sliding attention see every position before them".into(),
-            );
+            notes.chosen(format!(
+                "{key} is null: layers of sliding attention see every position before them"
+            ));
             Ok(None)
         }
-        Some(0) => Err(Refusal::Impossible(
-            "sliding_window is 0; a position must see at least itself".into(),
-        )),
+        Some(0) => {
+            Err(Refusal::Impossible(format!("{key} is 0; a position must see at least itself")))
+        }
         Some(window) => Ok(Some(out_of_sight(window, profile.bidirectional, causal))),
     }
 }

@@ -6,7 +6,9 @@ pub(super) mod feed_forward;
 pub(super) mod head;
 mod keys;
 mod limits;
+pub(super) mod prefix;
 pub(super) mod raw;
+pub(super) mod recurrent;
 mod rope;
 pub(super) mod stack;
 pub(super) mod unusual;
@@ -18,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::kernels::activation::Activation;
 use activation::Resolved;
 use head::HeadKind;
+use prefix::Prefix;
 use raw::{RawConfig, RawKind, RawModelType, RawQuantized};
 use stack::{Stack, stack};
 use std::path::Path;
@@ -98,6 +101,8 @@ impl Config {
             remarks.extend(notes);
             remarks.extend(untrained_activation(&stack));
             remarks.extend(unusual::remarks(family, &stack));
+            let prefix = stack.attention.as_ref().ok().and_then(|attention| attention.prefix);
+            remarks.extend(prefix.map(Prefix::remark));
             stacks.push(stack);
         }
         remarks.extend(other_architecture(&model_type, family, &kind.architectures));
@@ -405,7 +410,8 @@ mod tests {
             ("recurrent_gemma", "RecurrentGemmaForCausalLM"),
         ] {
             let json = format!(
-                r#"{{"model_type": "{model_type}", "architectures": ["{architecture}"], "hidden_size": 8}}"#
+                r#"{{"model_type": "{model_type}", "architectures": ["{architecture}"], "hidden_size": 16,
+                    "num_attention_heads": 4}}"#
             );
             let config = parse(&json).unwrap();
             assert_eq!(config.stacks[0].head.value, Head::Embedding, "{json}");

@@ -133,6 +133,20 @@ pub(in crate::checkpoint) struct RawConfig {
     pub(in crate::checkpoint) altup_coef_clip: Option<f64>,
     pub(in crate::checkpoint) altup_correct_scale: Option<bool>,
     pub(in crate::checkpoint) laurel_rank: Option<usize>,
+
+    /// RecurrentGemma's name for `sliding_window`.
+    #[serde(deserialize_with = "present")]
+    pub(in crate::checkpoint) attention_window_size: Option<Option<usize>>,
+    /// RecurrentGemma's name for `final_logit_softcapping`.
+    #[serde(deserialize_with = "present")]
+    pub(in crate::checkpoint) logits_soft_cap: Option<Option<f64>>,
+    #[serde(deserialize_with = "some_bounded")]
+    pub(in crate::checkpoint) block_types: Option<Vec<RawBlockType>>,
+    /// What transformers 4 writes of it.
+    #[serde(rename = "_block_types", deserialize_with = "some_bounded")]
+    pub(in crate::checkpoint) older_block_types: Option<Vec<RawBlockType>>,
+    pub(in crate::checkpoint) lru_width: Option<usize>,
+    pub(in crate::checkpoint) conv1d_width: Option<usize>,
     pub(in crate::checkpoint) embedding_dim: Option<usize>,
 }
 
@@ -251,6 +265,16 @@ impl<'de> Deserialize<'de> for LayerType {
             name => Self::Other(name),
         })
     }
+}
+
+/// By what a layer mixes tokens, in RecurrentGemma's configs.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(in crate::checkpoint) enum RawBlockType {
+    Recurrent,
+    Attention,
+    #[serde(untagged)]
+    Other(String),
 }
 
 /// The file with the settings of generation, which has end tokens of its own.

@@ -44,7 +44,7 @@ pub(in crate::checkpoint) fn remarks(family: Family, stack: &Stack) -> Vec<Remar
         judge.family(attention, profile);
         // All releases of a family have one cap.
         let cap = match (own.final_softcap, own.releases.first()) {
-            (Softcap::Default(cap), _) => Some(Some(cap)),
+            (Softcap::Default(cap) | Softcap::Always(cap), _) => Some(Some(cap)),
             (Softcap::Unread, _) => Some(None),
             (Softcap::Optional, first) => first.map(|release| release.final_softcap),
         };

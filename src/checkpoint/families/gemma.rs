@@ -20,6 +20,7 @@ pub const PROFILE: Profile = Profile {
         post_attention: None,
         pre_mlp: "post_attention_layernorm",
         post_mlp: None,
+        last: "norm",
     },
     norm_weight: NormWeight::OnePlus,
     per_layer_inputs: None,
@@ -28,6 +29,7 @@ pub const PROFILE: Profile = Profile {
     layer_scalar: false,
     altup: None,
     embedding_dim: None,
+    embedding_scale: EmbeddingScale::RunDType,
     final_softcap: Softcap::Unread,
     attention: Ok(AttentionProfile {
         num_attention_heads: 16,

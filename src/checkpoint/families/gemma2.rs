@@ -22,6 +22,7 @@ pub const PROFILE: Profile = Profile {
     layer_scalar: false,
     altup: None,
     embedding_dim: None,
+    embedding_scale: EmbeddingScale::RunDType,
     final_softcap: Softcap::Default(30.0),
     attention: Ok(GEMMA2_ATTENTION),
     releases: &[

@@ -26,6 +26,7 @@ pub const PROFILE: Profile = Profile {
     layer_scalar: false,
     altup: None,
     embedding_dim: None,
+    embedding_scale: EmbeddingScale::RunDType,
     final_softcap: Softcap::Optional,
     attention: Ok(AttentionProfile {
         // transformers' attention of Gemma 3 has no soft-cap, whatever a config says.

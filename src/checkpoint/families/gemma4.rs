@@ -28,6 +28,7 @@ pub const PROFILE: Profile = Profile {
     layer_scalar: true,
     altup: None,
     embedding_dim: None,
+    embedding_scale: EmbeddingScale::RunDType,
     final_softcap: Softcap::Optional,
     attention: Ok(ATTENTION),
     releases: &[

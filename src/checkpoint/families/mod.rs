@@ -17,10 +17,10 @@ mod t5gemma;
 mod vaultgemma;
 
 pub(super) use profile::{
-    ActivationRule, AttentionProfile, Bidirectional, LeftOut, Model, Profile, Release, Scaling,
-    Sliding, Softcap,
+    ActivationRule, AttentionProfile, Bidirectional, BlockType, LeftOut, Model, Profile, Release,
+    Scaling, Sliding, Softcap,
 };
-pub use profile::{NormNames, NormWeight, PerLayerNames};
+pub use profile::{EmbeddingScale, NormNames, NormWeight, PerLayerNames};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;

@@ -34,7 +34,9 @@ pub struct Profile {
     pub altup: Option<AltUpProfile>,
     /// What embeddings of texts are made of, in models that have no head.
     pub embedding_dim: Option<usize>,
-    /// `final_logit_softcapping`.
+    /// What the factor on token embeddings, `sqrt(hidden)`, is rounded to.
+    pub embedding_scale: EmbeddingScale,
+    /// `final_logit_softcapping`, or what the family calls it.
     pub final_softcap: Softcap,
     /// Attention, or the sentence why it is not computed here.
     pub attention: Result<AttentionProfile, &'static str>,
@@ -48,10 +50,16 @@ impl Profile {
         let Ok(attention) = &self.attention else { return false };
         let sliding = attention.sliding.as_ref();
         match key {
-            "final_logit_softcapping" => self.final_softcap == Softcap::Unread,
+            "final_logit_softcapping" => {
+                self.final_softcap == Softcap::Unread || self.final_softcap.key() != key
+            }
             "attn_logit_softcapping" => attention.softcap == Softcap::Unread,
             "query_pre_attn_scalar" => !matches!(attention.scaling, Scaling::Scalar(_)),
             "sliding_window" => sliding.is_none(),
+            "attention_window_size" => attention.window_key != key,
+            "logits_soft_cap" => self.final_softcap.key() != key,
+            "block_types" | "lru_width" | "conv1d_width" => attention.recurrent.is_none(),
+            "layer_types" => attention.recurrent.is_some(),
             "sliding_window_pattern" => sliding.is_none_or(|sliding| !sliding.reads_pattern),
             "rope_local_base_freq" => sliding.and_then(|sliding| sliding.rope_theta).is_none(),
             "global_head_dim" | "num_global_key_value_heads" => attention.global.is_none(),
@@ -177,26 +185,25 @@ pub struct Model {
     pub model_type: &'static str,
     /// `model_type` of its text part, which is the file's own where there is no other part.
     pub text_type: &'static str,
-    /// Why the whole model does not run here, if that is so of this kind alone.
-    pub incomplete: Option<&'static str>,
+    /// Whether a prompt's tokens all see one another, and positions count from 1.
+    pub prefix: bool,
 }
 
 impl Model {
     /// A model of text alone.
     pub const fn text(model_type: &'static str) -> Self {
-        Self { model_type, text_type: model_type, incomplete: None }
+        Self { model_type, text_type: model_type, prefix: false }
     }
 
     /// A model around a text model.
     pub const fn around(text_type: &'static str, model_type: &'static str) -> Self {
-        Self { model_type, text_type, incomplete: None }
+        Self { model_type, text_type, prefix: false }
     }
 }
 
 /// PaliGemma, around either of its text models.
 pub const fn paligemma(text_type: &'static str) -> Model {
-    let incomplete = Some("PaliGemma's text attends to an image, which is not read");
-    Model { incomplete, ..Model::around(text_type, "paligemma") }
+    Model { prefix: true, ..Model::around(text_type, "paligemma") }
 }
 
 /// How a config names the activation. All of Gemma was trained with tanh.
@@ -241,6 +248,15 @@ pub const PLAIN_MLP: MlpProfile = MlpProfile {
     double_wide: false,
     experts: When::Never,
 };
+
+/// What the factor on token embeddings, `sqrt(hidden)`, is rounded to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EmbeddingScale {
+    /// The dtype that the model runs in.
+    RunDType,
+    /// bf16, whatever the model runs in (transformers' `RecurrentGemmaModel` keeps it in a buffer).
+    Bf16,
+}
 
 /// What a norm multiplies by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -296,6 +312,8 @@ pub struct NormNames {
     pub pre_mlp: &'static str,
     /// Behind the MLP, where there is one.
     pub post_mlp: Option<&'static str>,
+    /// Behind the last layer.
+    pub last: &'static str,
 }
 
 /// The four norms that Gemma has had since its second version.
@@ -304,6 +322,7 @@ pub const FOUR_NORMS: NormNames = NormNames {
     post_attention: Some("post_attention_layernorm"),
     pre_mlp: "pre_feedforward_layernorm",
     post_mlp: Some("post_feedforward_layernorm"),
+    last: "norm",
 };
 
 /// `cap·tanh(x/cap)` and the config's field for the cap.
@@ -315,9 +334,19 @@ pub enum Softcap {
     Optional,
     /// This one where the field is absent; none where it is null.
     Default(f64),
+    /// There is always one, this where the field is absent, which is called `logits_soft_cap`: RecurrentGemma's logits.
+    Always(f64),
 }
 
 impl Softcap {
+    /// What the field is called for logits.
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Always(_) => "logits_soft_cap",
+            _ => "final_logit_softcapping",
+        }
+    }
+
     /// The cap that a config means, or the sentence why it cannot be one. A field is absent, null, or a
     /// number.
     pub fn resolve(
@@ -330,6 +359,10 @@ impl Softcap {
             Self::Unread => None,
             Self::Optional => field.flatten(),
             Self::Default(cap) => notes.or_null(name, field, cap),
+            Self::Always(cap) => {
+                let cap = notes.or_null(name, field, cap);
+                Some(cap.ok_or_else(|| format!("{name} is null; it must be a number"))?)
+            }
         };
         match cap {
             Some(cap) if cap.is_nan() || cap <= 0.0 => {
@@ -342,9 +375,15 @@ impl Softcap {
 
 /// Attention, with transformers' defaults.
 pub struct AttentionProfile {
+    /// What a layer calls it.
+    pub name: &'static str,
     pub num_attention_heads: usize,
     pub num_key_value_heads: usize,
     pub head_dim: usize,
+    /// Whether a config that leaves them out has as many key heads as heads, and heads that share the hidden size.
+    pub heads_by_size: bool,
+    /// Whether the output's projection has a bias, whatever the others have.
+    pub output_bias: bool,
     /// The factor on the scores.
     pub scaling: Scaling,
     /// `attn_logit_softcapping`.
@@ -361,10 +400,31 @@ pub struct AttentionProfile {
     pub shared_layers: Option<usize>,
     /// The layers that see a window only; `None` if there are none.
     pub sliding: Option<Sliding>,
+    /// The field of a config that has the window.
+    pub window_key: &'static str,
+    /// The layers that have a recurrence in place of attention.
+    pub recurrent: Option<RecurrentProfile>,
     /// The base of the rotary frequencies.
     pub rope_theta: f64,
     /// The part of a head that full layers rotate, where it is proportional RoPE unless a config says otherwise.
     pub proportional: Option<f64>,
+    /// The part of a head's first numbers that are rotated unless a config says otherwise, where only a part may be.
+    pub partial: Option<f64>,
+}
+
+/// Layers with a recurrence (RG-LRU) in place of attention, with transformers' defaults.
+pub struct RecurrentProfile {
+    /// `block_types`, from the first layer on and again.
+    pub block_types: &'static [BlockType],
+    /// `conv1d_width`.
+    pub conv_width: usize,
+}
+
+/// By what a layer mixes tokens, as `block_types` calls it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BlockType {
+    Recurrent,
+    Attention,
 }
 
 /// The factor on attention's scores.
@@ -434,7 +494,7 @@ impl When {
 pub struct Sliding {
     /// How many positions a query sees.
     pub window: usize,
-    /// Of this many layers the last one sees everything.
+    /// Of this many layers the last one sees everything; 0 where none does.
     pub full_every: usize,
     /// Whether a config's `sliding_window_pattern` says another number.
     pub reads_pattern: bool,
@@ -446,9 +506,12 @@ pub struct Sliding {
 
 /// Gemma 2's attention, which later families started from.
 pub const GEMMA2_ATTENTION: AttentionProfile = AttentionProfile {
+    name: "self_attn",
     num_attention_heads: 8,
     num_key_value_heads: 4,
     head_dim: 256,
+    heads_by_size: false,
+    output_bias: false,
     scaling: Scaling::Scalar(256.0),
     softcap: Softcap::Default(50.0),
     qk_norm: false,
@@ -463,6 +526,9 @@ pub const GEMMA2_ATTENTION: AttentionProfile = AttentionProfile {
         last_full: false,
         rope_theta: None,
     }),
+    window_key: "sliding_window",
+    recurrent: None,
     rope_theta: 10_000.0,
     proportional: None,
+    partial: None,
 };

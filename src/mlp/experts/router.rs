@@ -31,6 +31,8 @@ pub struct Router {
     eps: f64,
     renormalises: bool,
     scales_experts: bool,
+    /// What every operation in front of the softmax is rounded to.
+    rounding: Option<DType>,
 }
 
 impl Router {
@@ -66,7 +68,17 @@ impl Router {
             return Err(InvalidLayer::TopK { top_k, experts });
         }
         let (renormalises, scales_experts) = (true, true);
-        Ok(Self { proj, scale, per_expert_scale, top_k, eps, renormalises, scales_experts })
+        let rounding = None;
+        Ok(Self {
+            proj,
+            scale,
+            per_expert_scale,
+            top_k,
+            eps,
+            renormalises,
+            scales_experts,
+            rounding,
+        })
     }
 
     /// How many experts a row gets.
@@ -94,12 +106,23 @@ impl Router {
         Self { scales_experts: false, ..self.clone() }
     }
 
-    /// The router for inference on the CPU, in one operation. The choice is that of the same weights in f32.
+    /// The router that rounds every operation in front of the softmax to a dtype, as frameworks do that compute in it.
+    pub fn with_rounding(&self, dtype: DType) -> Self {
+        Self { rounding: Some(dtype), ..self.clone() }
+    }
+
+    /// The router for inference on the CPU, in one operation, its scales constants to a backward pass. The choice is that
+    /// of the same weights in f32.
     ///
     /// # Errors
     /// Weights that are not in the CPU's memory, or of another dtype than f32, bf16 and f16.
     pub fn packed(&self) -> Result<Self> {
-        Ok(Self { proj: self.proj.packed()?, ..self.clone() })
+        Ok(Self {
+            proj: self.proj.packed()?,
+            scale: self.scale.detach(),
+            per_expert_scale: self.per_expert_scale.detach(),
+            ..self.clone()
+        })
     }
 
     /// The router with its packed weight as a constant to a backward pass, which then goes through it to
@@ -150,11 +173,7 @@ impl Router {
     /// An input whose last dimension is not the hidden size, or that is not f64, f32, bf16 or f16; of a
     /// packed router, one that is not on the CPU.
     pub fn route(&self, xs: &Tensor) -> Result<Routing> {
-        let x = as_rows(xs)?; // [rows, hidden]
-        if x.dim(1)? != self.hidden_size() {
-            let hidden = self.hidden_size();
-            candle_core::bail!("an input {:?} for a router of hidden size {hidden}", xs.dims())
-        }
+        let x = self.rows_of(xs)?;
         let (rows, device) = (x.dim(0)?, x.device());
         if rows == 0 {
             let shape = (0, self.top_k);
@@ -163,30 +182,72 @@ impl Router {
         }
         match self.one_pass(&x)? {
             Some(routing) => Ok(routing),
-            None => self.composed(&x),
+            None => {
+                let probabilities = self.scored(&x)?;
+                self.choose(&probabilities, &probabilities)
+            }
         }
     }
 
-    /// Out of candle's operations, which it differentiates.
-    fn composed(&self, x: &Tensor) -> Result<Routing> {
-        let wide = wide_dtype(x.dtype());
-        let x = x.to_dtype(wide)?;
-        let mean_square = (x.sqr()?.mean_keepdim(D::Minus1)? + self.eps)?; // [rows, 1]
-        let normed = x.broadcast_div(&mean_square.sqrt()?)?;
-        let scaled = normed.broadcast_mul(&self.scale.to_dtype(wide)?)?;
-        let scores = self.proj.weight().matmul(&(scaled * self.root())?, None)?; // [rows, experts]
-        let probabilities = candle_nn::ops::softmax(&scores, D::Minus1)?;
-        let indices = self.top_of(&probabilities)?; // [rows, top_k]
+    /// The probabilities of all experts for every row of `xs`, `[..., hidden]`: `[rows, experts]` in f32 (f64 for f64),
+    /// out of candle's operations, which it differentiates.
+    ///
+    /// # Errors
+    /// Those of [`Self::route`].
+    pub fn probabilities(&self, xs: &Tensor) -> Result<Tensor> {
+        self.scored(&self.rows_of(xs)?)
+    }
+
+    /// The routing that probabilities of all experts make, `[rows, experts]` in f32 or f64, to the experts that are
+    /// largest in `order`: mostly the probabilities themselves, or numbers that tell equal ones apart.
+    ///
+    /// # Errors
+    /// Another number of experts, shapes that differ.
+    pub fn choose(&self, probabilities: &Tensor, order: &Tensor) -> Result<Routing> {
+        if probabilities.dim(D::Minus1)? != self.experts() {
+            let experts = self.experts();
+            candle_core::bail!("probabilities {:?} of {experts} experts", probabilities.dims())
+        }
+        let indices = self.top_of(order)?; // [rows, top_k]
         let mut weights = probabilities.gather(&indices, D::Minus1)?;
         if self.renormalises {
             weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?;
         }
         if self.scales_experts {
-            let scale = self.per_expert_scale.to_dtype(wide)?;
+            let scale = self.per_expert_scale.to_dtype(weights.dtype())?;
             let scale = scale.index_select(&indices.flatten_all()?, 0)?;
             weights = (weights * scale.reshape(indices.shape())?)?;
         }
         Routing::new(&indices, &weights)
+    }
+
+    /// An input as rows, checked: `[rows, hidden]`.
+    fn rows_of(&self, xs: &Tensor) -> Result<Tensor> {
+        let x = as_rows(xs)?;
+        if x.dim(1)? != self.hidden_size() {
+            let hidden = self.hidden_size();
+            candle_core::bail!("an input {:?} for a router of hidden size {hidden}", xs.dims())
+        }
+        if !is_float(x.dtype()) {
+            return Err(candle_core::Error::UnsupportedDTypeForOp(x.dtype(), "router"));
+        }
+        Ok(x)
+    }
+
+    /// The probabilities of rows.
+    fn scored(&self, x: &Tensor) -> Result<Tensor> {
+        let wide = wide_dtype(x.dtype());
+        let rounded = |x: Tensor| match self.rounding {
+            Some(dtype) => x.to_dtype(dtype)?.to_dtype(wide),
+            None => Ok(x),
+        };
+        let x = x.to_dtype(wide)?;
+        let mean_square = (x.sqr()?.mean_keepdim(D::Minus1)? + self.eps)?; // [rows, 1]
+        let normed = rounded(x.broadcast_div(&mean_square.sqrt()?)?)?;
+        let scaled = rounded(normed.broadcast_mul(&self.scale.to_dtype(wide)?)?)?;
+        let scaled = rounded((scaled * self.root())?)?;
+        let scores = rounded(self.proj.weight().matmul(&scaled, None)?)?; // [rows, experts]
+        candle_nn::ops::softmax(&scores, D::Minus1)
     }
 
     /// `hidden^(-1/2)`.
@@ -195,7 +256,7 @@ impl Router {
     }
 
     /// The indices of the largest of every row, in falling order: `[rows, experts]` to `[rows, top_k]`.
-    fn top_of(&self, probabilities: &Tensor) -> Result<Tensor> {
+    pub(crate) fn top_of(&self, probabilities: &Tensor) -> Result<Tensor> {
         let (rows, experts) = probabilities.dims2()?;
         // f64 holds every f32.
         let numbers = probabilities.detach().to_device(&Device::Cpu)?.to_dtype(DType::F64)?;

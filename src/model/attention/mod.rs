@@ -4,15 +4,17 @@ mod cache;
 mod one_pass;
 mod rounding;
 mod softmax;
+mod stray;
 mod visible;
 
 pub use cache::KeyValues;
 pub use rounding::AttentionRounding;
+pub(super) use stray::StrayKeys;
 
 use super::identity::Identity;
 use super::norm::{RmsNorm, wide_dtype};
 use super::rope::RotaryEmbedding;
-use crate::checkpoint::{AttentionConfig, LayerAttention, Stack, ValuesFrom};
+use crate::checkpoint::{AttentionConfig, LayerAttention, Prefix, Stack, ValuesFrom};
 use crate::kernels::linear::{InputRounding, Linear};
 use crate::kernels::number::Float;
 use crate::kernels::operands::with_slice;
@@ -22,7 +24,7 @@ use candle_nn::{VarBuilder, linear_b};
 use half::{bf16, f16};
 use one_pass::{OnePass, Panelled, Scales};
 use rounding::round;
-use softmax::{Scores, masked_softmax};
+use softmax::{Scores, SoftmaxRounding, masked_softmax};
 use visible::Visible;
 
 /// Queries that candle's operations score at a time, so that the scores of a long prompt take
@@ -43,11 +45,19 @@ pub struct Attention {
     pub(in crate::model) rope: RotaryEmbedding,
     pub(in crate::model) sliding_window: Option<usize>,
     pub(in crate::model) rounding: Option<AttentionRounding>,
+    /// What the softmax's scores and weights are rounded to, if to anything.
+    pub(in crate::model) softmax_dtype: Option<DType>,
+    /// Whether values that are the keys' projection are taken behind its norm, which is wrong.
+    pub(in crate::model) values_after_key_norm: bool,
+    /// Keys and values that the file has for a layer that shares another's.
+    pub(in crate::model) stray: Option<StrayKeys>,
     pub(in crate::model) inputs: InputRounding,
     num_attention_heads: usize,
     num_key_value_heads: usize,
     head_dim: usize,
     causal: bool,
+    prefix: Option<Prefix>,
+    first_position: usize,
     keys: KeysFrom,
     scores: Scores,
     identity: Identity,
@@ -135,8 +145,8 @@ impl Attention {
             (None, ValuesFrom::Keys) => KeysFrom::OneProjection,
             (None, ValuesFrom::Projection) => KeysFrom::Projections,
         };
-        let linear = |columns, rows, name| {
-            Ok::<_, Error>(Linear::try_from(linear_b(columns, rows, config.bias, vb.pp(name))?)?)
+        let linear = |columns, rows, bias, name| {
+            Ok::<_, Error>(Linear::try_from(linear_b(columns, rows, bias, vb.pp(name))?)?)
         };
         let norm = |name| -> Result<RmsNorm> {
             let weight = vb.pp(name).get(head_dim, "weight")?;
@@ -146,13 +156,13 @@ impl Attention {
             true => fused(&rows, hidden_size, config.bias, vb.pp("qkv_proj"))?,
             false => rows
                 .iter()
-                .map(|&(name, rows)| linear(hidden_size, rows, name))
+                .map(|&(name, rows)| linear(hidden_size, rows, config.bias, name))
                 .collect::<Result<_>>()?,
         };
         let own = !matches!(keys, KeysFrom::Layer(_));
         Ok(Self {
             projections: Projections::Separate(projections),
-            o_proj: linear(heads * head_dim, hidden_size, "o_proj")?,
+            o_proj: linear(heads * head_dim, hidden_size, config.output_bias, "o_proj")?,
             norms: HeadNorms {
                 q: config.qk_norm.then(|| norm("q_norm")).transpose()?,
                 k: (config.qk_norm && own).then(|| norm("k_norm")).transpose()?,
@@ -161,11 +171,16 @@ impl Attention {
             rope,
             sliding_window: layer.sliding_window,
             rounding: None,
+            softmax_dtype: None,
+            values_after_key_norm: false,
+            stray: None,
             inputs: InputRounding::Exact,
             num_attention_heads: heads,
             num_key_value_heads: kv_heads,
             head_dim,
             causal: config.causal,
+            prefix: config.prefix,
+            first_position: config.first_position,
             keys,
             scores: Scores { scaling: config.scaling, softcap: config.softcap },
             identity: Identity::new(),
@@ -185,11 +200,16 @@ impl Attention {
         }
     }
 
+    /// Heads of keys and values: its own, or those of the layer that it shares them with.
+    pub fn key_value_heads(&self) -> usize {
+        self.num_key_value_heads
+    }
+
     /// Attention of `x`, `[batch, seq, hidden]`, to itself and to the tokens before it, if their keys are kept.
     ///
     /// # Errors
     /// candle's, for shapes that do not fit; keys and values that another model, layer or batch began; of a layer that
-    /// shares another's, any that are not shared.
+    /// shares another's, any that are not shared; of a model with a prefix, keys that are kept of a part of it.
     pub fn forward(&self, x: &Tensor, keys: Keys) -> Result<Tensor> {
         let attended = match &self.projections {
             Projections::Packed(all) if self.is_one_pass(x)? => {
@@ -204,6 +224,7 @@ impl Attention {
     /// Out of candle's operations, which it differentiates: `[batch, seq, heads · head_dim]`.
     fn composed(&self, x: &Tensor, keys: Keys) -> Result<Tensor> {
         let (seq, projected) = (x.dim(1)?, self.projected(x)?);
+        let prefix = self.prefix(&keys, seq)?;
         let (k, v, start) = match keys {
             Keys::Shared(shared) => {
                 let (k, v) = shared.tensors(self.num_key_value_heads)?;
@@ -222,12 +243,26 @@ impl Attention {
             }
         };
         let q = self.queries(&projected, start)?;
-        self.mixed([&q, &k, &v], start)?.to_dtype(x.dtype())
+        self.mixed([&q, &k, &v], start, prefix)?.to_dtype(x.dtype())
+    }
+
+    /// How many positions from a text's first one on all see one another, of a call with so many: the prefix, if the
+    /// call begins the text. What comes later sees all of it, as it sees whatever was before.
+    fn prefix(&self, keys: &Keys, seq: usize) -> Result<usize> {
+        let Some(prefix) = self.prefix else { return Ok(0) };
+        let Keys::Kept(kept) = keys else { return Ok(prefix.of(seq)) };
+        match prefix {
+            _ if !kept.is_empty() => Ok(0),
+            Prefix::Tokens(all) if all > seq => candle_core::bail!(
+                "the first call with a cache has {seq} tokens of a prefix of {all}: all of it must be in that call"
+            ),
+            prefix => Ok(prefix.of(seq)),
+        }
     }
 
     /// What queries `[batch, heads, seq, head_dim]`, the first of which is at a position, see of keys and values
     /// `[batch, kv_heads, start + seq, head_dim]`: `[batch, seq, heads · head_dim]`.
-    fn mixed(&self, [q, k, v]: [&Tensor; 3], start: usize) -> Result<Tensor> {
+    fn mixed(&self, [q, k, v]: [&Tensor; 3], start: usize, prefix: usize) -> Result<Tensor> {
         let seq = q.dim(2)?;
         let chunks = (0..seq).step_by(QUERIES).map(|at| {
             let n = QUERIES.min(seq - at);
@@ -236,6 +271,7 @@ impl Attention {
                 keys: 0..start + seq,
                 window: self.sliding_window.unwrap_or(usize::MAX),
                 causal: self.causal,
+                prefix,
             };
             self.attend(&q.narrow(2, at, n)?, k, v, visible.trimmed())
         });
@@ -267,7 +303,8 @@ impl Attention {
     pub fn forward_projected(&self, qkv: &[Tensor; 3], dtype: DType) -> Result<Tensor> {
         let wide = |x: &Tensor| x.to_dtype(wide_dtype(dtype))?.transpose(1, 2)?.contiguous();
         let [q, k, v] = [wide(&qkv[0])?, wide(&qkv[1])?, wide(&qkv[2])?];
-        let mixed = self.mixed([&q, &k, &v], 0)?.to_dtype(dtype)?;
+        let prefix = self.prefix(&Keys::Own, q.dim(2)?)?;
+        let mixed = self.mixed([&q, &k, &v], 0, prefix)?.to_dtype(dtype)?;
         self.o_proj.forward(&self.inputs.round(&mixed)?)
     }
 
@@ -285,6 +322,7 @@ impl Attention {
         let (batch, seq, _) = all.dims3()?;
         let shape = (batch, seq, self.num_attention_heads * self.head_dim);
         let heads = batch * self.num_key_value_heads;
+        let prefix = self.prefix(&keys, seq)?;
         let mut own = KeyValues::default();
         let kept = match keys {
             Keys::Own => Panelled::Own(own.panels(self.identity, heads, self.head_dim)?),
@@ -298,7 +336,8 @@ impl Attention {
         let scale = |norm: &Option<RmsNorm>| norm.as_ref().map(RmsNorm::scale).transpose();
         let norms =
             Scales { q: scale(&self.norms.q)?, k: scale(&self.norms.k)?, v: scale(&self.norms.v)? };
-        let (cos, sin) = self.rope.rows(start, seq, all.device())?; // [seq, pairs]
+        let first = start + self.first_position;
+        let (cos, sin) = self.rope.rows(first, seq, all.device())?; // [seq, pairs]
         let attended = with_slice(all, |all| {
             with_slice(&cos, |cos| {
                 with_slice(&sin, |sin| {
@@ -318,6 +357,7 @@ impl Attention {
                         scores: self.scores,
                         sliding_window: self.sliding_window,
                         causal: self.causal,
+                        prefix,
                     };
                     threads::operation(|| attention.attend::<T>(all, seq, kept))
                 })
@@ -352,9 +392,16 @@ impl Attention {
     pub(super) fn frozen(&self) -> Self {
         let projections = match &self.projections {
             Projections::Packed(all) => Projections::Packed(all.frozen()),
-            separate => separate.clone(),
+            Projections::Separate(all) => {
+                Projections::Separate(all.iter().map(Linear::frozen).collect())
+            }
         };
         Self { projections, o_proj: self.o_proj.frozen(), ..self.clone() }
+    }
+
+    /// Whether its values are the keys' projection.
+    pub(super) fn has_keys_as_values(&self) -> bool {
+        self.keys == KeysFrom::OneProjection
     }
 
     /// Whether its scores are scaled by `head_dim^(-1/2)`.
@@ -414,12 +461,14 @@ impl Attention {
             (KeysFrom::OneProjection, [_, k]) => (k, k),
             _ => candle_core::bail!("the keys and values of another layer are not there"),
         };
-        let k = self.rotated(normed(&self.norms.k, k)?, start)?;
-        Ok([k, normed(&self.norms.v, v)?])
+        let normed_k = normed(&self.norms.k, k)?;
+        let v = if self.values_after_key_norm { &normed_k } else { v };
+        let v = normed(&self.norms.v, v)?;
+        Ok([self.rotated(normed_k, start)?, v])
     }
 
     fn rotated(&self, x: Tensor, start: usize) -> Result<Tensor> {
-        let x = round(self.rounding, x)?;
+        let (x, start) = (round(self.rounding, x)?, start + self.first_position);
         match self.rounding {
             Some(AttentionRounding { rotary_every_op: true, dtype, .. }) => {
                 self.rope.apply_rounded(&x, start, dtype)
@@ -428,12 +477,22 @@ impl Attention {
         }
     }
 
+    /// How many of a text's first tokens may see what comes behind them.
+    pub(super) fn seen_ahead(&self) -> usize {
+        match self.prefix {
+            _ if !self.causal => usize::MAX,
+            None => 0,
+            Some(prefix) => prefix.of(usize::MAX),
+        }
+    }
+
     /// Whether it is computed in one pass, which has no gradient and rounds as norms do that round
     /// once.
     fn is_one_pass(&self, x: &Tensor) -> Result<bool> {
         let HeadNorms { q, k, v } = &self.norms;
         let rounds_once = [q, k, v].into_iter().flatten().all(RmsNorm::rounds_once);
-        let exact = rounds_once && self.rounding.is_none();
+        let exact = rounds_once && self.rounding.is_none() && self.softmax_dtype.is_none();
+        let exact = exact && !self.values_after_key_norm;
         Ok(exact && !x.track_op() && x.dtype() != DType::F64)
     }
 
@@ -455,7 +514,8 @@ impl Attention {
         // The query heads that share a key head are one longer list of queries to it.
         let q = q.contiguous()?.reshape((batch, kv_heads, rows, head_dim))?;
         let scores = q.matmul(&seen(k)?.t()?)?; // [batch, kv_heads, rows, keys]
-        let weights = masked_softmax(&scores, self.scores, self.rounding, &visible)?;
+        let rounding = SoftmaxRounding { attention: self.rounding, own: self.softmax_dtype };
+        let weights = masked_softmax(&scores, self.scores, rounding, &visible)?;
         round(self.rounding, weights.matmul(&seen(v)?)?)?.reshape((batch, heads, n, head_dim))
     }
 }
@@ -525,17 +585,25 @@ mod tests {
             (2, 1, 516, None, None, true),
         ] {
             let config = AttentionConfig {
+                name: "self_attn",
                 num_attention_heads: heads,
                 bias: false,
+                output_bias: false,
                 qk_norm: heads != 3,
                 v_norm: heads == 2,
                 scaling: (head_dim as f64).powf(-0.5),
                 softcap,
                 causal,
+                prefix: (heads == 3).then_some(Prefix::Tokens(400)),
+                first_position: usize::from(heads == 3),
                 layers: vec![LayerAttention {
                     num_key_value_heads: kv_heads,
                     head_dim,
-                    rotated: if heads == 4 { Rotated::Pairs(head_dim / 4) } else { Rotated::All },
+                    rotated: match heads {
+                        4 => Rotated::Pairs(head_dim / 4),
+                        3 => Rotated::First(head_dim / 3 * 2),
+                        _ => Rotated::All,
+                    },
                     values: if heads == 2 { ValuesFrom::Keys } else { ValuesFrom::Projection },
                     shares: None,
                     sliding_window: window,

@@ -32,6 +32,9 @@ pub fn drift_table(drift: &Drift, paint: Paint) -> String {
     let floor = pair(&header.floor_sides);
     line(format!("floor:  {floor}: the noise floor, {NOISE_FLOOR}{on}"));
     line(tokens_line(drift));
+    if let Some(gates) = gates(drift) {
+        line(format!("GELUs:  {gates}"));
+    }
     if drift.logits.is_some() {
         line(format!("KL:     how far the next token's distributions are apart, in nats; {NAT}"));
     }
@@ -40,6 +43,12 @@ pub fn drift_table(drift: &Drift, paint: Paint) -> String {
     if drift.logits.is_some() {
         text += "\n";
         text += &logit_rows(drift, paint);
+    }
+    if drift.embedding.is_some() {
+        text += "\n";
+        let header = ["embeddings", "drift", "floor", "ratio"].map(String::from);
+        let rows = figures::of_embedding(drift).into_iter().map(|(_, cells)| cells);
+        text += &emphasised(&align(std::iter::once(header).chain(rows), 1), 1, paint);
     }
     if let Some(gradients) = &drift.gradients {
         text += "\n";
@@ -93,6 +102,16 @@ fn tokens_line(drift: &Drift) -> String {
         line.extend([noise, &plain(why)]);
     }
     line
+}
+
+/// How many GELUs follow the switch, where they are more than the blocks'.
+pub(super) fn gates(drift: &Drift) -> Option<String> {
+    let (gates, blocks) = (drift.header.gates, drift.header.checkpoint.blocks);
+    let more = gates.checked_sub(blocks).filter(|&more| more > 0)?;
+    Some(format!(
+        "{gates} follow the switch: those of {blocks} blocks, and {more} in experts, gates of per-layer inputs and the \
+         like, which show in the residual stream"
+    ))
 }
 
 fn layer_rows(drift: &Drift, paint: Paint) -> String {
@@ -167,22 +186,17 @@ fn logit_rows(drift: &Drift, paint: Paint) -> String {
 }
 
 fn gradient_rows(gradients: &GradientDrift, paint: Paint) -> String {
-    let mut rows = vec![
-        ["gradients", "gate_proj", "", "up_proj", "", "down_proj", ""].map(String::from),
-        ["layer", "rel L2", "floor", "rel L2", "floor", "rel L2", "floor"].map(String::from),
-    ];
+    let mut rows: Vec<Vec<String>> = vec![vec!["gradients".into()], vec!["layer".into()]];
+    for (name, _) in gradients.gradients.iter().take(1).flat_map(|l| l.drift.matrices()) {
+        rows[0].extend([name, ""].map(String::from));
+        rows[1].extend(["rel L2", "floor"].map(String::from));
+    }
     for layer in &gradients.gradients {
-        let (drift, floor) = (layer.drift, layer.floor);
-        let [g, gf, u, uf, d, df] = [
-            drift.gate_proj,
-            floor.gate_proj,
-            drift.up_proj,
-            floor.up_proj,
-            drift.down_proj,
-            floor.down_proj,
-        ]
-        .map(|m| short(m.rel_l2));
-        rows.push([layer.index.to_string(), g, gf, u, uf, d, df]);
+        let mut row = vec![layer.index.to_string()];
+        for ((_, drift), (_, floor)) in layer.drift.matrices().zip(layer.floor.matrices()) {
+            row.extend([drift, floor].map(|m| short(m.rel_l2)));
+        }
+        rows.push(row);
     }
     let [a, b] = gradients.loss;
     let mut text = emphasised(&align(rows, 1), 2, paint);

@@ -4,7 +4,7 @@ use super::csv::Csv;
 use super::page::shown;
 use super::run::Run;
 use anyhow::Result;
-use gemma_mlp_drift::drift::{Drift, LogitMetrics, Metrics};
+use gemma_mlp_drift::drift::{Drift, EmbeddingMetrics, LogitMetrics, Metrics};
 
 /// Every figure of runs as a row: which run, which part of it, which layer, position or difference,
 /// its name there, the figure's name as in the JSON report, its value, and the noise floor's where
@@ -57,6 +57,7 @@ fn add(table: &mut Table, drift: &Drift) -> Result<()> {
         table.row(&place, "rel_l2", layer.rel_l2, Some(layer.floor_rel_l2))?;
     }
     logits(table, drift)?;
+    embedding(table, drift)?;
     gates(table, drift)?;
     positions(table, drift)?;
     for (section, tokens) in [("worst", &drift.worst), ("flips", &drift.flips)] {
@@ -69,12 +70,7 @@ fn add(table: &mut Table, drift: &Drift) -> Result<()> {
         }
     }
     for layer in drift.gradients.iter().flat_map(|gradients| &gradients.gradients) {
-        let matrices = [
-            ("gate_proj", layer.drift.gate_proj, layer.floor.gate_proj),
-            ("up_proj", layer.drift.up_proj, layer.floor.up_proj),
-            ("down_proj", layer.drift.down_proj, layer.floor.down_proj),
-        ];
-        for (name, own, floor) in matrices {
+        for ((name, own), (_, floor)) in layer.drift.matrices().zip(layer.floor.matrices()) {
             let place = ("gradients", layer.index.to_string(), name);
             table.row(&place, "rel_l2", own.rel_l2, Some(floor.rel_l2))?;
             table.row(&place, "cosine", own.cosine, Some(floor.cosine))?;
@@ -98,6 +94,26 @@ fn logits(table: &mut Table, drift: &Drift) -> Result<()> {
         for (name, of) in [(figure.name, figure.value)].into_iter().chain(figure.error) {
             table.row(&place, name, of(logits), drift.floor.logits.as_ref().map(of))?;
         }
+    }
+    Ok(())
+}
+
+fn embedding(table: &mut Table, drift: &Drift) -> Result<()> {
+    let Some(own) = &drift.embedding else { return Ok(()) };
+    let place = ("embedding", String::new(), "");
+    type Figure = (&'static str, fn(&EmbeddingMetrics) -> f64);
+    let figures: [Figure; 8] = [
+        ("hidden.max_abs", |m| m.hidden.max_abs),
+        ("hidden.rms", |m| m.hidden.rms),
+        ("hidden.rel_l2", |m| m.hidden.rel_l2),
+        ("hidden.cosine", |m| m.hidden.cosine),
+        ("distance_mean", |m| m.distance_mean),
+        ("distance_max", |m| m.distance_max),
+        ("cosine_mean", |m| m.cosine_mean),
+        ("cosine_min", |m| m.cosine_min),
+    ];
+    for (name, of) in figures {
+        table.row(&place, name, of(own), drift.floor.embedding.as_ref().map(of))?;
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! The figures of the logits, written as their kinds say.
 
 use super::number::{NOT_MEASURED, grouped, measured, percent, short};
-use gemma_mlp_drift::drift::{Drift, FigureKind, LogitFigure, LogitMetrics};
+use gemma_mlp_drift::drift::{Drift, EmbeddingMetrics, FigureKind, LogitFigure, LogitMetrics};
 
 /// A figure's value, with its error where that is half of it.
 pub(super) fn value(figure: &LogitFigure, logits: &LogitMetrics) -> String {
@@ -42,6 +42,43 @@ pub(super) fn rows(
         figure.kind != FigureKind::Count || all.any(|m| (figure.value)(m) != 0.0)
     };
     LogitMetrics::FIGURES.iter().filter(counts).map(row).collect()
+}
+
+/// The figures of an encoder: name, what it is, and value, that of the floor, and their ratio.
+pub(super) fn of_embedding(drift: &Drift) -> Vec<(&'static str, [String; 4])> {
+    type Figure = (&'static str, &'static str, bool, fn(&EmbeddingMetrics) -> f64);
+    const FIGURES: [Figure; 5] = [
+        (
+            "hidden states, rel L2",
+            "‖b − a‖/‖a‖ of the normed hidden states.",
+            true,
+            |m| m.hidden.rel_l2,
+        ),
+        (
+            "distance, mean",
+            "‖b − a‖ of a window's embeddings, each of unit length.",
+            true,
+            |m| m.distance_mean,
+        ),
+        ("distance, largest", "Of the window that moves farthest.", true, |m| m.distance_max),
+        ("cosine, mean", "Between both sides' embeddings of a window.", false, |m| m.cosine_mean),
+        ("cosine, smallest", "Of the window that turns farthest.", false, |m| m.cosine_min),
+    ];
+    let (Some(own), Some(floor)) = (&drift.embedding, &drift.floor.embedding) else {
+        return vec![];
+    };
+    let row = |(label, description, is_distance, of): Figure| {
+        let ratio = match is_distance {
+            true => measured(of(own) / of(floor), short),
+            false => String::new(),
+        };
+        let value = |metrics| match is_distance {
+            true => measured(of(metrics), short),
+            false => measured(of(metrics), |cosine| format!("{cosine:.8}")),
+        };
+        (description, [label.into(), value(own), value(floor), ratio])
+    };
+    FIGURES.into_iter().map(row).collect()
 }
 
 /// Those of a drift.

@@ -119,6 +119,11 @@ impl<'a> Words<'a> {
                 };
                 format!("{logits}{share} of the likeliest tokens agree; perplexity {perplexity}.")
             }
+            Basis::Embedding { distance_mean, floor_distance_mean, cosine_mean } => {
+                let what = "The embeddings of the texts, each of unit length, move by";
+                let embeddings = moved(what, distance_mean, "on average", floor_distance_mean);
+                format!("{embeddings}Their cosine is {cosine_mean:.8}.")
+            }
             Basis::BlockOutput { layer, rel_l2, floor_rel_l2 } => {
                 let what = format!("Layer {layer}'s block output moves farthest, by");
                 moved(&what, rel_l2, "of its norm", floor_rel_l2)

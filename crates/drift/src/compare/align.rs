@@ -106,6 +106,14 @@ impl Rows {
 /// The widths of a model's points.
 pub(super) struct Widths {
     hidden: usize,
+    /// How many residual streams lie side by side.
+    streams: usize,
+    /// Width of what the last projection makes, if there is one.
+    projected: Option<usize>,
+    /// Width of layers' own inputs, if they have any.
+    per_layer: Option<usize>,
+    /// How many experts layers have beside the block, if any.
+    experts: Option<usize>,
     /// Of each layer.
     intermediate: Vec<usize>,
     vocab: usize,
@@ -121,6 +129,13 @@ impl Widths {
         let attention = stack.attention.as_ref().ok();
         Self {
             hidden: stack.hidden_size,
+            streams: stack.altup.as_ref().map_or(1, |altup| altup.inputs),
+            projected: stack.embedding_dim,
+            per_layer: stack.per_layer_inputs.as_ref().map(|inputs| inputs.size),
+            experts: stack
+                .feed_forward
+                .iter()
+                .find_map(|layer| Some(layer.experts.as_ref()?.num_experts)),
             intermediate: stack.feed_forward.iter().map(|layer| layer.intermediate_size).collect(),
             vocab: stack.vocab_size,
             heads: attention.map_or(0, |a| a.num_attention_heads),
@@ -136,9 +151,36 @@ impl Widths {
         self.of_layers.get(layer).copied().unwrap_or_default()
     }
 
+    /// Whether the model has a point.
+    fn has(&self, point: Point) -> bool {
+        match point {
+            Point::Projected => self.projected.is_some(),
+            Point::Layer(_, Place::Router | Place::Routing | Place::ExpertsOutput) => {
+                self.experts.is_some()
+            }
+            Point::Layer(
+                _,
+                Place::PerLayerGate | Place::PerLayerProduct | Place::PerLayerOutput,
+            ) => self.per_layer.is_some(),
+            _ => true,
+        }
+    }
+
+    /// Whether a point has all residual streams, of which this is another number.
+    fn are_other_streams(&self, point: Point, width: usize) -> bool {
+        let of_streams = matches!(point, Point::Embedding | Point::Layer(_, Place::Hidden));
+        of_streams && self.streams > 1 && width == self.hidden
+    }
+
     /// What a position has at a point.
     fn at(&self, point: Point) -> Vec<usize> {
         match point {
+            Point::Embedding | Point::Layer(_, Place::Hidden) => vec![self.streams * self.hidden],
+            Point::Layer(_, Place::Router | Place::Routing) => vec![self.experts.unwrap_or(0)],
+            Point::Projected => vec![self.projected.unwrap_or(0)],
+            Point::Layer(_, Place::PerLayerGate | Place::PerLayerProduct) => {
+                vec![self.per_layer.unwrap_or(0)]
+            }
             Point::Logits => vec![self.vocab],
             Point::Layer(n, Place::Queries) => vec![self.heads, self.heads_of(n)[1]],
             Point::Layer(n, Place::Keys | Place::Values) => self.heads_of(n).to_vec(),
@@ -220,12 +262,23 @@ fn align_text(dump: &Dump, text: &DumpText, widths: &Widths, done: &mut Done) ->
                 format!("it has {point}, and the model has {layers} layers"),
             ));
         }
+        if !widths.has(point) {
+            return Err(refused(dump, format!("it has {point}, and the model has no such point")));
+        }
+        if widths.are_other_streams(point, plane.width()) {
+            let streams = widths.streams;
+            let what = format!(
+                "one residual stream, where the model has {streams} side by side; it is not compared"
+            );
+            done.note(what, point);
+            continue;
+        }
         let listed = (point == Point::Logits).then(|| text.logit_positions.clone()).flatten();
         let rows = align_plane(dump, point, plane, tokens.len(), listed, widths, done)?;
         planes.insert(point, rows);
     }
     let mut glimpses = BTreeMap::new();
-    for (&point, glimpse) in &text.glimpses {
+    for (&point, glimpse) in text.glimpses.iter().filter(|(point, _)| widths.has(**point)) {
         // Of fewer positions nobody says which they are, but for the logits of the last one.
         let width: usize = widths.at(point).iter().product();
         let numbers: usize = glimpse.shape.iter().skip(1).product();

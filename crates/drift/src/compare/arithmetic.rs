@@ -49,7 +49,10 @@ impl Arithmetic {
     fn wide(rounding: Rounding, description: &str) -> Self {
         Self {
             dtype: DType::F64,
-            variations: vec![Variation::RopeRounding(RopeRounding::Wide)],
+            variations: vec![
+                Variation::RopeRounding(RopeRounding::Wide),
+                Variation::ChoiceRounding(DType::F32),
+            ],
             centre: vec![],
             own: vec![],
             rounding,
@@ -66,7 +69,11 @@ impl Arithmetic {
         let attention = AttentionRounding { dtype, rotary_every_op: true, scores };
         Self {
             dtype,
-            variations: vec![tables, Variation::AttentionRounding(attention)],
+            variations: vec![
+                tables,
+                Variation::AttentionRounding(attention),
+                Variation::ChoiceRounding(dtype),
+            ],
             centre: vec![Variation::EmbeddingScaleRounded(dtype), tables],
             own: [in_dtype(dtype).to_vec(), vec![tables]].concat(),
             rounding,

@@ -351,7 +351,7 @@ fn place(
     batch: Batch,
     texts: &mut [DumpText],
 ) -> Result<std::result::Result<(), String>> {
-    let Array { shape, elements } = array;
+    let Array { shape, elements } = unstacked(point, array, batch)?;
     let rows = match rows(point, &shape, batch) {
         Ok(rows) => rows,
         Err(reason) => return Ok(Err(reason)),
@@ -399,6 +399,37 @@ fn place(
         text.planes.insert(point, plane.part(i * rows..(i + 1) * rows)?);
     }
     Ok(Ok(()))
+}
+
+/// Residual streams that are stacked in front, `[streams, B, T, H]` as transformers' Gemma 3n has them, or `[streams, T,
+/// H]`, side by side: `[B, T, streams · H]`.
+fn unstacked(point: Point, array: Array, Batch { texts, tokens }: Batch) -> Result<Array> {
+    let of_streams = matches!(point, Point::Embedding | Point::Layer(_, Place::Hidden));
+    let stacked = match array.shape[..] {
+        [_, batch, len, _] => batch == texts && tokens.is_none_or(|tokens| len <= tokens),
+        // Of one text, whose axis is left out.
+        [streams, len, _] => texts == 1 && streams > 1 && tokens == Some(len),
+        _ => false,
+    };
+    if !(of_streams && stacked) || array.shape.contains(&0) {
+        return Ok(array);
+    }
+    let tensor = match &array.elements {
+        Elements::Memory(tensor) => tensor.clone(),
+        Elements::File(numbers) => {
+            let Some(plane) = Plane::in_file(numbers.clone(), array.shape.clone()) else {
+                return Ok(array);
+            };
+            plane.tensor()?
+        }
+        Elements::Printed(..) => return Ok(array),
+    };
+    let (streams, hidden) = (array.shape[0], array.shape[array.shape.len() - 1]);
+    let len = array.shape[array.shape.len() - 2];
+    let tensor = tensor.reshape((streams, texts, len, hidden))?.permute((1, 2, 0, 3))?;
+    let shape = vec![texts, len, streams * hidden];
+    let tensor = tensor.contiguous()?.reshape(shape.as_slice())?;
+    Ok(Array { shape, elements: Elements::Memory(tensor) })
 }
 
 /// How many rows an array has for each text: `[T, …]`, `[B, T, …]`, or the texts one behind the other.

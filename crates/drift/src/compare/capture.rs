@@ -1,7 +1,7 @@
 //! What our own model computes, as a dump.
 
 use super::checks::{WEIGHTS, first_mlp_sha256};
-use super::layer_pass::{LayerPass, Values};
+use super::layer_pass::{Flow, LayerPass, Values, has};
 use super::point::{Place, Point};
 use crate::dump_file;
 use crate::error::{Error, Result};
@@ -85,21 +85,25 @@ pub fn capture(
     };
     let mut kept = Kept { options, points: BTreeMap::new() };
     let tokens = ids.tensor(device)?;
-    let mut stream = gemma.embed(&tokens)?;
-    kept.keep(Point::Embedding, || Ok(stream.clone()))?;
+    let mut flow = Flow::begin(&gemma, &tokens)?;
+    kept.keep(Point::Embedding, || Ok(flow.stream.clone()))?;
     let nothing = Values::new();
     for (index, layer) in gemma.layers().iter().enumerate() {
-        let mut pass = LayerPass::new(layer, options.dtype, &stream, &nothing);
-        for place in Place::ALL {
+        let mut pass = LayerPass::new(layer, options.dtype, &flow, &nothing);
+        for place in Place::ALL.into_iter().filter(|&place| has(layer, place)) {
             kept.keep(Point::Layer(index, place), || pass.computed(place))?;
         }
-        stream = pass.value(Place::Hidden)?;
+        let left = pass.leave()?;
+        flow.follow(left);
         if progress((index + 1) as f64 / gemma.layers().len() as f64).is_break() {
             return Err(Error::Stopped);
         }
     }
-    let normed = gemma.final_norm(&stream)?;
+    let normed = gemma.final_norm(&flow.stream)?;
     kept.keep(Point::Normed, || Ok(normed.clone()))?;
+    if checkpoint.config().stacks[0].embedding_dim.is_some() {
+        kept.keep(Point::Projected, || Ok(gemma.embedding_states(&normed)?))?;
+    }
     if gemma.head().is_some() {
         kept.keep(Point::Logits, || Ok(gemma.logits(&normed)?))?;
     }

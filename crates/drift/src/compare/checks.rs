@@ -7,7 +7,7 @@ use crate::drift::Accumulator;
 use crate::error::Result;
 use candle_core::{DType, Device, Tensor};
 use gemma_mlp::Checkpoint;
-use gemma_mlp::checkpoint::{Remark, RemarkKind};
+use gemma_mlp::checkpoint::{Config, Remark, RemarkKind};
 use gemma_mlp::model::Gemma;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -143,7 +143,7 @@ pub(super) enum Weights {
 }
 
 /// Planes that hold no numbers, one number, or those of another plane.
-pub(super) fn odd_planes(dump: &Dump, text: &Text) -> Result<Vec<Remark>> {
+pub(super) fn odd_planes(dump: &Dump, text: &Text, config: &Config) -> Result<Vec<Remark>> {
     let mut seen: BTreeMap<(usize, Vec<u32>), Point> = BTreeMap::new();
     let (mut remarks, mut repeated, mut hidden) = (vec![], vec![], 0);
     for (&point, rows) in &text.planes {
@@ -153,7 +153,14 @@ pub(super) fn odd_planes(dump: &Dump, text: &Text) -> Result<Vec<Remark>> {
         let last = rows.read(rows.len() - 1..rows.len())?;
         let values = last.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
         let warn = |what: &str| Remark::warning(RemarkKind::Chosen, format!("{point} {what}"));
-        if values.len() > 1 && values.iter().all(|value| *value == values[0]) {
+        // A gate that is made sparse may be 0 all over, and so what comes of it.
+        let is_sparse = |layer: usize| {
+            let layer = config.stacks[0].feed_forward.get(layer);
+            layer.is_some_and(|layer| layer.sparsity > 0.0)
+        };
+        let may_be_zero = values.first() == Some(&0.0) && point.layer().is_some_and(is_sparse);
+        let is_one = values.len() > 1 && values.iter().all(|value| *value == values[0]);
+        if is_one && !may_be_zero {
             remarks.push(warn("holds one and the same number at its last position"));
         }
         let bits: Vec<u32> = values.iter().take(64).map(|value| value.to_bits()).collect();

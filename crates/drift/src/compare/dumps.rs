@@ -1,6 +1,7 @@
 //! Two dumps against each other, where there is no model to compute anything with.
 
 use super::dump::{Dump, DumpText};
+use super::logits::{Masked, without_masked};
 use super::options::CompareOptions;
 use super::plane::Plane;
 use super::point::Point;
@@ -42,7 +43,7 @@ pub fn compare_dumps(
     let unit = unit_roundoff(theirs_in.dtype).max(unit_roundoff(ours_in.dtype));
     let floor = UNITS * unit;
     let mut points: BTreeMap<Point, Accumulator> = BTreeMap::new();
-    let mut logits = LogitSums::default();
+    let (mut logits, mut masked) = (LogitSums::default(), Masked::default());
     let mut words_compared = 0;
     let pairs = || theirs.texts.iter().zip(&ours.texts);
     let all = pairs().map(|(a, b)| a.planes.keys().filter(|p| b.planes.contains_key(p)).count());
@@ -70,7 +71,7 @@ pub fn compare_dumps(
                     ours.source
                 )));
             }
-            add(point, plane, own, b, &mut points, &mut logits)?;
+            masked.add(add(point, plane, own, b, &mut points, &mut logits)?);
             words_compared =
                 words_compared.max(if point == Point::Logits { plane.width() } else { 0 });
             done += 1;
@@ -132,6 +133,7 @@ pub fn compare_dumps(
         schema: SCHEMA,
         version: env!("CARGO_PKG_VERSION").into(),
         agrees: first.is_none(),
+        with: vec![],
         verdict,
         first: first.map(|(point, ratio)| First {
             layer: point.layer(),
@@ -158,7 +160,13 @@ pub fn compare_dumps(
         untold: vec![
             "what differs on its own input, and which mistake it is: that takes the model (--model)".into(),
         ],
-        remarks: theirs.remarks.iter().chain(&ours.remarks).cloned().collect(),
+        remarks: theirs
+            .remarks
+            .iter()
+            .chain(&ours.remarks)
+            .cloned()
+            .chain(masked.remarks([&theirs.source, &ours.source]))
+            .collect(),
     })
 }
 
@@ -170,12 +178,17 @@ fn add(
     text: &DumpText,
     points: &mut BTreeMap<Point, Accumulator>,
     logits: &mut LogitSums,
-) -> Result<()> {
-    let rows = theirs.positions();
+) -> Result<Masked> {
+    let (rows, mut masked) = (theirs.positions(), Masked::default());
     let sums = points.entry(point).or_default();
     for start in (0..rows).step_by(ROWS) {
         let end = (start + ROWS).min(rows);
-        let (theirs, ours) = (theirs.rows(start..end)?, ours.rows(start..end)?);
+        let (mut theirs, mut ours) = (theirs.rows(start..end)?, ours.rows(start..end)?);
+        if point == Point::Logits {
+            let found;
+            (theirs, ours, found) = without_masked(theirs, ours)?;
+            masked.add(found);
+        }
         sums.add(&ours, &theirs)?;
         if point == Point::Logits {
             let next = |row: usize| match (&text.tokens, rows) {
@@ -189,7 +202,7 @@ fn add(
             }
         }
     }
-    Ok(())
+    Ok(masked)
 }
 
 fn summary(dump: &Dump, precision: &Precision) -> DumpSummary {

@@ -5,8 +5,12 @@ use std::collections::BTreeSet;
 
 /// The points of a model, some of which are given.
 pub(super) struct Graph<'a> {
-    /// How many layers it has.
-    pub(super) layers: usize,
+    /// For each layer the earlier one whose keys and values it uses, if it has none of its own.
+    pub(super) shares: Vec<Option<usize>>,
+    /// Whether layers have experts beside the block.
+    pub(super) experts: bool,
+    /// Whether layers have an input of their own.
+    pub(super) per_layer: bool,
     /// The points that are given at all positions.
     pub(super) given: &'a BTreeSet<Point>,
 }
@@ -35,17 +39,34 @@ impl Graph<'_> {
         };
         let (n, place) = match point {
             Point::Embedding => return vec![],
-            Point::Normed => return vec![stream(self.layers)],
-            Point::Logits => return vec![Point::Normed],
+            Point::Normed => return vec![stream(self.shares.len())],
+            Point::Projected | Point::Logits => return vec![Point::Normed],
             Point::Layer(n, place) => (n, place),
         };
         let at = |place| Point::Layer(n, place);
         let given = |place| self.given.contains(&at(place));
-        let qkv = [Place::Queries, Place::Keys, Place::Values];
+        let shares = self.shares.get(n).copied().flatten();
+        let of_keys = |place| Point::Layer(shares.unwrap_or(n), place);
+        let heads = || vec![at(Place::Queries), at(Place::Keys), at(Place::Values)];
+        let given_heads = [Place::Queries, Place::Keys, Place::Values].into_iter().any(given);
+        // What the block returns, and what the experts do.
+        let joined = || {
+            let experts = self.experts.then(|| at(Place::ExpertsOutput));
+            [at(Place::MlpOutput)].into_iter().chain(experts)
+        };
+        // The residual stream after the MLP.
+        let behind_mlp = || match given(Place::MlpNormed) {
+            true => vec![at(Place::Attended), at(Place::MlpNormed)],
+            false => [at(Place::Attended)].into_iter().chain(joined()).collect(),
+        };
         match place {
             Place::AttnInput => vec![stream(n)],
+            Place::Keys | Place::Values if shares.is_some() => vec![of_keys(place)],
             Place::Queries | Place::Keys | Place::Values => vec![at(Place::AttnInput)],
-            Place::AttnOutput if qkv.into_iter().any(given) => qkv.map(at).to_vec(),
+            Place::AttnOutput if given_heads => heads(),
+            Place::AttnOutput if shares.is_some() => {
+                vec![at(Place::AttnInput), of_keys(Place::Keys), of_keys(Place::Values)]
+            }
             Place::AttnOutput => vec![at(Place::AttnInput)],
             Place::AttnNormed => vec![at(Place::AttnOutput)],
             Place::Attended if given(Place::AttnNormed) => vec![stream(n), at(Place::AttnNormed)],
@@ -56,11 +77,17 @@ impl Graph<'_> {
             Place::Product if given(Place::Activated) => vec![at(Place::Activated), at(Place::Up)],
             Place::Product => vec![at(Place::Gate), at(Place::Up)],
             Place::MlpOutput => vec![at(Place::Product)],
-            Place::MlpNormed => vec![at(Place::MlpOutput)],
-            Place::Hidden if given(Place::MlpNormed) => {
-                vec![at(Place::Attended), at(Place::MlpNormed)]
+            Place::Router => vec![at(Place::Attended)],
+            Place::Routing => vec![at(Place::Router)],
+            Place::ExpertsOutput => vec![at(Place::Attended), at(Place::Routing)],
+            Place::MlpNormed => joined().collect(),
+            Place::PerLayerGate => behind_mlp(),
+            Place::PerLayerProduct => vec![at(Place::PerLayerGate)],
+            Place::PerLayerOutput => vec![at(Place::PerLayerProduct)],
+            Place::Hidden if self.per_layer => {
+                behind_mlp().into_iter().chain([at(Place::PerLayerOutput)]).collect()
             }
-            Place::Hidden => vec![at(Place::Attended), at(Place::MlpOutput)],
+            Place::Hidden => behind_mlp(),
         }
     }
 }
@@ -71,7 +98,8 @@ mod tests {
 
     fn inputs(given: &[&str], point: &str) -> Vec<String> {
         let given = given.iter().map(|name| name.parse().unwrap()).collect();
-        let graph = Graph { layers: 3, given: &given };
+        let shares = vec![None, None, Some(1)];
+        let graph = Graph { shares, experts: false, per_layer: false, given: &given };
         graph.inputs(point.parse().unwrap()).iter().map(Point::to_string).collect()
     }
 
@@ -87,6 +115,9 @@ mod tests {
         let inside = ["layers.1.mlp.gate", "layers.1.mlp.activated"];
         assert_eq!(inputs(&inside, "layers.1.mlp.activated"), ["layers.1.mlp.gate"]);
         assert_eq!(inputs(&inside, "layers.1.mlp.product"), ["layers.1.mlp.activated"]);
+        // The last layer uses the keys and values of the one before.
+        let shared = ["layers.1.attn.input", "layers.1.attn.k", "layers.2.attn.input"];
+        assert_eq!(inputs(&shared, "layers.2.attn.output"), shared);
         let heads = ["layers.1.attn.input", "layers.1.attn.q"];
         let from = inputs(&heads, "layers.1.attn.output");
         assert_eq!(from, ["layers.1.attn.input", "layers.1.attn.q"]);

@@ -2,6 +2,7 @@
 
 use super::align::Text;
 use super::dump::{Likeliest, Word};
+use super::layer_pass::Flow;
 use super::measure::Streams;
 use super::models::{Models, logits};
 use super::pair::Pair;
@@ -12,6 +13,7 @@ use crate::error::{Error, Result};
 use candle_core::{D, DType, Device, Tensor};
 use candle_nn::ops::log_softmax;
 use gemma_mlp::Checkpoint;
+use gemma_mlp::checkpoint::{Remark, RemarkKind};
 
 /// Rows that are compared at a time.
 const ROWS: usize = 64;
@@ -29,8 +31,8 @@ pub(super) struct Sums {
     pub(super) same_input: Option<Pair>,
     pub(super) worst: Vec<TokenDrift>,
     pub(super) flips: Vec<Flip>,
-    /// Words of the vocabulary that theirs masks with −∞, over all positions.
-    pub(super) masked: usize,
+    /// Words of the vocabulary that are masked with −∞.
+    pub(super) masked: Masked,
     /// The most words that a position was compared on.
     pub(super) words: usize,
 }
@@ -129,7 +131,7 @@ impl Heads<'_> {
             Ok::<_, Error>(gemma.final_norm(stream)?.squeeze(0)?)
         };
         let Models { ours, beside } = self.models;
-        Ok([of(ours, &streams.ours)?, of(beside, &streams.beside)?])
+        Ok([of(ours, &streams.ours.stream)?, of(beside, &streams.beside.stream)?])
     }
 
     /// Adds some rows; returns on how many the floor was measured.
@@ -151,8 +153,8 @@ impl Heads<'_> {
         };
         let labels: Vec<_> = positions.iter().map(label).collect();
         let ours = self.of(&self.models.ours, &normed[0], positions, &words)?;
-        let (ours, theirs, masked) = without_masked(ours, theirs)?;
-        sums.masked += masked;
+        let (theirs, ours, masked) = without_masked(theirs, ours)?;
+        sums.masked.add(masked);
         sums.words = sums.words.max(theirs.dim(1)?);
         let known = normed[1].dim(0)?;
         let reach = positions.iter().take_while(|&&position| position < known).count();
@@ -196,14 +198,14 @@ impl Heads<'_> {
     fn same_input(
         &self,
         text: &Text,
-        local: &[Tensor; 2],
+        local: &[Flow; 2],
         models: [&gemma_mlp::Gemma; 2],
         positions: &[usize],
         theirs: &Tensor,
         sums: &mut Sums,
     ) -> Result<()> {
         let mut normed = vec![];
-        for (gemma, stream) in models.iter().zip(local) {
+        for (gemma, Flow { stream, .. }) in models.iter().zip(local) {
             // The final norm of theirs, where it is there.
             let own = match text.planes.get(&Point::Normed) {
                 Some(rows) if rows.is_whole(text.tokens.len()) => {
@@ -222,7 +224,7 @@ impl Heads<'_> {
         let ours = self.of(models[0], &normed[0], &positions[..reach], &None)?;
         let beside = self.of(models[1], &normed[1], &positions[..reach], &None)?;
         let theirs = theirs.narrow(0, 0, reach)?;
-        let (ours, theirs, _) = without_masked(ours, theirs)?;
+        let (theirs, ours, _) = without_masked(theirs, ours)?;
         let batch = |x: &Tensor| x.unsqueeze(0);
         let pair = sums.same_input.get_or_insert_default();
         pair.add(self.models, &batch(&ours)?, &batch(&beside)?, &batch(&theirs)?, 0)
@@ -269,18 +271,60 @@ impl Heads<'_> {
     }
 }
 
-/// Words that theirs masks with −∞ are masked in both: of equal logits neither is likelier.
-fn without_masked(ours: Tensor, theirs: Tensor) -> Result<(Tensor, Tensor, usize)> {
-    let masked = theirs.to_dtype(DType::F32)?.eq(f32::NEG_INFINITY)?;
-    let count = masked.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()? as usize;
-    if count == 0 {
-        return Ok((ours, theirs, 0));
+/// Logits that are −∞, over all positions: no probability is left for their words.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct Masked {
+    /// In both models.
+    both: usize,
+    /// In the first alone, and in the second.
+    alone: [usize; 2],
+}
+
+impl Masked {
+    pub(super) fn add(&mut self, other: Self) {
+        self.both += other.both;
+        self.alone.iter_mut().zip(other.alone).for_each(|(own, other)| *own += other);
     }
-    let mask = |x: &Tensor| {
-        let low = Tensor::full(-1e30f32, x.shape(), x.device())?.to_dtype(x.dtype())?;
-        masked.where_cond(&low, x)
+
+    /// What there is to say of them; `names` are the models'.
+    pub(super) fn remarks(self, names: [&str; 2]) -> Vec<Remark> {
+        let mut remarks = vec![];
+        if self.both > 0 {
+            let text = format!("{} logits are −∞ in both, and count as equal", self.both);
+            remarks.push(Remark::note(RemarkKind::Chosen, text));
+        }
+        for (count, name) in self.alone.into_iter().zip(names).filter(|(count, _)| *count > 0) {
+            let text = format!(
+                "{count} logits are −∞ in {name} alone, which masks their words; they are left out of all figures"
+            );
+            remarks.push(Remark::warning(RemarkKind::Chosen, text));
+        }
+        remarks
+    }
+}
+
+/// Two models' logits, with words that either masks with −∞ masked in both: of equal logits neither is likelier.
+pub(super) fn without_masked(a: Tensor, b: Tensor) -> Result<(Tensor, Tensor, Masked)> {
+    let masked = |x: &Tensor| x.to_dtype(DType::F32)?.eq(f32::NEG_INFINITY);
+    let count = |mask: &Tensor| {
+        Ok::<_, Error>(mask.to_dtype(DType::F64)?.sum_all()?.to_scalar::<f64>()? as usize)
     };
-    Ok((mask(&ours)?, mask(&theirs)?, count))
+    let (of_a, of_b) = (masked(&a)?, masked(&b)?);
+    let all = (&of_a + &of_b)?; // 0, 1 or 2
+    let either = all.gt(0u8)?;
+    let (both, in_a, in_b) = (count(&all.gt(1u8)?)?, count(&of_a)?, count(&of_b)?);
+    let found = Masked { both, alone: [in_a - both, in_b - both] };
+    if found == Masked::default() {
+        return Ok((a, b, found));
+    }
+    let set = |x: &Tensor, to: f32| {
+        let to = Tensor::full(to, x.shape(), x.device())?.to_dtype(x.dtype())?;
+        either.where_cond(&to, x)
+    };
+    let lowest = |x: &Tensor| set(x, 0.0)?.to_dtype(DType::F32)?.min_all()?.to_scalar::<f32>();
+    // So far below all others that no probability is left, and no farther: norms are of all logits.
+    let low = lowest(&a)?.min(lowest(&b)?) - 64.0;
+    Ok((set(&a, low)?, set(&b, low)?, found))
 }
 
 /// The distance of a number of a dtype to the next larger one.

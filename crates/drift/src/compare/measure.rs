@@ -3,13 +3,13 @@
 use super::align::Text;
 use super::glimpses::{GlimpseSums, glimpse};
 use super::graph::Graph;
-use super::layer_pass::{LayerPass, Values};
+use super::layer_pass::{Flow, LayerPass, Values, has};
 use super::models::Models;
 use super::pair::Pair;
 use super::point::{Place, Point};
 use crate::error::Result;
 use candle_core::{DType, Device, Tensor};
-use gemma_mlp::model::Layer;
+use gemma_mlp::model::{Gemma, Layer};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Positions that the floor is measured on: its size takes few.
@@ -43,15 +43,15 @@ pub(super) struct Measured {
     pub(super) streams: Vec<Streams>,
 }
 
-/// A text in the middle of a pass, `[1, positions, hidden]`.
+/// A text in the middle of a pass.
 #[derive(Debug, Clone)]
 pub(super) struct Streams {
     /// Of ours.
-    pub(super) ours: Tensor,
+    pub(super) ours: Flow,
     /// Of the model beside it, on the first positions.
-    pub(super) beside: Tensor,
+    pub(super) beside: Flow,
     /// What ours and the model beside it made of theirs, or theirs; none where nothing of theirs came before.
-    pub(super) local: Option<[Tensor; 2]>,
+    pub(super) local: Option<[Flow; 2]>,
 }
 
 /// Runs all layers. `watch` is handed what is given of each layer.
@@ -66,22 +66,23 @@ pub(super) fn measure(
     let mut measured = Measured { points: BTreeMap::new(), rows: vec![], streams: vec![] };
     for text in texts {
         let ids = Tensor::new(&text.tokens[..], device)?.unsqueeze(0)?;
-        let floor = text.tokens.len().min(FLOOR_POSITIONS);
-        let ours = models.ours.embed(&ids)?;
-        let beside = models.beside.embed(&ids.narrow(1, 0, floor)?)?;
+        let floor = floor_positions(&models.ours, text.tokens.len());
+        let ours = Flow::begin(&models.ours, &ids)?;
+        let beside = Flow::begin(&models.beside, &ids.narrow(1, 0, floor)?)?;
         let mut local = None;
         if let Some(rows) = text.planes.get(&Point::Embedding) {
             let theirs = whole(rows.all()?, device)?;
             let sums = measured.points.entry(Point::Embedding).or_default();
             let first = text.tokens.len() - rows.len();
-            sums.accumulated.add(models, &ours, &beside, &theirs, first)?;
+            sums.accumulated.add(models, &ours.stream, &beside.stream, &theirs, first)?;
             sums.same_input = Some(sums.accumulated);
             if rows.is_whole(text.tokens.len()) {
-                local = Some(start(models, &theirs, floor)?);
+                let [own, own_beside] = start(models, &theirs, floor)?;
+                local = Some([ours.with_stream(own), beside.with_stream(own_beside)]);
             }
         }
         if let Some(theirs) = text.glimpses.get(&Point::Embedding) {
-            let seen = glimpse(models, &ours, &beside, theirs)?;
+            let seen = glimpse(models, &ours.stream, &beside.stream, theirs)?;
             measured.points.entry(Point::Embedding).or_default().glimpse = Some(seen);
         }
         measured.streams.push(Streams { ours, beside, local });
@@ -102,6 +103,12 @@ pub(super) fn measure(
         measured.rows.extend(row);
     }
     Ok(measured)
+}
+
+/// How many of a text's first positions the floor is measured on: few, unless they see what is behind them, without
+/// which they would be others.
+pub(super) fn floor_positions(ours: &Gemma, tokens: usize) -> usize {
+    tokens.min(FLOOR_POSITIONS.max(ours.seen_ahead()))
 }
 
 /// Theirs, as the models beside each other take it.
@@ -152,7 +159,7 @@ impl LayerRun<'_> {
         let (models, index) = (self.models, self.index);
         let [layer, beside] = [&models.ours, &models.beside].map(|gemma| &gemma.layers()[index]);
         let dtype = models.beside.dtype();
-        let floor = streams.beside.dim(1)?;
+        let floor = streams.beside.stream.dim(1)?;
         let nothing = Values::new();
         let mut own = LayerPass::new(layer, DType::F32, &streams.ours, &nothing);
         let mut own_beside = LayerPass::new(beside, dtype, &streams.beside, &nothing);
@@ -166,23 +173,23 @@ impl LayerRun<'_> {
             let (ours, beside) = (own.computed(place)?, own_beside.computed(place)?);
             sums.accumulated.add(models, &ours, &beside, &theirs, first)?;
         }
-        for place in Place::ALL {
+        for place in Place::ALL.into_iter().filter(|&place| has(layer, place)) {
             let point = Point::Layer(index, place);
             let Some(theirs) = self.text.glimpses.get(&point) else { continue };
             let (ours, beside) = (own.computed(place)?, own_beside.computed(place)?);
             let seen = glimpse(models, &ours, &beside, theirs)?;
             points.entry(point).or_default().glimpse = Some(seen);
         }
-        let next = [own.value(Place::Hidden)?, own_beside.value(Place::Hidden)?];
-
         let given_beside = given
             .iter()
             .map(|(&place, theirs)| Ok((place, theirs.narrow(1, 0, floor)?)))
             .collect::<Result<Values>>()?;
-        let entering = streams.local.clone();
-        let entering = entering.unwrap_or_else(|| [streams.ours.clone(), streams.beside.clone()]);
-        let mut local = LayerPass::new(layer, DType::F32, &entering[0], given);
-        let mut local_beside = LayerPass::new(beside, dtype, &entering[1], &given_beside);
+        let entering = match &streams.local {
+            Some([local, local_beside]) => [local, local_beside],
+            None => [&streams.ours, &streams.beside],
+        };
+        let mut local = LayerPass::new(layer, DType::F32, entering[0], given);
+        let mut local_beside = LayerPass::new(beside, dtype, entering[1], &given_beside);
         let mut row = None;
         for (&place, theirs) in given {
             let point = Point::Layer(index, place);
@@ -196,11 +203,22 @@ impl LayerRun<'_> {
             let (ours, beside) = (local.computed(place)?, local_beside.computed(place)?);
             sums.same_input.get_or_insert_default().add(models, &ours, &beside, theirs, 0)?;
         }
-        if streams.local.is_some() || !given.is_empty() {
-            streams.local = Some([local.value(Place::Hidden)?, local_beside.value(Place::Hidden)?]);
+        let row = row.map(|(point, ours, theirs)| row_of(point, &ours, theirs)).transpose()?;
+        let left = match streams.local.is_some() || !given.is_empty() {
+            true => Some([local.leave()?, local_beside.leave()?]),
+            false => None,
+        };
+        let own = [own.leave()?, own_beside.leave()?];
+        if let Some([left, left_beside]) = left {
+            let Streams { ours, beside, local } = &mut *streams;
+            let [local, local_beside] = local.get_or_insert_with(|| [ours.clone(), beside.clone()]);
+            local.follow(left);
+            local_beside.follow(left_beside);
         }
-        [streams.ours, streams.beside] = next;
-        row.map(|(point, ours, theirs)| row_of(point, &ours, theirs)).transpose()
+        let [left, left_beside] = own;
+        streams.ours.follow(left);
+        streams.beside.follow(left_beside);
+        Ok(row)
     }
 }
 

@@ -7,12 +7,14 @@ use std::str::FromStr;
 /// A point of a model. Their order is that of computing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Point {
-    /// The scaled embeddings, which enter the first layer.
+    /// The scaled embeddings, which enter the first layer; of several residual streams all that enters it, side by side.
     Embedding,
     /// A place in the layer with an index.
     Layer(usize, Place),
     /// The last residual stream, normed.
     Normed,
+    /// What the last projection makes of it, in families that have one (EmbeddingGemma 2).
+    Projected,
     /// The logits.
     Logits,
 }
@@ -46,15 +48,27 @@ pub enum Place {
     Product,
     /// The block's output.
     MlpOutput,
-    /// The same, normed, in families that norm it.
+    /// The probabilities of all experts beside the block, by which some are chosen: `[positions, experts]`.
+    Router,
+    /// The weights of the experts that are chosen, 0 for all others: `[positions, experts]`.
+    Routing,
+    /// What the experts beside the block return, in front of their norm.
+    ExpertsOutput,
+    /// The block's output, joined by that of experts where there are some, normed, in families that norm it.
     MlpNormed,
-    /// The residual stream after the layer.
+    /// `gate(x)` of the layer's own input, the per-layer embedding: `[positions, size]`.
+    PerLayerGate,
+    /// `activation(gate) ⊙ input` there.
+    PerLayerProduct,
+    /// What the layer's own input adds to the residual stream, behind its norm.
+    PerLayerOutput,
+    /// The residual stream after the layer; several side by side.
     Hidden,
 }
 
 impl Place {
     /// All of them, in the order of computing.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 21] = [
         Self::AttnInput,
         Self::Queries,
         Self::Keys,
@@ -68,7 +82,13 @@ impl Place {
         Self::Activated,
         Self::Product,
         Self::MlpOutput,
+        Self::Router,
+        Self::Routing,
+        Self::ExpertsOutput,
         Self::MlpNormed,
+        Self::PerLayerGate,
+        Self::PerLayerProduct,
+        Self::PerLayerOutput,
         Self::Hidden,
     ];
 
@@ -89,7 +109,13 @@ impl Place {
             Self::Activated => "mlp.activated",
             Self::Product => "mlp.product",
             Self::MlpOutput => "mlp.output",
+            Self::Router => "experts.probabilities",
+            Self::Routing => "experts.weights",
+            Self::ExpertsOutput => "experts.output",
             Self::MlpNormed => "mlp.normed",
+            Self::PerLayerGate => "per_layer.gate",
+            Self::PerLayerProduct => "per_layer.product",
+            Self::PerLayerOutput => "per_layer.output",
             Self::Hidden => "hidden",
         }
     }
@@ -110,6 +136,7 @@ impl Point {
             Self::Embedding => "embedding",
             Self::Layer(_, place) => place.name(),
             Self::Normed => "normed",
+            Self::Projected => "projected",
             Self::Logits => "logits",
         }
     }
@@ -152,6 +179,7 @@ impl FromStr for Point {
         let point = match name {
             "embedding" => Some(Self::Embedding),
             "normed" => Some(Self::Normed),
+            "projected" => Some(Self::Projected),
             "logits" => Some(Self::Logits),
             _ => match name.strip_prefix("hidden.") {
                 Some(index) => place(index, Some(Place::Hidden)),
@@ -173,7 +201,7 @@ mod tests {
     fn names_are_read_as_written() {
         let layers = [0, 7, 61].into_iter().flat_map(|n| Place::ALL.map(|p| Point::Layer(n, p)));
         let all: Vec<_> = [Point::Embedding].into_iter().chain(layers).collect();
-        for &point in all.iter().chain(&[Point::Normed, Point::Logits]) {
+        for &point in all.iter().chain(&[Point::Normed, Point::Projected, Point::Logits]) {
             assert_eq!(point.to_string().parse(), Ok(point));
         }
         assert!(all.is_sorted());

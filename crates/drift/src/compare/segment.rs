@@ -1,13 +1,15 @@
 //! One point of a text, computed by any model from theirs: what naming a mistake needs, again and again.
 
-use super::align::Text;
+use super::align::{Rows, Text};
 use super::dump::{Likeliest, Word};
-use super::layer_pass::{LayerPass, Values};
+use super::layer_pass::{Flow, LayerPass, Values};
 use super::models::logits;
 use super::point::{Place, Point};
 use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor};
-use gemma_mlp::model::Gemma;
+use gemma_mlp::model::{Attention, Gemma};
+use std::cell::OnceCell;
+use std::collections::BTreeSet;
 
 /// A text's first positions, and the rows of the logits that are looked at.
 pub(super) struct Segment<'a> {
@@ -20,6 +22,8 @@ pub(super) struct Segment<'a> {
     logit_rows: Vec<usize>,
     /// Where there are no logits, what is known of log-probabilities: words by their ids.
     known: Vec<Known>,
+    /// Where theirs masks words with −∞, `[rows, vocab]`; nothing where it masks none. Read when it is first asked for.
+    masked: OnceCell<Option<Tensor>>,
 }
 
 /// What theirs says of the likeliest words behind a position.
@@ -66,7 +70,7 @@ impl<'a> Segment<'a> {
             true => vec![],
             false => text.likeliest.iter().filter_map(|l| Known::of(l, positions)).collect(),
         };
-        Self { text, positions, from_tokens, logit_rows, known }
+        Self { text, positions, from_tokens, logit_rows, known, masked: OnceCell::new() }
     }
 
     /// Theirs at a point, of the positions that count: `[1, positions, …]`, or `[rows, vocab]`.
@@ -77,15 +81,40 @@ impl<'a> Segment<'a> {
         }
         let Some(rows) = self.text.planes.get(&point) else { return Ok(None) };
         if point == Point::Logits {
-            let read = self.logit_rows.iter().map(|&row| rows.read(row..row + 1));
-            let read = read.collect::<Result<Vec<_>>>()?;
-            return Ok(if read.is_empty() { None } else { Some(Tensor::cat(&read, 0)?) });
+            return self.read_logits(rows)?.map(|all| self.unmasked(all)).transpose();
         }
         let whole = rows.is_whole(self.text.tokens.len());
         match whole {
             true => Ok(Some(rows.read(0..self.positions)?.unsqueeze(0)?)),
             false => Ok(None),
         }
+    }
+
+    /// Theirs as it is, `[rows, vocab]`.
+    fn read_logits(&self, rows: &Rows) -> Result<Option<Tensor>> {
+        let read = self.logit_rows.iter().map(|&row| rows.read(row..row + 1));
+        let read = read.collect::<Result<Vec<_>>>()?;
+        Ok(if read.is_empty() { None } else { Some(Tensor::cat(&read, 0)?) })
+    }
+
+    /// Logits of the rows that are looked at, with 0 for the words that theirs masks: nothing differs there.
+    fn unmasked(&self, logits: Tensor) -> Result<Tensor> {
+        if self.masked.get().is_none() {
+            let theirs = match self.text.planes.get(&Point::Logits) {
+                Some(rows) => self.read_logits(rows)?,
+                None => None,
+            };
+            let masked = theirs.map(|all| all.to_dtype(DType::F32)?.eq(f32::NEG_INFINITY));
+            let masked = masked.transpose()?;
+            let any = match &masked {
+                Some(masked) => masked.max_all()?.to_scalar::<u8>()? > 0,
+                None => false,
+            };
+            let _ = self.masked.set(masked.filter(|_| any));
+        }
+        let Some(Some(masked)) = self.masked.get() else { return Ok(logits) };
+        let masked = masked.to_device(logits.device())?;
+        Ok(masked.where_cond(&logits.zeros_like()?, &logits)?)
     }
 
     /// What a model makes of theirs at a point, and how far theirs is from it; nothing where theirs lacks it.
@@ -115,53 +144,76 @@ impl<'a> Segment<'a> {
         Ok(given)
     }
 
-    /// The residual stream of theirs nearest before a layer, and the layer that it enters.
-    fn start(&self, gemma: &Gemma, layer: usize) -> Result<(Tensor, usize)> {
-        for before in (0..layer).rev().filter(|_| !self.from_tokens) {
-            if let Some(theirs) = self.theirs(Point::Layer(before, Place::Hidden))? {
-                return Ok((theirs.to_dtype(gemma.dtype())?, before + 1));
+    /// What enters a layer, which is as near in front of layer `last` as theirs allows, and that layer.
+    fn start(&self, gemma: &Gemma, last: usize) -> Result<(Flow, usize)> {
+        let ids = Tensor::new(&self.text.tokens[..self.positions], gemma.device())?;
+        let mut flow = Flow::begin(gemma, &ids.unsqueeze(0)?)?;
+        if self.from_tokens {
+            return Ok((flow, 0));
+        }
+        for before in (0..last).rev() {
+            let Some(theirs) = self.theirs(Point::Layer(before, Place::Hidden))? else { continue };
+            // Layers from here on may use keys and values of earlier ones.
+            let lenders = gemma.layers()[before + 1..].iter().take(last - before);
+            let lenders = lenders.filter_map(|layer| layer.attention().and_then(Attention::shares));
+            let lenders: BTreeSet<_> = lenders.filter(|&lender| lender <= before).collect();
+            let mut from_here = flow.with_stream(theirs.to_dtype(gemma.dtype())?);
+            let mut lent = 0;
+            for &lender in &lenders {
+                let [k, v] = [Place::Keys, Place::Values].map(|place| Point::Layer(lender, place));
+                if let (Some(k), Some(v)) = (self.theirs(k)?, self.theirs(v)?) {
+                    from_here.lend(lender, [&k, &v], gemma.dtype())?;
+                    lent += 1;
+                }
+            }
+            if lent == lenders.len() {
+                return Ok((from_here, before + 1));
             }
         }
-        if let Some(theirs) = self.theirs(Point::Embedding)?.filter(|_| !self.from_tokens) {
-            return Ok((theirs.to_dtype(gemma.dtype())?, 0));
+        if let Some(theirs) = self.theirs(Point::Embedding)? {
+            flow.stream = theirs.to_dtype(gemma.dtype())?;
         }
-        Ok((self.embedding(gemma)?, 0))
-    }
-
-    fn embedding(&self, gemma: &Gemma) -> Result<Tensor> {
-        let ids = Tensor::new(&self.text.tokens[..self.positions], gemma.device())?;
-        Ok(gemma.embed(&ids.unsqueeze(0)?)?)
+        Ok((flow, 0))
     }
 
     /// What a model makes of theirs at a point.
     pub(super) fn computed(&self, gemma: &Gemma, point: Point) -> Result<Tensor> {
         let layers = gemma.layers().len();
         let (last, place) = match point {
-            Point::Embedding => return self.embedding(gemma),
+            Point::Embedding => {
+                let ids = Tensor::new(&self.text.tokens[..self.positions], gemma.device())?;
+                return Ok(Flow::begin(gemma, &ids.unsqueeze(0)?)?.stream);
+            }
             Point::Layer(index, place) => (index, Some(place)),
-            Point::Normed | Point::Logits => (layers, None),
+            Point::Normed | Point::Projected | Point::Logits => (layers, None),
         };
-        if point == Point::Logits
+        if matches!(point, Point::Projected | Point::Logits)
             && !self.from_tokens
             && let Some(normed) = self.theirs(Point::Normed)?
         {
-            return self.logits(gemma, &normed.to_dtype(gemma.dtype())?);
+            return self.behind_norm(gemma, point, &normed.to_dtype(gemma.dtype())?);
         }
-        let (mut stream, first) = self.start(gemma, last)?;
+        let (mut flow, first) = self.start(gemma, last)?;
         for index in first..last {
             let given = self.given(index)?;
             let layer = &gemma.layers()[index];
-            stream = LayerPass::new(layer, gemma.dtype(), &stream, &given).value(Place::Hidden)?;
+            let left = LayerPass::new(layer, gemma.dtype(), &flow, &given).leave()?;
+            flow.follow(left);
         }
         if let Some(place) = place {
             let given = self.given(last)?;
             let layer = &gemma.layers()[last];
-            return LayerPass::new(layer, gemma.dtype(), &stream, &given).computed(place);
+            return LayerPass::new(layer, gemma.dtype(), &flow, &given).computed(place);
         }
-        let normed = gemma.final_norm(&stream)?;
+        self.behind_norm(gemma, point, &gemma.final_norm(&flow.stream)?)
+    }
+
+    /// A point behind the final norm, out of normed hidden states `[1, positions, hidden]`.
+    fn behind_norm(&self, gemma: &Gemma, point: Point, normed: &Tensor) -> Result<Tensor> {
         match point {
-            Point::Logits => self.logits(gemma, &normed),
-            _ => Ok(normed),
+            Point::Logits => self.logits(gemma, normed),
+            Point::Projected => Ok(gemma.embedding_states(normed)?),
+            _ => Ok(normed.clone()),
         }
     }
 
@@ -178,7 +230,7 @@ impl<'a> Segment<'a> {
         let at = Tensor::new(&positions[..], normed.device())?;
         let normed = normed.squeeze(0)?.contiguous()?.index_select(&at, 0)?;
         if self.known.is_empty() {
-            return logits(head, &normed);
+            return self.unmasked(logits(head, &normed)?);
         }
         let mut all = vec![];
         for (row, known) in self.known.iter().enumerate() {

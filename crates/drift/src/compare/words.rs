@@ -10,6 +10,7 @@ pub(super) fn name(point: Point) -> String {
     let (layer, place) = match point {
         Point::Embedding => return "the embedding".into(),
         Point::Normed => return "the final norm".into(),
+        Point::Projected => return "the last projection".into(),
         Point::Logits => return "the head".into(),
         Point::Layer(layer, place) => (layer, place),
     };
@@ -27,7 +28,13 @@ pub(super) fn name(point: Point) -> String {
         Place::Activated => "activation",
         Place::Product => "product of activation and up",
         Place::MlpOutput => "MLP",
+        Place::Router => "router of experts",
+        Place::Routing => "choice of experts",
+        Place::ExpertsOutput => "experts",
         Place::MlpNormed => "norm after the MLP",
+        Place::PerLayerGate => "gate of its own input",
+        Place::PerLayerProduct => "product of the activation and its own input",
+        Place::PerLayerOutput => "norm after its own input",
         Place::Hidden => return format!("layer {layer}"),
     };
     format!("layer {layer}'s {what}")

@@ -1,16 +1,14 @@
 //! Drift of the loss's gradients.
 
-use super::head::loss;
+use super::backward::{Backward, MatrixGradients};
 use super::lockstep::Lockstep;
 use super::metrics::{Metrics, nan_from_null};
 use super::options::DriftOptions;
 use super::side::distinct;
-use super::window::Window;
 use crate::error::{Error, Result};
 use crate::input::{Texts, TokenIds};
-use candle_core::{Device, Tensor, Var};
+use candle_core::{Device, Tensor};
 use gemma_mlp::Checkpoint;
-use gemma_mlp::{Gemma, model};
 use serde::{Deserialize, Serialize};
 
 /// The gradients of two sides' losses: the mean negative log-likelihood of the next token over the
@@ -42,7 +40,7 @@ pub struct GradientMetrics {
     pub cosine: f64,
 }
 
-/// The gradients of a block's weights, and what rounding alone does to them.
+/// The gradients of a layer's matrices, and what rounding alone does to them.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[non_exhaustive]
 #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
@@ -56,8 +54,9 @@ pub struct LayerGradients {
     pub floor: BlockGradients,
 }
 
-/// The gradients of a block's three matrices.
+/// The gradients of a layer's matrices: the block's three, and those around its other GELUs, where it has them.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub struct BlockGradients {
     /// The gradient of `gate_proj.weight`.
@@ -66,6 +65,50 @@ pub struct BlockGradients {
     pub up_proj: GradientMetrics,
     /// The gradient of `down_proj.weight`.
     pub down_proj: GradientMetrics,
+    /// The gradient of `per_layer_input_gate.weight` (Gemma 3n, Gemma 4's E2B and E4B).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub per_layer_input_gate: Option<GradientMetrics>,
+    /// The gradient of `per_layer_projection.weight`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub per_layer_projection: Option<GradientMetrics>,
+    /// The gradient of `experts.gate_up_proj`, of all experts (Gemma 4's 26B-A4B).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub experts_gate_up_proj: Option<GradientMetrics>,
+    /// The gradient of `experts.down_proj`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub experts_down_proj: Option<GradientMetrics>,
+}
+
+impl BlockGradients {
+    /// All that there are, by their fields' names.
+    pub fn matrices(&self) -> impl Iterator<Item = (&'static str, GradientMetrics)> {
+        let all = [
+            ("gate_proj", Some(self.gate_proj)),
+            ("up_proj", Some(self.up_proj)),
+            ("down_proj", Some(self.down_proj)),
+            ("per_layer_input_gate", self.per_layer_input_gate),
+            ("per_layer_projection", self.per_layer_projection),
+            ("experts_gate_up_proj", self.experts_gate_up_proj),
+            ("experts_down_proj", self.experts_down_proj),
+        ];
+        all.into_iter().filter_map(|(name, metrics)| Some((name, metrics?)))
+    }
+
+    fn new(a: &MatrixGradients, b: &MatrixGradients) -> Result<Self> {
+        let of = |i: usize| metrics(&a.mlp[i], &b.mlp[i]);
+        let pair = |a: &Option<[Tensor; 2]>, b: &Option<[Tensor; 2]>, i: usize| {
+            a.as_ref().zip(b.as_ref()).map(|(a, b)| metrics(&a[i], &b[i])).transpose()
+        };
+        Ok(Self {
+            gate_proj: of(0)?,
+            up_proj: of(1)?,
+            down_proj: of(2)?,
+            per_layer_input_gate: pair(&a.per_layer, &b.per_layer, 0)?,
+            per_layer_projection: pair(&a.per_layer, &b.per_layer, 1)?,
+            experts_gate_up_proj: pair(&a.experts, &b.experts, 0)?,
+            experts_down_proj: pair(&a.experts, &b.experts, 1)?,
+        })
+    }
 }
 
 /// Measures the gradient drift between the options' sides, and that of the floor's.
@@ -90,15 +133,16 @@ pub fn gradient_drift(
     let (pair, floor) = (options.sides, options.floor_sides);
     let (sides, [a, b, floor_a, floor_b]) = distinct([pair.a, pair.b, floor.a, floor.b]);
     let lockstep = Lockstep::load(checkpoint, &sides, device)?;
+    let labels: Vec<_> = window.ids[1..].iter().copied().map(Some).chain([None]).collect();
+    let ids = ids.tensor(device)?;
     let mut passes = (0..sides.len())
-        .map(|side| Pass::forward(lockstep.model(side), &ids.tensor(device)?, &window))
+        .map(|side| Backward::new(&lockstep.model(side), &ids, &labels))
         .collect::<Result<Vec<_>>>()?;
     let mut gradients = vec![];
     for index in (0..lockstep.layers()).rev() {
-        let layer =
-            passes.iter_mut().map(|pass| pass.backward(index)).collect::<Result<Vec<_>>>()?;
-        let compare = |a: usize, b: usize| block_gradients(&layer[a], &layer[b]);
-        let (drift, floor) = (compare(a, b)?, compare(floor_a, floor_b)?);
+        let layer = passes.iter_mut().map(|pass| pass.layer(index)).collect::<Result<Vec<_>>>()?;
+        let drift = BlockGradients::new(&layer[a], &layer[b])?;
+        let floor = BlockGradients::new(&layer[floor_a], &layer[floor_b])?;
         gradients.push(LayerGradients { index, drift, floor });
         progress(gradients.len());
     }
@@ -106,79 +150,12 @@ pub fn gradient_drift(
     Ok(GradientDrift {
         gradient_tokens: window.ids.len(),
         loss: [passes[a].loss, passes[b].loss],
-        input_gradient: metrics(&passes[a].gradient, &passes[b].gradient)?,
+        input_gradient: metrics(&passes[a].input()?, &passes[b].input()?)?,
         gradients,
-    })
-}
-
-/// One side's pass: forward, and then backward layer by layer.
-struct Pass {
-    gemma: Gemma,
-    /// What enters each layer, `[1, seq, hidden]`.
-    streams: Vec<Tensor>,
-    loss: f64,
-    /// The loss's gradient for what the last layer so far returned, `[1, seq, hidden]`.
-    gradient: Tensor,
-}
-
-impl Pass {
-    fn forward(gemma: Gemma, ids: &Tensor, window: &Window) -> Result<Self> {
-        let Some(head) = gemma.head() else {
-            return Err(Error::NoHead { lacks: "has no loss" });
-        };
-        let (mut x, mut pass) = gemma.begin(ids, model::Pass::new())?;
-        let mut streams = vec![x.clone()];
-        for layer in gemma.layers() {
-            x = layer.forward(&x, &mut pass)?;
-            streams.push(x.clone());
-        }
-        streams.pop();
-        let last = Var::from_tensor(&x)?;
-        let hidden = gemma.final_norm(&last)?;
-        let labels: Vec<_> =
-            (1..window.ids.len()).map(|i| Some(window.ids[i])).chain([None]).collect();
-        let (loss, gradient) = loss(head, &hidden.detach().get(0)?, &labels)?;
-        let pulled = (hidden * gradient.unsqueeze(0)?)?.sum_all()?.backward()?;
-        let gradient = of(&pulled, &last)?;
-        Ok(Self { gemma, streams, loss, gradient })
-    }
-
-    /// Goes back through a layer: leaves the gradient for its input, and returns those of its
-    /// block's weights.
-    fn backward(&mut self, index: usize) -> Result<Vec<Tensor>> {
-        let mut layer = self.gemma.layers()[index].clone();
-        let (mlp, variables) = layer.mlp().with_variables()?;
-        layer = layer.with_frozen_attention().with_mlp(mlp);
-        let x = Var::from_tensor(&self.streams[index])?;
-        let y = layer.forward(&x, &mut model::Pass::new())?;
-        let pulled = (y * &self.gradient)?.sum_all()?.backward()?;
-        self.gradient = of(&pulled, &x)?;
-        let gradients: Result<Vec<_>> = variables.iter().map(|v| of(&pulled, v)).collect();
-        match gradients?.as_slice() {
-            [gate_up, down] => {
-                let mut all = gate_up.chunk(2, 0)?;
-                all.push(down.clone());
-                Ok(all)
-            }
-            separate => Ok(separate.to_vec()),
-        }
-    }
-}
-
-fn of(gradients: &candle_core::backprop::GradStore, variable: &Var) -> Result<Tensor> {
-    // A loss that does not depend on a variable leaves it without a gradient.
-    Ok(match gradients.get(variable) {
-        Some(gradient) => gradient.clone(),
-        None => variable.zeros_like()?,
     })
 }
 
 fn metrics(a: &Tensor, b: &Tensor) -> Result<GradientMetrics> {
     let Metrics { rel_l2, cosine, .. } = Metrics::of(a, b)?;
     Ok(GradientMetrics { rel_l2, cosine })
-}
-
-fn block_gradients(a: &[Tensor], b: &[Tensor]) -> Result<BlockGradients> {
-    let of = |i: usize| metrics(&a[i], &b[i]);
-    Ok(BlockGradients { gate_proj: of(0)?, up_proj: of(1)?, down_proj: of(2)? })
 }

@@ -73,6 +73,15 @@ impl Lockstep {
         gemma.with_activation(sides[place].activation).with_rounding(sides[place].rounding)
     }
 
+    /// The embedding of a text, of unit length, from a side's normed hidden states, `[1, seq, hidden]`: `[1, dim]`.
+    ///
+    /// # Errors
+    /// candle's, for shapes that do not fit.
+    pub fn embedding(&self, side: usize, hidden: &Tensor) -> Result<Tensor> {
+        let gemma = &self.groups[self.places[side].0].gemma;
+        Ok(Gemma::normalized(&gemma.pooled(hidden, None)?)?)
+    }
+
     /// The block of a side in a layer.
     pub fn block(&self, side: usize, layer: usize) -> GemmaMlp {
         let (group, place) = self.places[side];
@@ -87,6 +96,11 @@ impl Lockstep {
     /// How many layers there are.
     pub fn layers(&self) -> usize {
         self.groups.first().map_or(0, |group| group.gemma.layers().len())
+    }
+
+    /// How many GELUs each side computes, all of which follow its activation.
+    pub fn gates(&self) -> usize {
+        self.groups.first().map_or(0, |group| group.gemma.gates())
     }
 
     /// Runs all sides on ids `[1, seq]`, each on as many of the first ones as `lengths` says (or

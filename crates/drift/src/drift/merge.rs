@@ -1,5 +1,6 @@
 //! Adding up the parts of a run.
 
+use super::embedding::EmbeddingSums;
 use super::logits::LogitSums;
 use super::options::Shard;
 use super::origin::Origin;
@@ -146,9 +147,21 @@ fn check_window(
     if window.logits.is_some() != first.logits.is_some() {
         return inconsistent("only some windows have logits");
     }
+    if window.embedding.is_some() != first.embedding.is_some() {
+        return inconsistent("only some windows have embeddings");
+    }
+    let one = |sums: &EmbeddingSums| (sums.distances.len(), sums.cosines.len()) == (1, 1);
+    if !window.embedding.iter().flatten().all(one) {
+        return inconsistent("not one embedding");
+    }
+    let embeddings = window.embedding.iter().flatten().map(|sums| &sums.hidden);
     let logits = window.logits.iter().flatten();
     let layers = window.layers.iter().flat_map(|layer| layer.accumulators());
-    if layers.chain(logits.clone().map(|sums| &sums.logits)).any(|sums| sums.count() > most) {
+    if layers
+        .chain(logits.clone().map(|sums| &sums.logits))
+        .chain(embeddings)
+        .any(|sums| sums.count() > most)
+    {
         return inconsistent("a count is larger than any run's");
     }
     for (layer, first) in window.layers.iter().zip(&first.layers) {

@@ -3,9 +3,11 @@
 //! Everything here is a pair of [`Side`]s: the switch is `tanh` against `exact` in one dtype, the
 //! noise floor is one activation in two dtypes.
 
+mod backward;
 mod blocks;
 mod compare;
 mod difference;
+mod embedding;
 mod gates;
 mod generate;
 mod gradient;
@@ -34,6 +36,7 @@ pub use compare::{
     AnyBlock, BlockDrift, BlockMetrics, BlockSide, BlockTrace, compare_blocks, input_gradient,
 };
 pub use difference::{Change, DIFFERENCES, Difference};
+pub use embedding::EmbeddingMetrics;
 pub use gates::GateHistogram;
 pub use generate::{Continuation, Generation, Parting, generate};
 pub use gradient::{

@@ -3,6 +3,7 @@
 //! What is written with serde's `flatten` is read without it, field by field: `flatten` would hold
 //! everything that it does not know at 32 bytes a number first.
 
+use super::embedding::EmbeddingMetrics;
 use super::gates::GateHistogram;
 use super::gradient::{BlockGradients, GradientDrift, GradientMetrics, LayerGradients};
 use super::layers::{BlockPoints, LayerDrift, ResidualDrift};
@@ -66,6 +67,7 @@ impl<'de> Deserialize<'de> for Drift {
             score: Score,
             floor_tokens: usize,
             blocks_only: Option<String>,
+            gates: usize,
             excerpt: Option<String>,
             device: String,
             blocks: Vec<(usize, String)>,
@@ -76,6 +78,7 @@ impl<'de> Deserialize<'de> for Drift {
             layers: Vec<LayerDrift>,
             residual: Vec<ResidualDrift>,
             logits: Option<LogitMetrics>,
+            embedding: Option<EmbeddingMetrics>,
             floor: Floor,
             positions: Option<Positions>,
             worst: Vec<TokenDrift>,
@@ -116,6 +119,7 @@ impl<'de> Deserialize<'de> for Drift {
                 score: flat.score,
                 floor_tokens: flat.floor_tokens,
                 blocks_only: flat.blocks_only,
+                gates: flat.gates,
                 excerpt: flat.excerpt,
                 device: flat.device,
                 blocks: flat.blocks,
@@ -127,6 +131,7 @@ impl<'de> Deserialize<'de> for Drift {
             layers: flat.layers,
             residual: flat.residual,
             logits: flat.logits,
+            embedding: flat.embedding,
             floor: flat.floor,
             positions: flat.positions,
             worst: flat.worst,
@@ -171,9 +176,22 @@ impl<'de> Deserialize<'de> for LayerGradients {
             gate_proj: GradientMetrics,
             up_proj: GradientMetrics,
             down_proj: GradientMetrics,
+            per_layer_input_gate: Option<GradientMetrics>,
+            per_layer_projection: Option<GradientMetrics>,
+            experts_gate_up_proj: Option<GradientMetrics>,
+            experts_down_proj: Option<GradientMetrics>,
             floor: BlockGradients,
         }
-        let Flat { index, gate_proj, up_proj, down_proj, floor } = Flat::deserialize(json)?;
-        Ok(Self { index, drift: BlockGradients { gate_proj, up_proj, down_proj }, floor })
+        let flat = Flat::deserialize(json)?;
+        let drift = BlockGradients {
+            gate_proj: flat.gate_proj,
+            up_proj: flat.up_proj,
+            down_proj: flat.down_proj,
+            per_layer_input_gate: flat.per_layer_input_gate,
+            per_layer_projection: flat.per_layer_projection,
+            experts_gate_up_proj: flat.experts_gate_up_proj,
+            experts_down_proj: flat.experts_down_proj,
+        };
+        Ok(Self { index: flat.index, drift, floor: flat.floor })
     }
 }

@@ -1,5 +1,6 @@
 //! The result of a drift run: plain data, of which table and JSON are views.
 
+use super::embedding::{EmbeddingMetrics, EmbeddingSums};
 use super::layers::{LayerDrift, LayerSums, ResidualDrift, points};
 use super::logits::{LogitMetrics, LogitSums};
 use super::metrics::{NonFinite, nan_from_null};
@@ -19,7 +20,7 @@ use gemma_mlp::checkpoint::{Checkpoint, Family, Remark, Resolved};
 use serde::{Deserialize, Serialize};
 
 /// The version of the layout that docs/drift.schema.json describes.
-pub const SCHEMA: u32 = 5;
+pub const SCHEMA: u32 = 6;
 
 /// Tokens of a text that are kept to tell it by.
 pub const EXCERPT: usize = 64;
@@ -45,6 +46,8 @@ pub struct Drift {
     pub residual: Vec<ResidualDrift>,
     /// Of the logits; `None` where the whole model does not run, or has no head.
     pub logits: Option<LogitMetrics>,
+    /// Of hidden states and embeddings, in an encoder without a head; else `None`.
+    pub embedding: Option<EmbeddingMetrics>,
     /// The pair that differs by rounding alone.
     pub floor: Floor,
     /// Of the logits, along the text; `None` where there are none.
@@ -83,6 +86,8 @@ pub struct Floor {
     pub tokens: usize,
     /// Of the logits.
     pub logits: Option<LogitMetrics>,
+    /// Of hidden states and embeddings.
+    pub embedding: Option<EmbeddingMetrics>,
 }
 
 /// Ratios of distances to the high-precision result.
@@ -127,6 +132,9 @@ pub struct Header {
     /// Why the whole model does not run, and its blocks alone were compared, on noise; null where it
     /// runs.
     pub blocks_only: Option<String>,
+    /// How many GELUs follow the switch, in all layers together: each block's, and those of experts and of per-layer
+    /// inputs where a layer has them; the blocks' alone where the whole model does not run.
+    pub gates: usize,
     /// How the first text begins; `None` without a tokenizer.
     pub excerpt: Option<String>,
     /// Where it was computed.
@@ -187,6 +195,7 @@ pub(crate) struct RemarkSchema {
 struct RunSums {
     layers: Vec<LayerSums>,
     logits: Option<[LogitSums; 3]>,
+    embedding: Option<[EmbeddingSums; 2]>,
     tokens: usize,
     floor_tokens: usize,
     notable: Notable,
@@ -260,6 +269,7 @@ impl Header {
             score: options.windowing.score,
             floor_tokens: options.floor_tokens,
             blocks_only: None,
+            gates: checkpoint.blocks().len(),
             excerpt: checkpoint.decode(begins).ok(),
             device: device.to_string(),
             blocks,
@@ -275,6 +285,7 @@ impl Drift {
         let windows = &part.windows;
         let mut layers = vec![LayerSums::default(); header.blocks.len()];
         let mut logits: Option<[LogitSums; 3]> = None;
+        let mut embedding: Option<[EmbeddingSums; 2]> = None;
         let (mut notable, mut tokens, mut floor_tokens) = (Notable::default(), 0, 0);
         for window in windows {
             notable.merge(&window.notable, tokens);
@@ -286,16 +297,21 @@ impl Drift {
                 sums.iter_mut().zip(other).for_each(|(sums, other)| sums.merge(other));
             }
         }
+        for other in windows.iter().filter_map(|window| window.embedding.as_ref()) {
+            let sums = embedding.get_or_insert_default();
+            sums.iter_mut().zip(other).for_each(|(sums, other)| sums.merge(other));
+        }
         let complete = windows.len() == header.windows;
         let positions = logits
             .is_some()
             .then(|| Positions::of(windows.iter().filter_map(|window| window.logits.as_ref())));
-        let sums = RunSums { layers, logits, tokens, floor_tokens, notable, positions };
+        let sums = RunSums { layers, logits, embedding, tokens, floor_tokens, notable, positions };
         Self::from_sums(header, origin, sums, (!complete).then_some(part))
     }
 
     fn from_sums(header: Header, origin: Origin, sums: RunSums, part: Option<Part>) -> Self {
-        let RunSums { layers: sums, logits, tokens, floor_tokens, notable, positions } = sums;
+        let RunSums { layers: sums, logits, embedding, tokens, floor_tokens, notable, positions } =
+            sums;
         let whole_model = header.blocks_only.is_none();
         let input = if whole_model { InputKind::Model } else { InputKind::Gaussian };
         let named = || header.blocks.iter().zip(&sums);
@@ -324,6 +340,10 @@ impl Drift {
             Some(logits) => logits.map(|sums| Some(sums.metrics())),
             None => [None; 3],
         };
+        let [embedding, floor_embedding] = match embedding {
+            Some(sums) => sums.map(|sums| Some(sums.metrics())),
+            None => [None; 2],
+        };
         let above = |l: &&LayerDrift| l.drift.output.rel_l2 > l.floor.output.rel_l2;
         let first_nonfinite =
             named().find(|(_, sums)| !sums.is_finite()).map(|((index, _), _)| *index);
@@ -333,14 +353,21 @@ impl Drift {
             residual: if whole_model { named().map(residual).collect() } else { vec![] },
             first_above_floor: layers.iter().find(above).map(|layer| layer.index),
             first_nonfinite,
-            verdict: Verdict::new(tokens, &layers, logits.zip(floor), nonfinite),
+            verdict: Verdict::new(
+                tokens,
+                &layers,
+                logits.zip(floor),
+                embedding.zip(floor_embedding),
+                nonfinite,
+            ),
             r_ratio: golden.zip(floor).map(|(golden, floor)| RRatio {
                 rel_l2: golden.rel_l2 / floor.rel_l2,
                 kl_mean: golden.kl_mean_nats / floor.kl_mean_nats,
             }),
             layers,
             logits,
-            floor: Floor { tokens: floor_tokens, logits: floor },
+            embedding,
+            floor: Floor { tokens: floor_tokens, logits: floor, embedding: floor_embedding },
             positions,
             worst: notable.worst,
             flip_count,

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::input::{Texts, TokenIds};
 use candle_core::Device;
 use gemma_mlp::Checkpoint;
+use gemma_mlp::checkpoint::{Remark, RemarkKind};
 use std::ops::ControlFlow;
 use std::thread;
 
@@ -50,7 +51,8 @@ pub fn drift(
     }
     let attention = checkpoint.attention();
     let floor_tokens = options.floor_tokens;
-    let reach = if attention.is_ok() { Whole::floor_reach(options) } else { usize::MAX };
+    let reach =
+        if attention.is_ok() { Whole::floor_reach(checkpoint, options) } else { usize::MAX };
     if floor_tokens == 0 || !windows.iter().any(|window| window.scored.start < reach) {
         return Err(Error::NoFloorTokens { floor_tokens });
     }
@@ -79,9 +81,32 @@ pub fn drift(
         }
         Ok::<_, Error>(())
     })?;
-    let header = Header { blocks_only, ..Header::new(checkpoint, options, device, texts, count)? };
+    let mut header = Header::new(checkpoint, options, device, texts, count)?;
+    if let Runner::Whole(whole) = &runner {
+        header.gates = whole.gates();
+        header.remarks.extend(streams(checkpoint));
+        header.remarks.extend(dense(checkpoint).filter(|_| !whole.has_logits()));
+    }
+    let header = Header { blocks_only, ..header };
     let part = Part { shard: options.shard, also: vec![], windows: sums };
     Ok(Drift::new(header, Origin::here(), part))
+}
+
+/// What is measured where there are several residual streams.
+fn streams(checkpoint: &Checkpoint) -> Option<Remark> {
+    let streams = checkpoint.config().stacks[0].altup.as_ref()?.inputs;
+    let text = format!(
+        "there are {streams} residual streams, of which each layer computes one; their drift is that of all together"
+    );
+    Some(Remark::note(RemarkKind::Chosen, text))
+}
+
+/// What stands behind the embeddings of encoders that do not project their states themselves.
+fn dense(checkpoint: &Checkpoint) -> Option<Remark> {
+    let text = "embeddings are means over the hidden states; dense layers in files of their own, such as EmbeddingGemma \
+                1's two, are not applied";
+    let projects = checkpoint.config().stacks[0].embedding_dim.is_some();
+    (!projects).then(|| Remark::note(RemarkKind::Unused, text))
 }
 
 /// Compares windows, either in the whole model or block by block.
@@ -100,12 +125,13 @@ impl Runner<'_> {
     ) -> Result<WindowSums> {
         let ids = TokenIds::single(window.ids.clone())?;
         let positions = window.scored.len();
-        let WholeSums { layers, floor_positions, mut logits } = match self {
+        let WholeSums { layers, floor_positions, mut logits, embedding } = match self {
             Self::Whole(whole) => whole.window(&ids, window, progress)?,
             Self::Blocks(blocks) => WholeSums {
                 layers: blocks.window(&ids, progress)?,
                 floor_positions: positions,
                 logits: None,
+                embedding: None,
             },
         };
         let notable = match &logits {
@@ -117,6 +143,6 @@ impl Runner<'_> {
             None => Notable::default(),
         };
         logits.iter_mut().flatten().for_each(LogitSums::forget_tokens);
-        Ok(WindowSums { index, positions, floor_positions, layers, logits, notable })
+        Ok(WindowSums { index, positions, floor_positions, layers, logits, embedding, notable })
     }
 }

@@ -1,5 +1,6 @@
 //! What a window adds to the figures of a run.
 
+use super::embedding::EmbeddingSums;
 use super::layers::LayerSums;
 use super::logits::LogitSums;
 use super::positions::Notable;
@@ -19,6 +20,8 @@ pub(super) struct WindowSums {
     pub(super) layers: Vec<LayerSums>,
     /// Of the pair, of the floor, and of the pair's b against the floor's a.
     pub(super) logits: Option<[LogitSums; 3]>,
+    /// Where there are no logits: hidden states and embeddings of the pair, and of the floor.
+    pub(super) embedding: Option<[EmbeddingSums; 2]>,
     /// Positions that are shown one by one.
     pub(super) notable: Notable,
 }

@@ -1,5 +1,6 @@
 //! What follows from the figures, by a stated rule. Reports put it in words.
 
+use super::embedding::EmbeddingMetrics;
 use super::layers::LayerDrift;
 use super::logits::LogitMetrics;
 use super::metrics::{NonFinite, nan_from_null};
@@ -47,7 +48,19 @@ pub enum Basis {
         #[serde(deserialize_with = "nan_from_null")]
         ppl_b: f64,
     },
-    /// Where there are no logits: the block output that moves farthest.
+    /// In an encoder without a head: the mean distance of the embeddings of windows, each of unit length.
+    Embedding {
+        /// The drift's.
+        #[serde(deserialize_with = "nan_from_null")]
+        distance_mean: f64,
+        /// The floor's.
+        #[serde(deserialize_with = "nan_from_null")]
+        floor_distance_mean: f64,
+        /// The mean cosine of the drift's.
+        #[serde(deserialize_with = "nan_from_null")]
+        cosine_mean: f64,
+    },
+    /// Where the blocks alone run: the block output that moves farthest.
     BlockOutput {
         /// Which layer's.
         layer: usize,
@@ -60,8 +73,8 @@ pub enum Basis {
     },
 }
 
-/// The rule: the ratio of the drift to the floor, in the mean KL divergence of the logits or, where
-/// there are no logits, in the relative L2 of the block output that moves farthest.
+/// The rule: the ratio of the drift to the floor, in the mean KL divergence of the logits; in the mean distance of
+/// embeddings, of an encoder; or, where the blocks alone run, in the relative L2 of the block output that moves farthest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
@@ -112,9 +125,10 @@ impl Verdict {
         tokens: usize,
         layers: &[LayerDrift],
         logits: Option<(LogitMetrics, LogitMetrics)>,
+        embedding: Option<(EmbeddingMetrics, EmbeddingMetrics)>,
         [nonfinite, floor_nonfinite]: [NonFinite; 2],
     ) -> Self {
-        let basis = Basis::new(layers, logits);
+        let basis = Basis::new(layers, logits, embedding);
         let (drift, floor) = basis.pair();
         let size = match Size::of(drift, floor) {
             _ if nonfinite.any() => Size::NotFinite,
@@ -125,7 +139,11 @@ impl Verdict {
 }
 
 impl Basis {
-    fn new(layers: &[LayerDrift], logits: Option<(LogitMetrics, LogitMetrics)>) -> Self {
+    fn new(
+        layers: &[LayerDrift],
+        logits: Option<(LogitMetrics, LogitMetrics)>,
+        embedding: Option<(EmbeddingMetrics, EmbeddingMetrics)>,
+    ) -> Self {
         if let Some((drift, floor)) = logits {
             return Self::Logits {
                 kl_mean_nats: drift.kl_mean_nats,
@@ -133,6 +151,13 @@ impl Basis {
                 top1_agreement: drift.top1_agreement,
                 ppl_a: drift.ppl_a,
                 ppl_b: drift.ppl_b,
+            };
+        }
+        if let Some((drift, floor)) = embedding {
+            return Self::Embedding {
+                distance_mean: drift.distance_mean,
+                floor_distance_mean: floor.distance_mean,
+                cosine_mean: drift.cosine_mean,
             };
         }
         let outputs =
@@ -147,6 +172,9 @@ impl Basis {
         match *self {
             Self::Logits { kl_mean_nats, floor_kl_mean_nats, .. } => {
                 (kl_mean_nats, floor_kl_mean_nats)
+            }
+            Self::Embedding { distance_mean, floor_distance_mean, .. } => {
+                (distance_mean, floor_distance_mean)
             }
             Self::BlockOutput { rel_l2, floor_rel_l2, .. } => (rel_l2, floor_rel_l2),
         }
@@ -181,7 +209,7 @@ mod tests {
     #[test]
     fn what_is_not_finite() {
         let [none, a] = [false, true].map(|a| NonFinite { a, b: false });
-        let size = |nonfinite| Verdict::new(1, &[], None, nonfinite).size;
+        let size = |nonfinite| Verdict::new(1, &[], None, None, nonfinite).size;
         assert_eq!(size([none, none]), Size::None);
         assert_eq!(size([a, none]), Size::NotFinite);
         assert_eq!(size([none, a]), Size::None);

@@ -17,7 +17,7 @@ impl Router {
     pub(super) fn one_pass(&self, x: &Tensor) -> Result<Option<Routing>> {
         let tracked = [x, &self.scale, &self.per_expert_scale].iter().any(|x| x.track_op());
         let Weight::Packed(proj) = self.proj.weight() else { return Ok(None) };
-        if tracked || !x.device().is_cpu() {
+        if tracked || self.rounding.is_some() || !x.device().is_cpu() {
             return Ok(None);
         }
         let x = x.contiguous()?;
@@ -50,7 +50,7 @@ impl Router {
                 let routed = scores.chunks_mut(experts).zip(indices.chunks_mut(k));
                 let routed = routed.zip(weights.chunks_mut(k));
                 threads::for_each(4 * count * experts, routed, |((scores, indices), weights)| {
-                    self.choose(&of_experts, scores, indices, weights);
+                    self.choose_row(&of_experts, scores, indices, weights);
                 });
             }
         });
@@ -84,7 +84,7 @@ impl Router {
     }
 
     /// Chooses for one row, whose scores become probabilities.
-    fn choose(
+    fn choose_row(
         &self,
         of_experts: &[f32],
         scores: &mut [f32],

@@ -4,7 +4,7 @@ use super::Run;
 use crate::compare::align::Text;
 use crate::compare::glimpses::glimpse;
 use crate::compare::logits::{Heads, Sums};
-use crate::compare::measure::{FLOOR_POSITIONS, Measured, PointSums, Streams};
+use crate::compare::measure::{Measured, PointSums, Streams, floor_positions};
 use crate::compare::models::{Models, logits};
 use crate::compare::point::{Place, Point};
 use crate::compare::result::ComparedLogits;
@@ -27,8 +27,11 @@ impl Run<'_> {
             return Ok(false);
         }
         let theirs = rows.all()?.to_device(self.device)?.unsqueeze(0)?;
+        if theirs.dim(2)? != self.checkpoint.config().stacks[0].hidden_size {
+            return Ok(false); // several streams, which no norm is behind
+        }
         let first = self.texts[0].tokens.len() - rows.len();
-        let stream = measured.streams[0].ours.narrow(1, first, rows.len())?;
+        let stream = measured.streams[0].ours.stream.narrow(1, first, rows.len())?;
         let normed = self.models.ours.final_norm(&stream)?;
         let distance =
             |ours: &Tensor| -> Result<f64> { Ok(Accumulator::of(ours, &theirs)?.metrics().rel_l2) };
@@ -48,28 +51,60 @@ impl Run<'_> {
         Ok(true)
     }
 
-    /// Adds the final norm.
+    /// Adds the final norm, and the last projection where there is one.
     pub(super) fn final_norms(&self, measured: &mut Measured) -> Result<()> {
         let Models { ours, beside } = &self.models;
         for (text, streams) in self.texts.iter().zip(&measured.streams) {
             self.glimpse_ends(text, streams, &mut measured.points)?;
-            let Some(rows) = text.planes.get(&Point::Normed) else { continue };
-            let theirs = rows.all()?.unsqueeze(0)?.to_device(self.device)?;
-            let first = text.tokens.len() - rows.len();
             let norms = |a: &_, b: &_| Ok::<_, Error>([ours.final_norm(a)?, beside.final_norm(b)?]);
-            let sums = measured.points.entry(Point::Normed).or_default();
-            let [a, b] = norms(&streams.ours, &streams.beside)?;
-            sums.accumulated.add(&self.models, &a, &b, &theirs, first)?;
-            sums.same_input = match &streams.local {
-                Some([local, local_beside]) if rows.is_whole(text.tokens.len()) => {
-                    let [a, b] = norms(local, local_beside)?;
-                    let mut pair = sums.same_input.unwrap_or_default();
-                    pair.add(&self.models, &a, &b, &theirs, 0)?;
-                    Some(pair)
-                }
-                _ => Some(sums.accumulated),
+            let normed = norms(&streams.ours.stream, &streams.beside.stream)?;
+            let local = match &streams.local {
+                Some([local, beside]) => Some(norms(&local.stream, &beside.stream)?),
+                None => None,
             };
+            self.end(text, Point::Normed, &normed, local.as_ref(), &mut measured.points)?;
+            let projected = |[a, b]: &[Tensor; 2]| {
+                Ok::<_, Error>([ours.embedding_states(a)?, beside.embedding_states(b)?])
+            };
+            // Of theirs, where it is there.
+            let local = match text.planes.get(&Point::Normed) {
+                Some(rows) if rows.is_whole(text.tokens.len()) => {
+                    let theirs = rows.all()?.unsqueeze(0)?.to_device(self.device)?;
+                    let some = theirs.narrow(1, 0, normed[1].dim(1)?)?;
+                    Some([theirs.to_dtype(ours.dtype())?, some.to_dtype(beside.dtype())?])
+                }
+                _ => local,
+            };
+            let local = local.as_ref().map(projected).transpose()?;
+            let own = projected(&normed)?;
+            self.end(text, Point::Projected, &own, local.as_ref(), &mut measured.points)?;
         }
+        Ok(())
+    }
+
+    /// Adds a point behind the last layer, if it is there: from what ours and the model beside it make of the tokens,
+    /// and of theirs.
+    fn end(
+        &self,
+        text: &Text,
+        point: Point,
+        [a, b]: &[Tensor; 2],
+        local: Option<&[Tensor; 2]>,
+        points: &mut BTreeMap<Point, PointSums>,
+    ) -> Result<()> {
+        let Some(rows) = text.planes.get(&point) else { return Ok(()) };
+        let theirs = rows.all()?.unsqueeze(0)?.to_device(self.device)?;
+        let first = text.tokens.len() - rows.len();
+        let sums = points.entry(point).or_default();
+        sums.accumulated.add(&self.models, a, b, &theirs, first)?;
+        sums.same_input = match local {
+            Some([a, b]) if rows.is_whole(text.tokens.len()) => {
+                let mut pair = sums.same_input.unwrap_or_default();
+                pair.add(&self.models, a, b, &theirs, 0)?;
+                Some(pair)
+            }
+            _ => Some(sums.accumulated),
+        };
         Ok(())
     }
 
@@ -88,9 +123,12 @@ impl Run<'_> {
             }
             Ok(())
         };
-        let normed = [ours.final_norm(&streams.ours)?, beside.final_norm(&streams.beside)?];
+        let normed =
+            [ours.final_norm(&streams.ours.stream)?, beside.final_norm(&streams.beside.stream)?];
         add(Point::Normed, &normed[0], &normed[1])?;
-        if text.glimpses.contains_key(&Point::Logits) && text.tokens.len() <= FLOOR_POSITIONS {
+        if text.glimpses.contains_key(&Point::Logits)
+            && text.tokens.len() == floor_positions(ours, text.tokens.len())
+        {
             let last = |gemma: &Gemma, x: &Tensor| -> Result<Tensor> {
                 let head = gemma.head().ok_or(Error::NoHead { lacks: "has no logits" })?;
                 logits(head, &x.squeeze(0)?.narrow(0, text.tokens.len() - 1, 1)?)
@@ -164,13 +202,7 @@ impl Run<'_> {
                 PointSums { accumulated: pair, same_input: Some(pair), inputs, glimpse: None };
             measured.points.insert(Point::Logits, point);
         }
-        if sums.masked > 0 {
-            let text = format!(
-                "{} logits are −∞, which masks their tokens; they are masked in ours too",
-                sums.masked
-            );
-            self.remarks.push(Remark::warning(RemarkKind::Chosen, text));
-        }
+        self.remarks.extend(sums.masked.remarks(["theirs", "ours"]));
         let metrics = sums.drift.metrics();
         let floor = (!sums.floor.kl_nats.is_empty()).then(|| sums.floor.metrics());
         let floor_kl = floor.map_or(f64::NAN, |floor| floor.kl_mean_nats);

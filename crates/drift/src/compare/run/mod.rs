@@ -23,6 +23,7 @@ use crate::error::{Error, Result};
 use candle_core::Device;
 use gemma_mlp::Checkpoint;
 use gemma_mlp::checkpoint::{Remark, RemarkKind};
+use gemma_mlp::model::Attention;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
@@ -49,7 +50,7 @@ pub fn compare(
     let Aligned { texts, remarks } = align(theirs, checkpoint)?;
     let precision = Precision::of_dump(theirs, options.dtype)?;
     let arithmetic = Arithmetic::of(&theirs.metadata, precision.dtype);
-    let models = Models::load(checkpoint, &arithmetic, device)?;
+    let models = Models::load(checkpoint, &arithmetic, device)?.having(&options.with)?;
     progress(0.05)?;
     let mut run = Run {
         theirs,
@@ -114,6 +115,12 @@ impl Run<'_> {
         self.result(fault, measured, activations, logits, guilty, named)
     }
 
+    /// The mistakes that were put into ours, as a sentence's beginning.
+    fn put_in(&self) -> Option<String> {
+        let names: Vec<_> = self.options.with.iter().map(|m| format!("\"{}\"", m.name)).collect();
+        (!names.is_empty()).then(|| format!("With {} put into ours:", names.join(", ")))
+    }
+
     /// Whether the two can be compared.
     fn check(&mut self) -> Result<Option<TokenFault>> {
         let bos = self.checkpoint.config().bos_token_id;
@@ -127,7 +134,7 @@ impl Run<'_> {
         self.remarks.extend(self.theirs.remarks.iter().cloned());
         self.remarks.extend(self.checkpoint.remarks().iter().cloned());
         for text in &self.texts {
-            self.remarks.extend(odd_planes(self.theirs, text)?);
+            self.remarks.extend(odd_planes(self.theirs, text, self.checkpoint.config())?);
         }
         let gemma = &self.models.ours;
         self.weights = check_weights(self.theirs, &self.texts[0], self.checkpoint, gemma)?;
@@ -159,7 +166,16 @@ impl Run<'_> {
 
     /// What is computed from what, where some points are given.
     fn graph<'g>(&self, given: &'g BTreeSet<Point>) -> Graph<'g> {
-        Graph { layers: self.checkpoint.blocks().len(), given }
+        let layers = self.models.ours.layers();
+        Graph {
+            shares: layers
+                .iter()
+                .map(|layer| layer.attention().and_then(Attention::shares))
+                .collect(),
+            experts: layers.iter().any(|layer| layer.experts().is_some()),
+            per_layer: layers.iter().any(|layer| layer.per_layer().is_some()),
+            given,
+        }
     }
 
     /// Runs all layers, and reads the activations on the way.
@@ -178,7 +194,9 @@ impl Run<'_> {
             self.device,
             |layer, own, given| {
                 let (gate, activated) = (given.get(&Place::Gate), given.get(&Place::Activated));
+                // A gate that is made sparse is no longer what the activation is taken of.
                 if let (Some(gate), Some(activated)) = (gate, activated)
+                    && own.mlp().sparsity().is_none()
                     && read.insert(layer)
                 {
                     let meant = own.mlp().activation();

@@ -1,7 +1,7 @@
 //! What was compared, on what.
 
 use super::{Content, Section, single};
-use crate::report::drift::pair;
+use crate::report::drift::{gates, pair};
 use crate::report::number::grouped;
 use crate::report::page::html::facts;
 use crate::report::run::Run;
@@ -53,6 +53,9 @@ fn all(drift: &Drift) -> Vec<(&'static str, String)> {
         ),
         ("Text", format!("{texts}, {} tokens{windows}", grouped(drift.tokens as u64))),
     ];
+    if let Some(gates) = gates(drift) {
+        all.push(("GELUs", gates));
+    }
     if header.score == Score::SecondHalf {
         let half = "the second half of each window, as llama.cpp scores it";
         all.push(("Scored", half.into()));

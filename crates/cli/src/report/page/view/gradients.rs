@@ -21,22 +21,31 @@ pub(super) fn section(runs: &[Run]) -> Option<Section> {
     })
 }
 
+/// The matrices', the block's three first.
+const COLOURS: [Colour; 7] = [
+    Colour::Blue,
+    Colour::Green,
+    Colour::Purple,
+    Colour::Orange,
+    Colour::Brown,
+    Colour::Red,
+    Colour::Cyan,
+];
+
 fn plot(drift: &Drift) -> Option<Plot> {
     let layers = &drift.gradients.as_ref()?.gradients;
-    type Pick = fn(&BlockGradients) -> f64;
-    let matrices: [(&str, Colour, Pick); 3] = [
-        ("gate_proj", Colour::Blue, |g| g.gate_proj.rel_l2),
-        ("up_proj", Colour::Green, |g| g.up_proj.rel_l2),
-        ("down_proj", Colour::Purple, |g| g.down_proj.rel_l2),
-    ];
+    let names: Vec<_> = layers.first()?.drift.matrices().map(|(name, _)| name).collect();
+    let pick = |gradients: &BlockGradients, name: &str| {
+        gradients.matrices().find(|(own, _)| *own == name).map_or(f64::NAN, |(_, m)| m.rel_l2)
+    };
     let (mut series, mut columns) = (vec![], vec!["layer".to_string()]);
     let mut rows: Vec<Vec<String>> = layers.iter().map(|l| vec![l.index.to_string()]).collect();
-    for (name, colour, pick) in matrices {
+    for (name, colour) in names.iter().zip(COLOURS) {
         for (mark, what) in [(Mark::Dotted, ""), (Mark::Dashed, ", floor")] {
             let floor = mark == Mark::Dashed;
             let points: Vec<(f64, f64)> = layers
                 .iter()
-                .map(|l| (l.index as f64, pick(if floor { &l.floor } else { &l.drift })))
+                .map(|l| (l.index as f64, pick(if floor { &l.floor } else { &l.drift }, name)))
                 .collect();
             rows.iter_mut().zip(&points).for_each(|(row, point)| row.push(precise(point.1)));
             columns.push(format!("{name}{what}"));
@@ -50,7 +59,11 @@ fn plot(drift: &Drift) -> Option<Plot> {
         chart: Chart {
             id: "gradients".into(),
             title: "The loss's gradients for each matrix".into(),
-            description: format!("{} layers, three matrices each, with their floor.", layers.len()),
+            description: format!(
+                "{} layers, {} matrices each, with their floor.",
+                layers.len(),
+                names.len()
+            ),
             x: Axis::whole("layer", (-0.02 * last - 0.3, 1.02 * last + 0.3)),
             y: Axis::log_around("relative L2 of the gradient", values.into_iter()),
             right: None,
