@@ -3,6 +3,7 @@
 Shared by all blocks, F32 but with values that bf16 can hold, so that both dtypes see the same numbers:
 
     x, dy                                   [2, 7, 24]  the block's input, and the gradient at its output
+    input                                   [2, 7, 40]  what input_gate gates
     gate_proj.weight, up_proj.weight        [40, 24]
     down_proj.weight                        [24, 40]
     gate_proj.bias, up_proj.bias            [40]        for recurrent_gemma, the only block with biases
@@ -14,14 +15,21 @@ Per block, in the dtype that computed them:
     {block}.{mode}.{dtype}.dx               the gradient of sum(y * dy) for x
     {block}.{mode}.{dtype}.d{parameter}     and for each parameter, under the parameter's name above
 
-with block gemma, gemma2, gemma3 or recurrent_gemma (from transformers) or deepmind (from DeepMind's gemma, in the
-layout of transformers, and with mode tanh alone, the only one it has), mode exact or tanh, and dtype f32 or bf16.
+with block gemma, gemma2, gemma3, gemma3n or recurrent_gemma (from transformers), input_gate (as transformers' Gemma 3n
+and 4 gate a layer's own input; without up_proj, and with the gradient of input) or deepmind (from DeepMind's gemma, in
+the layout of transformers, and with mode tanh alone, the only one it has), mode exact or tanh, and dtype f32 or bf16.
+gemma3n makes its gate sparse by a fraction of 0.75.
 """
 
 import jax
 import jax.numpy as jnp
 import torch
+
+# Before gemma: it loads Triton, gemma loads TensorFlow, and each brings an LLVM. In the other order the second one
+# aborts the process.
+from transformers.models.gemma3n.modeling_gemma3n import Gemma3nTextConfig, Gemma3nTextMLP  # isort: skip
 from gemma.gm.nn._modules import FeedForward
+from transformers.activations import ACT2FN
 from transformers.models.gemma.modeling_gemma import GemmaConfig, GemmaMLP
 from transformers.models.gemma2.modeling_gemma2 import Gemma2Config, Gemma2MLP
 from transformers.models.gemma3.modeling_gemma3 import Gemma3MLP, Gemma3TextConfig
@@ -41,6 +49,8 @@ from goldens_common import (
 )
 
 BATCH, SEQUENCE, HIDDEN, INTERMEDIATE = 2, 7, 24, 40
+# Of the gate's numbers, one in four is left: enough for every row to have some, and the cutoff is not the mean.
+SPARSITY = 0.75
 HEADS = 4  # No MLP has heads, but the configs want the hidden size to be a multiple of them.
 
 
@@ -65,6 +75,7 @@ def shared_tensors():
     scales = {
         "x": ((BATCH, SEQUENCE, HIDDEN), 1.0),
         "dy": ((BATCH, SEQUENCE, HIDDEN), 1.0),
+        "input": ((BATCH, SEQUENCE, INTERMEDIATE), 1.0),
         "gate_proj.weight": ((INTERMEDIATE, HIDDEN), 1.5 * HIDDEN**-0.5),
         "up_proj.weight": ((INTERMEDIATE, HIDDEN), HIDDEN**-0.5),
         "down_proj.weight": ((HIDDEN, INTERMEDIATE), INTERMEDIATE**-0.5),
@@ -95,6 +106,31 @@ def gemma3(mode):
     return Gemma3MLP(Gemma3TextConfig(**sizes(), hidden_activation=ACTIVATIONS[mode]))
 
 
+def gemma3n(mode):
+    config = Gemma3nTextConfig(
+        **sizes(), num_hidden_layers=1, activation_sparsity_pattern=[SPARSITY], hidden_activation=ACTIVATIONS[mode]
+    )
+    return Gemma3nTextMLP(config, layer_idx=0)
+
+
+class InputGate(torch.nn.Module):
+    """What Gemma3nTextDecoderLayer and Gemma4TextDecoderLayer compute in their forward, with its input as a parameter."""
+
+    def __init__(self, activation):
+        super().__init__()
+        self.gate_proj = torch.nn.Linear(HIDDEN, INTERMEDIATE, bias=False)
+        self.down_proj = torch.nn.Linear(INTERMEDIATE, HIDDEN, bias=False)
+        self.input = torch.nn.Parameter(torch.empty(BATCH, SEQUENCE, INTERMEDIATE))
+        self.activation = activation
+
+    def forward(self, x):
+        return self.down_proj(self.activation(self.gate_proj(x)) * self.input)
+
+
+def input_gate(mode):
+    return InputGate(ACT2FN[ACTIVATIONS[mode]])
+
+
 def recurrent_gemma(mode):
     # Its MLP halves the config's intermediate size.
     config = RecurrentGemmaConfig(**sizes(2 * INTERMEDIATE), hidden_activation=ACTIVATIONS[mode])
@@ -105,6 +141,8 @@ TRANSFORMERS_BLOCKS = {
     "gemma": gemma,
     "gemma2": gemma2,
     "gemma3": gemma3,
+    "gemma3n": gemma3n,
+    "input_gate": input_gate,
     "recurrent_gemma": recurrent_gemma,
 }
 
@@ -155,6 +193,7 @@ def check_results(shared, results):
         check_modes_differ(results, block)
     check_dtypes_differ(results)
     check_gemmas_are_equal(results)
+    check_sparsity_matters(results)
     check_biases_matter(shared, results)
     check_deepmind_agrees(results)
 
@@ -181,6 +220,12 @@ def check_gemmas_are_equal(results):
         block, rest = name.split(".", 1)
         if block in ("gemma2", "gemma3"):
             check(torch.equal(tensor, results[f"gemma.{rest}"]), f"{name} is not what gemma computes")
+
+
+def check_sparsity_matters(results):
+    for mode in MODES:
+        difference = relative_l2(results[f"gemma3n.{mode}.f32.y"], results[f"gemma.{mode}.f32.y"])
+        check(difference > 0.1, f"gemma3n {mode}: the sparsity moves it by {difference:.1e} alone")
 
 
 def check_biases_matter(shared, results):

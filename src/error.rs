@@ -499,12 +499,17 @@ impl Error {
         !matches!(self, Self::Candle(_))
     }
 
-    /// The error about a weight, with what the weights are quantised by, if the config says so.
+    /// The error about a weight or a config, with what the weights are quantised by, if the config says so.
     pub(crate) fn quantised(mut self, method: Option<&str>) -> Self {
         let Some(method) = method else { return self };
         match &mut self {
             Self::MissingTensor { remedy: text, .. } | Self::WeightDType { dtype: text, .. } => {
                 *text += &format!(" (config.json: quantised by {method})");
+            }
+            Self::Json { reason, .. } => {
+                *reason += &format!(
+                    "; its weights are quantised by {method}, which is not read: dequantise the checkpoint first"
+                );
             }
             _ => {}
         }

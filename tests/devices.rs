@@ -7,8 +7,10 @@ use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use candle_nn::Linear;
 use common::{devices, halves, rel_l2, to_f64};
 use gemma_mlp::internal::activation_truth;
-use gemma_mlp::mlp::GateUp;
-use gemma_mlp::{Activation, Framework, Gelu, GemmaMlp, Rounding, activate, geglu};
+use gemma_mlp::mlp::{Deviation, GateUp};
+use gemma_mlp::{
+    Activation, Framework, Gelu, GemmaMlp, InputGate, Rounding, Sparsity, activate, geglu,
+};
 
 /// What a result may be off by: relative to it; relative to the factors of a derivative, which is small
 /// on its way through zero; and at all.
@@ -298,6 +300,69 @@ fn block_of_either_form() -> Result<()> {
                     assert!(right.iter().all(|error| *error < bound), "{named}: {right:?}");
                     assert!(wrong.iter().all(|error| *error > 3.0 * bound), "{named}: {wrong:?}");
                 }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What is left of a sparse gate, and its gradient: in each dtype what the CPU computes of the same
+/// numbers. Another deviation is told apart.
+#[test]
+fn sparsity() -> Result<()> {
+    let population = Sparsity::new(0.75)?;
+    let sample = population.with_deviation(Deviation::Sample);
+    for device in devices() {
+        for (dtype, bound) in
+            [(DType::F64, 1e-12), (DType::F32, 1e-6), (DType::BF16, 4e-3), (DType::F16, 5e-4)]
+        {
+            let results = |sparsity: Sparsity, device: &Device| -> Result<[Tensor; 2]> {
+                let gate = Var::from_tensor(&numbers(&[5, 131], 0.1, dtype)?.to_device(device)?)?;
+                let grad = numbers(&[5, 131], 0.2, dtype)?.to_device(device)?;
+                let left = sparsity.apply(&gate)?;
+                let gradients = left.mul(&grad)?.sum_all()?.backward()?;
+                let gradient = gradients.get(&gate).unwrap().clone();
+                Ok([left.to_device(&Device::Cpu)?, gradient.to_device(&Device::Cpu)?])
+            };
+            let expected = results(population, &Device::Cpu)?;
+            let (right, wrong) = (results(population, &device)?, results(sample, &device)?);
+            for ((expected, right), wrong) in expected.iter().zip(&right).zip(&wrong) {
+                let error = rel_l2(expected, right);
+                assert!(error < bound, "{device:?} {dtype:?}: {error:e}");
+                let error = rel_l2(expected, wrong);
+                let told = error > 2.0 * bound || dtype == DType::BF16; // which has no digits for it
+                assert!(told, "{device:?} {dtype:?}: {error:e}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// An input's gate of f32, near that in f64 on the CPU, with the gradients of both inputs.
+#[test]
+fn input_gate() -> Result<()> {
+    let results = |device: &Device, dtype: DType, gelu: Gelu| -> Result<Vec<Tensor>> {
+        let part = |shape: &[usize], salt: f64| {
+            (numbers(shape, salt, DType::BF16)? * 0.0625)?.to_dtype(dtype)?.to_device(device)
+        };
+        let gate = Linear::new(part(&[40, 24], 1.0)?, Some(part(&[40], 5.0)?));
+        let out = Linear::new(part(&[24, 40], 3.0)?, Some(part(&[24], 7.0)?));
+        let gate = InputGate::new(gate, out, gelu)?;
+        let x = Var::from_tensor(&part(&[2, 5, 24], 4.0)?)?;
+        let input = Var::from_tensor(&part(&[2, 5, 40], 2.0)?)?;
+        let y = gate.forward(&x, &input)?;
+        let gradients = y.sqr()?.sum_all()?.backward()?;
+        let all = [&y, gradients.get(&x).unwrap(), gradients.get(&input).unwrap()];
+        all.into_iter().map(|t| t.to_device(&Device::Cpu)?.to_dtype(DType::F64)).collect()
+    };
+    for &gelu in Gelu::ALL {
+        let right = results(&Device::Cpu, DType::F64, gelu)?;
+        let wrong = results(&Device::Cpu, DType::F64, other(gelu))?;
+        for device in devices() {
+            let ours = results(&device, DType::F32, gelu)?;
+            for ((ours, right), wrong) in ours.iter().zip(&right).zip(&wrong) {
+                let (near, far) = (rel_l2(right, ours), rel_l2(wrong, ours));
+                assert!(near < 2e-6 && far > 1e-5, "{device:?} {gelu}: {near:e} {far:e}");
             }
         }
     }

@@ -273,7 +273,7 @@ fn caches_belong_to_one_model() -> gemma_mlp::Result<()> {
     // A layer's, too, where layers are used alone.
     let (mut cache, x) = (Default::default(), random(&[1, 2, 128], DType::F32));
     let attend = |layer: usize, cache: &mut KeyValues| {
-        one.layers()[layer].attention().forward(&x, Keys::Kept(cache))
+        one.layers()[layer].attention().unwrap().forward(&x, Keys::Kept(cache))
     };
     attend(0, &mut cache)?;
     let error = attend(1, &mut cache).unwrap_err().to_string();

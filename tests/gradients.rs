@@ -5,7 +5,8 @@ mod common;
 use candle_core::{DType, Device, Module, Tensor, Var};
 use candle_nn::Linear;
 use common::to_f64;
-use gemma_mlp::{Activation, GemmaMlp, activate};
+use gemma_mlp::mlp::Deviation;
+use gemma_mlp::{Activation, Gelu, GemmaMlp, InputGate, Sparsity, activate};
 
 const STEP: f64 = 1e-5;
 
@@ -53,6 +54,57 @@ fn of_input_weights_and_biases() {
         };
         check(&format!("{activation} x"), &x, loss);
         for (i, name) in ["gate", "up", "down"].into_iter().enumerate() {
+            check(&format!("{activation} {name}.weight"), &weights[i], loss);
+            check(&format!("{activation} {name}.bias"), &biases[i], loss);
+        }
+    }
+}
+
+/// A block whose gate is made sparse by either deviation: μ and σ depend on the gate, too.
+#[test]
+fn of_a_sparse_block() {
+    let weights = [var(&[5, 4], 1.0), var(&[5, 4], 2.0), var(&[4, 5], 3.0)];
+    let bias = var(&[5], 4.0);
+    let x = var(&[2, 3, 4], 7.0);
+    let factors = var(&[2, 3, 4], 8.0);
+    for deviation in [Deviation::Population, Deviation::Sample] {
+        let sparsity = Sparsity::new(0.4).unwrap().with_deviation(deviation);
+        let loss = || {
+            let linear = |i: usize, bias: Option<&Var>| {
+                Linear::new(weights[i].as_tensor().clone(), bias.map(|b| b.as_tensor().clone()))
+            };
+            let layers = (linear(0, Some(&bias)), linear(1, None), linear(2, None));
+            let mlp = GemmaMlp::new(layers.0, layers.1, layers.2, Gelu::Tanh).unwrap();
+            let mlp = mlp.with_sparsity(sparsity);
+            (mlp.forward(&x).unwrap() * factors.as_tensor()).unwrap().sum_all().unwrap()
+        };
+        check(&format!("{deviation:?} x"), &x, loss);
+        check(&format!("{deviation:?} gate.bias"), &bias, loss);
+        for (i, name) in ["gate", "up", "down"].into_iter().enumerate() {
+            check(&format!("{deviation:?} {name}.weight"), &weights[i], loss);
+        }
+    }
+}
+
+/// Both inputs, both weights and both biases of an input's gate.
+#[test]
+fn of_an_input_gate() {
+    let weights = [var(&[3, 4], 1.0), var(&[5, 3], 3.0)];
+    let biases = [var(&[3], 4.0), var(&[5], 6.0)];
+    let (x, input) = (var(&[2, 3, 4], 7.0), var(&[2, 3, 3], 2.0));
+    let factors = var(&[2, 3, 5], 8.0);
+    for &activation in Activation::ALL {
+        let loss = || {
+            let linear = |i: usize| {
+                Linear::new(weights[i].as_tensor().clone(), Some(biases[i].as_tensor().clone()))
+            };
+            let gate = InputGate::new(linear(0), linear(1), activation).unwrap();
+            let y = gate.forward(&x, &input).unwrap();
+            (y * factors.as_tensor()).unwrap().sum_all().unwrap()
+        };
+        check(&format!("{activation} x"), &x, loss);
+        check(&format!("{activation} input"), &input, loss);
+        for (i, name) in ["gate", "out"].into_iter().enumerate() {
             check(&format!("{activation} {name}.weight"), &weights[i], loss);
             check(&format!("{activation} {name}.bias"), &biases[i], loss);
         }

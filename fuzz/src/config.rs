@@ -22,7 +22,18 @@ pub fn config(data: &[u8]) {
         let Some(attention) = told(stack.attention.as_ref()) else { continue };
         assert_eq!(attention.layers.len(), stack.num_hidden_layers);
         assert!(attention.scaling > 0.0 && attention.scaling.is_finite());
-        for layer in &attention.layers {
+        assert_eq!(stack.feed_forward.len(), stack.num_hidden_layers);
+        for block in &stack.feed_forward {
+            assert!((1..=1 << 20).contains(&block.intermediate_size));
+            assert!((0.0..1.0).contains(&block.sparsity));
+            let Some(experts) = block.experts else { continue };
+            assert!((1..=experts.num_experts).contains(&experts.top_k));
+            assert!((1..=1 << 20).contains(&experts.intermediate_size));
+        }
+        assert!(stack.altup.is_none_or(|altup| altup.active < altup.inputs && altup.inputs <= 16));
+        assert!(stack.per_layer_inputs.is_none_or(|inputs| inputs.size > 0));
+        for (i, layer) in attention.layers.iter().enumerate() {
+            assert!(layer.shares.is_none_or(|earlier| earlier < i));
             assert!(attention.num_attention_heads * layer.head_dim <= 1 << 20);
             assert_eq!(attention.num_attention_heads % layer.num_key_value_heads, 0);
             assert!(layer.sliding_window != Some(0));

@@ -71,8 +71,61 @@ fn run(u: &mut Unstructured) -> Result<()> {
     Ok(())
 }
 
+/// Small models of the later families.
+const LATER: &[&str] = &[
+    include_str!("../../tests/goldens/families/gemma4-e2b/config_hub.json"),
+    include_str!("../../tests/goldens/families/gemma4-moe/config.json"),
+    include_str!("../../tests/goldens/families/gemma4-proportional/config.json"),
+    include_str!("../../tests/goldens/families/gemma4-all/config.json"),
+    include_str!("../../tests/goldens/families/gemma3n-b/config.json"),
+    include_str!("../../tests/goldens/families/gemma3n-c/config_hub.json"),
+    include_str!("../../tests/goldens/families/embedding-gemma2/config.json"),
+    include_str!("../../tests/goldens/families/diffusion-encoder/config.json"),
+];
+
 /// A config with small sizes, some of whose values are changed to whatever.
 fn arbitrary_config(u: &mut Unstructured) -> Result<Value> {
+    match u.ratio(1, 2)? {
+        true => later_config(u),
+        false => early_config(u),
+    }
+}
+
+/// Of Gemma 3n, 4 or a family that is like them.
+fn later_config(u: &mut Unstructured) -> Result<Value> {
+    let mut config: Value = serde_json::from_str(u.choose(LATER)?).unwrap();
+    let other: Value = serde_json::from_str(u.choose(LATER)?).unwrap();
+    let text = match config.get_mut("text_config") {
+        Some(text) => text,
+        None => &mut config,
+    };
+    for _ in 0..u.int_in_range(0..=3)? {
+        let (name, value) = match u.int_in_range(0..=13)? {
+            0 => ("num_kv_shared_layers", json!(u.int_in_range(0..=5)?)),
+            1 => ("attention_k_eq_v", json!(u.arbitrary::<bool>()?)),
+            2 => ("use_double_wide_mlp", json!(u.arbitrary::<bool>()?)),
+            3 => ("hidden_size_per_layer_input", json!(u.int_in_range(0..=8)?)),
+            4 => ("vocab_size_per_layer_input", json!(u.int_in_range(0..=70)?)),
+            5 => ("per_layer_config", json!({"00": {"head_dim": u.int_in_range(0..=10)?}})),
+            6 => ("global_head_dim", json!(u.int_in_range(0..=20)?)),
+            7 => ("activation_sparsity_pattern", json!(u.arbitrary::<f64>()?)),
+            8 => ("altup_active_idx", json!(u.int_in_range(0..=4)?)),
+            9 => ("altup_num_inputs", json!(u.int_in_range(0..=5)?)),
+            10 => ("laurel_rank", json!(u.int_in_range(0..=5)?)),
+            11 => ("top_k_experts", json!(u.int_in_range(0..=9)?)),
+            12 => ("use_bidirectional_attention", json!(u.choose(&["all", "vision", "none"])?)),
+            _ => ("sliding_window", json!(u.arbitrary::<usize>()?)),
+        };
+        text[name] = value;
+    }
+    if u.ratio(1, 4)? {
+        change(&mut config, &other, u)?;
+    }
+    Ok(config)
+}
+
+/// Of Gemma 1, 2 or 3, or a family that is like them.
+fn early_config(u: &mut Unstructured) -> Result<Value> {
     let mut config = gemma3();
     let mut size = |name: &str, max: usize| -> Result<()> {
         config[name] = json!(u.int_in_range(1..=max)?);
@@ -102,6 +155,11 @@ fn arbitrary_config(u: &mut Unstructured) -> Result<Value> {
     ];
     let kind = *u.choose(&kinds)?;
     fields.insert("model_type".into(), json!(kind));
+    if kind == "recurrent_gemma" {
+        let heads = fields["num_attention_heads"].as_u64().unwrap();
+        fields.insert("lru_width".into(), json!(heads * u.int_in_range(1..=4)?));
+        fields.insert("conv1d_width".into(), json!(u.int_in_range(1..=5)?));
+    }
     for _ in 0..u.int_in_range(0..=3)? {
         let (name, value) = match u.int_in_range(0..=15)? {
             0 => ("sliding_window", Value::Null),
@@ -159,6 +217,10 @@ fn forward(checkpoint: &Checkpoint, gemma: &Gemma, u: &mut Unstructured) -> Resu
     let outside = Tensor::full(vocab, (1, 1), &Device::Cpu).unwrap();
     assert!(gemma.forward(&outside).is_err(), "an id out of the vocabulary");
     if !checkpoint.attention().unwrap().causal {
+        assert!(gemma.forward_cached(&ids, &mut cache).is_err(), "it keeps no cache");
+        return Ok(());
+    }
+    if gemma.seen_ahead() > 0 {
         return Ok(());
     }
     let first = u.int_in_range(1..=seq)?;

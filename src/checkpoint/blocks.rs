@@ -25,6 +25,8 @@ pub struct BlockSpec {
     pub hidden_size: usize,
     /// Width of gate and up.
     pub intermediate_size: usize,
+    /// The fraction of the gate's values that are set to 0 (Gemma 3n); 0 where none are.
+    pub sparsity: f64,
     /// Whether the projections have biases.
     pub bias: bool,
     /// What the config means the activation to be.
@@ -72,6 +74,7 @@ pub(super) fn find(config: &Config, tensors: &Tensors) -> Result<Vec<BlockSpec>>
                 eps: stack.rms_norm_eps,
                 hidden_size: stack.hidden_size,
                 intermediate_size: stack.feed_forward[i].intermediate_size,
+                sparsity: stack.feed_forward[i].sparsity,
                 bias: stack.mlp_bias,
                 activation: stack.activation.clone(),
                 dtype: tensors.dtype(&down)?,

@@ -3,10 +3,12 @@
 use super::Checkpoint;
 use super::blocks::BlockSpec;
 use super::config::activation::Resolved;
+use super::config::attention::LayerAttention;
+use super::config::feed_forward::{AltUpConfig, ExpertsConfig, PerLayerInputs};
 use super::config::head::HeadKind;
 use super::config::stack::Stack;
 use super::config::unusual;
-use super::families::Family;
+use super::families::{Family, NormWeight};
 use super::remark::{Remark, RemarkKind};
 use super::tensors::Tensors;
 use crate::error::Result;
@@ -31,8 +33,11 @@ pub struct Inspection {
     pub end_tokens: Vec<u32>,
     /// Number of elements of all tensors.
     pub parameters: u64,
-    /// Number of elements of the MLP blocks alone.
+    /// Number of elements of the MLP blocks alone: of their projections, and neither of experts beside them nor of the
+    /// gates of per-layer inputs.
     pub mlp_parameters: u64,
+    /// Number of elements of the experts' projections.
+    pub expert_parameters: u64,
     /// Size of the safetensors files in bytes.
     pub bytes: u64,
     /// How many tensors there are of each dtype.
@@ -55,8 +60,24 @@ pub struct StackInspection {
     pub num_hidden_layers: usize,
     /// Width of the residual stream.
     pub hidden_size: usize,
-    /// Width between up and down.
+    /// Width between up and down, of the first layer if they differ.
     pub intermediate_size: usize,
+    /// The layers, each kind by itself.
+    pub layers: Vec<LayerKind>,
+    /// Query heads of every layer, where attention is computed.
+    pub num_attention_heads: Option<usize>,
+    /// Experts beside every block.
+    pub experts: Option<ExpertsConfig>,
+    /// Inputs of every layer beside the residual stream.
+    pub per_layer_inputs: Option<PerLayerInputs>,
+    /// Several residual streams, and the low-rank path beside attention.
+    pub altup: Option<AltUpConfig>,
+    /// Whether a layer ends with a factor of its own on the residual stream.
+    pub layer_scalar: bool,
+    /// What norms multiply by.
+    pub norm_weight: NormWeight,
+    /// How many GELUs follow the activation when the whole model runs: of blocks, experts and per-layer inputs.
+    pub gates: usize,
     /// Whether gate and up are stored as one tensor.
     pub fused_gate_up: bool,
     /// Whether the MLP's projections have biases.
@@ -71,6 +92,19 @@ pub struct StackInspection {
     pub attention: String,
     /// Fields that the config leaves out, with the family's default.
     pub defaults: Vec<String>,
+}
+
+/// Layers that are alike.
+#[derive(Debug, Clone, Serialize)]
+pub struct LayerKind {
+    /// Which they are.
+    pub layers: Vec<usize>,
+    /// Width between up and down.
+    pub intermediate_size: usize,
+    /// The fraction of the gate's values that are set to 0.
+    pub sparsity: f64,
+    /// Their attention, where it is computed.
+    pub attention: Option<LayerAttention>,
 }
 
 /// Reads every weight of a checkpoint once, to find NaN, and says what the checkpoint is.
@@ -108,6 +142,7 @@ pub fn inspect(checkpoint: &Checkpoint, mut progress: impl FnMut(usize)) -> Resu
             .flat_map(|block| block.tensors(tensors))
             .map(|(_, shape)| count(&shape))
             .sum(),
+        expert_parameters: expert_parameters(checkpoint),
         bytes: tensors.size_in_bytes(),
         dtypes,
         remarks,
@@ -138,6 +173,49 @@ fn nonfinite(name: &str, count: usize) -> Option<Remark> {
     })
 }
 
+fn expert_parameters(checkpoint: &Checkpoint) -> u64 {
+    let of = |stack: &Stack| -> u64 {
+        let experts = stack.feed_forward.iter().filter_map(|layer| layer.experts);
+        let sizes = experts.map(|e| count(&[3, e.num_experts, e.intermediate_size]));
+        sizes.map(|size| size * stack.hidden_size as u64).sum()
+    };
+    checkpoint.config().stacks.iter().map(of).sum()
+}
+
+/// How many GELUs follow the activation.
+fn gates(stack: &Stack) -> usize {
+    let experts = stack.feed_forward.iter().filter(|layer| layer.experts.is_some()).count();
+    let inputs = if stack.per_layer_inputs.is_some() { stack.num_hidden_layers } else { 0 };
+    stack.num_hidden_layers + experts + inputs
+}
+
+/// The kinds of a stack's layers, in the order of their first ones.
+fn kinds(stack: &Stack) -> Vec<LayerKind> {
+    let mut kinds: Vec<LayerKind> = vec![];
+    for (i, own) in stack.feed_forward.iter().enumerate() {
+        let attention = stack.attention.as_ref().ok();
+        let attention = attention.and_then(|attention| attention.layers.get(i)).copied();
+        let kind = LayerKind {
+            layers: vec![i],
+            intermediate_size: own.intermediate_size,
+            sparsity: own.sparsity,
+            attention,
+        };
+        match kinds.iter_mut().find(|known| known.is_like(&kind)) {
+            Some(known) => known.layers.push(i),
+            None => kinds.push(kind),
+        }
+    }
+    kinds
+}
+
+impl LayerKind {
+    fn is_like(&self, other: &Self) -> bool {
+        (self.intermediate_size, self.sparsity, self.attention)
+            == (other.intermediate_size, other.sparsity, other.attention)
+    }
+}
+
 fn stacks(checkpoint: &Checkpoint) -> Vec<StackInspection> {
     let (mut first, family) = (0, checkpoint.config().family);
     let inspect = |stack: &Stack| {
@@ -150,6 +228,18 @@ fn stacks(checkpoint: &Checkpoint) -> Vec<StackInspection> {
             num_hidden_layers: stack.num_hidden_layers,
             hidden_size: stack.hidden_size,
             intermediate_size: stack.intermediate_size,
+            layers: kinds(stack),
+            num_attention_heads: stack
+                .attention
+                .as_ref()
+                .ok()
+                .map(|attention| attention.num_attention_heads),
+            experts: stack.feed_forward[0].experts,
+            per_layer_inputs: stack.per_layer_inputs,
+            altup: stack.altup,
+            layer_scalar: stack.layer_scalar,
+            norm_weight: stack.norm_weight,
+            gates: gates(stack),
             fused_gate_up: checkpoint
                 .tensors()
                 .contains(&format!("{}.gate_up_proj.weight", block.name)),

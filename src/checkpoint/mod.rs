@@ -9,6 +9,7 @@ mod head;
 pub(crate) mod hub;
 mod inspect;
 pub(crate) mod json;
+mod layers;
 mod names;
 mod notes;
 pub(crate) mod remark;
@@ -23,11 +24,14 @@ pub use config::activation::Resolved;
 pub use config::attention::{AttentionConfig, LayerAttention, Rotated, ValuesFrom};
 pub use config::feed_forward::{AltUpConfig, ExpertsConfig, FeedForward, PerLayerInputs};
 pub use config::head::HeadKind;
+pub use config::prefix::Prefix;
+pub use config::recurrent::RecurrentConfig;
 pub use config::stack::Stack;
-pub use families::{Family, NormNames, NormWeight, PerLayerNames};
+pub use families::{EmbeddingScale, Family, NormNames, NormWeight, PerLayerNames};
 #[cfg(feature = "hub")]
 pub use hub::Hub;
-pub use inspect::{Inspection, StackInspection, inspect};
+pub use inspect::{Inspection, LayerKind, StackInspection, inspect};
+pub use layers::Layers;
 pub use remark::{Level, Remark, RemarkKind};
 pub use tensors::Tensors;
 pub(crate) use whole::Parts;
@@ -167,9 +171,12 @@ impl Checkpoint {
         }
         // The embedding is the layers' sibling.
         let backbone = before_layers(&blocks[0]).to_string();
+        let scalars = config.family.profile().scalars;
         let mut parts = Parts {
             embedding: format!("{backbone}embed_tokens"),
             head: "lm_head".into(),
+            scalars: scalars
+                .and_then(|(own, other)| Some(format!("{}{other}", backbone.strip_suffix(own)?))),
             backbone,
         };
         if config.stacks[0].attention.is_ok() {
@@ -205,10 +212,11 @@ impl Checkpoint {
         let mut first = 0;
         for stack in &self.config.stacks {
             let prefix = before_layers(&self.blocks[first]).to_string();
-            stacks.push((prefix, stack.num_hidden_layers));
+            stacks.push(unused::Named { prefix, stack });
             first += stack.num_hidden_layers;
         }
-        unused::remarks(tensors, &used, &stacks, whole.is_some())
+        let left_out = self.config.family.profile().left_out.as_ref();
+        unused::remarks(tensors, &used, &stacks, whole.is_some(), left_out)
     }
 
     /// The tensors of the whole model but for the blocks', if it runs here.
@@ -228,6 +236,27 @@ impl Checkpoint {
             checked.map_err(|e| e.quantised(self.config.quantization.as_deref()))?;
         }
         Ok(())
+    }
+
+    /// The checkpoint with other tokens at a text's start that all see one another, in place of all of them; for all
+    /// that is computed of it.
+    ///
+    /// # Errors
+    /// A model without such tokens: PaliGemma has them.
+    pub fn with_prefix(mut self, prefix: Prefix) -> Result<Self> {
+        let attention = self.config.stacks[0].attention.as_mut().ok();
+        let Some(own) = attention.and_then(|attention| attention.prefix.as_mut()) else {
+            return Err(Error::Input(format!(
+                "{} is a {}: no part of a text is a prompt whose tokens see one another, as in PaliGemma; leave \
+                 --prefix-tokens out",
+                self.source, self.config.family
+            )));
+        };
+        let was = std::mem::replace(own, prefix).remark();
+        for remarks in [&mut self.remarks, &mut self.config.remarks] {
+            remarks.iter_mut().filter(|remark| **remark == was).for_each(|r| *r = prefix.remark());
+        }
+        Ok(self)
     }
 
     /// Where it comes from.

@@ -6,13 +6,14 @@ use crate::error::{Error, Result};
 
 /// What stands before the layers of a stack: text models have `model.`; multimodal ones of transformers 4
 /// `language_model.model.`, of transformers 5 `model.language_model.`, ShieldGemma 2 both; a bare backbone, as
-/// EmbeddingGemma's, nothing.
-const PREFIXES: [&str; 6] = [
+/// EmbeddingGemma's, nothing; and DiffusionGemma has its layers with its decoder.
+const PREFIXES: [&str; 7] = [
     "model.",
     "language_model.model.",
     "model.language_model.",
     "model.language_model.model.",
     "language_model.",
+    "model.decoder.",
     "",
 ];
 

@@ -1,6 +1,5 @@
 //! What happens between a block's projections.
 
-use super::pair::Pair;
 use crate::kernels::activation::Activation;
 use crate::kernels::geglu::geglu_pair;
 use crate::kernels::gelu::Gelu;
@@ -40,19 +39,14 @@ impl Gating {
         self.rounding.activated_and_product(gate, up, self.activation)
     }
 
-    /// What `output` makes of the product under either form of GELU, whatever its own activation: of
-    /// both in one tensor, `[2, ...]`, where they are rounded once.
-    pub(super) fn pair(
-        self,
-        gate: &Tensor,
-        up: &Tensor,
-        output: impl Fn(&Tensor) -> Result<Tensor>,
-    ) -> Result<Pair> {
-        if self.rounding == Rounding::Once {
-            let both = output(&geglu_pair(gate, up)?)?;
-            return Ok(Pair { exact: both.get(0)?, tanh: both.get(1)? });
+    /// The products under the exact and the tanh form of GELU, whatever its own activation: `[2, ...]`.
+    pub(super) fn both(self, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+        match self.rounding {
+            Rounding::Once => geglu_pair(gate, up),
+            rounding => {
+                let under = |gelu| rounding.geglu(gate, up, Activation::Gelu(gelu));
+                Tensor::stack(&[under(Gelu::Exact)?, under(Gelu::Tanh)?], 0)
+            }
         }
-        let under = |gelu| output(&self.rounding.geglu(gate, up, Activation::Gelu(gelu))?);
-        Ok(Pair { exact: under(Gelu::Exact)?, tanh: under(Gelu::Tanh)? })
     }
 }

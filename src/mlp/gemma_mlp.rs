@@ -319,7 +319,8 @@ impl GemmaMlp {
         }
         let projected = self.project(xs)?;
         let gate = self.sparse(&projected.gate)?;
-        self.gating.pair(&gate, &projected.up, |product| self.down(product))
+        let products = self.gating.both(&gate, &projected.up)?; // [2, ..., intermediate]
+        Pair::of(&products, &self.down, |product| self.down(product))
     }
 
     /// The gate as it is activated.

@@ -234,7 +234,8 @@ impl InputGate {
     /// # Errors
     /// Those of [`Self::forward`].
     pub fn forward_pair(&self, x: &Tensor, input: &Tensor) -> Result<Pair> {
-        self.gating.pair(&self.project(x)?, input, |product| self.out(product))
+        let products = self.gating.both(&self.project(x)?, input)?; // [2, ..., width]
+        Pair::of(&products, &self.out, |product| self.out(product))
     }
 
     /// A forward pass that keeps every intermediate; `up` is the input. `output` has the bits that

@@ -26,7 +26,7 @@ pub(super) fn variable(layer: &Linear) -> Result<(Linear, Var)> {
 
 /// A layer with a copy of a weight as a variable, and the variable.
 pub(super) fn of_variable(weight: &Tensor, bias: Option<&Tensor>) -> Result<(Linear, Var)> {
-    let variable = Var::from_tensor(weight)?;
+    let variable = Var::from_tensor(&weight.detach())?; // of a variable candle would make no copy
     let weight = Weight::Tensor(variable.as_tensor().clone());
     Ok((Linear::new(weight, bias.cloned())?, variable))
 }

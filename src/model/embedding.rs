@@ -1,15 +1,17 @@
 //! Token embeddings.
 
+use crate::checkpoint::EmbeddingScale;
 use crate::kernels::linear::Weight;
 use candle_core::{DType, Result, Tensor};
 
 /// Looks ids up and scales them by `sqrt(hidden)`.
 ///
 /// The factor is rounded to the model's dtype first, as the reference has it (transformers
-/// `Gemma3TextScaledWordEmbedding`; in bf16 `sqrt(640)` is 25.25).
+/// `Gemma3TextScaledWordEmbedding`; in bf16 `sqrt(640)` is 25.25); RecurrentGemma's is rounded to bf16 in any model.
 #[derive(Debug, Clone)]
 pub struct Embedding {
     weight: Weight,
+    /// Before it is rounded to the model's dtype.
     pub(super) scale: f64,
 }
 
@@ -18,9 +20,18 @@ impl Embedding {
     ///
     /// # Errors
     /// A weight that is no matrix.
-    pub fn new(weight: Weight) -> Result<Self> {
-        let scale = (weight.dims()?.1 as f64).sqrt();
+    pub fn new(weight: Weight, scale: EmbeddingScale) -> Result<Self> {
+        let root = (weight.dims()?.1 as f64).sqrt();
+        let scale = match scale {
+            EmbeddingScale::RunDType => root,
+            EmbeddingScale::Bf16 => rounded(root, DType::BF16),
+        };
         Ok(Self { weight, scale })
+    }
+
+    /// `sqrt(hidden)`, not rounded.
+    pub(super) fn root(&self) -> Result<f64> {
+        Ok((self.weight.dims()?.1 as f64).sqrt())
     }
 
     /// The matrix, `[vocab, hidden]`.

@@ -1,7 +1,7 @@
 //! The decoder.
 
 use super::altup::Streams;
-use super::attention::KeyValues;
+use super::attention::{Attention, KeyValues};
 use super::embedding::Embedding;
 use super::head::Head;
 use super::identity::Identity;
@@ -10,6 +10,7 @@ use super::norm::{RmsNorm, wide_dtype};
 use super::observer::{Block, Observer};
 use super::pass::Pass;
 use super::per_layer::PerLayerEmbedding;
+use super::recurrent::RecurrentState;
 use super::rope::RotaryEmbedding;
 use crate::checkpoint::tensors::Numbers;
 use crate::checkpoint::{Config, HeadKind};
@@ -20,6 +21,7 @@ use crate::mlp::Gating;
 use crate::rounding::Rounding;
 use candle_core::{D, DType, Device, Module, Result, Tensor};
 use candle_nn::{Init, VarBuilder, linear_no_bias};
+use std::collections::BTreeMap;
 
 /// A Gemma: embeddings, layers around [`crate::GemmaMlp`], final norm, head.
 ///
@@ -63,13 +65,14 @@ pub(super) struct Builders<'a> {
     pub(super) per_layer_table: Option<Numbers>,
 }
 
-/// Keys and values of the tokens so far, for [`Gemma::forward_cached`]. They belong to the model that began
+/// Keys and values of the tokens so far, and the states of recurrences, for [`Gemma::forward_cached`]. They belong to the model that began
 /// them, and to its clones; the same weights under another activation, rounding or dtype are another
 /// model.
 #[derive(Debug, Clone, Default)]
 pub struct Cache {
     owner: Option<Identity>,
     layers: Vec<KeyValues>,
+    states: BTreeMap<usize, RecurrentState>,
 }
 
 impl Cache {
@@ -79,6 +82,11 @@ impl Cache {
             self.layers.resize(index + 1, KeyValues::default());
         }
         &mut self.layers[index]
+    }
+
+    /// The state of a layer's recurrence, made when it is first asked for.
+    pub fn state(&mut self, index: usize) -> &mut RecurrentState {
+        self.states.entry(index).or_default()
     }
 }
 
@@ -123,16 +131,16 @@ impl Gemma {
             let weight = Weight::Tensor(vb.get_with_hints(shape, "weight", init)?);
             if pack { weight.packed() } else { Ok(weight) }
         };
-        let embedding = Embedding::new(matrix(embedding)?)?;
+        let embedding = Embedding::new(matrix(embedding)?, stack.embedding_scale)?;
         let mut layers: Vec<Layer> = vec![];
         for (i, layer) in attention.layers.iter().enumerate() {
-            let known = layers.iter().map(|layer| &layer.attention.rope);
+            let known = layers.iter().filter_map(|layer| Some(&layer.attention()?.rope));
             let rope = known.into_iter().find(|rope| rope.fits(layer)).cloned();
             let rope = rope.unwrap_or_else(|| RotaryEmbedding::new(layer));
             let layer = Layer::new(stack, attention, i, rope, vb.pp("layers").pp(i))?;
             layers.push(if pack { layer.packed()? } else { layer });
         }
-        let norm = vb.pp("norm").get(stack.hidden_size, "weight")?;
+        let norm = vb.pp(stack.norms.last).get(stack.hidden_size, "weight")?;
         let head = match stack.head.value {
             HeadKind::None => None,
             HeadKind::Embedding => Some(embedding.weight().clone()),
@@ -224,6 +232,15 @@ impl Gemma {
         gemma
     }
 
+    /// The attention of every layer that has it.
+    pub(super) fn attentions(&self) -> impl Iterator<Item = &Attention> {
+        self.layers.iter().filter_map(Layer::attention)
+    }
+
+    pub(super) fn map_attention(&self, mut change: impl FnMut(&mut Attention)) -> Self {
+        self.map_layers(|layer| layer.attention_mut().into_iter().for_each(&mut change))
+    }
+
     /// A model with every norm changed, those of queries and keys included.
     pub(super) fn map_norms(&self, change: impl Fn(&RmsNorm) -> Result<RmsNorm>) -> Result<Self> {
         let mut gemma = self.another();
@@ -253,6 +270,12 @@ impl Gemma {
     /// These weights as a model of its own, to be changed.
     fn another(&self) -> Self {
         Self { identity: Identity::new(), ..self.clone() }
+    }
+
+    /// How many of a text's first tokens may see what comes behind them: 0 if none does, `usize::MAX` if all do. A text
+    /// that is cut behind so many has the same hidden states as far as it goes.
+    pub fn seen_ahead(&self) -> usize {
+        self.attentions().map(Attention::seen_ahead).max().unwrap_or(0)
     }
 
     /// How many GELUs follow the activation, in all layers together.
@@ -346,11 +369,16 @@ impl Gemma {
     /// the last position's logits are computed: `[batch, 1, vocab]`.
     ///
     /// # Errors
-    /// An id out of the vocabulary, no ids, a model without a head, another model's cache or one of
-    /// another batch size.
+    /// An id out of the vocabulary, no ids, a model without a head or a bidirectional one, another model's cache or one of
+    /// another batch size, an empty one and a part of a prefix.
     pub fn forward_cached(&self, ids: &Tensor, cache: &mut Cache) -> Result<Tensor> {
         if self.head.is_none() {
             candle_core::bail!("{HEADLESS}")
+        }
+        if self.layers.iter().any(|layer| !layer.attention().is_none_or(Attention::is_causal)) {
+            candle_core::bail!(
+                "a bidirectional model keeps no cache: every position sees those behind it"
+            )
         }
         if *cache.owner.get_or_insert(self.identity) != self.identity {
             candle_core::bail!("the cache holds another model's keys and values: begin a new one")

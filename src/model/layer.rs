@@ -1,11 +1,12 @@
 //! A decoder layer.
 
 use super::altup::{AltUp, Laurel};
-use super::attention::Attention;
+use super::attention::{Attention, Keys};
 use super::mixture::ExpertsBranch;
 use super::norm::RmsNorm;
 use super::pass::Pass;
 use super::per_layer::PerLayerBlock;
+use super::recurrent::RecurrentBlock;
 use super::rope::RotaryEmbedding;
 use crate::checkpoint::{AttentionConfig, Stack};
 use crate::kernels::linear::InputRounding;
@@ -14,6 +15,9 @@ use candle_core::{D, Error, Module, Result, Tensor, Var};
 use candle_nn::VarBuilder;
 
 /// A decoder layer: norm, attention, norm, residual; norm, MLP, norm, residual.
+///
+/// In place of attention RecurrentGemma's layers have a recurrence ([`Self::recurrent`]); what is said of attention
+/// here holds for it too.
 ///
 /// Some families also norm what attention and MLP return ([`Stack::norms`]), and have more around them: experts beside
 /// the MLP, an input of the layer's own, a factor on the residual stream, or several streams of which the layer computes
@@ -24,7 +28,7 @@ pub struct Layer {
     /// Whether later layers use its keys and values.
     lends: bool,
     pub(super) input_norm: RmsNorm,
-    pub(super) attention: Attention,
+    mixer: Mixer,
     pub(super) post_attention_norm: Option<RmsNorm>,
     pub(super) mlp_norm: RmsNorm,
     pub(super) mlp: GemmaMlp,
@@ -34,6 +38,13 @@ pub struct Layer {
     /// `[1]`.
     pub(super) scalar: Option<Tensor>,
     pub(super) streams: Option<(AltUp, Laurel)>,
+}
+
+/// What mixes the positions of a text.
+#[derive(Debug, Clone)]
+enum Mixer {
+    Attention(Box<Attention>),
+    Recurrent(Box<RecurrentBlock>),
 }
 
 /// The matrices around the GELUs of a layer, as variables.
@@ -117,11 +128,25 @@ impl Layer {
             feed_forward.intermediate_size,
             stack.mlp_bias,
             stack.activation.value,
-            vb.pp("mlp"),
+            vb.pp(stack.mlp_name),
         )?;
         let sparsity = match feed_forward.sparsity {
             0.0 => None,
             fraction => Some(Sparsity::new(fraction).map_err(Error::wrap)?),
+        };
+        let mixer = vb.pp(attention.name);
+        let mixer = match stack.recurrent.get(index).copied().flatten() {
+            Some(config) => {
+                let block = RecurrentBlock::new(&config, hidden, stack.activation.value, mixer)?;
+                Mixer::Recurrent(Box::new(block))
+            }
+            None => Mixer::Attention(Box::new(Attention::new(
+                attention,
+                of_attention,
+                stack,
+                rope,
+                mixer,
+            )?)),
         };
         let experts = feed_forward.experts.as_ref();
         let per_layer = stack.per_layer_inputs.as_ref();
@@ -130,7 +155,7 @@ impl Layer {
             index,
             lends: attention.layers.iter().any(|layer| layer.shares == Some(index)),
             input_norm: norm(names.input)?,
-            attention: Attention::new(attention, of_attention, stack, rope, vb.pp("self_attn"))?,
+            mixer,
             post_attention_norm: names.post_attention.map(norm).transpose()?,
             mlp_norm: norm(names.pre_mlp)?,
             mlp: mlp.with_sparsity(sparsity),
@@ -154,7 +179,10 @@ impl Layer {
     /// The layer with its matrices packed.
     pub(super) fn packed(self) -> Result<Self> {
         Ok(Self {
-            attention: self.attention.packed()?,
+            mixer: match self.mixer {
+                Mixer::Attention(attention) => Mixer::Attention(Box::new(attention.packed()?)),
+                Mixer::Recurrent(block) => Mixer::Recurrent(Box::new(block.packed()?)),
+            },
             mlp: self.mlp.packed()?,
             experts: self.experts.map(ExpertsBranch::packed).transpose()?,
             per_layer: self.per_layer.map(PerLayerBlock::packed).transpose()?,
@@ -191,9 +219,10 @@ impl Layer {
         self.lends
     }
 
-    /// How many GELUs it computes: the block's, the experts', that of its own input.
+    /// How many GELUs it computes: the block's, the experts', that of its own input, the recurrence's.
     pub fn gates(&self) -> usize {
-        1 + usize::from(self.experts.is_some()) + usize::from(self.per_layer.is_some())
+        let others = [self.experts.is_some(), self.per_layer.is_some(), self.recurrent().is_some()];
+        1 + others.into_iter().map(usize::from).sum::<usize>()
     }
 
     /// The layer around another block.
@@ -205,7 +234,10 @@ impl Layer {
     /// copied.
     pub fn frozen(&self) -> Self {
         Self {
-            attention: self.attention.frozen(),
+            mixer: match &self.mixer {
+                Mixer::Attention(attention) => Mixer::Attention(Box::new(attention.frozen())),
+                Mixer::Recurrent(block) => Mixer::Recurrent(Box::new(block.frozen())),
+            },
             mlp: self.mlp.frozen(),
             experts: self.experts.as_ref().map(ExpertsBranch::frozen),
             per_layer: self.per_layer.as_ref().map(PerLayerBlock::frozen),
@@ -243,11 +275,18 @@ impl Layer {
         if let Some(block) = &mut self.per_layer {
             block.gate = block.gate.with_gating(change(block.gate.gating()));
         }
+        if let Mixer::Recurrent(block) = &mut self.mixer {
+            let gate = block.gate().with_gating(change(block.gate().gating()));
+            **block = block.with_gate(gate);
+        }
     }
 
     /// Rounds the inputs of every product with packed weights.
     pub(super) fn round_inputs(&mut self, inputs: InputRounding) {
-        self.attention.inputs = inputs;
+        match &mut self.mixer {
+            Mixer::Attention(attention) => attention.inputs = inputs,
+            Mixer::Recurrent(block) => **block = block.with_input_rounding(inputs),
+        }
         self.mlp = self.mlp.with_input_rounding(inputs);
         self.experts = self.experts.as_ref().map(|experts| experts.with_input_rounding(inputs));
         self.per_layer = self.per_layer.as_ref().map(|block| block.with_input_rounding(inputs));
@@ -257,7 +296,11 @@ impl Layer {
     pub(super) fn norms_mut(&mut self) -> impl Iterator<Item = &mut RmsNorm> {
         let own = [&mut self.input_norm, &mut self.mlp_norm];
         let optional = [&mut self.post_attention_norm, &mut self.post_mlp_norm];
-        let heads = self.attention.norms.iter_mut();
+        let heads = match &mut self.mixer {
+            Mixer::Attention(attention) => Some(attention.norms.iter_mut()),
+            Mixer::Recurrent(_) => None,
+        };
+        let heads = heads.into_iter().flatten();
         let experts = self.experts.iter_mut().flat_map(ExpertsBranch::norms_mut);
         let per_layer = self.per_layer.iter_mut().map(|block| &mut block.norm);
         let streams = self.streams.iter_mut();
@@ -275,9 +318,27 @@ impl Layer {
         self.input_norm.forward(x)
     }
 
-    /// The attention.
-    pub fn attention(&self) -> &Attention {
-        &self.attention
+    /// The attention, if it is that which mixes positions.
+    pub fn attention(&self) -> Option<&Attention> {
+        match &self.mixer {
+            Mixer::Attention(attention) => Some(attention),
+            Mixer::Recurrent(_) => None,
+        }
+    }
+
+    pub(super) fn attention_mut(&mut self) -> Option<&mut Attention> {
+        match &mut self.mixer {
+            Mixer::Attention(attention) => Some(attention),
+            Mixer::Recurrent(_) => None,
+        }
+    }
+
+    /// The recurrence in place of attention, if there is one.
+    pub fn recurrent(&self) -> Option<&RecurrentBlock> {
+        match &self.mixer {
+            Mixer::Attention(_) => None,
+            Mixer::Recurrent(block) => Some(block),
+        }
     }
 
     /// The norm of what attention returns, in families that have one.
@@ -311,11 +372,28 @@ impl Layer {
     /// What attention returns, `[batch, seq, hidden]`, of its input.
     ///
     /// # Errors
-    /// candle's, for shapes that do not fit; keys and values of another model or batch, or none where it has none of its
-    /// own.
+    /// candle's, for shapes that do not fit; keys and values, or a state, of another model or batch, or none where it
+    /// has none of its own; texts that begin anew in a pass with a cache, or where layers share keys and values.
     pub fn attention_output(&self, input: &Tensor, pass: &mut Pass) -> Result<Tensor> {
-        let keys = pass.keys(self.index, self.attention.shares(), self.lends)?;
-        self.attention.forward(input, keys)
+        match &self.mixer {
+            Mixer::Attention(attention) if !pass.restarts().is_empty() => {
+                if self.lends || attention.shares().is_some() || pass.has_cache() {
+                    candle_core::bail!(
+                        "texts that begin anew where keys and values are kept or shared"
+                    )
+                }
+                restarted(attention, input, pass.restarts())
+            }
+            Mixer::Attention(attention) => {
+                let keys = pass.keys(self.index, attention.shares(), self.lends)?;
+                attention.forward(input, keys)
+            }
+            Mixer::Recurrent(block) => {
+                let gatings = pass.gatings().to_vec();
+                let (state, restarts) = pass.state(self.index)?;
+                block.forward_in(input, state, restarts, &gatings)
+            }
+        }
     }
 
     /// The first half: from all that enters the layer to the residual stream after attention.
@@ -439,6 +517,30 @@ impl Layer {
         let output = self.mlp.forward(&self.mlp_input(&attended)?)?;
         self.add_output(&attended, output)
     }
+}
+
+/// Attention in texts that are several each: to each of these by itself.
+fn restarted(attention: &Attention, x: &Tensor, restarts: &[Vec<usize>]) -> Result<Tensor> {
+    let (batch, seq, _) = x.dims3()?;
+    if restarts.len() != batch {
+        candle_core::bail!("restarts of {} texts in a batch of {batch}", restarts.len())
+    }
+    let text = |(text, restarts): (usize, &Vec<usize>)| {
+        let starts = [&[0], restarts.as_slice()].concat();
+        let ends = restarts.iter().copied().chain([seq]);
+        let pieces = starts.iter().zip(ends).map(|(&start, end)| match end.checked_sub(start) {
+            Some(len @ 1..) if end <= seq => {
+                let piece = x.narrow(0, text, 1)?.narrow(1, start, len)?.contiguous()?;
+                attention.forward(&piece, Keys::Own)
+            }
+            _ => candle_core::bail!(
+                "restarts {restarts:?} in a text of {seq} positions: they rise, from 1 on"
+            ),
+        });
+        Tensor::cat(&pieces.collect::<Result<Vec<_>>>()?, 1)
+    };
+    let texts = restarts.iter().enumerate().map(text);
+    Tensor::cat(&texts.collect::<Result<Vec<_>>>()?, 0)
 }
 
 /// What a sublayer returned, perhaps normed, added to the residual stream.

@@ -5,7 +5,7 @@ use super::norm::RmsNorm;
 use crate::checkpoint::{BlockSpec, Checkpoint, Parts};
 use crate::error::Result;
 use crate::kernels::linear::should_pack;
-use crate::mlp::{GemmaMlp, gemma_mlp_b};
+use crate::mlp::{GemmaMlp, Sparsity, gemma_mlp_b};
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
 
@@ -22,9 +22,12 @@ impl Gemma {
     /// config, a file that was written to since the checkpoint was opened.
     pub fn load(checkpoint: &Checkpoint, device: &Device, dtype: DType) -> Result<Self> {
         checkpoint.check_whole_model()?;
-        let vb = var_builder(checkpoint, dtype, device);
+        let vb = var_builder(checkpoint, dtype, device).rename_f({
+            let parts = checkpoint.parts().clone();
+            move |name| parts.stored(name)
+        });
         let at = |name: &str| name.split_terminator('.').fold(vb.clone(), |vb, part| vb.pp(part));
-        let Parts { backbone, embedding, head } = checkpoint.parts();
+        let Parts { backbone, embedding, head, .. } = checkpoint.parts();
         let table = format!("{backbone}embed_tokens_per_layer.weight");
         let per_layer_table = match device.is_cpu() && checkpoint.tensors().contains(&table) {
             true => Some(checkpoint.tensors().numbers(&table)?),
@@ -57,6 +60,10 @@ pub fn load_mlp(
     let (hidden, intermediate) = (block.hidden_size, block.intermediate_size);
     let mlp = gemma_mlp_b(hidden, intermediate, block.bias, block.activation.value, vb);
     let mlp = from_unchanged(checkpoint, mlp)?;
+    let mlp = mlp.with_sparsity(match block.sparsity {
+        0.0 => None,
+        fraction => Some(Sparsity::new(fraction)?),
+    });
     Ok(if should_pack(dtype, device) { mlp.packed()? } else { mlp })
 }
 

@@ -13,6 +13,7 @@ pub(crate) mod norm;
 mod observer;
 mod pass;
 mod per_layer;
+mod recurrent;
 mod rope;
 mod variation;
 
@@ -27,5 +28,6 @@ pub use norm::{NormRounding, RmsNorm};
 pub use observer::{Block, Observer};
 pub use pass::Pass;
 pub use per_layer::PerLayerBlock;
+pub use recurrent::{RecurrentBlock, RecurrentState};
 pub use rope::{RopeRounding, RotaryEmbedding};
 pub use variation::Variation;

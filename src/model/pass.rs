@@ -2,6 +2,7 @@
 
 use super::attention::{KeyValues, Keys};
 use super::gemma::Cache;
+use super::recurrent::RecurrentState;
 use crate::mlp::Gating;
 use candle_core::{Result, Tensor};
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ pub struct Pass<'a> {
     /// `[batch, seq, layers, size]`.
     per_layer_inputs: Option<Tensor>,
     gatings: Vec<Gating>,
+    restarts: Vec<Vec<usize>>,
 }
 
 impl<'a> Pass<'a> {
@@ -39,6 +41,35 @@ impl<'a> Pass<'a> {
     /// takes care.
     pub fn with_gatings(self, gatings: Vec<Gating>) -> Self {
         Self { gatings, ..self }
+    }
+
+    /// One whose texts are several each: for each text of the batch the positions, from 1 on and rising, where another
+    /// begins. There positions count from 0 again, attention sees nothing before, and recurrences begin anew, as in
+    /// transformers where `position_ids` do so; only the convolutions in front of recurrences see across.
+    ///
+    /// Layers refuse it in a pass with a cache, and where layers share keys and values.
+    pub fn with_restarts(self, restarts: Vec<Vec<usize>>) -> Self {
+        Self { restarts, ..self }
+    }
+
+    /// Where in each text of the batch another one begins; empty for nowhere.
+    pub fn restarts(&self) -> &[Vec<usize>] {
+        &self.restarts
+    }
+
+    pub(super) fn has_cache(&self) -> bool {
+        self.cache.is_some()
+    }
+
+    /// The state of a layer's recurrence, in a pass with a cache, and where texts begin anew.
+    pub(super) fn state(
+        &mut self,
+        layer: usize,
+    ) -> Result<(Option<&mut RecurrentState>, &[Vec<usize>])> {
+        if self.cache.is_some() && !self.restarts.is_empty() {
+            candle_core::bail!("texts that begin anew in a pass with a cache")
+        }
+        Ok((self.cache.as_mut().map(|cache| cache.state(layer)), &self.restarts))
     }
 
     /// Gives what the layers get beside the residual stream, `[batch, seq, layers, size]`, in families that have it.
@@ -92,7 +123,9 @@ impl<'a> Pass<'a> {
             },
             (None, Some(cache)) => Ok(Keys::Kept(cache.layer(layer))),
             (None, None) if lends => {
-                Ok(Keys::Kept(self.lent.entry(layer).insert_entry(KeyValues::once()).into_mut()))
+                let kept = self.lent.entry(layer).or_default();
+                *kept = KeyValues::once();
+                Ok(Keys::Kept(kept))
             }
             (None, None) => Ok(Keys::Own),
         }

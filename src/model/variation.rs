@@ -1,6 +1,6 @@
 //! What can be varied of a model that computes right.
 
-use super::attention::AttentionRounding;
+use super::attention::{Attention, AttentionRounding};
 use super::embedding::rounded;
 use super::gemma::Gemma;
 use super::head::Head;
@@ -20,6 +20,8 @@ pub enum Variation {
     Activation(Activation),
     /// The embedding's factor `sqrt(hidden)` rounded to a dtype.
     EmbeddingScaleRounded(DType),
+    /// The embedding's factor `sqrt(hidden)` in f64, where RecurrentGemma's is rounded to bf16.
+    EmbeddingScaleExact,
     /// Embeddings as they are stored, as Llama has them.
     EmbeddingNotScaled,
     /// Norms that multiply by `w` where Gemma's multiply by `1 + w`.
@@ -78,6 +80,10 @@ impl Gemma {
                 let scale = rounded(self.embedding.scale, dtype);
                 (scale != self.embedding.scale).then(|| self.with_embedding_scale(scale))
             }
+            V::EmbeddingScaleExact => {
+                let root = self.embedding.root()?;
+                (root != self.embedding.scale).then(|| self.with_embedding_scale(root))
+            }
             V::EmbeddingNotScaled => Some(self.with_embedding_scale(1.0)),
             V::NormWithoutOne => self.with_norm_weight(NormWeight::OnePlus, NormWeight::Plain)?,
             V::NormWithOne => self.with_norm_weight(NormWeight::Plain, NormWeight::OnePlus)?,
@@ -91,16 +97,16 @@ impl Gemma {
                 Some(self.map_norms(|norm| Ok(norm.with_rounding(rounding)))?)
             }
             V::QkNormLeftOut => {
-                let has = self.layers.iter().any(|layer| layer.attention.norms.q.is_some());
+                let has = self.attentions().any(|attention| attention.norms.q.is_some());
                 has.then(|| {
-                    self.map_layers(|layer| {
-                        let norms = &mut layer.attention.norms;
+                    self.map_attention(|attention| {
+                        let norms = &mut attention.norms;
                         (norms.q, norms.k) = (None, None);
                     })
                 })
             }
             V::AttentionRounding(rounding) => {
-                Some(self.map_layers(|layer| layer.attention.rounding = Some(rounding)))
+                Some(self.map_attention(|attention| attention.rounding = Some(rounding)))
             }
             V::InputRounding(rounding) => Some(
                 self.with_head(|head| head.with_input_rounding(rounding))
@@ -119,24 +125,24 @@ impl Gemma {
                     })
                 })
             }
-            V::RopeRounding(rounding) => Some(self.map_layers(|layer| {
-                layer.attention.rope = layer.attention.rope.with_rounding(rounding);
+            V::RopeRounding(rounding) => Some(self.map_attention(|attention| {
+                attention.rope = attention.rope.with_rounding(rounding);
             })),
-            V::RopeGlobal => self.with_rope_of(|layer| !is_sliding(layer)),
+            V::RopeGlobal => self.with_rope_of(|attention| !is_sliding(attention)),
             V::RopeLocal => self.with_rope_of(is_sliding),
             V::WindowLonger(by) => self.with_window(|window| window.checked_add_signed(by)),
             V::WindowIgnored => self.with_window(|_| None),
             V::ScaledByHeadDim => {
-                let differs = |layer: &Layer| !layer.attention.is_scaled_by_head_dim();
-                let varied = |layer: &mut Layer| layer.attention.scale_by_head_dim();
-                self.layers.iter().any(differs).then(|| self.map_layers(varied))
+                let differs = |attention: &Attention| !attention.is_scaled_by_head_dim();
+                self.attentions()
+                    .any(differs)
+                    .then(|| self.map_attention(Attention::scale_by_head_dim))
             }
             V::SoftcapsLeftOut => {
                 let capped = self.head().is_some_and(|head| head.softcap().is_some())
-                    || self.layers.iter().any(|layer| layer.attention.softcap().is_some());
+                    || self.attentions().any(|attention| attention.softcap().is_some());
                 capped.then(|| {
-                    let varied = |layer: &mut Layer| layer.attention.remove_softcap();
-                    self.with_head(Head::without_softcap).map_layers(varied)
+                    self.with_head(Head::without_softcap).map_attention(Attention::remove_softcap)
                 })
             }
         })
@@ -150,27 +156,27 @@ impl Gemma {
 
     /// The rotary embedding of the first layer of a kind in all of them; `None` without layers of
     /// either kind, or where all rotate alike.
-    fn with_rope_of(&self, kind: impl Fn(&Layer) -> bool) -> Option<Self> {
-        let first = |is: bool| self.layers.iter().find(|layer| kind(layer) == is);
-        let [wanted, other] = [first(true)?, first(false)?].map(|layer| &layer.attention.rope);
+    fn with_rope_of(&self, kind: impl Fn(&Attention) -> bool) -> Option<Self> {
+        let first = |is: bool| self.attentions().find(|attention| kind(attention) == is);
+        let [wanted, other] = [first(true)?, first(false)?].map(|attention| &attention.rope);
         let varied =
-            |layer: &mut Layer| layer.attention.rope = layer.attention.rope.with_base_of(wanted);
-        (!wanted.rotates_like(other)).then(|| self.map_layers(varied))
+            |attention: &mut Attention| attention.rope = attention.rope.with_base_of(wanted);
+        (!wanted.rotates_like(other)).then(|| self.map_attention(varied))
     }
 
     /// A model with other sliding windows, if it has any.
     fn with_window(&self, change: impl Fn(usize) -> Option<usize>) -> Option<Self> {
-        self.layers.iter().any(is_sliding).then(|| {
-            self.map_layers(|layer| {
-                let window = layer.attention.sliding_window.and_then(&change);
-                layer.attention.sliding_window = window.map(|window| window.max(1));
+        self.attentions().any(is_sliding).then(|| {
+            self.map_attention(|attention| {
+                let window = attention.sliding_window.and_then(&change);
+                attention.sliding_window = window.map(|window| window.max(1));
             })
         })
     }
 }
 
-fn is_sliding(layer: &Layer) -> bool {
-    layer.attention.sliding_window.is_some()
+fn is_sliding(attention: &Attention) -> bool {
+    attention.sliding_window.is_some()
 }
 
 /// The weight whose `1 + w` is that of the given one, rounded.

@@ -1,6 +1,7 @@
 //! What several tests share: skips, distances, and small checkpoints on disk.
 #![allow(dead_code)] // each test binary uses a part of it
 
+pub mod family;
 pub mod goldens;
 pub mod halves;
 

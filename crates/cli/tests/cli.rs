@@ -334,7 +334,10 @@ fn other_families() {
     };
     for (config, specs, blocks) in [
         (
-            config(json!({"model_type": "recurrent_gemma", "intermediate_size": 24})),
+            config(json!({
+                "model_type": "recurrent_gemma", "intermediate_size": 24, "num_attention_heads": 2,
+                "block_types": ["recurrent", "mamba"]
+            })),
             mlp("model.layers.0", "mlp_block", "channel_pre_norm", true),
             vec!["model.layers.0.mlp_block"],
         ),
@@ -344,7 +347,9 @@ fn other_families() {
             vec!["model.encoder.layers.0.mlp", "model.decoder.layers.0.mlp"],
         ),
         (
-            json!({"model_type": "paligemma", "text_config": config(json!({"model_type": "gemma"}))}),
+            json!({"model_type": "paligemma", "text_config": config(json!({
+                "model_type": "gemma", "rope_scaling": {"rope_type": "yarn", "factor": 2.0}
+            }))}),
             mlp("language_model.model.layers.0", "mlp", "post_attention_layernorm", false),
             vec!["language_model.model.layers.0.mlp"],
         ),
@@ -389,6 +394,60 @@ fn inspect_says_what_is_odd() {
         text.contains("Gemma 3") && text.contains("1,116,800") && !text.contains("warning"),
         "{text}"
     );
+}
+
+/// What surrounds the blocks of the later families; the earlier ones have nothing of it.
+#[test]
+fn inspect_says_what_surrounds_the_blocks() {
+    let golden = |name: &str| {
+        let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/families");
+        goldens.join(name).to_str().unwrap().to_string()
+    };
+    for (name, rows) in [
+        (
+            "gemma4-e2b",
+            &[
+                "5 of hidden 12 x intermediate 18, and 36 in layers 2 to 4, gate",
+                "layer inputs  6 numbers for each, from a table of 64 words and from the embeddings",
+                "layer 1: 4 of width 16, 1 for keys and values; every position; rotary base 1000000, 2 of 8 pairs",
+                "layers 2 and 3: 4 of width 8, 1 for keys and values (those of layer 0); window 5; rotary base 10000",
+                "scale by w, where those of Gemma 1 to 3 scale by 1 + w",
+                "layer_scalar  a factor",
+                "10 follow the activation: of each block and its layer's input",
+            ][..],
+        ),
+        (
+            "gemma4-moe",
+            &[
+                "1,944 in MLPs and 5,184 in experts",
+                "8 of intermediate 6, of which a token gets 2",
+                "1 for keys and values (of one projection)",
+                "6 follow the activation: of each block and its experts",
+            ],
+        ),
+        (
+            "gemma3n-a",
+            &[
+                "0.95 of the gate's values are set to 0 in layers 0 to 9",
+                "4, of which number 0 is computed",
+                "a path of rank 5 (Laurel)",
+            ],
+        ),
+    ] {
+        let text = run(&["inspect", "--model", &golden(name)]);
+        for row in rows {
+            assert!(text.contains(row), "{row} is not in: {text}");
+        }
+    }
+    let stacks = inspect(Path::new(&golden("gemma4-e2b")))["stacks"].clone();
+    let kinds = stacks[0]["layers"].as_array().unwrap();
+    assert_eq!((kinds.len(), &kinds[2]["layers"]), (4, &json!([2, 3])));
+    assert_eq!(
+        (&kinds[2]["intermediate_size"], &kinds[2]["attention"]["shares"]),
+        (&json!(36), &json!(0))
+    );
+    assert_eq!(kinds[1]["attention"]["rotated"], json!({"pairs": 2}));
+    assert_eq!((&stacks[0]["gates"], &stacks[0]["norm_weight"]), (&json!(10), &json!("plain")));
 }
 
 /// A text of several windows, and another one.
@@ -558,6 +617,29 @@ fn bench_json_has_the_fixed_names() {
         near(figure("gflops"), operations / figure("median_ms") / 1e6);
         near(figure("gbps"), bytes / figure("median_ms") / 1e6);
     }
+}
+
+/// Of experts: those that some token goes through count as read, and every token's as computed.
+#[test]
+fn bench_of_experts() {
+    let args = ["--experts", "8", "--top", "2", "--shape", "64x32", "--tokens", "1,64"];
+    let args = [&["bench", "--weights", "bf16"][..], &args].concat();
+    let bench = run_json(&[&args[..], &["--json"]].concat());
+    let read = number(&bench["limits"]["read_gbps"]);
+    for (row, (tokens, chosen)) in bench["rows"].as_array().unwrap().iter().zip([(1, 2), (64, 8)]) {
+        assert_eq!((&row["hidden"], &row["intermediate"]), (&json!(64), &json!(32)));
+        assert_eq!((&row["experts"], &row["top_k"]), (&json!(8), &json!(2)));
+        assert_eq!((&row["tokens"], &row["experts_read"]), (&json!(tokens), &json!(chosen)));
+        let (bytes, ms) = (f64::from(chosen) * 2.0 * 3.0 * 64.0 * 32.0, number(&row["median_ms"]));
+        assert!((number(&row["gbps"]) * ms * 1e6 / bytes - 1.0).abs() < 1e-9, "{row}");
+        assert!(number(&row["limit_ms"]) >= bytes / read / 1e6 * (1.0 - 1e-9), "{row}");
+    }
+    let table = run(&args);
+    assert_eq!(
+        table.lines().filter(|line| line.starts_with("64x32, 2 of 8 ")).count(),
+        2,
+        "{table}"
+    );
 }
 
 /// The shapes of a checkpoint's blocks, each once.

@@ -79,6 +79,47 @@ fn with_header(header: Value, data: usize) -> Vec<u8> {
     bytes
 }
 
+/// A small model of a later family, of whose config some fields are others.
+fn with_fields(name: &str, fields: &[(&str, Value)], fragments: &[&str]) {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/families").join(name);
+    let dir = tempfile::tempdir().unwrap();
+    let copy = |file: &str| std::fs::copy(golden.join(file), dir.path().join(file)).unwrap();
+    ["config.json", "model.safetensors"].map(copy);
+    assert!(Checkpoint::open(dir.path()).unwrap().check_whole_model().is_ok(), "{name}");
+    let path = dir.path().join("config.json");
+    let mut config: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    for (field, value) in fields {
+        config[field] = value.clone();
+    }
+    std::fs::write(path, config.to_string()).unwrap();
+    refused_by_all(dir.path(), fragments);
+}
+
+#[test]
+fn later_families() {
+    let shared = [("num_kv_shared_layers", json!(5))];
+    with_fields("gemma4-e2b", &shared, &["config.json", "num_kv_shared_layers is 5 of 5 layers"]);
+    let sizes = [("use_double_wide_mlp", json!(false))];
+    with_fields("gemma4-e2b", &sizes, &["model.layers.2.mlp.", "[36, 12]", "[18, 12]"]);
+    let by_layer = [("per_layer_config", json!({"01": {"sliding_window": 4}}))];
+    with_fields("gemma4-e2b", &by_layer, &["gives layer 1 a sliding_window of its own"]);
+    let by_layer = [("per_layer_config", json!({"7": {"head_dim": 4}}))];
+    with_fields("gemma4-e2b", &by_layer, &["per_layer_config has layer 7; num_hidden_layers is 5"]);
+    let experts = [("top_k_experts", json!(9))];
+    with_fields("gemma4-moe", &experts, &["top_k_experts is 9; it must be 1 to 8"]);
+    let experts = [("num_experts", json!(1u64 << 40)), ("top_k_experts", json!(1u64 << 39))];
+    with_fields("gemma4-moe", &experts, &["num_experts is 1099511627776"]);
+    let sparsity = [("activation_sparsity_pattern", json!([0.5, 0.5]))];
+    with_fields("gemma3n-b", &sparsity, &["activation_sparsity_pattern lists 2 layers of 4"]);
+    let streams = [("altup_num_inputs", json!(u64::MAX))];
+    with_fields("gemma3n-b", &streams, &["altup_num_inputs is 18446744073709551615"]);
+    let inputs = [("hidden_size_per_layer_input", json!(1u64 << 63))];
+    with_fields("gemma3n-b", &inputs, &["hidden_size_per_layer_input is 9223372036854775808"]);
+    let method =
+        [("quantization_config", json!({"quant_method": "awq"})), ("hidden_size", json!("12"))];
+    with_fields("gemma4-moe", &method, &["config.json", "quantised by awq"]);
+}
+
 #[test]
 fn directories() {
     refused_by_all(Path::new("/no/such/place"), &["/no/such/place", "no such file", "config.json"]);
@@ -98,8 +139,20 @@ fn configs() {
     );
     spoiled(|dir| std::fs::write(dir.join("config.json"), [0xff, 0xfe]).unwrap(), &["config.json"]);
     with_config(|c| c["model_type"] = "llama".into(), &["config.json", "llama", "not covered"]);
-    with_config(|c| c["model_type"] = "gemma3n_text".into(), &["activation_sparsity_pattern"]);
-    with_config(|c| c["model_type"] = "gemma4".into(), &["mixture-of-experts"]);
+    with_config(
+        |c| {
+            c["model_type"] = "gemma4_assistant".into();
+            c["text_config"] = 3.into();
+        },
+        &["gemma4_assistant", "it drafts for another Gemma 4"],
+    );
+    with_config(
+        |c| {
+            c["quantization_config"] = json!({"quant_method": "gemma", "module_quant_configs": {}});
+            c["layer_types"] = "all".into();
+        },
+        &["config.json", "quantised by gemma", "dequantise the checkpoint first"],
+    );
     with_config(
         |c| c["hidden_activation"] = "mish".into(),
         &["config.json", "'mish'", "gelu_pytorch_tanh"],
@@ -288,6 +341,12 @@ fn texts_and_ids() {
 fn benchmarks() {
     let endless = ["bench", "--shape", "64x96", "--tokens", "1000000000000"];
     refused(&endless, &["64x96", "1000000000000 tokens", "GiB", "free"]);
+    let of_experts = |args: &[&'static str]| [&["bench", "--experts"][..], args].concat();
+    refused(&of_experts(&["4", "--top", "5"]), &["5 of 4 experts", "--top"]);
+    refused(&of_experts(&["4"]), &["8 of 4 experts", "--top"]);
+    refused(&of_experts(&["4096"]), &["4096 experts of 2816x704", "too large"]);
+    let endless = ["8", "--shape", "64x96", "--tokens", "1000000000000"];
+    refused(&of_experts(&endless), &["8 experts of 64x96", "GiB", "free"]);
     for (shape, fragment) in [
         ("0x96", "has no weights"),
         ("64x0", "has no weights"),
@@ -307,6 +366,11 @@ fn benchmarks() {
         &["--weights", "f16"],
         &["--shape", "64x96", "--model", "."],
         &["--revision", "main"],
+        &["--experts", "0"],
+        &["--experts", "8x704"],
+        &["--experts", "8", "--top", "0"],
+        &["--experts", "8", "--model", "."],
+        &["--top", "2"],
     ] {
         let output = command(&[&["bench"], args].concat()).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{args:?}");

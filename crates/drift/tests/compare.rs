@@ -230,7 +230,8 @@ fn axes_are_turned_where_that_is_certain() -> Result<()> {
     // Queries, keys and values, with heads in front or repeated.
     let layer = &gemma.layers()[0];
     let input = layer.attention_input(&gemma.embed(&tensor(&ids()))?)?;
-    let [q, k, _] = layer.attention().project(&input, Keys::Own)?.map(|t| t.squeeze(0).unwrap());
+    let [q, k, _] =
+        layer.attention().unwrap().project(&input, Keys::Own)?.map(|t| t.squeeze(0).unwrap());
     let repeats = q.dims()[1] / k.dims()[1];
     let repeated = Tensor::stack(&vec![k.clone(); repeats], 2)?.flatten(1, 2)?;
     let report = turned(&|text| {

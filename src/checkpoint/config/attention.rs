@@ -1,18 +1,27 @@
 //! The attention part of a config: what a layer does before its MLP.
 
 use super::limits::MAX_WIDTH;
+use super::prefix::Prefix;
 use super::raw::{LayerType, RawBidirectional, RawConfig};
 use super::rope::Rope;
-use crate::checkpoint::families::{AttentionProfile, Bidirectional, Family, Scaling, Sliding};
+use crate::checkpoint::families::{
+    AttentionProfile, Bidirectional, Family, Model, Scaling, Sliding,
+};
 use crate::checkpoint::notes::{Notes, Refusal};
+use crate::checkpoint::remark::{Remark, RemarkKind};
+use serde::Serialize;
 
 /// Attention as all layers of a stack have it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AttentionConfig {
+    /// What a layer calls it: `self_attn`.
+    pub name: &'static str,
     /// Query heads.
     pub num_attention_heads: usize,
-    /// Whether the projections have biases.
+    /// Whether the projections of queries, keys and values have biases.
     pub bias: bool,
+    /// Whether the output's projection has one.
+    pub output_bias: bool,
     /// Whether queries and keys are normed per head (Gemma 3).
     pub qk_norm: bool,
     /// Whether values are normed per head, without a weight (Gemma 3n, 4).
@@ -23,12 +32,16 @@ pub struct AttentionConfig {
     pub softcap: Option<f64>,
     /// Whether a position sees earlier ones only. EmbeddingGemma's see both sides.
     pub causal: bool,
+    /// The tokens at a text's start that all see one another, in models that have such tokens (PaliGemma).
+    pub prefix: Option<Prefix>,
+    /// The position of a text's first token: 0, but 1 in PaliGemma.
+    pub first_position: usize,
     /// What differs from layer to layer.
     pub layers: Vec<LayerAttention>,
 }
 
 /// Attention of one layer.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct LayerAttention {
     /// Key and value heads, each shared by an equal number of query heads.
     pub num_key_value_heads: usize,
@@ -50,7 +63,8 @@ pub struct LayerAttention {
 }
 
 /// What of a head is rotated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Rotated {
     /// All pairs `(i, i + d/2)` of `d` numbers.
     All,
@@ -61,7 +75,8 @@ pub enum Rotated {
 }
 
 /// Where a layer's values come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum ValuesFrom {
     /// A projection of their own.
     Projection,
@@ -69,20 +84,42 @@ pub enum ValuesFrom {
     Keys,
 }
 
+impl LayerAttention {
+    /// The projections of its own in front of attention under so many heads, in the order in which one matrix holds them,
+    /// with the rows of each; `None` if there are more rows than can be counted.
+    pub(crate) fn projections(&self, heads: usize) -> Option<Vec<(&'static str, usize)>> {
+        let keys = ("k_proj", self.num_key_value_heads.checked_mul(self.head_dim)?);
+        let mut projections = vec![("q_proj", heads.checked_mul(self.head_dim)?)];
+        if self.shares.is_none() {
+            projections.push(keys);
+            if self.values == ValuesFrom::Projection {
+                projections.push(("v_proj", keys.1));
+            }
+        }
+        Some(projections)
+    }
+}
+
 impl AttentionConfig {
     /// Resolves the fields for a family, or says in a sentence what is not supported or cannot be.
     pub(in crate::checkpoint) fn resolve(
         family: Family,
+        model: &Model,
         profile: &AttentionProfile,
         raw: &RawConfig,
         layers: usize,
         notes: &mut Notes,
     ) -> Result<Self, Refusal> {
         let impossible = |reason| Err(Refusal::Impossible(reason));
-        let (heads, kv_heads) = (profile.num_attention_heads, profile.num_key_value_heads);
+        let heads = profile.num_attention_heads;
         let heads = notes.or("num_attention_heads", raw.num_attention_heads, heads);
+        let hidden = raw.hidden_size.unwrap_or(family.profile().sizes.hidden_size);
+        let (kv_heads, head_dim) = match profile.heads_by_size {
+            true => (heads, hidden.checked_div(heads).unwrap_or(0)),
+            false => (profile.num_key_value_heads, profile.head_dim),
+        };
         let kv_heads = notes.or("num_key_value_heads", raw.num_key_value_heads, kv_heads);
-        let head_dim = notes.or("head_dim", raw.head_dim, profile.head_dim);
+        let head_dim = notes.or("head_dim", raw.head_dim, head_dim);
         let scalar = match profile.scaling {
             Scaling::Scalar(default) => {
                 notes.or("query_pre_attn_scalar", raw.query_pre_attn_scalar, default)
@@ -96,7 +133,8 @@ impl AttentionConfig {
         let softcap =
             profile.softcap.resolve("attn_logit_softcapping", raw.attn_logit_softcapping, notes);
         let softcap = softcap.map_err(Refusal::Impossible)?;
-        let causal = is_causal(family, profile, raw)?;
+        // PaliGemma's configs say of themselves that they are bidirectional, which the prompt is.
+        let causal = model.prefix || is_causal(family, profile, raw)?;
         let types = layer_types(profile, raw, layers, notes)?;
         let shared = first_shared(profile, raw, layers, notes)?;
         let own = Heads { kv_heads, head_dim };
@@ -113,9 +151,11 @@ impl AttentionConfig {
                 })?),
                 false => None,
             };
-            let keys_are_values = profile.global.is_some()
-                && raw.attention_k_eq_v == Some(true)
-                && *layer_type == LayerType::Full;
+            let keys_are_values = *layer_type == LayerType::Full
+                && profile
+                    .global
+                    .as_ref()
+                    .is_some_and(|global| global.keys_are_values.holds(raw.attention_k_eq_v));
             resolved.push(LayerAttention {
                 num_key_value_heads: of_layer.kv_heads,
                 head_dim: of_layer.head_dim,
@@ -127,16 +167,30 @@ impl AttentionConfig {
                 shares,
             });
         }
+        let bias = raw.attention_bias.unwrap_or(false);
         Ok(Self {
+            name: profile.name,
             num_attention_heads: heads,
-            bias: raw.attention_bias.unwrap_or(false),
+            bias,
+            output_bias: bias || profile.output_bias,
             qk_norm: profile.qk_norm,
             v_norm: profile.v_norm,
             scaling: scalar.powf(-0.5),
             softcap,
             causal,
+            prefix: model.prefix.then_some(Prefix::All),
+            first_position: usize::from(model.prefix),
             layers: resolved,
         })
+    }
+
+    /// How many of a text's first tokens may see what comes behind them: 0 if none does, `usize::MAX` if all do.
+    pub fn seen_ahead(&self) -> usize {
+        match self.prefix {
+            _ if !self.causal => usize::MAX,
+            None => 0,
+            Some(prefix) => prefix.of(usize::MAX),
+        }
     }
 }
 
@@ -160,10 +214,12 @@ impl Heads {
     ) -> Self {
         let Some(global) = &profile.global else { return self };
         if let Some(layers) = &raw.per_layer_config {
-            let layer = layers.get(&index).copied().unwrap_or_default();
+            let layer = layers.get(&index);
+            let kv_heads = layer.and_then(|layer| layer.num_key_value_heads);
+            let head_dim = layer.and_then(|layer| layer.head_dim);
             return Self {
-                kv_heads: layer.num_key_value_heads.unwrap_or(self.kv_heads),
-                head_dim: layer.head_dim.unwrap_or(self.head_dim),
+                kv_heads: kv_heads.unwrap_or(self.kv_heads),
+                head_dim: head_dim.unwrap_or(self.head_dim),
             };
         }
         if *layer_type != LayerType::Full {
@@ -197,6 +253,41 @@ impl Heads {
         }
         Ok(())
     }
+}
+
+/// Checks that what a config has by layer is of its layers and is followed.
+pub(super) fn check_per_layer(
+    family: Family,
+    raw: &RawConfig,
+    layers: usize,
+    notes: &mut Notes,
+) -> Result<(), Refusal> {
+    let Some(by_layer) = &raw.per_layer_config else { return Ok(()) };
+    if let Some(beyond) = by_layer.keys().find(|&&layer| layer >= layers) {
+        return Err(Refusal::Impossible(format!(
+            "per_layer_config has layer {beyond}; num_hidden_layers is {layers}"
+        )));
+    }
+    let other = by_layer.iter().find_map(|(layer, raw)| Some((layer, raw.other.as_ref()?)));
+    if let Some((layer, key)) = other {
+        return Err(Refusal::Unsupported(format!(
+            "per_layer_config gives layer {layer} a {key} of its own, which is not supported"
+        )));
+    }
+    let global = family.profile().attention.as_ref().ok().and_then(|own| own.global.as_ref());
+    if global.is_none() && !by_layer.is_empty() {
+        let reason = "per_layer_config is not supported: its layers have heads of one kind";
+        return Err(Refusal::Unsupported(reason.into()));
+    }
+    let older = [
+        ("global_head_dim", raw.global_head_dim),
+        ("num_global_key_value_heads", raw.num_global_key_value_heads),
+    ];
+    for (name, _) in older.into_iter().filter(|(_, value)| value.is_some()) {
+        let text = format!("{name} is not used, as in transformers: per_layer_config is there");
+        notes.add(Remark::note(RemarkKind::Unused, text));
+    }
+    Ok(())
 }
 
 /// Whether positions see earlier ones only.
@@ -249,7 +340,8 @@ fn layer_types(
     let Some(sliding) = &profile.sliding else {
         return Ok(vec![LayerType::Full; layers]);
     };
-    let Some(listed) = &raw.layer_types else {
+    let listed = raw.layer_types.as_ref().filter(|_| profile.recurrent.is_none());
+    let Some(listed) = listed else {
         let pattern = match sliding.reads_pattern {
             true => {
                 let listed = raw.sliding_window_pattern;
@@ -312,24 +404,31 @@ fn window(
     causal: bool,
     notes: &mut Notes,
 ) -> Result<Option<usize>, Refusal> {
-    match notes.or_null("sliding_window", raw.sliding_window, sliding.window) {
+    let key = profile.window_key;
+    let renamed = raw.attention_window_size.filter(|_| key == "attention_window_size");
+    match notes.or_null(key, renamed.or(raw.sliding_window), sliding.window) {
         None => {
-            notes.chosen(
-                "sliding_window is null: layers of sliding attention see every position before them".into(),
-            );
+            notes.chosen(format!(
+                "{key} is null: layers of sliding attention see every position before them"
+            ));
             Ok(None)
         }
-        Some(0) => Err(Refusal::Impossible(
-            "sliding_window is 0; a position must see at least itself".into(),
-        )),
-        Some(window) if causal => Ok(Some(window)),
-        Some(window) => Ok(Some(match profile.bidirectional {
-            // transformers' Gemma3TextConfig: half the window to each side, exclusive.
-            Bidirectional::No | Bidirectional::HalfWindow => window / 2 + 1,
-            // Gemma4TextConfig halves it so too, and its mask has it inclusive.
-            Bidirectional::HalfWindowInclusive => (window / 2).saturating_add(2),
-            Bidirectional::Always => window.saturating_add(1),
-        })),
+        Some(0) => {
+            Err(Refusal::Impossible(format!("{key} is 0; a position must see at least itself")))
+        }
+        Some(window) => Ok(Some(out_of_sight(window, profile.bidirectional, causal))),
+    }
+}
+
+/// The distance at which a key is out of sight for a `sliding_window`.
+pub(super) fn out_of_sight(window: usize, bidirectional: Bidirectional, causal: bool) -> usize {
+    match bidirectional {
+        _ if causal => window,
+        // transformers' Gemma3TextConfig: half the window to each side, exclusive.
+        Bidirectional::No | Bidirectional::HalfWindow => window / 2 + 1,
+        // Gemma4TextConfig halves it so too, and its mask has it inclusive.
+        Bidirectional::HalfWindowInclusive => (window / 2).saturating_add(2),
+        Bidirectional::Always => window.saturating_add(1),
     }
 }
 
@@ -486,6 +585,30 @@ mod tests {
             attention(r#"{"model_type": "gemma3_text", "sliding_window": null}"#).unwrap().layers;
         assert!(layers.iter().all(|layer| layer.sliding_window.is_none()));
         assert_eq!([layers[0].rope_theta, layers[5].rope_theta], [1e4, 1e6]);
+    }
+
+    /// The layers' numbers may be padded, and the older keys beside them are not used.
+    #[test]
+    fn heads_by_layer() {
+        let older =
+            r#""global_head_dim": 32, "num_global_key_value_heads": 2, "attention_k_eq_v": true"#;
+        let newer = r#""attention_k_eq_v": true, "per_layer_config": {"05": {"head_dim": 32, "num_key_value_heads": 2},
+            "11": {"head_dim": 32, "num_key_value_heads": 2}}"#;
+        let json = |fields: &str| {
+            format!(
+                r#"{{"model_type": "gemma4_text", "num_hidden_layers": 12, "num_attention_heads": 8,
+                    "num_key_value_heads": 4, "head_dim": 16, {fields}}}"#
+            )
+        };
+        let of = |fields: &str| attention(&json(fields)).unwrap().layers;
+        assert_eq!(of(older), of(newer));
+        assert_eq!((of(newer)[5].head_dim, of(newer)[4].head_dim), (32, 16));
+        let both = format!(r#"{newer}, "global_head_dim": 64"#);
+        assert_eq!(of(&both), of(newer));
+        let remarks = Config::parse(&json(&both), Path::new("config.json")).unwrap().remarks;
+        let told =
+            remarks.iter().find(|remark| remark.text.contains("global_head_dim is not used"));
+        assert!(told.is_some_and(|remark| !remark.is_warning()), "{remarks:?}");
     }
 
     #[test]

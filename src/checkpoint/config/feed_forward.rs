@@ -5,6 +5,8 @@ use super::limits::{MAX_VOCAB, MAX_WIDTH};
 use super::raw::{RawConfig, RawFractions};
 use crate::checkpoint::families::{Family, PerLayerNames, Profile};
 use crate::checkpoint::notes::{Notes, Refusal};
+use crate::mlp::Sparsity;
+use serde::Serialize;
 
 /// The gated block of one layer, and what stands beside it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -18,7 +20,7 @@ pub struct FeedForward {
 }
 
 /// A mixture of experts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct ExpertsConfig {
     /// How many there are.
     pub num_experts: usize,
@@ -29,7 +31,7 @@ pub struct ExpertsConfig {
 }
 
 /// Inputs of every layer beside the residual stream (Gemma 3n, 4, EmbeddingGemma 2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct PerLayerInputs {
     /// Width of a layer's.
     pub size: usize,
@@ -38,13 +40,14 @@ pub struct PerLayerInputs {
     /// Whether ids beyond the table have row 0, and factors are rounded to the model's dtype: Gemma 3n.
     pub guarded: bool,
     /// What the tensors are called.
+    #[serde(skip)]
     pub names: PerLayerNames,
 }
 
 /// Several residual streams, of which one is computed and the others are predicted and corrected (AltUp, Baykal et al.
 /// 2023, <https://arxiv.org/abs/2301.13310>), and a low-rank path beside attention (Laurel, Menghani et al. 2024,
 /// <https://arxiv.org/abs/2411.07501>): Gemma 3n.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct AltUpConfig {
     /// How many streams there are.
     pub inputs: usize,
@@ -74,6 +77,14 @@ pub(super) fn resolve(
     };
     let widens = profile.mlp.double_wide && raw.use_double_wide_mlp == Some(true);
     let experts = experts(profile, raw)?;
+    if let Some(size) =
+        sizes.iter().skip(first_shared).find(|&&size| widens && 2 * size > MAX_WIDTH)
+    {
+        return Err(Refusal::Impossible(format!(
+            "intermediate_size is {size}, and layers of twice that (use_double_wide_mlp) are wider than any Gemma; the \
+             limit is {MAX_WIDTH}"
+        )));
+    }
     let layer = |(index, (size, sparsity)): (usize, (usize, f64))| FeedForward {
         intermediate_size: if widens && index >= first_shared { 2 * size } else { size },
         sparsity,
@@ -145,9 +156,9 @@ fn sparsities(profile: &Profile, raw: &RawConfig, layers: usize) -> Result<Vec<f
         let reason = format!("activation_sparsity_pattern lists {} layers of {layers}", all.len());
         return Err(Refusal::Impossible(reason));
     }
-    match all.iter().find(|fraction| !(0.0..1.0).contains(*fraction)) {
+    match all.iter().find(|&&fraction| fraction != 0.0 && Sparsity::new(fraction).is_err()) {
         Some(fraction) => Err(Refusal::Impossible(format!(
-            "activation_sparsity_pattern has {fraction}; a fraction is from 0 to below 1"
+            "activation_sparsity_pattern has {fraction:?}; a fraction is from 0 to below 1, in f32"
         ))),
         None => Ok(all),
     }
@@ -156,7 +167,7 @@ fn sparsities(profile: &Profile, raw: &RawConfig, layers: usize) -> Result<Vec<f
 fn experts(profile: &Profile, raw: &RawConfig) -> Result<Option<ExpertsConfig>, Refusal> {
     /// Experts beyond these are no Gemma's: the released one has 128.
     const MAX_EXPERTS: usize = 1 << 12;
-    if !profile.mlp.experts || raw.enable_moe_block != Some(true) {
+    if !profile.mlp.experts.holds(raw.enable_moe_block) {
         return Ok(None);
     }
     let of = |name: &str, value: Option<usize>, max: usize| match value {
@@ -165,7 +176,7 @@ fn experts(profile: &Profile, raw: &RawConfig) -> Result<Option<ExpertsConfig>, 
             Err(Refusal::Impossible(format!("{name} is {value}; it must be 1 to {max}")))
         }
         None => {
-            Err(Refusal::Impossible(format!("enable_moe_block is true, and there is no {name}")))
+            Err(Refusal::Impossible(format!("there are experts beside the MLPs, and no {name}")))
         }
     };
     let num_experts = of("num_experts", raw.num_experts, MAX_EXPERTS)?;
@@ -237,6 +248,12 @@ impl AltUpConfig {
             return Err(Refusal::Impossible(format!(
                 "altup_num_inputs is {inputs} and altup_active_idx {active}: of at most {MAX_STREAMS} streams one is \
                  computed"
+            )));
+        }
+        if config.coef_clip.is_nan() || config.coef_clip <= 0.0 {
+            return Err(Refusal::Impossible(format!(
+                "altup_coef_clip is {}; it must be positive",
+                config.coef_clip
             )));
         }
         if !(1..=MAX_WIDTH).contains(&laurel_rank) {

@@ -25,13 +25,13 @@ impl HeadKind {
     /// What a config says: an encoder has no head, nor has a classifier; else the ties decide, of the file's top and
     /// of the text part, of which transformers follows the first.
     pub(in crate::checkpoint) fn of_config(
-        causal: bool,
+        predicts: bool,
         architectures: &[String],
         [top, text]: [Option<bool>; 2],
         remarks: &mut Vec<Remark>,
     ) -> Resolved<Self> {
         let none = |reason: String| Resolved { value: Self::None, reason };
-        if !causal {
+        if !predicts {
             return none("every position sees those behind it: it predicts no tokens".into());
         }
         if let Some(name) = architectures.iter().find(|name| scores(name)) {
@@ -41,7 +41,7 @@ impl HeadKind {
             remarks.push(Remark::warning(RemarkKind::Unused, text));
             return none(reason);
         }
-        if let Some(name) = architectures.iter().find(|name| !predicts(name)) {
+        if let Some(name) = architectures.iter().find(|name| !ends_in_logits(name)) {
             let text = format!(
                 "architectures says {name}, which is not known to have a language-model head; one is assumed"
             );
@@ -73,7 +73,13 @@ fn scores(architecture: &str) -> bool {
 }
 
 /// Whether an architecture is known to end in logits.
-fn predicts(architecture: &str) -> bool {
-    let heads = ["ForCausalLM", "ForConditionalGeneration", "ForImageClassification", "LMHead"];
+fn ends_in_logits(architecture: &str) -> bool {
+    let heads = [
+        "ForCausalLM",
+        "ForConditionalGeneration",
+        "ForImageClassification",
+        "ForBlockDiffusion",
+        "LMHead",
+    ];
     heads.iter().any(|head| architecture.contains(head))
 }

@@ -9,26 +9,47 @@ use std::path::Path;
 
 /// What is read, by whatever family.
 const READ: &[&str] = &[
+    "activation_sparsity_pattern",
+    "altup_active_idx",
+    "altup_coef_clip",
+    "altup_correct_scale",
+    "altup_num_inputs",
     "architectures",
     "attention_bias",
+    "attention_k_eq_v",
+    "attention_window_size",
     "attn_logit_softcapping",
+    "block_types",
     "bos_token_id",
+    "conv1d_width",
     "decoder",
+    "embedding_dim",
+    "enable_moe_block",
     "encoder",
     "eos_token_id",
     "final_logit_softcapping",
+    "global_head_dim",
     "head_dim",
     "hidden_act",
     "hidden_activation",
     "hidden_size",
+    "hidden_size_per_layer_input",
     "intermediate_size",
+    "laurel_rank",
     "layer_types",
+    "logits_soft_cap",
+    "lru_width",
     "max_position_embeddings",
     "model_type",
+    "moe_intermediate_size",
     "num_attention_heads",
+    "num_experts",
+    "num_global_key_value_heads",
     "num_hidden_layers",
     "num_key_value_heads",
+    "num_kv_shared_layers",
     "partial_rotary_factor",
+    "per_layer_config",
     "quantization",
     "quantization_config",
     "query_pre_attn_scalar",
@@ -41,8 +62,11 @@ const READ: &[&str] = &[
     "sliding_window_pattern",
     "text_config",
     "tie_word_embeddings",
+    "top_k_experts",
     "use_bidirectional_attention",
+    "use_double_wide_mlp",
     "vocab_size",
+    "vocab_size_per_layer_input",
 ];
 
 /// What changes no figure: how a model was initialised and trained, how it is stored, served and described, what
@@ -50,6 +74,7 @@ const READ: &[&str] = &[
 const HARMLESS: &[&str] = &[
     "attention_dropout",
     "audio_config",
+    "audio_soft_tokens_per_image",
     "audio_token_id",
     "audio_token_index",
     "bad_words_ids",
@@ -58,20 +83,25 @@ const HARMLESS: &[&str] = &[
     "boi_token_id",
     "boi_token_index",
     "cache_implementation",
+    "canvas_length",
     "chunk_size_feed_forward",
     "classifier_dropout",
     "classifier_dropout_rate",
     "dropout_rate",
     "dtype",
+    "embeddings_scale_by_sqrt_dim",
     "eoa_token_id",
+    "eoa_token_index",
     "eoi_token_id",
     "eoi_token_index",
+    "final_w_init_variance_scale",
     "finetuning_task",
     "hidden_dropout",
     "id2label",
     "image_token_id",
     "image_token_index",
     "initializer_range",
+    "is_causal",
     "is_decoder",
     "is_encoder_decoder",
     "label2id",
@@ -94,6 +124,7 @@ const HARMLESS: &[&str] = &[
     "sliding_window_size",
     "task_specific_params",
     "temperature",
+    "tie_last_hidden_states",
     "tokenizer_class",
     "top_k",
     "top_p",
@@ -104,7 +135,8 @@ const HARMLESS: &[&str] = &[
     "use_cache",
     "video_token_id",
     "vision_config",
-    "vocab_size_per_layer_input",
+    "vision_soft_tokens_per_image",
+    "w_init_variance_scale",
 ];
 
 /// What older files have of generation, which is greedy here.
@@ -216,5 +248,16 @@ mod tests {
         assert!(gemma3(r#"{"attn_logit_softcapping": 50.0}"#)[0].contains("does not have"));
         assert!(unread(r#"{"rope_local_base_freq": 1e4}"#, "Gemma 2")[0].contains("does not have"));
         assert!(unread(r#"{"sliding_window": 512}"#, "Gemma 1")[0].contains("does not have"));
+        for (key, family) in [
+            ("enable_moe_block", "Gemma 4 Unified"),
+            ("altup_num_inputs", "Gemma 4"),
+            ("global_head_dim", "Gemma 3n"),
+            ("vocab_size_per_layer_input", "EmbeddingGemma 2"),
+            ("num_kv_shared_layers", "DiffusionGemma"),
+            ("embedding_dim", "Gemma 3"),
+        ] {
+            let told = unread(&format!(r#"{{"{key}": true}}"#), family);
+            assert!(told[0].contains("does not have"), "{key} {family}");
+        }
     }
 }

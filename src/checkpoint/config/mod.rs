@@ -6,19 +6,22 @@ pub(super) mod feed_forward;
 pub(super) mod head;
 mod keys;
 mod limits;
+pub(super) mod prefix;
 pub(super) mod raw;
+pub(super) mod recurrent;
 mod rope;
 pub(super) mod stack;
 pub(super) mod unusual;
 
-use super::families::Family;
+use super::families::{Bidirectional, Family};
 use super::json::{malformed, parse_json};
 use super::remark::{Remark, RemarkKind};
 use crate::error::{Error, Result};
 use crate::kernels::activation::Activation;
 use activation::Resolved;
 use head::HeadKind;
-use raw::{RawConfig, RawKind};
+use prefix::Prefix;
+use raw::{RawConfig, RawKind, RawModelType, RawQuantized};
 use stack::{Stack, stack};
 use std::path::Path;
 
@@ -48,8 +51,21 @@ impl Config {
     /// Malformed JSON, a model that is not covered, an unknown activation, impossible sizes.
     pub fn parse(json: &str, path: &Path) -> Result<Self> {
         // What it is comes first: the fields of another model may have other types.
+        let RawModelType { model_type } = parse_json(json, path)?;
+        if let Some(model_type) = &model_type {
+            let unsupported = |reason| Error::UnsupportedModel { path: path.into(), reason };
+            Family::covers(model_type).map_err(unsupported)?;
+        }
+        let quantization = parse_json::<RawQuantized>(json, path)?.method();
+        let config = Self::parse_fields(json, path, model_type);
+        let mut config = config.map_err(|e| e.quantised(quantization.as_deref()))?;
+        config.quantization = quantization;
+        Ok(config)
+    }
+
+    fn parse_fields(json: &str, path: &Path, model_type: Option<String>) -> Result<Self> {
         let kind: RawKind = parse_json(json, path)?;
-        let model_type = kind.model_type.clone().ok_or_else(|| no_model_type(&kind, path))?;
+        let model_type = model_type.ok_or_else(|| no_model_type(&kind, path))?;
         let unsupported = |reason: String| Error::UnsupportedModel { path: path.into(), reason };
         let text_type = kind.text_config.as_ref().and_then(|text| text.model_type.as_deref());
         let (family, model) = Family::detect(&model_type, text_type).map_err(unsupported)?;
@@ -77,12 +93,16 @@ impl Config {
             let part = part.ok_or_else(|| malformed(path, format!("no \"{name}\"")))?;
             let (mut stack, notes) = stack(family, model, name, part, path)?;
             let ties = [raw.tie_word_embeddings, part.tie_word_embeddings];
-            let causal = stack.attention.as_ref().map_or(true, |attention| attention.causal);
-            stack.head = HeadKind::of_config(causal, &kind.architectures, ties, &mut remarks);
+            let bidirectional = family.profile().attention.as_ref().map(|own| own.bidirectional);
+            let predicts = stack.attention.as_ref().map_or(true, |attention| attention.causal)
+                || bidirectional.is_ok_and(Bidirectional::has_head);
+            stack.head = HeadKind::of_config(predicts, &kind.architectures, ties, &mut remarks);
             stack.may_be_tied = ties == [None; 2] || ties.contains(&Some(true));
             remarks.extend(notes);
             remarks.extend(untrained_activation(&stack));
             remarks.extend(unusual::remarks(family, &stack));
+            let prefix = stack.attention.as_ref().ok().and_then(|attention| attention.prefix);
+            remarks.extend(prefix.map(Prefix::remark));
             stacks.push(stack);
         }
         remarks.extend(other_architecture(&model_type, family, &kind.architectures));
@@ -102,8 +122,15 @@ impl Config {
                 format!("bos_token_id is {bos_token_id}; that of every released Gemma is {BOS}");
             remarks.push(Remark::warning(RemarkKind::Unusual, text));
         }
-        let quantization = kind.quantization().map(String::from);
-        Ok(Self { family, model_type, stacks, bos_token_id, eos_token_ids, quantization, remarks })
+        Ok(Self {
+            family,
+            model_type,
+            stacks,
+            bos_token_id,
+            eos_token_ids,
+            quantization: None,
+            remarks,
+        })
     }
 }
 
@@ -176,6 +203,14 @@ mod tests {
             (r#"{"model_type": "vaultgemma"}"#, "VaultGemma"),
             (r#"{"model_type": "recurrent_gemma"}"#, "RecurrentGemma"),
             (r#"{"model_type": "t5gemma", "encoder": {}, "decoder": {}}"#, "T5Gemma"),
+            (r#"{"model_type": "gemma3n", "text_config": {}}"#, "Gemma 3n"),
+            (r#"{"model_type": "gemma4_text"}"#, "Gemma 4"),
+            (r#"{"model_type": "gemma4_unified", "text_config": {}}"#, "Gemma 4 Unified"),
+            (r#"{"model_type": "embedding_gemma2_text"}"#, "EmbeddingGemma 2"),
+            (
+                r#"{"model_type": "diffusion_gemma", "text_config": {"num_experts": 8, "top_k_experts": 2, "moe_intermediate_size": 8}}"#,
+                "DiffusionGemma",
+            ),
         ] {
             assert_eq!(parse(json).unwrap().family.name(), family, "{json}");
         }
@@ -184,19 +219,25 @@ mod tests {
     #[test]
     fn what_is_not_covered_says_why() {
         for (model_type, why) in [
-            ("gemma3n", "activation_sparsity_pattern"),
-            ("gemma3n_text", "activation_sparsity_pattern"),
-            ("gemma4", "mixture-of-experts"),
-            ("gemma4_text", "double-wide"),
+            ("gemma4_assistant", "it drafts for another Gemma 4"),
+            ("gemma4_unified_assistant", "whose keys and values it reads"),
             ("t5gemma2", "not been checked"),
+            ("colpali", "embeddings of pages"),
+            ("pi0", "a robot's actions"),
             ("llama", "\"llama\" is not covered"),
-            ("embedding_gemma2", "not been checked"),
+            ("mixed", "covered are Gemma 1 to 4"),
         ] {
-            let e = parse(&format!(r#"{{"model_type": "{model_type}"}}"#)).unwrap_err();
-            assert!(
-                matches!(&e, Error::UnsupportedModel { reason, .. } if reason.contains(why)),
-                "{e}"
-            );
+            // What it is comes first: the fields of another model may have other types.
+            for fields in [
+                "",
+                r#", "text_config": 3, "architectures": "x", "layer_types": 7, "quantization_config": []"#,
+            ] {
+                let e = parse(&format!(r#"{{"model_type": "{model_type}"{fields}}}"#)).unwrap_err();
+                assert!(
+                    matches!(&e, Error::UnsupportedModel { reason, .. } if reason.contains(why)),
+                    "{e}"
+                );
+            }
         }
     }
 
@@ -232,19 +273,78 @@ mod tests {
             r#"{"peft_type": "LORA", "base_model_name_or_path": "google/gemma-3-270m"}"#,
             r#"{"model_type": 3}"#,
             r#"{"model_type": "gemma", "intermediate_size": [8, 8]}"#,
+            r#"{"model_type": "gemma4_text", "per_layer_config": {"30": {"head_dim": 8}}}"#,
+            r#"{"model_type": "gemma4_text", "per_layer_config": {"5": {"sliding_window": 8}}}"#,
+            r#"{"model_type": "gemma4_text", "per_layer_config": {"5": {"head_dim": 7}}}"#,
+            r#"{"model_type": "gemma4_text", "per_layer_config": {"5": {"head_dim": 8}, "05": {"head_dim": 8}}}"#,
+            r#"{"model_type": "gemma4_text", "per_layer_config": {"all": {"head_dim": 8}}}"#,
+            r#"{"model_type": "gemma4_text", "per_layer_config": {"5": null}}"#,
+            r#"{"model_type": "gemma4_text", "per_layer_config": [{"head_dim": 8}]}"#,
+            r#"{"model_type": "gemma3_text", "per_layer_config": {"5": {"head_dim": 8}}}"#,
+            r#"{"model_type": "gemma4_text", "global_head_dim": 18446744073709551614}"#,
+            r#"{"model_type": "gemma4_text", "num_kv_shared_layers": 30}"#,
+            r#"{"model_type": "gemma4_text", "num_kv_shared_layers": 18446744073709551615}"#,
+            r#"{"model_type": "gemma4_text", "num_kv_shared_layers": 29, "layer_types": ["full_attention"]}"#,
+            r#"{"model_type": "gemma4_text", "enable_moe_block": true}"#,
+            r#"{"model_type": "gemma4_text", "enable_moe_block": true, "num_experts": 0, "top_k_experts": 1, "moe_intermediate_size": 8}"#,
+            r#"{"model_type": "gemma4_text", "enable_moe_block": true, "num_experts": 4, "top_k_experts": 5, "moe_intermediate_size": 8}"#,
+            r#"{"model_type": "gemma4_text", "enable_moe_block": true, "num_experts": 4, "top_k_experts": 0, "moe_intermediate_size": 8}"#,
+            r#"{"model_type": "gemma4_text", "enable_moe_block": true, "num_experts": 4000000000, "top_k_experts": 2, "moe_intermediate_size": 8}"#,
+            r#"{"model_type": "gemma4_text", "enable_moe_block": "yes"}"#,
+            r#"{"model_type": "gemma4_text", "hidden_size_per_layer_input": 18446744073709551615}"#,
+            r#"{"model_type": "gemma4_text", "hidden_size_per_layer_input": -1}"#,
+            r#"{"model_type": "gemma4_text", "vocab_size_per_layer_input": 0}"#,
+            r#"{"model_type": "gemma4_text", "use_double_wide_mlp": true, "num_kv_shared_layers": 1, "intermediate_size": 1048576}"#,
+            r#"{"model_type": "gemma4_text", "rope_parameters": {"full_attention": {"partial_rotary_factor": -1}}}"#,
+            r#"{"model_type": "gemma4_text", "rope_parameters": {"full_attention": {"factor": 0}}}"#,
+            r#"{"model_type": "diffusion_gemma", "text_config": {}}"#,
+            r#"{"model_type": "gemma3n_text", "intermediate_size": [8, 8]}"#,
+            r#"{"model_type": "gemma3n_text", "intermediate_size": []}"#,
+            r#"{"model_type": "gemma3n_text", "activation_sparsity_pattern": [0.5]}"#,
+            r#"{"model_type": "gemma3n_text", "activation_sparsity_pattern": 1.0}"#,
+            r#"{"model_type": "gemma3n_text", "activation_sparsity_pattern": 0.9999999999}"#,
+            r#"{"model_type": "gemma3n_text", "activation_sparsity_pattern": 1e-320}"#,
+            r#"{"model_type": "gemma3n_text", "activation_sparsity_pattern": "half"}"#,
+            r#"{"model_type": "gemma3n_text", "altup_num_inputs": 0}"#,
+            r#"{"model_type": "gemma3n_text", "altup_num_inputs": 1000000000}"#,
+            r#"{"model_type": "gemma3n_text", "altup_active_idx": 4}"#,
+            r#"{"model_type": "gemma3n_text", "altup_coef_clip": -1.0}"#,
+            r#"{"model_type": "gemma3n_text", "laurel_rank": 0}"#,
+            r#"{"model_type": "embedding_gemma2_text", "embedding_dim": 0}"#,
         ] {
             assert!(parse(json).unwrap_err().is_input(), "{json}");
         }
     }
 
-    /// What is not covered is named, whatever the types of its fields.
+    /// Of quantised files the method is named, whatever the types of their other fields.
     #[test]
-    fn the_kind_of_model_comes_first() {
-        for json in [
-            r#"{"model_type": "gemma3n", "text_config": {"intermediate_size": [8, 8], "rope_scaling": 3}}"#,
-            r#"{"model_type": "gemma4", "layer_types": 7, "eos_token_id": "x", "rope_parameters": []}"#,
+    fn quantised_files_say_so_first() {
+        for (method, named) in [
+            (
+                r#""quantization_config": {"quant_method": "gemma", "module_quant_configs": {".*": 4}}"#,
+                "gemma",
+            ),
+            (
+                r#""quantization_config": {"quant_method": "compressed-tensors"}"#,
+                "compressed-tensors",
+            ),
+            (r#""quantization_config": {"bits": 4}"#, "an unnamed method"),
+            (r#""quantization": {"group_size": 64, "bits": 4}"#, "mlx"),
         ] {
-            assert!(matches!(parse(json), Err(Error::UnsupportedModel { .. })), "{json}");
+            for fields in [
+                r#""hidden_size": "8""#,
+                r#""layer_types": 7, "eos_token_id": "x", "rope_parameters": []"#,
+                r#""text_config": {"intermediate_size": [8, 8]}"#,
+                r#""text_config": 3, "architectures": "x""#,
+                r#""num_hidden_layers": 0"#,
+            ] {
+                let json = format!(r#"{{"model_type": "gemma4", {method}, {fields}}}"#);
+                let e = parse(&json).unwrap_err();
+                let said = format!(
+                    "quantised by {named}, which is not read: dequantise the checkpoint first"
+                );
+                assert!(e.is_input() && e.to_string().contains(&said), "{e}");
+            }
         }
     }
 
@@ -308,7 +408,8 @@ mod tests {
             ("recurrent_gemma", "RecurrentGemmaForCausalLM"),
         ] {
             let json = format!(
-                r#"{{"model_type": "{model_type}", "architectures": ["{architecture}"], "hidden_size": 8}}"#
+                r#"{{"model_type": "{model_type}", "architectures": ["{architecture}"], "hidden_size": 16,
+                    "num_attention_heads": 4}}"#
             );
             let config = parse(&json).unwrap();
             assert_eq!(config.stacks[0].head.value, Head::Embedding, "{json}");
@@ -362,10 +463,172 @@ mod tests {
         assert!(other.iter().any(|text| text.contains("the shape of Gemma 3 270M")), "{other:?}");
     }
 
+    /// A Gemma 3n as it is on the Hub.
+    fn gemma3n(hidden: usize, intermediate: usize, layers: usize, shared: usize) -> String {
+        let sparsity: Vec<_> = (0..layers).map(|i| if i < 10 { 0.95 } else { 0.0 }).collect();
+        let types = types(layers, 5);
+        let widths = vec![intermediate; layers];
+        format!(
+            r#"{{"architectures": ["Gemma3nForConditionalGeneration"], "audio_config": {{"hidden_size": 1536}},
+                "audio_soft_tokens_per_image": 188, "audio_token_id": 262273, "boa_token_id": 256000,
+                "boi_token_id": 255999, "eoa_token_id": 262272, "eoi_token_id": 262144, "eos_token_id": [1, 106],
+                "image_token_id": 262145, "initializer_range": 0.02, "model_type": "gemma3n",
+                "text_config": {{"activation_sparsity_pattern": {sparsity:?}, "altup_active_idx": 0,
+                  "altup_coef_clip": 120.0, "altup_correct_scale": true, "altup_num_inputs": 4,
+                  "attention_bias": false, "attention_dropout": 0.0, "final_logit_softcapping": 30.0,
+                  "head_dim": 256, "hidden_activation": "gelu_pytorch_tanh", "hidden_size": {hidden},
+                  "hidden_size_per_layer_input": 256, "initializer_range": 0.02, "intermediate_size": {widths:?},
+                  "laurel_rank": 64, "layer_types": {types:?}, "max_position_embeddings": 32768,
+                  "model_type": "gemma3n_text", "num_attention_heads": 8, "num_hidden_layers": {layers},
+                  "num_key_value_heads": 2, "num_kv_shared_layers": {shared}, "rms_norm_eps": 1e-06,
+                  "rope_local_base_freq": 10000.0, "rope_scaling": null, "rope_theta": 1000000.0,
+                  "sliding_window": 512, "torch_dtype": "bfloat16", "use_cache": true, "vocab_size": 262400,
+                  "vocab_size_per_layer_input": 262144}},
+                "torch_dtype": "bfloat16", "transformers_version": "4.53.0.dev0",
+                "vision_config": {{"architecture": "mobilenetv5_300m_enc"}}, "vision_soft_tokens_per_image": 256}}"#
+        )
+    }
+
+    /// A Gemma 4 as it is on the Hub, with the fields in which they differ.
+    fn gemma4(shape: [usize; 3], heads: [usize; 2], full_every: usize, fields: &str) -> String {
+        let [hidden, intermediate, layers] = shape;
+        let types = types(layers, full_every);
+        format!(
+            r#"{{"architectures": ["Gemma4ForConditionalGeneration"], "audio_config": null, "audio_token_id": 258881,
+                "boa_token_id": 256000, "boi_token_id": 255999, "dtype": "bfloat16", "eoa_token_id": 258883,
+                "eoa_token_index": 258883, "eoi_token_id": 258882, "eos_token_id": [1, 106],
+                "image_token_id": 258880, "initializer_range": 0.02, "model_type": "gemma4",
+                "text_config": {{"attention_bias": false, "attention_dropout": 0.0, "bos_token_id": 2,
+                  "dtype": "bfloat16", "eos_token_id": 1, "final_logit_softcapping": 30.0, "global_head_dim": 512,
+                  "head_dim": 256, "hidden_activation": "gelu_pytorch_tanh", "hidden_size": {hidden},
+                  "initializer_range": 0.02, "intermediate_size": {intermediate}, "layer_types": {types:?},
+                  "max_position_embeddings": 131072, "model_type": "gemma4_text", "num_attention_heads": {},
+                  "num_hidden_layers": {layers}, "num_key_value_heads": {}, "pad_token_id": 0, "rms_norm_eps": 1e-06,
+                  "rope_parameters": {{
+                    "full_attention": {{"partial_rotary_factor": 0.25, "rope_theta": 1000000.0, "rope_type": "proportional"}},
+                    "sliding_attention": {{"rope_theta": 10000.0, "rope_type": "default"}}}},
+                  "tie_word_embeddings": true, "use_cache": true, "vocab_size": 262144, {fields}}},
+                "tie_word_embeddings": true, "transformers_version": "5.5.0.dev0", "video_token_id": 258884,
+                "vision_config": {{"hidden_size": 768}}, "vision_soft_tokens_per_image": 280}}"#,
+            heads[0], heads[1]
+        )
+    }
+
+    fn types(layers: usize, full_every: usize) -> Vec<&'static str> {
+        let full = |i: usize| (i + 1).is_multiple_of(full_every);
+        (0..layers).map(|i| if full(i) { "full_attention" } else { "sliding_attention" }).collect()
+    }
+
+    /// Gemma 4 and 3n as they were released, and with one value changed.
+    #[test]
+    fn values_of_no_later_model() {
+        let e2b = r#""num_global_key_value_heads": null, "sliding_window": 512, "num_kv_shared_layers": 20,
+            "use_double_wide_mlp": true, "hidden_size_per_layer_input": 256"#;
+        let e2b = gemma4([1536, 6144, 35], [8, 1], 5, e2b);
+        let experts = r#""num_global_key_value_heads": 2, "sliding_window": 1024, "attention_k_eq_v": true,
+            "hidden_size_per_layer_input": 0, "enable_moe_block": true, "num_experts": 128, "top_k_experts": 8,
+            "moe_intermediate_size": 704"#;
+        let experts = gemma4([2816, 2112, 30], [16, 8], 6, experts);
+        let gemma3n = gemma3n(2048, 8192, 30, 10);
+        for (json, from, to, words) in [
+            (
+                &e2b,
+                r#""global_head_dim": 512"#,
+                r#""global_head_dim": 256"#,
+                "global_head_dim is 256; Gemma 4 E2B has 512",
+            ),
+            (
+                &e2b,
+                r#""num_kv_shared_layers": 20"#,
+                r#""num_kv_shared_layers": 15"#,
+                "num_kv_shared_layers is 15",
+            ),
+            (
+                &e2b,
+                r#""use_double_wide_mlp": true"#,
+                r#""use_double_wide_mlp": false"#,
+                "the width of layer 15",
+            ),
+            (
+                &e2b,
+                r#""hidden_size_per_layer_input": 256"#,
+                r#""hidden_size_per_layer_input": 128"#,
+                "hidden_size_per_layer_input is 128",
+            ),
+            (
+                &e2b,
+                r#""final_logit_softcapping": 30.0"#,
+                r#""final_logit_softcapping": null"#,
+                "final_logit_softcapping is null; Gemma 4 E2B has 30.0",
+            ),
+            (
+                &e2b,
+                r#""partial_rotary_factor": 0.25"#,
+                r#""partial_rotary_factor": 0.5"#,
+                "rotated pairs",
+            ),
+            (
+                &e2b,
+                r#""rope_type": "proportional""#,
+                r#""rope_type": "proportional", "factor": 8.0"#,
+                "factor of rope",
+            ),
+            (
+                &e2b,
+                r#""use_cache": true"#,
+                r#""use_bidirectional_attention": "all""#,
+                "use_bidirectional_attention is true",
+            ),
+            (
+                &experts,
+                r#""top_k_experts": 8"#,
+                r#""top_k_experts": 4"#,
+                "top_k_experts is 4; Gemma 4 26B-A4B has 8",
+            ),
+            (
+                &experts,
+                r#""enable_moe_block": true"#,
+                r#""enable_moe_block": false"#,
+                "enable_moe_block is false",
+            ),
+            (
+                &experts,
+                r#""attention_k_eq_v": true"#,
+                r#""attention_k_eq_v": false"#,
+                "attention_k_eq_v is false",
+            ),
+            (
+                &experts,
+                r#""num_global_key_value_heads": 2"#,
+                r#""num_global_key_value_heads": 4"#,
+                "num_global_key_value_heads is 4",
+            ),
+            (&gemma3n, "[0.95,", "[0.5,", "activation_sparsity_pattern of layer 0 is 0.5"),
+            (
+                &gemma3n,
+                r#""altup_correct_scale": true"#,
+                r#""altup_correct_scale": false"#,
+                "altup_correct_scale is false",
+            ),
+            (&gemma3n, r#""laurel_rank": 64"#, r#""laurel_rank": 32"#, "laurel_rank is 32"),
+            (
+                &gemma3n,
+                r#""altup_num_inputs": 4"#,
+                r#""altup_num_inputs": 2"#,
+                "altup_num_inputs is 2",
+            ),
+        ] {
+            let changed = json.replacen(from, to, 1);
+            assert_ne!(*json, changed, "{from}");
+            let remarks = parse(&changed).unwrap().remarks;
+            assert!(remarks.iter().any(|remark| remark.text.contains(words)), "{to}: {remarks:?}");
+        }
+    }
+
     /// Released models as their files have them on the Hub, with the keys that matter to nobody here.
     #[test]
     fn released_configs_are_nothing_unusual() {
-        for (name, json) in [
+        let released: &[(&str, &str)] = &[
             (
                 "Gemma 1 7B",
                 r#"{"architectures": ["GemmaForCausalLM"], "attention_bias": false, "attention_dropout": 0.0,
@@ -421,6 +684,65 @@ mod tests {
                     "rope_local_base_freq": 10000.0, "rope_scaling": null, "rope_theta": 1000000.0,
                     "sliding_window": 512, "use_bidirectional_attention": true, "vocab_size": 262144}"#,
             ),
+            ("Gemma 3n E2B", &gemma3n(2048, 8192, 30, 10)),
+            ("Gemma 3n E4B", &gemma3n(2048, 16384, 35, 15)),
+            (
+                "Gemma 4 E2B",
+                &gemma4(
+                    [1536, 6144, 35],
+                    [8, 1],
+                    5,
+                    r#""num_global_key_value_heads": null, "sliding_window": 512,
+                    "attention_k_eq_v": false, "num_kv_shared_layers": 20, "use_double_wide_mlp": true,
+                    "hidden_size_per_layer_input": 256, "vocab_size_per_layer_input": 262144,
+                    "use_bidirectional_attention": null"#,
+                ),
+            ),
+            (
+                "Gemma 4 E4B",
+                &gemma4(
+                    [2560, 10240, 42],
+                    [8, 2],
+                    6,
+                    r#""num_global_key_value_heads": null, "sliding_window": 512,
+                    "attention_k_eq_v": false, "num_kv_shared_layers": 18, "use_double_wide_mlp": false,
+                    "hidden_size_per_layer_input": 256, "vocab_size_per_layer_input": 262144,
+                    "use_bidirectional_attention": null"#,
+                ),
+            ),
+            (
+                "Gemma 4 31B",
+                &gemma4(
+                    [5376, 21504, 60],
+                    [32, 16],
+                    6,
+                    r#""num_global_key_value_heads": 4, "sliding_window": 1024,
+                    "attention_k_eq_v": true, "num_kv_shared_layers": 0, "use_double_wide_mlp": false,
+                    "hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 262144,
+                    "use_bidirectional_attention": "vision""#,
+                ),
+            ),
+            (
+                "Gemma 4 26B-A4B",
+                &gemma4(
+                    [2816, 2112, 30],
+                    [16, 8],
+                    6,
+                    r#""num_global_key_value_heads": 2, "sliding_window": 1024,
+                    "attention_k_eq_v": true, "num_kv_shared_layers": 0, "use_double_wide_mlp": false,
+                    "hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 262144,
+                    "enable_moe_block": true, "num_experts": 128, "top_k_experts": 8, "moe_intermediate_size": 704,
+                    "use_bidirectional_attention": "vision""#,
+                ),
+            ),
+            (
+                "EmbeddingGemma 2",
+                r#"{"architectures": ["EmbeddingGemma2TextModel"], "model_type": "embedding_gemma2_text",
+                    "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 24, "num_attention_heads": 4,
+                    "num_key_value_heads": 2, "head_dim": 256, "global_head_dim": 512, "num_global_key_value_heads": 1,
+                    "sliding_window": 512, "sliding_window_pattern": 6, "hidden_size_per_layer_input": 512,
+                    "embedding_dim": 768, "rms_norm_eps": 1e-06, "vocab_size": 262144}"#,
+            ),
             (
                 "VaultGemma 1B",
                 r#"{"architectures": ["VaultGemmaForCausalLM"], "model_type": "vaultgemma", "vocab_size": 256000,
@@ -428,7 +750,8 @@ mod tests {
                     "hidden_size": 1152, "intermediate_size": 6912, "head_dim": 256,
                     "query_pre_attn_scalar": 256, "sliding_window": 512}"#,
             ),
-        ] {
+        ];
+        for &(name, json) in released {
             let config = parse(json).unwrap();
             assert_eq!(config.remarks, [], "{name}");
             assert_eq!(unusual::whose(config.family, &config.stacks[0]).unwrap(), name);

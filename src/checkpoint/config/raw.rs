@@ -1,7 +1,8 @@
 //! The fields of `config.json` as they stand there, in every spelling that is in use.
 //!
-//! A file is read in three passes that each keep little: first what kind of model it is, so that one that is not
-//! covered is named before any of its fields is typed; then the fields; then the keys that nobody reads.
+//! A file is read in passes that each keep little: first what kind of model it is, so that one that is not covered is
+//! named before any other field is typed; then by what it is quantised, for the same reason; then the fields; then the
+//! keys that nobody reads.
 
 use super::limits::MAX_LAYERS;
 use serde::de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Unexpected, Visitor};
@@ -10,28 +11,40 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 
-/// What kind of model a file is of.
+/// Of what model a file is.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(in crate::checkpoint) struct RawModelType {
+    pub(in crate::checkpoint) model_type: Option<String>,
+}
+
+/// By what its weights are quantised.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(in crate::checkpoint) struct RawQuantized {
+    quantization_config: Option<RawQuantization>,
+    /// MLX's, which names no method.
+    quantization: Option<IgnoredAny>,
+}
+
+impl RawQuantized {
+    /// The method, if the file says that they are.
+    pub(in crate::checkpoint) fn method(self) -> Option<String> {
+        let unnamed = || "an unnamed method".to_string();
+        let method = self.quantization_config.map(|raw| raw.quant_method.unwrap_or_else(unnamed));
+        method.or(self.quantization.map(|_| "mlx".into()))
+    }
+}
+
+/// What kind of file it is.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(in crate::checkpoint) struct RawKind {
-    pub(in crate::checkpoint) model_type: Option<String>,
     #[serde(deserialize_with = "bounded")]
     pub(in crate::checkpoint) architectures: Vec<String>,
     pub(in crate::checkpoint) text_config: Option<RawTextKind>,
-    pub(in crate::checkpoint) quantization_config: Option<RawQuantization>,
-    /// MLX's, which names no method.
-    quantization: Option<IgnoredAny>,
     /// An adapter's config, or one of another kind of file.
     pub(in crate::checkpoint) peft_type: Option<String>,
-}
-
-impl RawKind {
-    /// How the weights are quantised, if the file says that they are.
-    pub(in crate::checkpoint) fn quantization(&self) -> Option<&str> {
-        let method = self.quantization_config.as_ref();
-        let method = method.map(|raw| raw.quant_method.as_deref().unwrap_or("unnamed"));
-        method.or(self.quantization.as_ref().map(|_| "mlx"))
-    }
 }
 
 /// The text part's kind.
@@ -44,8 +57,8 @@ pub(in crate::checkpoint) struct RawTextKind {
 /// The name of what the weights are quantised by.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(in crate::checkpoint) struct RawQuantization {
-    pub(in crate::checkpoint) quant_method: Option<String>,
+struct RawQuantization {
+    quant_method: Option<String>,
 }
 
 /// The fields that are read, in the Hub's spelling and in that of transformers 5.
@@ -120,15 +133,59 @@ pub(in crate::checkpoint) struct RawConfig {
     pub(in crate::checkpoint) altup_coef_clip: Option<f64>,
     pub(in crate::checkpoint) altup_correct_scale: Option<bool>,
     pub(in crate::checkpoint) laurel_rank: Option<usize>,
+
+    /// RecurrentGemma's name for `sliding_window`.
+    #[serde(deserialize_with = "present")]
+    pub(in crate::checkpoint) attention_window_size: Option<Option<usize>>,
+    /// RecurrentGemma's name for `final_logit_softcapping`.
+    #[serde(deserialize_with = "present")]
+    pub(in crate::checkpoint) logits_soft_cap: Option<Option<f64>>,
+    #[serde(deserialize_with = "some_bounded")]
+    pub(in crate::checkpoint) block_types: Option<Vec<RawBlockType>>,
+    /// What transformers 4 writes of it.
+    #[serde(rename = "_block_types", deserialize_with = "some_bounded")]
+    pub(in crate::checkpoint) older_block_types: Option<Vec<RawBlockType>>,
+    pub(in crate::checkpoint) lru_width: Option<usize>,
+    pub(in crate::checkpoint) conv1d_width: Option<usize>,
     pub(in crate::checkpoint) embedding_dim: Option<usize>,
 }
 
 /// What `per_layer_config` of transformers 5 has for one layer.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(in crate::checkpoint) struct RawLayer {
     pub(in crate::checkpoint) head_dim: Option<usize>,
     pub(in crate::checkpoint) num_key_value_heads: Option<usize>,
+    /// The first of the other keys, if there are any.
+    pub(in crate::checkpoint) other: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for RawLayer {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct LayerVisitor;
+        impl<'de> Visitor<'de> for LayerVisitor {
+            type Value = RawLayer;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of what differs in a layer")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawLayer, A::Error> {
+                let mut layer = RawLayer::default();
+                while let Some(key) = map.next_key::<String>()? {
+                    match &key[..] {
+                        "head_dim" => layer.head_dim = map.next_value()?,
+                        "num_key_value_heads" => layer.num_key_value_heads = map.next_value()?,
+                        _ => {
+                            map.next_value::<IgnoredAny>()?;
+                            layer.other.get_or_insert(key);
+                        }
+                    }
+                }
+                Ok(layer)
+            }
+        }
+        deserializer.deserialize_map(LayerVisitor)
+    }
 }
 
 /// `use_bidirectional_attention`: EmbeddingGemma's is a bool, Gemma 4's names what it is for.
@@ -208,6 +265,16 @@ impl<'de> Deserialize<'de> for LayerType {
             name => Self::Other(name),
         })
     }
+}
+
+/// By what a layer mixes tokens, in RecurrentGemma's configs.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(in crate::checkpoint) enum RawBlockType {
+    Recurrent,
+    Attention,
+    #[serde(untagged)]
+    Other(String),
 }
 
 /// The file with the settings of generation, which has end tokens of its own.

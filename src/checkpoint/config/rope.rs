@@ -59,6 +59,16 @@ impl Rope {
             return proportional(theta, factor, part, head_dim);
         }
         let factor = spellings.factor(notes)?;
+        if let Some(part) = profile.partial {
+            let part = notes.or("partial_rotary_factor", partial, part);
+            let width = (part * head_dim as f64) as usize; // rounded down, as in transformers
+            if !(part <= 1.0 && width > 0 && width.is_multiple_of(2)) {
+                return Err(Refusal::Impossible(format!(
+                    "partial_rotary_factor is {part}; of heads of {head_dim} it must leave an even number to rotate"
+                )));
+            }
+            return Ok(Self { theta, factor, rotated: Rotated::First(width) });
+        }
         match partial {
             None | Some(1.0) => Ok(Self { theta, factor, rotated: Rotated::All }),
             Some(part) => {

@@ -1,12 +1,13 @@
 //! One stack of a config's layers.
 
 use super::activation::{Resolved, resolve_activation};
-use super::attention::AttentionConfig;
+use super::attention::{AttentionConfig, check_per_layer};
 use super::feed_forward::{self, AltUpConfig, FeedForward, PerLayerInputs};
 use super::head::HeadKind;
 use super::limits::{MAX_LAYERS, MAX_VOCAB, MAX_WIDTH};
 use super::raw::RawConfig;
-use crate::checkpoint::families::{Family, Model, NormNames, NormWeight};
+use super::recurrent::RecurrentConfig;
+use crate::checkpoint::families::{EmbeddingScale, Family, Model, NormNames, NormWeight, Softcap};
 use crate::checkpoint::json::malformed;
 use crate::checkpoint::notes::{Notes, Refusal};
 use crate::checkpoint::remark::Remark;
@@ -38,14 +39,21 @@ pub struct Stack {
     pub per_layer_inputs: Option<PerLayerInputs>,
     /// Whether a layer ends with a factor of its own on the residual stream.
     pub layer_scalar: bool,
+    /// What each layer has in place of attention, if it has something (RecurrentGemma); what [`Self::attention`] says of
+    /// such a layer is not used.
+    pub recurrent: Vec<Option<RecurrentConfig>>,
     /// Gemma 3n's several residual streams.
     pub altup: Option<AltUpConfig>,
     /// Width of what `embedding_projection` makes of the last hidden states (EmbeddingGemma 2).
     pub embedding_dim: Option<usize>,
     /// The MLP's activation, and why.
     pub activation: Resolved<Activation>,
+    /// What a layer calls the MLP.
+    pub mlp_name: &'static str,
     /// Whether the MLP's projections have biases.
     pub mlp_bias: bool,
+    /// What the factor on token embeddings is rounded to.
+    pub embedding_scale: EmbeddingScale,
     /// Rows of the embedding.
     pub vocab_size: usize,
     /// The longest text that the model is made for, in tokens, if the file says so.
@@ -91,6 +99,7 @@ pub(in crate::checkpoint) fn stack(
         }
         Refusal::Impossible(reason) => malformed(path, reason),
     };
+    check_per_layer(family, raw, num_hidden_layers, &mut notes).map_err(refused)?;
     let feed_forward = feed_forward::resolve(family, raw, num_hidden_layers, &mut notes);
     let feed_forward = feed_forward.map_err(refused)?;
     let per_layer_inputs = PerLayerInputs::resolve(profile, raw, num_hidden_layers, &mut notes);
@@ -103,19 +112,36 @@ pub(in crate::checkpoint) fn stack(
         }
         None => None,
     };
-    let cap = raw.final_logit_softcapping;
+    let recurrent = RecurrentConfig::resolve(
+        profile.attention.as_ref().ok(),
+        raw,
+        hidden_size,
+        num_hidden_layers,
+        &mut notes,
+    );
+    let (recurrent, unsupported) = match recurrent {
+        Ok(recurrent) => (recurrent, None),
+        Err(Refusal::Unsupported(reason)) => (vec![None; num_hidden_layers], Some(reason)),
+        Err(refusal) => return Err(refused(refusal)),
+    };
+    let cap = match profile.final_softcap {
+        Softcap::Always(_) => raw.logits_soft_cap,
+        _ => raw.final_logit_softcapping,
+    };
     let final_softcap = profile
         .final_softcap
-        .resolve("final_logit_softcapping", cap, &mut notes)
+        .resolve(profile.final_softcap.key(), cap, &mut notes)
         .map_err(|reason| malformed(path, reason))?;
     let vocab = notes.or("vocab_size", raw.vocab_size, sizes.vocab_size);
     let activation =
         resolve_activation(family, raw.hidden_act.as_deref(), raw.hidden_activation.as_deref())
             .map_err(|source| Error::Activation { path: path.into(), source })?;
-    let attention = match (&profile.attention, model.incomplete) {
-        (&Err(reason), _) | (_, Some(reason)) => Err(Unsupported(reason.to_string())),
+    let attention = match (&profile.attention, unsupported) {
+        (&Err(reason), _) => Err(Unsupported(reason.to_string())),
+        (_, Some(reason)) => Err(Unsupported(reason)),
         (Ok(attention), None) => {
-            match AttentionConfig::resolve(family, attention, raw, num_hidden_layers, &mut notes) {
+            let layers = num_hidden_layers;
+            match AttentionConfig::resolve(family, model, attention, raw, layers, &mut notes) {
                 Ok(attention) => Ok(attention),
                 Err(Refusal::Unsupported(reason)) => Err(Unsupported(reason)),
                 Err(Refusal::Impossible(reason)) => return Err(malformed(path, reason)),
@@ -133,10 +159,13 @@ pub(in crate::checkpoint) fn stack(
         norm_weight: profile.norm_weight,
         per_layer_inputs,
         layer_scalar: profile.layer_scalar,
+        recurrent,
         altup,
         embedding_dim,
         activation,
+        mlp_name: profile.mlp.name,
         mlp_bias: profile.mlp.bias,
+        embedding_scale: profile.embedding_scale,
         vocab_size: size("vocab_size", vocab, MAX_VOCAB, path)?,
         max_position_embeddings: raw.max_position_embeddings,
         head: HeadKind::untold(),

@@ -27,7 +27,12 @@ pub const PROFILE: Profile = Profile {
         num_attention_heads: 4,
         num_key_value_heads: 2,
         bidirectional: Bidirectional::Always,
-        global: Some(GlobalHeads { head_dim: 512, num_key_value_heads: Some(1), always: true }),
+        global: Some(GlobalHeads {
+            head_dim: 512,
+            num_key_value_heads: Some(1),
+            always: true,
+            keys_are_values: When::Never,
+        }),
         shared_layers: None,
         sliding: Some(Sliding {
             window: 512,
@@ -39,5 +44,10 @@ pub const PROFILE: Profile = Profile {
         proportional: None,
         ..gemma4::ATTENTION
     }),
+    releases: &[Release {
+        global: Some([1, 512]),
+        per_layer_input: 512,
+        ..Release::new("EmbeddingGemma 2", [512, 2048, 24], [4, 2, 256], Some(512)).bidirectional()
+    }],
     ..gemma4::PROFILE
 };

@@ -17,9 +17,12 @@ pub const PROFILE: Profile = Profile {
     norms: FOUR_NORMS,
     norm_weight: NormWeight::OnePlus,
     per_layer_inputs: None,
+    scalars: None,
+    left_out: None,
     layer_scalar: false,
     altup: None,
     embedding_dim: None,
+    embedding_scale: EmbeddingScale::RunDType,
     final_softcap: Softcap::Default(30.0),
     attention: Ok(GEMMA2_ATTENTION),
     releases: &[

@@ -21,9 +21,12 @@ pub const PROFILE: Profile = Profile {
     norms: FOUR_NORMS,
     norm_weight: NormWeight::OnePlus,
     per_layer_inputs: None,
+    scalars: None,
+    left_out: None,
     layer_scalar: false,
     altup: None,
     embedding_dim: None,
+    embedding_scale: EmbeddingScale::RunDType,
     final_softcap: Softcap::Optional,
     attention: Ok(AttentionProfile {
         // transformers' attention of Gemma 3 has no soft-cap, whatever a config says.

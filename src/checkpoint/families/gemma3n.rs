@@ -43,5 +43,19 @@ pub const PROFILE: Profile = Profile {
         proportional: None,
         ..gemma4::ATTENTION
     }),
+    releases: &[
+        Release {
+            shared_layers: 10,
+            sparse_layers: 10,
+            per_layer_input: 256,
+            ..Release::new("Gemma 3n E2B", [2048, 8192, 30], [8, 2, 256], Some(512))
+        },
+        Release {
+            shared_layers: 15,
+            sparse_layers: 10,
+            per_layer_input: 256,
+            ..Release::new("Gemma 3n E4B", [2048, 16384, 35], [8, 2, 256], Some(512))
+        },
+    ],
     ..gemma4::PROFILE
 };

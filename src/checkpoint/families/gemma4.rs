@@ -13,7 +13,7 @@ pub const PROFILE: Profile = Profile {
         num_hidden_layers: 30,
         vocab_size: 262_144,
     },
-    mlp: MlpProfile { double_wide: true, experts: true, ..PLAIN_MLP },
+    mlp: MlpProfile { double_wide: true, experts: When::Asked, ..PLAIN_MLP },
     norms: FOUR_NORMS,
     // Gemma4RMSNorm multiplies by the weight itself.
     norm_weight: NormWeight::Plain,
@@ -23,12 +23,47 @@ pub const PROFILE: Profile = Profile {
         guarded: false,
         names: PER_LAYER_NAMES,
     }),
+    scalars: None,
+    left_out: None,
     layer_scalar: true,
     altup: None,
     embedding_dim: None,
+    embedding_scale: EmbeddingScale::RunDType,
     final_softcap: Softcap::Optional,
     attention: Ok(ATTENTION),
-    releases: &[],
+    releases: &[
+        Release {
+            full_every: Some(5),
+            global: Some([1, 512]),
+            shared_layers: 20,
+            double_wide: true,
+            per_layer_input: 256,
+            final_softcap: Some(30.0),
+            ..Release::new("Gemma 4 E2B", [1536, 6144, 35], [8, 1, 256], Some(512))
+        },
+        Release {
+            global: Some([2, 512]),
+            shared_layers: 18,
+            per_layer_input: 256,
+            final_softcap: Some(30.0),
+            ..Release::new("Gemma 4 E4B", [2560, 10240, 42], [8, 2, 256], Some(512))
+        },
+        Release {
+            global: Some([4, 512]),
+            keys_are_values: true,
+            final_softcap: Some(30.0),
+            ..Release::new("Gemma 4 31B", [5376, 21504, 60], [32, 16, 256], Some(1024))
+        },
+        Release { final_softcap: Some(30.0), ..A4B },
+    ],
+};
+
+/// The release with experts, whose layers DiffusionGemma has too.
+pub const A4B: Release = Release {
+    global: Some([2, 512]),
+    keys_are_values: true,
+    experts: Some([128, 8, 704]),
+    ..Release::new("Gemma 4 26B-A4B", [2816, 2112, 30], [16, 8, 256], Some(1024))
 };
 
 /// Gemma 4's attention, which EmbeddingGemma 2 and Gemma 3n differ from in little.
@@ -39,7 +74,12 @@ pub const ATTENTION: AttentionProfile = AttentionProfile {
     qk_norm: true,
     v_norm: true,
     bidirectional: Bidirectional::HalfWindowInclusive,
-    global: Some(GlobalHeads { head_dim: 512, num_key_value_heads: None, always: false }),
+    global: Some(GlobalHeads {
+        head_dim: 512,
+        num_key_value_heads: None,
+        always: false,
+        keys_are_values: When::Asked,
+    }),
     shared_layers: Some(0),
     sliding: Some(Sliding {
         window: 512,

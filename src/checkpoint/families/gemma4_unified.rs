@@ -21,5 +21,6 @@ pub const PROFILE: Profile = Profile {
         }),
         ..gemma4::ATTENTION
     }),
+    releases: &[],
     ..gemma4::PROFILE
 };

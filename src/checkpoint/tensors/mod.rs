@@ -233,6 +233,8 @@ impl Tensors {
     /// A tensor that is missing, has another shape, or holds no F64, F32, BF16 or F16.
     pub fn check(&self, name: &str, shape: &[usize]) -> Result<DType> {
         let (shard, stored) = self.info(name)?;
+        // Packed weights have another shape too, which is not what is wrong with them.
+        let dtype = self.dtype(name)?;
         if stored.shape() != shape {
             return Err(Error::Shape {
                 path: shard.path().into(),
@@ -241,7 +243,7 @@ impl Tensors {
                 expected: shape.into(),
             });
         }
-        self.dtype(name)
+        Ok(dtype)
     }
 
     /// The dtype of a weight.

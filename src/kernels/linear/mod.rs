@@ -7,6 +7,7 @@
 
 #[cfg(target_arch = "x86_64")]
 mod dot_bf16;
+pub(crate) mod gathered;
 mod input;
 mod kernel;
 mod matmul;

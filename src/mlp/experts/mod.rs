@@ -8,6 +8,7 @@
 //! `Gemma4TextExperts`).
 
 mod mixture;
+mod one_pass;
 mod router;
 mod routing;
 
@@ -25,6 +26,7 @@ use crate::kernels::linear::{
 };
 use crate::rounding::Rounding;
 use candle_core::{D, DType, Tensor, Var};
+use one_pass::OnePass;
 use routing::Choice;
 use std::ops::Range;
 use std::sync::Arc;
@@ -349,8 +351,12 @@ impl GatedExperts {
                 candle_core::bail!("{rows} rows do not make up {} equal parts", gatings.len())
             }
         }
+        let choices = routing.choices(rows, self.experts())?;
+        if let Some(outputs) = self.one_pass(&x, routing, &choices, sides)? {
+            return (0..sides.len()).map(|side| outputs.get(side)?.reshape(xs.shape())).collect();
+        }
         let mut sums = sides.iter().map(|_| Sum::new(&x)).collect::<Result<Vec<_>>>()?;
-        for choice in routing.choices(rows, self.experts())? {
+        for choice in choices {
             let chosen = Chosen::new(&x, &choice, routing)?;
             let projected = self.project(choice.expert, &chosen.x)?;
             for (gatings, sum) in sides.iter().zip(&mut sums) {
@@ -359,6 +365,28 @@ impl GatedExperts {
             }
         }
         sums.into_iter().map(|sum| sum.output(xs)).collect()
+    }
+
+    /// All sides in one operation, `[sides, rows, hidden]`: if the experts are packed, round once, and no
+    /// gradient is asked for.
+    fn one_pass(
+        &self,
+        x: &Tensor,
+        routing: &Routing,
+        choices: &[Choice],
+        sides: &[&[Gating]],
+    ) -> Result<Option<Tensor>> {
+        let Weights::Packed(experts) = &self.weights else { return Ok(None) };
+        let tracked = x.track_op() || routing.weights().track_op();
+        let once = |gating: &Gating| gating.rounding == Rounding::Once;
+        let plain =
+            sides.iter().copied().flatten().all(once) && self.inputs == InputRounding::Exact;
+        if tracked || !plain || x.dtype() == DType::F64 || !x.device().is_cpu() {
+            return Ok(None);
+        }
+        let weights = routing.weights().to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+        let one_pass = OnePass { experts, choices, weights: &weights, sides };
+        x.contiguous()?.apply_op1_no_bwd(&one_pass).map(Some)
     }
 
     /// An input as rows, checked: `[rows, hidden]`.
@@ -385,7 +413,7 @@ impl GatedExperts {
             Weights::Packed(experts) => {
                 Weight::Packed(experts[expert].gate_up.clone()).to_tensor(DType::F64)?
             }
-            Weights::Tensors { gate_up, .. } => gate_up.get(expert)?,
+            Weights::Tensors { gate_up, .. } => part(gate_up, expert)?,
         };
         let both = Weight::Tensor(weight).matmul(&x, None)?; // [rows, 2 * intermediate]
         let part = |start| both.narrow(D::Minus1, start, self.intermediate_size());
@@ -404,9 +432,19 @@ impl GatedExperts {
                 Weight::Packed(experts[expert].down.clone()).matmul(&product, None)
             }
             Weights::Tensors { down, .. } => {
-                Weight::Tensor(down.get(expert)?).matmul(&product.to_dtype(wide)?, None)
+                Weight::Tensor(part(down, expert)?).matmul(&product.to_dtype(wide)?, None)
             }
         }
+    }
+}
+
+/// One expert's matrix out of all.
+fn part(all: &Tensor, expert: usize) -> Result<Tensor> {
+    let part = all.get(expert)?;
+    // candle multiplies bf16 on the CPU by widening whole tensors, those of views too.
+    match all.dtype() == DType::BF16 && all.device().is_cpu() {
+        true => part.force_contiguous(),
+        false => Ok(part),
     }
 }
 

@@ -111,12 +111,18 @@ impl Router {
         Self { rounding: Some(dtype), ..self.clone() }
     }
 
-    /// The router for inference on the CPU, in one operation. The choice is that of the same weights in f32.
+    /// The router for inference on the CPU, in one operation, its scales constants to a backward pass. The choice is that
+    /// of the same weights in f32.
     ///
     /// # Errors
     /// Weights that are not in the CPU's memory, or of another dtype than f32, bf16 and f16.
     pub fn packed(&self) -> Result<Self> {
-        Ok(Self { proj: self.proj.packed()?, ..self.clone() })
+        Ok(Self {
+            proj: self.proj.packed()?,
+            scale: self.scale.detach(),
+            per_expert_scale: self.per_expert_scale.detach(),
+            ..self.clone()
+        })
     }
 
     /// The router with its packed weight as a constant to a backward pass, which then goes through it to
@@ -221,6 +227,9 @@ impl Router {
         if x.dim(1)? != self.hidden_size() {
             let hidden = self.hidden_size();
             candle_core::bail!("an input {:?} for a router of hidden size {hidden}", xs.dims())
+        }
+        if !is_float(x.dtype()) {
+            return Err(candle_core::Error::UnsupportedDTypeForOp(x.dtype(), "router"));
         }
         Ok(x)
     }

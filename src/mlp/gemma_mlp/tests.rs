@@ -187,3 +187,86 @@ fn training_lowers_the_loss() -> Result<()> {
     }
     Ok(())
 }
+
+/// A sparse block, of tensors or packed, in any dtype and under any rounding: forward, pair, trace and
+/// steps have the same bits; its gate is the raw projection, and what is activated is not.
+#[test]
+fn sparse_block() -> Result<()> {
+    let sparsity = Sparsity::new(0.6).unwrap();
+    for (bias, dtype) in [
+        (false, DType::F32),
+        (true, DType::F32),
+        (true, DType::BF16),
+        (false, DType::F16),
+        (true, DType::F64),
+    ] {
+        let vb = VarBuilder::from_varmap(&VarMap::new(), DType::F32, &Device::Cpu);
+        let mlp = gemma_mlp_b(33, 71, bias, Gelu::Tanh, vb)?;
+        let x = Tensor::randn(0f32, 1., (2, 3, 33), &Device::Cpu)?.to_dtype(dtype)?;
+        let wide = |t: &Tensor| bits(&t.to_dtype(DType::F32).unwrap());
+        for dense in [mlp.to_dtype(dtype)?, mlp.packed()?] {
+            for rounding in [Rounding::Once, Rounding::AfterActivation, Rounding::EveryOp] {
+                let dense = dense.with_rounding(rounding);
+                let tanh = dense.with_sparsity(sparsity);
+                assert_eq!((tanh.sparsity(), dense.sparsity()), (Some(sparsity), None));
+                let y = wide(&tanh.forward(&x)?);
+                assert_ne!(y, wide(&dense.forward(&x)?));
+                assert_eq!(wide(&tanh.with_sparsity(None).forward(&x)?), wide(&dense.forward(&x)?));
+                let exact = tanh.with_activation(Gelu::Exact);
+                let pair = tanh.forward_pair(&x)?;
+                for (block, of_pair) in [(&tanh, pair.tanh), (&exact, pair.exact)] {
+                    let y = wide(&block.forward(&x)?);
+                    assert_eq!(wide(&of_pair), y);
+                    let (projected, trace) = (block.project(&x)?, block.trace(&x)?);
+                    assert_eq!(wide(&block.forward_projected(&projected)?), y);
+                    assert_eq!(wide(&trace.output), y);
+                    assert_eq!(wide(&trace.gate), wide(&projected.gate));
+                    assert_eq!(wide(&block.gated(&projected)?), wide(&trace.product));
+                    assert_eq!(wide(&block.activate(&projected.gate)?), wide(&trace.activated));
+                    // What the dense block makes of the gate made sparse beforehand.
+                    let gate = sparsity.apply(&projected.gate)?;
+                    let dense = block.with_sparsity(None);
+                    let sparse = GateUp { gate, up: projected.up };
+                    assert_eq!(wide(&dense.forward_projected(&sparse)?), y);
+                    // Of a normal gate 60 % are 0; of this one about as many.
+                    let zeros = trace.activated.eq(0f64)?.to_dtype(DType::F32)?.mean_all()?;
+                    let zeros = zeros.to_scalar::<f32>()?;
+                    assert!((0.45..0.75).contains(&zeros), "{zeros}");
+                }
+                let variable = Var::from_tensor(&x)?;
+                assert_eq!(wide(&tanh.frozen().forward(&variable)?), y);
+                if dtype != DType::F64 {
+                    let alone = tanh.forward(&x.get(1)?.get(2)?)?;
+                    let packed = matches!(tanh.gate_up, Projection::Packed(..));
+                    assert!(!packed || wide(&alone) == y[5 * 33..]);
+                }
+                for threads in 1..4 {
+                    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+                    let pool = pool.map_err(candle_core::Error::wrap)?;
+                    assert_eq!(wide(&pool.install(|| tanh.forward(&x))?), y);
+                }
+            }
+        }
+        // Packed, the same but for the order of sums.
+        let tanh = mlp.with_sparsity(sparsity);
+        let x = x.to_dtype(DType::F32)?;
+        let difference = (tanh.packed()?.forward(&x)? - tanh.forward(&x)?)?.abs()?.max_all()?;
+        assert!(difference.to_scalar::<f32>()? < 1e-5);
+    }
+    Ok(())
+}
+
+/// How a gate is computed is one value.
+#[test]
+fn gating() -> Result<()> {
+    let (_, mlp) = varmap_mlp(false, Gelu::Tanh);
+    let gating = Gating { activation: Activation::Silu, rounding: Rounding::AfterActivation };
+    let other = mlp.with_gating(gating);
+    assert_eq!((other.gating(), other.activation()), (gating, Activation::Silu));
+    assert_eq!(mlp.gating(), Gating::new(Gelu::Tanh));
+    let x = Tensor::randn(0f32, 1., (3, 8), &Device::Cpu)?.to_dtype(DType::BF16)?;
+    let same = mlp.with_activation(Activation::Silu).with_rounding(Rounding::AfterActivation);
+    let wide = |t: Tensor| Ok::<_, candle_core::Error>(bits(&t.to_dtype(DType::F32)?));
+    assert_eq!(wide(other.forward(&x)?)?, wide(same.forward(&x)?)?);
+    Ok(())
+}

@@ -12,7 +12,7 @@ pub use rounding::AttentionRounding;
 use super::identity::Identity;
 use super::norm::{RmsNorm, wide_dtype};
 use super::rope::RotaryEmbedding;
-use crate::checkpoint::{AttentionConfig, LayerAttention, Stack, ValuesFrom};
+use crate::checkpoint::{AttentionConfig, LayerAttention, Prefix, Stack, ValuesFrom};
 use crate::kernels::linear::{InputRounding, Linear};
 use crate::kernels::number::Float;
 use crate::kernels::operands::with_slice;
@@ -48,6 +48,8 @@ pub struct Attention {
     num_key_value_heads: usize,
     head_dim: usize,
     causal: bool,
+    prefix: Option<Prefix>,
+    first_position: usize,
     keys: KeysFrom,
     scores: Scores,
     identity: Identity,
@@ -127,7 +129,7 @@ impl Attention {
                 "a sliding window of 0 tokens, in which no query sees even its own key"
             )
         }
-        let Some(queries) = heads.checked_mul(head_dim) else {
+        let Some(rows) = layer.projections(heads) else {
             candle_core::bail!("{heads} heads of width {head_dim} are too large")
         };
         let keys = match (layer.shares, layer.values) {
@@ -135,34 +137,24 @@ impl Attention {
             (None, ValuesFrom::Keys) => KeysFrom::OneProjection,
             (None, ValuesFrom::Projection) => KeysFrom::Projections,
         };
-        // Rows of each projection: keys' are no more than the queries'.
-        let rows: &[(&str, usize)] = match keys {
-            KeysFrom::Projections => &[
-                ("q_proj", queries),
-                ("k_proj", kv_heads * head_dim),
-                ("v_proj", kv_heads * head_dim),
-            ],
-            KeysFrom::OneProjection => &[("q_proj", queries), ("k_proj", kv_heads * head_dim)],
-            KeysFrom::Layer(_) => &[("q_proj", queries)],
-        };
-        let linear = |columns, rows, name| {
-            Ok::<_, Error>(Linear::try_from(linear_b(columns, rows, config.bias, vb.pp(name))?)?)
+        let linear = |columns, rows, bias, name| {
+            Ok::<_, Error>(Linear::try_from(linear_b(columns, rows, bias, vb.pp(name))?)?)
         };
         let norm = |name| -> Result<RmsNorm> {
             let weight = vb.pp(name).get(head_dim, "weight")?;
             Ok(RmsNorm::of(weight, stack.norm_weight, stack.rms_norm_eps))
         };
         let projections = match vb.contains_tensor("qkv_proj.weight") {
-            true => fused(rows, hidden_size, config.bias, vb.pp("qkv_proj"))?,
+            true => fused(&rows, hidden_size, config.bias, vb.pp("qkv_proj"))?,
             false => rows
                 .iter()
-                .map(|&(name, rows)| linear(hidden_size, rows, name))
+                .map(|&(name, rows)| linear(hidden_size, rows, config.bias, name))
                 .collect::<Result<_>>()?,
         };
         let own = !matches!(keys, KeysFrom::Layer(_));
         Ok(Self {
             projections: Projections::Separate(projections),
-            o_proj: linear(queries, hidden_size, "o_proj")?,
+            o_proj: linear(heads * head_dim, hidden_size, config.output_bias, "o_proj")?,
             norms: HeadNorms {
                 q: config.qk_norm.then(|| norm("q_norm")).transpose()?,
                 k: (config.qk_norm && own).then(|| norm("k_norm")).transpose()?,
@@ -176,10 +168,17 @@ impl Attention {
             num_key_value_heads: kv_heads,
             head_dim,
             causal: config.causal,
+            prefix: config.prefix,
+            first_position: config.first_position,
             keys,
             scores: Scores { scaling: config.scaling, softcap: config.softcap },
             identity: Identity::new(),
         })
+    }
+
+    /// Whether a position sees earlier ones only.
+    pub fn is_causal(&self) -> bool {
+        self.causal
     }
 
     /// The earlier layer whose keys and values it uses, if it has none of its own.
@@ -199,7 +198,7 @@ impl Attention {
     ///
     /// # Errors
     /// candle's, for shapes that do not fit; keys and values that another model, layer or batch began; of a layer that
-    /// shares another's, any that are not shared.
+    /// shares another's, any that are not shared; of a model with a prefix, keys that are kept of a part of it.
     pub fn forward(&self, x: &Tensor, keys: Keys) -> Result<Tensor> {
         let attended = match &self.projections {
             Projections::Packed(all) if self.is_one_pass(x)? => {
@@ -214,6 +213,7 @@ impl Attention {
     /// Out of candle's operations, which it differentiates: `[batch, seq, heads · head_dim]`.
     fn composed(&self, x: &Tensor, keys: Keys) -> Result<Tensor> {
         let (seq, projected) = (x.dim(1)?, self.projected(x)?);
+        let prefix = self.prefix(&keys, seq)?;
         let (k, v, start) = match keys {
             Keys::Shared(shared) => {
                 let (k, v) = shared.tensors(self.num_key_value_heads)?;
@@ -232,12 +232,26 @@ impl Attention {
             }
         };
         let q = self.queries(&projected, start)?;
-        self.mixed([&q, &k, &v], start)?.to_dtype(x.dtype())
+        self.mixed([&q, &k, &v], start, prefix)?.to_dtype(x.dtype())
+    }
+
+    /// How many positions from a text's first one on all see one another, of a call with so many: the prefix, if the
+    /// call begins the text. What comes later sees all of it, as it sees whatever was before.
+    fn prefix(&self, keys: &Keys, seq: usize) -> Result<usize> {
+        let Some(prefix) = self.prefix else { return Ok(0) };
+        let Keys::Kept(kept) = keys else { return Ok(prefix.of(seq)) };
+        match prefix {
+            _ if !kept.is_empty() => Ok(0),
+            Prefix::Tokens(all) if all > seq => candle_core::bail!(
+                "the first call with a cache has {seq} tokens of a prefix of {all}: all of it must be in that call"
+            ),
+            prefix => Ok(prefix.of(seq)),
+        }
     }
 
     /// What queries `[batch, heads, seq, head_dim]`, the first of which is at a position, see of keys and values
     /// `[batch, kv_heads, start + seq, head_dim]`: `[batch, seq, heads · head_dim]`.
-    fn mixed(&self, [q, k, v]: [&Tensor; 3], start: usize) -> Result<Tensor> {
+    fn mixed(&self, [q, k, v]: [&Tensor; 3], start: usize, prefix: usize) -> Result<Tensor> {
         let seq = q.dim(2)?;
         let chunks = (0..seq).step_by(QUERIES).map(|at| {
             let n = QUERIES.min(seq - at);
@@ -246,6 +260,7 @@ impl Attention {
                 keys: 0..start + seq,
                 window: self.sliding_window.unwrap_or(usize::MAX),
                 causal: self.causal,
+                prefix,
             };
             self.attend(&q.narrow(2, at, n)?, k, v, visible.trimmed())
         });
@@ -277,7 +292,8 @@ impl Attention {
     pub fn forward_projected(&self, qkv: &[Tensor; 3], dtype: DType) -> Result<Tensor> {
         let wide = |x: &Tensor| x.to_dtype(wide_dtype(dtype))?.transpose(1, 2)?.contiguous();
         let [q, k, v] = [wide(&qkv[0])?, wide(&qkv[1])?, wide(&qkv[2])?];
-        let mixed = self.mixed([&q, &k, &v], 0)?.to_dtype(dtype)?;
+        let prefix = self.prefix(&Keys::Own, q.dim(2)?)?;
+        let mixed = self.mixed([&q, &k, &v], 0, prefix)?.to_dtype(dtype)?;
         self.o_proj.forward(&self.inputs.round(&mixed)?)
     }
 
@@ -295,6 +311,7 @@ impl Attention {
         let (batch, seq, _) = all.dims3()?;
         let shape = (batch, seq, self.num_attention_heads * self.head_dim);
         let heads = batch * self.num_key_value_heads;
+        let prefix = self.prefix(&keys, seq)?;
         let mut own = KeyValues::default();
         let kept = match keys {
             Keys::Own => Panelled::Own(own.panels(self.identity, heads, self.head_dim)?),
@@ -308,7 +325,8 @@ impl Attention {
         let scale = |norm: &Option<RmsNorm>| norm.as_ref().map(RmsNorm::scale).transpose();
         let norms =
             Scales { q: scale(&self.norms.q)?, k: scale(&self.norms.k)?, v: scale(&self.norms.v)? };
-        let (cos, sin) = self.rope.rows(start, seq, all.device())?; // [seq, pairs]
+        let first = start + self.first_position;
+        let (cos, sin) = self.rope.rows(first, seq, all.device())?; // [seq, pairs]
         let attended = with_slice(all, |all| {
             with_slice(&cos, |cos| {
                 with_slice(&sin, |sin| {
@@ -328,6 +346,7 @@ impl Attention {
                         scores: self.scores,
                         sliding_window: self.sliding_window,
                         causal: self.causal,
+                        prefix,
                     };
                     threads::operation(|| attention.attend::<T>(all, seq, kept))
                 })
@@ -429,12 +448,21 @@ impl Attention {
     }
 
     fn rotated(&self, x: Tensor, start: usize) -> Result<Tensor> {
-        let x = round(self.rounding, x)?;
+        let (x, start) = (round(self.rounding, x)?, start + self.first_position);
         match self.rounding {
             Some(AttentionRounding { rotary_every_op: true, dtype, .. }) => {
                 self.rope.apply_rounded(&x, start, dtype)
             }
             rounding => round(rounding, self.rope.apply(&x, start)?),
+        }
+    }
+
+    /// How many of a text's first tokens may see what comes behind them.
+    pub(super) fn seen_ahead(&self) -> usize {
+        match self.prefix {
+            _ if !self.causal => usize::MAX,
+            None => 0,
+            Some(prefix) => prefix.of(usize::MAX),
         }
     }
 
@@ -535,17 +563,25 @@ mod tests {
             (2, 1, 516, None, None, true),
         ] {
             let config = AttentionConfig {
+                name: "self_attn",
                 num_attention_heads: heads,
                 bias: false,
+                output_bias: false,
                 qk_norm: heads != 3,
                 v_norm: heads == 2,
                 scaling: (head_dim as f64).powf(-0.5),
                 softcap,
                 causal,
+                prefix: (heads == 3).then_some(Prefix::Tokens(400)),
+                first_position: usize::from(heads == 3),
                 layers: vec![LayerAttention {
                     num_key_value_heads: kv_heads,
                     head_dim,
-                    rotated: if heads == 4 { Rotated::Pairs(head_dim / 4) } else { Rotated::All },
+                    rotated: match heads {
+                        4 => Rotated::Pairs(head_dim / 4),
+                        3 => Rotated::First(head_dim / 3 * 2),
+                        _ => Rotated::All,
+                    },
                     values: if heads == 2 { ValuesFrom::Keys } else { ValuesFrom::Projection },
                     shares: None,
                     sliding_window: window,

@@ -39,6 +39,8 @@ pub(super) struct OnePass<'a> {
     pub scores: Scores,
     pub sliding_window: Option<usize>,
     pub causal: bool,
+    /// So many first positions all see one another.
+    pub prefix: usize,
 }
 
 /// The norms of queries, keys and values.
@@ -172,12 +174,13 @@ impl Tile<'_> {
     /// of a head of a query.
     fn attend<'x, T: Float>(&self, query: impl Fn(usize, usize) -> &'x [T], out: &mut [T]) {
         kept!(QUERIES, WEIGHTS, SUMS);
-        let OnePass { heads, head_dim, sliding_window, causal, .. } = *self.attention;
+        let OnePass { heads, head_dim, sliding_window, causal, prefix, .. } = *self.attention;
         let visible = Visible {
             queries: self.start + self.queries.start..self.start + self.queries.end,
             keys: 0..self.kept.len(),
             window: sliding_window.unwrap_or(usize::MAX),
             causal,
+            prefix,
         };
         let pieces = pieces(&visible.clone().trimmed().keys);
         let rows = self.rows();

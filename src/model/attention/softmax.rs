@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn a_row_agrees_with_candles_operations() -> Result<()> {
-        let visible = Visible { queries: 70..71, keys: 2..71, window: 64, causal: true };
+        let visible = Visible { queries: 70..71, keys: 2..71, window: 64, causal: true, prefix: 0 };
         for softcap in [None, Some(5.0)] {
             let how = Scores { scaling: 0.25, softcap };
             let scores = Tensor::randn(0f32, 9., (1, 1, 1, 69), &Device::Cpu)?;

@@ -1,20 +1,19 @@
 //! One forward pass of a block: ours beside candle's own operations.
 
+use super::experts::{Experts, OfExperts};
 use super::limits::Limits;
 use super::shape::Shape;
-use super::timing::{Time, medians};
+use super::timing::{Time, turns};
 use super::weights::Weights;
 use candle_core::{Device, Module, Tensor};
 use candle_nn::Linear;
 use gemma_mlp::Gelu;
 use gemma_mlp::GemmaMlp;
 use gemma_mlp::Result;
-use gemma_mlp::internal::threads;
 use rand::{SeedableRng, rngs::StdRng};
 use rand_distr::{Distribution, StandardNormal};
 use rayon::prelude::*;
 use serde::Serialize;
-use std::hint::black_box;
 use std::num::NonZeroUsize;
 
 /// What one row measures.
@@ -26,28 +25,33 @@ pub struct Case {
     pub weights: Weights,
     /// How many tokens go through it at once.
     pub tokens: NonZeroUsize,
+    /// If it is a mixture of so many experts of the shape.
+    pub experts: Option<Experts>,
 }
 
 impl Case {
-    /// The size of its weights, each read once at least.
+    /// The size of its weights, each read once at least: of experts, those of the ones that are chosen.
     pub fn bytes(&self) -> f64 {
-        self.shape.weights() as f64 * self.weights.dtype().size_in_bytes() as f64
+        let read = self.experts.map_or(1, |experts| experts.read(self.tokens.get()));
+        (read * self.shape.weights()) as f64 * self.weights.dtype().size_in_bytes() as f64
     }
 
     /// Its operations, a multiplication and an addition for every weight and token; those of the
     /// activation do not count.
     pub fn operations(&self) -> f64 {
-        2.0 * self.shape.weights() as f64 * self.tokens.get() as f64
+        let blocks = self.experts.map_or(1, Experts::top); // that a token goes through
+        2.0 * self.shape.weights() as f64 * blocks as f64 * self.tokens.get() as f64
     }
 
     /// Bytes of memory that measuring takes: the weights twice in f32, as a packed copy and while
     /// one type becomes the other, and what candle holds between its operations.
     pub(super) fn memory(&self) -> u64 {
         let (hidden, intermediate) = (self.shape.hidden() as u64, self.shape.intermediate() as u64);
-        let between = (4 * intermediate).saturating_add(3 * hidden);
+        let (all, top) = self.experts.map_or((1, 1), |experts| (experts.count(), experts.top()));
+        let between = (4 * intermediate).saturating_add(3 * hidden).saturating_mul(top as u64);
         let numbers = between
             .saturating_mul(self.tokens.get() as u64)
-            .saturating_add(2 * self.shape.weights() as u64);
+            .saturating_add(2 * (all * self.shape.weights()) as u64);
         numbers.saturating_mul(4)
     }
 }
@@ -84,6 +88,9 @@ pub struct Row {
     pub gbps: f64,
     /// `candle_ms / median_ms`: how many times as long candle takes.
     pub ratio_to_candle: f64,
+    /// Of experts.
+    #[serde(flatten)]
+    pub of_experts: Option<OfExperts>,
 }
 
 impl Row {
@@ -104,6 +111,11 @@ impl Row {
             gflops: case.operations() / ours / 1e6,
             gbps: case.bytes() / ours / 1e6,
             ratio_to_candle: candle / ours,
+            of_experts: case.experts.map(|experts| OfExperts {
+                experts: experts.count(),
+                top_k: experts.top(),
+                experts_read: experts.read(case.tokens.get()),
+            }),
         }
     }
 }
@@ -141,25 +153,12 @@ impl Sides {
     pub fn times(&self, case: Case, cool: impl Fn()) -> Result<[Time; 2]> {
         let x = gaussian(case.tokens.get(), case.shape.hidden(), 1.0, 0)?;
         let x = x.to_dtype(case.weights.dtype())?; // [tokens, hidden]
-        let mut ours = || {
-            black_box(self.ours.forward(&x)?);
-            Ok(())
-        };
-        let mut candle = || {
-            black_box(self.candle(&x)?);
-            Ok(())
-        };
-        threads::awake(|| {
-            medians([&mut ours, &mut candle], || {
-                cool();
-                threads::rouse();
-            })
-        })
+        turns([&|| self.ours.forward(&x), &|| self.candle(&x)], cool)
     }
 }
 
 /// Gaussian noise `[rows, columns]` in f32, the same on every run and for any number of threads.
-fn gaussian(rows: usize, columns: usize, stdev: f32, seed: u64) -> Result<Tensor> {
+pub(super) fn gaussian(rows: usize, columns: usize, stdev: f32, seed: u64) -> Result<Tensor> {
     let mut numbers = vec![0f32; rows * columns];
     numbers.par_chunks_mut(columns).enumerate().for_each(|(row, numbers)| {
         let rng = StdRng::seed_from_u64(seed << 48 | row as u64);
@@ -185,7 +184,7 @@ mod tests {
 
     fn case(weights: Weights, tokens: usize) -> Case {
         let shape = Shape::new(2048, 16384).unwrap();
-        Case { shape, weights, tokens: NonZeroUsize::new(tokens).unwrap() }
+        Case { shape, weights, tokens: NonZeroUsize::new(tokens).unwrap(), experts: None }
     }
 
     #[test]
@@ -196,6 +195,23 @@ mod tests {
         assert_eq!(limit(Weights::Bf16, 1), 2.0 * weights / 40e9 * 1e3);
         assert_eq!(limit(Weights::F32, 512), 2.0 * 512.0 * weights / 200e9 * 1e3);
         assert_eq!(limit(Weights::Bf16, 512), 2.0 * 512.0 * weights / 400e9 * 1e3);
+    }
+
+    /// Of experts, those count that some token goes through, and every token's.
+    #[test]
+    fn experts_are_bound_by_what_is_chosen() {
+        let [all, top] = [128, 8].map(|n| NonZeroUsize::new(n).unwrap());
+        let experts = Some(Experts::new(all, top).unwrap());
+        let case = |tokens| Case { experts, ..case(Weights::Bf16, tokens) };
+        let weights = 3.0 * 2048.0 * 16384.0;
+        assert_eq!(case(1).bytes(), 8.0 * 2.0 * weights);
+        assert_eq!(case(512).bytes(), 128.0 * 2.0 * weights);
+        assert_eq!(case(512).operations(), 2.0 * 8.0 * 512.0 * weights);
+        let row = Row::new(case(1), &LIMITS, TIMES);
+        assert_eq!(
+            row.of_experts.map(|of| (of.experts, of.top_k, of.experts_read)),
+            Some((128, 8, 8))
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@
 mod block;
 #[cfg(target_arch = "x86_64")]
 mod dot_bf16;
+mod experts;
 mod limits;
 mod memory;
 mod shape;
@@ -14,9 +15,9 @@ pub use limits::{Limits, Sampler};
 pub use weights::Weights;
 
 pub(crate) use block::{Case, Row};
+pub(crate) use experts::Experts;
 pub(crate) use shape::Shape;
 
-use block::Sides;
 use gemma_mlp::{Error, Result};
 use memory::Buffer;
 use serde::Serialize;
@@ -29,13 +30,15 @@ pub(crate) struct BenchOptions {
     pub tokens: Vec<NonZeroUsize>,
     /// The types of weights and input.
     pub weights: Vec<Weights>,
+    /// Mixtures of so many experts, each of the shape, in place of single blocks.
+    pub experts: Option<Experts>,
 }
 
 impl Default for BenchOptions {
     /// From one token, which reading the weights limits, to a prompt, which arithmetic limits.
     fn default() -> Self {
         let tokens = [1, 4, 16, 64, 512].into_iter().filter_map(NonZeroUsize::new).collect();
-        Self { tokens, weights: Weights::ALL.to_vec() }
+        Self { tokens, weights: Weights::ALL.to_vec(), experts: None }
     }
 }
 
@@ -61,6 +64,9 @@ pub(crate) fn run(
     options: &BenchOptions,
     mut progress: impl FnMut(usize, usize),
 ) -> Result<Bench> {
+    for &shape in shapes {
+        options.experts.map_or(Ok(()), |experts| experts.check(shape))?;
+    }
     let cases = cases(shapes, options);
     let buffer = Buffer::new(memory::available());
     let free = memory::available(); // beside the buffer
@@ -70,7 +76,7 @@ pub(crate) fn run(
     let mut sampler = Sampler::new(buffer);
     let mut times = Vec::with_capacity(cases.len());
     for same_weights in cases.chunk_by(|a, b| (a.shape, a.weights) == (b.shape, b.weights)) {
-        let sides = Sides::new(same_weights[0].shape, same_weights[0].weights)?;
+        let sides = Sides::new(same_weights[0])?;
         for &case in same_weights {
             sampler.sample();
             times.push(sides.times(case, || sampler.cool())?);
@@ -82,6 +88,30 @@ pub(crate) fn run(
     Ok(Bench { limits, rows: rows.collect() })
 }
 
+/// What is measured in some cases.
+enum Sides {
+    Block(block::Sides),
+    Experts(experts::Sides),
+}
+
+impl Sides {
+    /// Of a case's shape, type and experts.
+    fn new(case: Case) -> Result<Self> {
+        Ok(match case.experts {
+            None => Self::Block(block::Sides::new(case.shape, case.weights)?),
+            Some(experts) => Self::Experts(experts::Sides::new(case, experts)?),
+        })
+    }
+
+    /// Ours, and candle's.
+    fn times(&self, case: Case, cool: impl Fn()) -> Result<[timing::Time; 2]> {
+        match self {
+            Self::Block(sides) => sides.times(case, cool),
+            Self::Experts(sides) => sides.times(case, cool),
+        }
+    }
+}
+
 /// Every shape in every type with every number of tokens.
 fn cases(shapes: &[Shape], options: &BenchOptions) -> Vec<Case> {
     let mut cases = vec![];
@@ -90,7 +120,9 @@ fn cases(shapes: &[Shape], options: &BenchOptions) -> Vec<Case> {
             continue;
         }
         for &weights in &options.weights {
-            cases.extend(options.tokens.iter().map(|&tokens| Case { shape, weights, tokens }));
+            let experts = options.experts;
+            let tokens = options.tokens.iter();
+            cases.extend(tokens.map(|&tokens| Case { shape, weights, tokens, experts }));
         }
     }
     cases
@@ -104,7 +136,8 @@ fn check(case: &Case, free: u64) -> Result<()> {
     }
     let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
     Err(Error::Input(format!(
-        "a block of {} with {} tokens needs {:.1} GiB of memory, and {:.1} are free; pass a smaller --shape or fewer --tokens",
+        "{} of {} with {} tokens needs {:.1} GiB of memory, and {:.1} are free; pass a smaller --shape or fewer --tokens",
+        case.experts.map_or("a block".into(), |experts| format!("{} experts", experts.count())),
         case.shape,
         case.tokens,
         gib(needed),
@@ -129,7 +162,8 @@ mod tests {
     #[test]
     fn what_does_not_fit_the_memory_is_refused() -> Result<()> {
         let tokens = NonZeroUsize::MIN;
-        let case = Case { shape: Shape::new(2048, 16384)?, weights: Weights::F32, tokens };
+        let case =
+            Case { shape: Shape::new(2048, 16384)?, weights: Weights::F32, tokens, experts: None };
         assert!(check(&case, 16 << 30).is_ok());
         let error = check(&case, 1 << 29).unwrap_err();
         assert!(error.is_input() && error.to_string().contains("2048x16384"), "{error}");

@@ -53,6 +53,9 @@ impl Shape {
         Self { hidden: 2048, intermediate: 16384 },
     ];
 
+    /// One expert of Gemma 4 26B-A4B.
+    pub const EXPERT: Self = Self { hidden: 2816, intermediate: 704 };
+
     /// A block from `hidden` to `intermediate` and back.
     ///
     /// # Errors

@@ -1,7 +1,10 @@
 //! Two pieces of work timed in turns, so that whatever disturbs the machine disturbs both.
 
+use candle_core::Tensor;
 use cpu_time::ProcessTime;
 use gemma_mlp::Result;
+use gemma_mlp::internal::threads;
+use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 /// How often each is timed at least and at most.
@@ -18,6 +21,24 @@ pub(super) struct Time {
     pub wall_ms: f64,
     /// What all threads of the process computed meanwhile.
     pub cpu_ms: f64,
+}
+
+/// How long two forward passes take, with helpers that are awake as they are in a model, whose operations
+/// follow one another. `cool` runs before every one of them and is not timed.
+pub(super) fn turns(
+    [ours, other]: [&dyn Fn() -> candle_core::Result<Tensor>; 2],
+    cool: impl Fn(),
+) -> Result<[Time; 2]> {
+    let pass = |forward: &dyn Fn() -> candle_core::Result<Tensor>| {
+        black_box(forward()?);
+        Ok(())
+    };
+    threads::awake(|| {
+        medians([&mut || pass(ours), &mut || pass(other)], || {
+            cool();
+            threads::rouse();
+        })
+    })
 }
 
 /// How long two pieces of work take. `before` runs before every one of them and is not timed.

@@ -6,7 +6,7 @@ use super::text::{self, Input};
 use anyhow::{Context, Result};
 use candle_core::{DType, Device};
 use clap::{Args, ValueEnum};
-use gemma_mlp::checkpoint::Hub;
+use gemma_mlp::checkpoint::{Hub, Prefix};
 use gemma_mlp::{Checkpoint, device};
 use gemma_mlp_drift::drift::{SideSpec, Sides};
 use gemma_mlp_drift::input::{Texts, parse_ids};
@@ -131,12 +131,20 @@ pub struct ModelArgs {
     /// Branch, tag or commit of the repository [default: main]
     #[arg(long, requires = "model")]
     revision: Option<String>,
+    /// Of PaliGemma: how many tokens at a text's start are the prompt, which all see one another, or
+    /// all; those behind them see earlier ones only [default: all]
+    #[arg(long, value_name = "TOKENS", requires = "model")]
+    prefix_tokens: Option<Prefix>,
 }
 
 impl ModelArgs {
     pub fn open(&self) -> Result<Checkpoint> {
         let Some(model) = &self.model else { return Ok(Checkpoint::embedded()?) };
-        open(model, self.revision.as_deref())
+        let checkpoint = open(model, self.revision.as_deref())?;
+        match self.prefix_tokens {
+            Some(prefix) => Ok(checkpoint.with_prefix(prefix)?),
+            None => Ok(checkpoint),
+        }
     }
 }
 
@@ -181,15 +189,18 @@ impl TextArgs {
 
     /// The token ids, where they are given as such.
     pub fn ids(&self) -> Result<Option<Texts>> {
-        let Some(path) = &self.ids else { return Ok(None) };
-        let ids = parse_ids(&read(path)?).with_context(|| path.display().to_string())?;
-        Ok(Some(ids))
+        self.ids.as_deref().map(ids_of).transpose()
     }
 
     /// The files that the texts are in.
     pub fn files(&self) -> impl Iterator<Item = PathBuf> {
         self.text.iter().chain(&self.ids).cloned()
     }
+}
+
+/// The token ids in a file.
+pub fn ids_of(path: &Path) -> Result<Texts> {
+    parse_ids(&read(path)?).with_context(|| path.display().to_string())
 }
 
 #[derive(Clone, Copy, ValueEnum)]

@@ -17,6 +17,7 @@ use gemma_mlp_drift::compare::server::Server;
 use gemma_mlp_drift::compare::{
     Allow, CompareOptions, Comparison, Dump, Names, compare, compare_dumps, resolve,
 };
+use gemma_mlp_drift::drift::{Change, DIFFERENCES, Difference};
 use gemma_mlp_drift::input::TokenIds;
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
@@ -56,6 +57,10 @@ pub struct Args {
     /// be given more than once; the last rule that matches counts
     #[arg(long, value_name = "REGEX=RATIO")]
     allow: Vec<Allow>,
+    /// Put a known mistake into our model first, by its name in a report, to find what is behind it.
+    /// May be given more than once
+    #[arg(long, value_name = "NAME", value_parser = mistake, conflicts_with = "ours")]
+    with: Vec<&'static Difference>,
     /// What their model computed in, where the dump does not say
     #[arg(long)]
     dtype: Option<DTypeArg>,
@@ -89,6 +94,16 @@ pub struct Args {
     /// Also write the JSON report to a file
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+}
+
+/// A mistake of the model by its name.
+fn mistake(name: &str) -> Result<&'static Difference, String> {
+    let of_models = DIFFERENCES.iter().filter(|known| matches!(known.change, Change::Model(_)));
+    let mut named = of_models.clone().filter(|known| known.name == name);
+    named.next().ok_or_else(|| {
+        let names: Vec<_> = of_models.map(|known| format!("'{}'", known.name)).collect();
+        format!("the known mistakes are {}", names.join(", "))
+    })
 }
 
 /// How many of the likeliest tokens a server is asked for.
@@ -145,6 +160,7 @@ impl Args {
             dtype: self.dtype.map(DType::from),
             allow: self.allow.clone(),
             references,
+            with: self.with.clone(),
             tokens: None,
         }
     }

@@ -9,6 +9,10 @@ pub fn bench_table(bench: &Bench) -> String {
     let mut text = limits_line(&bench.limits);
     text += "block:  one forward pass under tanh, weights read from memory, not cache; medians; ours and candle's in turns\n\
              CPU:    computing time of all threads: twice the other where two share the work\n\n";
+    if bench.rows.iter().any(|row| row.of_experts.is_some()) {
+        text.insert_str(text.len() - 1, "experts: chosen at random for every token; the limit counts those that some token chose; candle's: \
+             their rows selected, matrix products, added by index\n");
+    }
     text += &rows(&bench.rows);
     text
 }
@@ -39,7 +43,12 @@ fn rows(rows: &[Row]) -> String {
         let [cpu, candle_cpu] = [row.cpu_ms, row.candle_cpu_ms].map(short);
         let [gflops, gbps, ratio] = [row.gflops, row.gbps, row.ratio_to_candle].map(short);
         table.push([
-            format!("{}x{}", row.hidden, row.intermediate),
+            match row.of_experts {
+                Some(of) => {
+                    format!("{}x{}, {} of {}", row.hidden, row.intermediate, of.top_k, of.experts)
+                }
+                None => format!("{}x{}", row.hidden, row.intermediate),
+            },
             row.weights.to_string(),
             row.tokens.to_string(),
             limit,
@@ -78,6 +87,7 @@ mod tests {
             gflops: 16.0,
             gbps: 32.0,
             ratio_to_candle: 3.0,
+            of_experts: None,
         };
         let prompt = Row { tokens: 512, weights: Weights::Bf16, median_ms: 1234.0, ..row };
         let table = bench_table(&Bench { limits, rows: vec![row, prompt] });

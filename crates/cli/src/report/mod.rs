@@ -20,6 +20,7 @@ mod paint;
 mod run;
 mod side_by_side;
 mod sparkline;
+mod surroundings;
 mod table;
 mod verdict;
 

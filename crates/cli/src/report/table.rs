@@ -3,6 +3,7 @@
 use super::align::{activation_line, align, remarks};
 use super::escape::plain;
 use super::number::{grouped, short};
+use super::surroundings::{surroundings, widths};
 use gemma_mlp::checkpoint::{HeadKind, Inspection, Resolved, StackInspection};
 use gemma_mlp_drift::forward::{BlockSummary, ForwardSummary, Stats, TopToken};
 use std::fmt::Write;
@@ -91,9 +92,13 @@ pub fn inspect_table(inspection: &Inspection) -> String {
         [
             "parameters".to_string(),
             format!(
-                "{}, of them {} in MLPs",
+                "{}, of them {} in MLPs{}",
                 grouped(inspection.parameters),
-                grouped(inspection.mlp_parameters)
+                grouped(inspection.mlp_parameters),
+                match inspection.expert_parameters {
+                    0 => String::new(),
+                    experts => format!(" and {} in experts", grouped(experts)),
+                }
             ),
         ],
         [
@@ -122,7 +127,9 @@ fn stack_rows(stack: &StackInspection) -> Vec<[String; 2]> {
             key("blocks"),
             format!(
                 "{} of hidden {} x intermediate {}, gate and up {gate_up}, {bias} biases",
-                stack.num_hidden_layers, stack.hidden_size, stack.intermediate_size
+                stack.num_hidden_layers,
+                stack.hidden_size,
+                widths(stack)
             ),
         ],
         [key("first block"), stack.first_block.clone()],
@@ -130,6 +137,7 @@ fn stack_rows(stack: &StackInspection) -> Vec<[String; 2]> {
         [key("attention"), stack.attention.clone()],
         [key("head"), head_line(stack)],
     ];
+    rows.extend(surroundings(stack).into_iter().map(|[name, text]| [key(&name), text]));
     if let Some(whose) = &stack.judged_by {
         rows.push([key("judged by"), format!("the values of {whose}")]);
     }

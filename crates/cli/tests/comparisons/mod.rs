@@ -196,6 +196,7 @@ pub fn agrees() -> Comparison {
     Comparison {
         schema: SCHEMA,
         version: "0.1.0".into(),
+        with: vec![],
         agrees: true,
         verdict:
             "Agrees: none of 165 points differs by more than rounding to bf16 does; the farthest, \

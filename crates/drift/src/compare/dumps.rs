@@ -133,6 +133,7 @@ pub fn compare_dumps(
         schema: SCHEMA,
         version: env!("CARGO_PKG_VERSION").into(),
         agrees: first.is_none(),
+        with: vec![],
         verdict,
         first: first.map(|(point, ratio)| First {
             layer: point.layer(),

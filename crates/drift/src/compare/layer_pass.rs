@@ -10,7 +10,8 @@ use candle_core::{DType, Module, Tensor};
 use gemma_mlp::internal::wide_dtype;
 use gemma_mlp::mlp::GateUp;
 use gemma_mlp::model::{
-    Attended, ExpertsBranch, Gemma, KeyValues, Keys, Layer, Leaving, Pass, PerLayerBlock, RmsNorm,
+    Attended, Attention, ExpertsBranch, Gemma, KeyValues, Keys, Layer, Leaving, Pass,
+    PerLayerBlock, RmsNorm,
 };
 use std::collections::BTreeMap;
 
@@ -98,7 +99,7 @@ impl<'a> LayerPass<'a> {
     pub(super) fn new(layer: &'a Layer, dtype: DType, flow: &'a Flow, given: &'a Values) -> Self {
         let mut pass = Pass::new();
         pass.set_per_layer_inputs(flow.per_layer_inputs.clone());
-        if let Some(lender) = layer.attention().shares()
+        if let Some(lender) = layer.attention().and_then(Attention::shares)
             && let Some(keys) = flow.lent.get(&lender)
         {
             pass.lend(lender, keys.clone());
@@ -158,7 +159,7 @@ impl<'a> LayerPass<'a> {
             Place::AttnOutput if self.gives(&[Place::Queries, Place::Keys, Place::Values]) => {
                 let [q, k, v] = [Place::Queries, Place::Keys, Place::Values];
                 let qkv = [self.value(q)?, self.value(k)?, self.value(v)?];
-                layer.attention().forward_projected(&qkv, self.dtype)?
+                self.attention()?.forward_projected(&qkv, self.dtype)?
             }
             Place::AttnOutput => {
                 let input = self.value(Place::AttnInput)?;
@@ -296,10 +297,21 @@ impl<'a> LayerPass<'a> {
         self.gives(&inside) || inside.iter().any(|place| self.computed.contains_key(place))
     }
 
+    /// Whether the layer computes a place: one with a recurrence in place of attention has no queries.
+    pub(super) fn has(&self, place: Place) -> bool {
+        let of_attention = [Place::Queries, Place::Keys, Place::Values].contains(&place);
+        !of_attention || self.layer.attention().is_some()
+    }
+
+    fn attention(&self) -> Result<&Attention> {
+        let index = self.layer.index();
+        self.layer.attention().ok_or(Error::Recurrent { layer: index })
+    }
+
     /// Queries, keys or values; all three are made at once.
     fn project(&mut self, which: usize) -> Result<Tensor> {
         let input = self.value(Place::AttnInput)?;
-        let attention = self.layer.attention();
+        let attention = self.attention()?;
         let keys = match attention.shares() {
             None => Keys::Own,
             Some(lender) => match self.pass.lent(lender) {

@@ -9,7 +9,7 @@ use super::pair::Pair;
 use super::point::{Place, Point};
 use crate::error::Result;
 use candle_core::{DType, Device, Tensor};
-use gemma_mlp::model::Layer;
+use gemma_mlp::model::{Gemma, Layer};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Positions that the floor is measured on: its size takes few.
@@ -66,7 +66,7 @@ pub(super) fn measure(
     let mut measured = Measured { points: BTreeMap::new(), rows: vec![], streams: vec![] };
     for text in texts {
         let ids = Tensor::new(&text.tokens[..], device)?.unsqueeze(0)?;
-        let floor = text.tokens.len().min(FLOOR_POSITIONS);
+        let floor = floor_positions(&models.ours, text.tokens.len());
         let ours = Flow::begin(&models.ours, &ids)?;
         let beside = Flow::begin(&models.beside, &ids.narrow(1, 0, floor)?)?;
         let mut local = None;
@@ -103,6 +103,12 @@ pub(super) fn measure(
         measured.rows.extend(row);
     }
     Ok(measured)
+}
+
+/// How many of a text's first positions the floor is measured on: few, unless they see what is behind them, without
+/// which they would be others.
+pub(super) fn floor_positions(ours: &Gemma, tokens: usize) -> usize {
+    tokens.min(FLOOR_POSITIONS.max(ours.seen_ahead()))
 }
 
 /// Theirs, as the models beside each other take it.

@@ -2,8 +2,8 @@
 //! does.
 
 use super::arithmetic::Arithmetic;
-use crate::drift::load_sharing;
-use crate::error::Result;
+use crate::drift::{self, Change, Difference, load_sharing};
+use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use gemma_mlp::Checkpoint;
 use gemma_mlp::model::{Gemma, Head, Variation};
@@ -30,6 +30,21 @@ impl Models {
         };
         let beside = varied(&beside, &arithmetic.variations)?.with_rounding(arithmetic.rounding);
         Ok(Self { ours, beside })
+    }
+
+    /// These with mistakes put in, one on top of the other.
+    pub(super) fn having(mut self, mistakes: &[&Difference]) -> Result<Self> {
+        for mistake in mistakes {
+            let Change::Model(variations) = mistake.change else {
+                return Err(Error::NotAMistake { name: mistake.name });
+            };
+            let put_in = |gemma: &Gemma| match drift::varied(gemma, variations)? {
+                Some(gemma) => Ok(gemma),
+                None => Err(Error::NotAMistake { name: mistake.name }),
+            };
+            (self.ours, self.beside) = (put_in(&self.ours)?, put_in(&self.beside)?);
+        }
+        Ok(self)
     }
 
     /// Another in place of ours.

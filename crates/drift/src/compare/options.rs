@@ -2,6 +2,7 @@
 
 use super::allow::Allow;
 use super::dump::Dump;
+use crate::drift::Difference;
 use candle_core::DType;
 
 /// How to compare a dump.
@@ -15,6 +16,8 @@ pub struct CompareOptions {
     pub allow: Vec<Allow>,
     /// Other frameworks' dumps on the same tokens, whose own spread widens the floor.
     pub references: Vec<Dump>,
+    /// Mistakes that are put into ours first, one on top of the other, to find what is behind them.
+    pub with: Vec<&'static Difference>,
     /// The tokens that should have been run, if the dump's own are to be checked.
     pub tokens: Option<Vec<u32>>,
 }

@@ -20,6 +20,8 @@ pub struct Comparison {
     pub version: String,
     /// Whether nothing differs by more than rounding.
     pub agrees: bool,
+    /// The mistakes that were put into ours before it was compared.
+    pub with: Vec<String>,
     /// What was found, in a sentence or a few.
     pub verdict: String,
     /// The first point that differs by more than rounding; null if none does.

@@ -7,7 +7,7 @@ use super::models::logits;
 use super::point::{Place, Point};
 use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor};
-use gemma_mlp::model::Gemma;
+use gemma_mlp::model::{Attention, Gemma};
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
 
@@ -155,7 +155,7 @@ impl<'a> Segment<'a> {
             let Some(theirs) = self.theirs(Point::Layer(before, Place::Hidden))? else { continue };
             // Layers from here on may use keys and values of earlier ones.
             let lenders = gemma.layers()[before + 1..].iter().take(last - before);
-            let lenders = lenders.filter_map(|layer| layer.attention().shares());
+            let lenders = lenders.filter_map(|layer| layer.attention().and_then(Attention::shares));
             let lenders: BTreeSet<_> = lenders.filter(|&lender| lender <= before).collect();
             let mut from_here = flow.with_stream(theirs.to_dtype(gemma.dtype())?);
             let mut lent = 0;

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Tensor, Var};
 use gemma_mlp::internal::wide_dtype;
-use gemma_mlp::model::{Gemma, KeyValues, Layer, LayerVariables, Pass};
+use gemma_mlp::model::{Attention, Gemma, KeyValues, Layer, LayerVariables, Pass};
 use std::collections::BTreeMap;
 
 /// A model's pass over a text: forward, and then backward from saved residual streams, so that the gradients of one
@@ -77,7 +77,7 @@ impl Backward {
         let mut pass = Pass::new();
         let inputs = self.per_layer_inputs.as_ref().map(Var::from_tensor).transpose()?;
         pass.set_per_layer_inputs(inputs.as_ref().map(|inputs| inputs.as_tensor().clone()));
-        let shared = match layer.attention().shares() {
+        let shared = match layer.attention().and_then(Attention::shares) {
             Some(lender) => Some((lender, self.lend(lender, &mut pass)?)),
             None => None,
         };
@@ -162,8 +162,10 @@ fn broken(message: String) -> Error {
 
 /// The keys and values that a layer has lent in a pass, if others share them.
 fn lent_by(layer: &Layer, pass: &Pass) -> Result<Option<[Tensor; 2]>> {
-    let Some(lent) = pass.lent(layer.index()) else { return Ok(None) };
-    Ok(Some(lent.tensors(layer.attention().key_value_heads())?.into()))
+    let (Some(lent), Some(attention)) = (pass.lent(layer.index()), layer.attention()) else {
+        return Ok(None);
+    };
+    Ok(Some(lent.tensors(attention.key_value_heads())?.into()))
 }
 
 /// What has a gradient as its own: the sum of its products with it.

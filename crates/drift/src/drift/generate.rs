@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::input::{TokenIds, text_remarks, without_texts};
 use candle_core::{DType, Device, Tensor};
 use gemma_mlp::Checkpoint;
-use gemma_mlp::checkpoint::Remark;
+use gemma_mlp::checkpoint::{Prefix, Remark};
 use serde::Serialize;
 use std::ops::ControlFlow;
 
@@ -80,6 +80,11 @@ pub fn generate(
 ) -> Result<Generation> {
     let config = checkpoint.config();
     TokenIds::single(prompt.to_vec())?.check(config.stacks[0].vocab_size)?;
+    if let Some(Prefix::Tokens(prefix)) = checkpoint.attention()?.prefix
+        && prefix > prompt.len()
+    {
+        return Err(Error::Prefix { prompt: prompt.len(), prefix });
+    }
     let lockstep = Lockstep::load(checkpoint, &[sides.a, sides.b], device)?;
     if lockstep.model(0).head().is_none() {
         return Err(Error::NoHead { lacks: "generates no text" });

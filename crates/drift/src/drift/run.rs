@@ -51,7 +51,8 @@ pub fn drift(
     }
     let attention = checkpoint.attention();
     let floor_tokens = options.floor_tokens;
-    let reach = if attention.is_ok() { Whole::floor_reach(options) } else { usize::MAX };
+    let reach =
+        if attention.is_ok() { Whole::floor_reach(checkpoint, options) } else { usize::MAX };
     if floor_tokens == 0 || !windows.iter().any(|window| window.scored.start < reach) {
         return Err(Error::NoFloorTokens { floor_tokens });
     }

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::input::TokenIds;
 use candle_core::{Device, Tensor};
 use gemma_mlp::Checkpoint;
+use gemma_mlp::checkpoint::AttentionConfig;
 use gemma_mlp::model::Head;
 
 /// The sides of a run, loaded.
@@ -20,6 +21,8 @@ pub(super) struct Whole<'a> {
     places: Places,
     heads: Vec<Option<Head>>,
     options: &'a DriftOptions,
+    /// How many of a window's first tokens a floor's sides run on that do not run along with the pair's.
+    floor_tokens: usize,
     device: &'a Device,
 }
 
@@ -45,7 +48,8 @@ impl<'a> Whole<'a> {
         let places = Places { drift: (a, b), floor: (floor_a, floor_b) };
         let lockstep = Lockstep::load(checkpoint, &sides, device)?;
         let heads = (0..sides.len()).map(|side| lockstep.model(side).head().cloned()).collect();
-        Ok(Self { lockstep, places, heads, options, device })
+        let floor_tokens = floor_tokens(checkpoint, options);
+        Ok(Self { lockstep, places, heads, options, floor_tokens, device })
     }
 
     /// How many GELUs follow the switch.
@@ -126,18 +130,27 @@ impl<'a> Whole<'a> {
 
     /// How many of a window's first tokens the floor is measured on: all, where its sides run along
     /// with the pair's.
-    pub(super) fn floor_reach(options: &DriftOptions) -> usize {
+    pub(super) fn floor_reach(checkpoint: &Checkpoint, options: &DriftOptions) -> usize {
         let Sides { a, b } = options.sides;
         let along = |side: Side| side.dtype == a.dtype || side.dtype == b.dtype;
         let Sides { a: wide, b: narrow } = options.floor_sides;
-        if along(wide) && along(narrow) { usize::MAX } else { options.floor_tokens }
+        match along(wide) && along(narrow) {
+            true => usize::MAX,
+            false => floor_tokens(checkpoint, options),
+        }
     }
 
     /// How many of a window's tokens a side runs on.
     fn length(&self, side: usize, ids: &TokenIds) -> usize {
         let (a, b) = self.places.drift;
-        if side == a || side == b { ids.seq_len() } else { self.options.floor_tokens }
+        if side == a || side == b { ids.seq_len() } else { self.floor_tokens }
     }
+}
+
+/// The option, and as many more as see what is behind them: cut off there, a text would be another.
+fn floor_tokens(checkpoint: &Checkpoint, options: &DriftOptions) -> usize {
+    let seen_ahead = checkpoint.attention().map_or(0, AttentionConfig::seen_ahead);
+    options.floor_tokens.max(seen_ahead)
 }
 
 /// The three pairs' logits; pairs that are one and the same are compared once.

@@ -37,6 +37,14 @@ pub enum Error {
         /// Which text.
         index: usize,
     },
+    /// A mistake that a model cannot have.
+    #[error(
+        "\"{name}\" cannot be put into this model: it lacks what that changes, or computes so already"
+    )]
+    NotAMistake {
+        /// Its name.
+        name: &'static str,
+    },
     /// JSON that is not token ids: what is wrong, and where.
     #[error("not token ids, as in [2, 818, 63937]: {}", Line(.0))]
     InvalidIds(String),
@@ -51,6 +59,25 @@ pub enum Error {
         index: usize,
         /// How many ids it has.
         len: usize,
+    },
+    /// Queries, keys or values of a layer that mixes positions by a recurrence.
+    #[error(
+        "layer {layer} has a recurrence in place of attention, and no queries, keys or values; leave them out"
+    )]
+    Recurrent {
+        /// Which layer.
+        layer: usize,
+    },
+    /// A prompt that is shorter than the prefix whose tokens see one another.
+    #[error(
+        "the prompt has {prompt} tokens, and {prefix} are to see one another, of which none are generated; ask for \
+         {prompt} at most"
+    )]
+    Prefix {
+        /// How many tokens the prompt has.
+        prompt: usize,
+        /// How many it should have.
+        prefix: usize,
     },
     /// A token id that is no word of the vocabulary.
     #[error("token id {id} is out of the vocabulary: the embedding has {vocab_size} rows")]

@@ -3,7 +3,7 @@
 use super::Run;
 use super::guilty::Guilty;
 use crate::compare::below::{Spot, below_floor};
-use crate::compare::measure::{FLOOR_POSITIONS, Measured, measure};
+use crate::compare::measure::{FLOOR_POSITIONS, Measured, floor_positions, measure};
 use crate::compare::models::varied;
 use crate::compare::naming::{Tried, claimed, repaired, try_all};
 use crate::compare::point::{Place, Point};
@@ -57,8 +57,7 @@ impl Run<'_> {
         for round in 0..MISTAKES {
             let (point, floor) = at;
             // A bidirectional model sees all of the text at once.
-            let causal = self.checkpoint.attention()?.causal;
-            let positions = if causal { NAMING_POSITIONS } else { usize::MAX };
+            let positions = NAMING_POSITIONS.max(self.models.ours.seen_ahead());
             // What only shows in the end is what the tokens come to, whatever is given on the way.
             let from_tokens = round == 0 && guilty.inputs.is_empty();
             let segment = Segment::new(&self.texts[0], positions, from_tokens);
@@ -88,7 +87,7 @@ impl Run<'_> {
 
     /// The first point that differs from a model which has a mistake already.
     fn next_guilty(&self, model: &Gemma, given: &BTreeSet<Point>) -> Result<Option<(Point, f64)>> {
-        let text = self.texts[0].first(FLOOR_POSITIONS);
+        let text = self.texts[0].first(floor_positions(model, self.texts[0].tokens.len()));
         let models = self.models.with(model.clone());
         let graph = self.graph(given);
         let texts = [text];
@@ -128,7 +127,7 @@ impl Run<'_> {
             _ => {}
         }
         let spot = |positions: usize, points: Vec<(Point, f64)>| {
-            let positions = if attention.causal { positions } else { usize::MAX };
+            let positions = positions.max(attention.seen_ahead());
             let segment = Segment::new(&self.texts[0], positions, from_tokens);
             let longest = attention.layers.iter().filter_map(|layer| layer.sliding_window).max();
             let for_windows = longest.is_none_or(|window| segment.positions > window);

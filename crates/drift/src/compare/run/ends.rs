@@ -4,7 +4,7 @@ use super::Run;
 use crate::compare::align::Text;
 use crate::compare::glimpses::glimpse;
 use crate::compare::logits::{Heads, Sums};
-use crate::compare::measure::{FLOOR_POSITIONS, Measured, PointSums, Streams};
+use crate::compare::measure::{Measured, PointSums, Streams, floor_positions};
 use crate::compare::models::{Models, logits};
 use crate::compare::point::{Place, Point};
 use crate::compare::result::ComparedLogits;
@@ -126,7 +126,9 @@ impl Run<'_> {
         let normed =
             [ours.final_norm(&streams.ours.stream)?, beside.final_norm(&streams.beside.stream)?];
         add(Point::Normed, &normed[0], &normed[1])?;
-        if text.glimpses.contains_key(&Point::Logits) && text.tokens.len() <= FLOOR_POSITIONS {
+        if text.glimpses.contains_key(&Point::Logits)
+            && text.tokens.len() == floor_positions(ours, text.tokens.len())
+        {
             let last = |gemma: &Gemma, x: &Tensor| -> Result<Tensor> {
                 let head = gemma.head().ok_or(Error::NoHead { lacks: "has no logits" })?;
                 logits(head, &x.squeeze(0)?.narrow(0, text.tokens.len() - 1, 1)?)

@@ -23,6 +23,7 @@ use crate::error::{Error, Result};
 use candle_core::Device;
 use gemma_mlp::Checkpoint;
 use gemma_mlp::checkpoint::{Remark, RemarkKind};
+use gemma_mlp::model::Attention;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
@@ -49,7 +50,7 @@ pub fn compare(
     let Aligned { texts, remarks } = align(theirs, checkpoint)?;
     let precision = Precision::of_dump(theirs, options.dtype)?;
     let arithmetic = Arithmetic::of(&theirs.metadata, precision.dtype);
-    let models = Models::load(checkpoint, &arithmetic, device)?;
+    let models = Models::load(checkpoint, &arithmetic, device)?.having(&options.with)?;
     progress(0.05)?;
     let mut run = Run {
         theirs,
@@ -114,6 +115,12 @@ impl Run<'_> {
         self.result(fault, measured, activations, logits, guilty, named)
     }
 
+    /// The mistakes that were put into ours, as a sentence's beginning.
+    fn put_in(&self) -> Option<String> {
+        let names: Vec<_> = self.options.with.iter().map(|m| format!("\"{}\"", m.name)).collect();
+        (!names.is_empty()).then(|| format!("With {} put into ours:", names.join(", ")))
+    }
+
     /// Whether the two can be compared.
     fn check(&mut self) -> Result<Option<TokenFault>> {
         let bos = self.checkpoint.config().bos_token_id;
@@ -161,7 +168,10 @@ impl Run<'_> {
     fn graph<'g>(&self, given: &'g BTreeSet<Point>) -> Graph<'g> {
         let layers = self.models.ours.layers();
         Graph {
-            shares: layers.iter().map(|layer| layer.attention().shares()).collect(),
+            shares: layers
+                .iter()
+                .map(|layer| layer.attention().and_then(Attention::shares))
+                .collect(),
             experts: layers.iter().any(|layer| layer.experts().is_some()),
             per_layer: layers.iter().any(|layer| layer.per_layer().is_some()),
             given,

@@ -7,7 +7,7 @@ use crate::compare::align::Text;
 use crate::compare::capture::counts;
 use crate::compare::checks::TokenFault;
 use crate::compare::dump::Dump;
-use crate::compare::measure::{FLOOR_POSITIONS, Measured, PointSums, Row};
+use crate::compare::measure::{Measured, PointSums, Row, floor_positions};
 use crate::compare::point::Point;
 use crate::compare::precision::Precision;
 use crate::compare::result::{
@@ -58,7 +58,7 @@ impl Run<'_> {
             ratio: guilty.ratio,
             from: guilty.inputs.iter().map(Point::to_string).collect(),
         });
-        let mut before = vec![];
+        let mut before: Vec<_> = self.put_in().into_iter().collect();
         if let Some(fault) = fault {
             let (name, sentence) = match fault {
                 TokenFault::NoBos => {
@@ -88,6 +88,7 @@ impl Run<'_> {
             schema: SCHEMA,
             version: env!("CARGO_PKG_VERSION").into(),
             agrees: first.is_none() && fault.is_none(),
+            with: self.options.with.iter().map(|mistake| mistake.name.into()).collect(),
             verdict,
             first,
             causes,
@@ -97,7 +98,10 @@ impl Run<'_> {
             ours: Reference::Model(CheckpointSummary::new(self.checkpoint)),
             floor: FloorSummary {
                 description: self.arithmetic.description.clone(),
-                tokens: self.texts.iter().map(|t| t.tokens.len().min(FLOOR_POSITIONS)).sum(),
+                tokens: {
+                    let ours = &self.models.ours;
+                    self.texts.iter().map(|t| floor_positions(ours, t.tokens.len())).sum()
+                },
                 references: self.options.references.iter().map(|d| d.source.clone()).collect(),
             },
             threshold: THRESHOLD,
