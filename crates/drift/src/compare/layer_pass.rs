@@ -83,13 +83,14 @@ pub(super) struct LayerPass<'a> {
 /// in f32 leaves open.
 const TIE: f64 = 1e-6;
 
-/// Whether a layer has a place.
+/// Whether a layer has a place: one with a recurrence in place of attention has no queries.
 pub(super) fn has(layer: &Layer, place: Place) -> bool {
     match place {
         Place::Router | Place::Routing | Place::ExpertsOutput => layer.experts().is_some(),
         Place::PerLayerGate | Place::PerLayerProduct | Place::PerLayerOutput => {
             layer.per_layer().is_some()
         }
+        Place::Queries | Place::Keys | Place::Values => layer.attention().is_some(),
         _ => true,
     }
 }
@@ -295,12 +296,6 @@ impl<'a> LayerPass<'a> {
     fn knows_inside_of_mlp(&self) -> bool {
         let inside = [Place::Gate, Place::Up, Place::Activated, Place::Product];
         self.gives(&inside) || inside.iter().any(|place| self.computed.contains_key(place))
-    }
-
-    /// Whether the layer computes a place: one with a recurrence in place of attention has no queries.
-    pub(super) fn has(&self, place: Place) -> bool {
-        let of_attention = [Place::Queries, Place::Keys, Place::Values].contains(&place);
-        !of_attention || self.layer.attention().is_some()
     }
 
     fn attention(&self) -> Result<&Attention> {
