@@ -299,11 +299,15 @@ def squares_in_bf16(norm: nn.Module) -> None:
 
 
 def norm_in_bf16(norm: nn.Module) -> None:
-    """x rounded to bf16, and the result of every step after it: squares, mean, eps added, rsqrt, product, times w."""
+    """x rounded to bf16, and the result of every step after it: squares, mean, eps added, rsqrt, product, times w.
+
+    rsqrt in f64, since PyTorch's rounds the root as well in what vectors leave over.
+    """
 
     def forward(x: Tensor) -> Tensor:
         wide, x = x.dtype, x.bfloat16()
-        y = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + norm.eps)
+        mean = x.pow(2).mean(-1, keepdim=True) + norm.eps
+        y = x * mean.double().rsqrt().bfloat16()
         y = y * norm.weight.bfloat16() if hasattr(norm, "weight") else y
         return y.to(wide)
 

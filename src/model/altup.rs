@@ -6,7 +6,7 @@
 use super::norm::{RmsNorm, wide_dtype};
 use crate::checkpoint::{AltUpConfig, Stack};
 use crate::kernels::linear::Linear;
-use candle_core::{D, Module, Result, Tensor};
+use candle_core::{D, DType, Module, Result, Tensor};
 use candle_nn::{VarBuilder, linear_no_bias};
 
 /// What predicts all streams of a layer from those before it, and corrects them by the one that was computed.
@@ -84,6 +84,16 @@ impl AltUp {
             correction_coefs: self.correction_coefs.frozen(),
             ..self.clone()
         }
+    }
+
+    /// Whether a coefficient is beyond the bound.
+    pub(super) fn is_beyond_clip(&self) -> Result<bool> {
+        let largest = |layer: &Linear| {
+            let weight = layer.weight().to_tensor(DType::F32)?;
+            weight.abs()?.max_all()?.to_scalar::<f32>()
+        };
+        let largest = largest(&self.prediction_coefs)?.max(largest(&self.correction_coefs)?);
+        Ok(f64::from(largest) > self.clip)
     }
 
     /// The stream that a layer computes.

@@ -268,7 +268,7 @@ impl Gemma {
     }
 
     /// These weights as a model of its own, to be changed.
-    fn another(&self) -> Self {
+    pub(super) fn another(&self) -> Self {
         Self { identity: Identity::new(), ..self.clone() }
     }
 

@@ -1,8 +1,9 @@
 //! Weights of a checkpoint as layers and models.
 
+use super::attention::{Attention, StrayKeys};
 use super::gemma::{Builders, Gemma};
 use super::norm::RmsNorm;
-use crate::checkpoint::{BlockSpec, Checkpoint, Parts};
+use crate::checkpoint::{BlockSpec, Checkpoint, Parts, Tensors};
 use crate::error::Result;
 use crate::kernels::linear::should_pack;
 use crate::mlp::{GemmaMlp, Sparsity, gemma_mlp_b};
@@ -41,7 +42,35 @@ impl Gemma {
         };
         let config = checkpoint.config();
         let loaded = Self::from_parts(config, dtype, parts, should_pack(dtype, device));
-        from_unchanged(checkpoint, loaded)
+        let mut gemma = from_unchanged(checkpoint, loaded)?;
+        gemma.find_stray_keys(checkpoint.tensors(), backbone, &at(backbone))?;
+        Ok(gemma)
+    }
+
+    /// Notes where the keys and values are that the file has for layers which share those of others.
+    fn find_stray_keys(
+        &mut self,
+        tensors: &Tensors,
+        backbone: &str,
+        vb: &VarBuilder<'static>,
+    ) -> Result<()> {
+        for index in 0..self.layers.len() {
+            let lender = self.layers[index].attention().and_then(Attention::shares);
+            let lender = lender.and_then(|lender| self.layers.get(lender)?.attention());
+            let Some(lender) = lender else { continue };
+            let names = lender.key_tensors()?;
+            let is_there = |(name, shape): &(&str, Vec<usize>)| {
+                let name = format!("{backbone}layers.{index}.self_attn.{name}");
+                tensors.check(&name, shape).is_ok()
+            };
+            if !names.is_empty() && names.iter().all(is_there) {
+                let vb = vb.pp("layers").pp(index).pp("self_attn");
+                if let Some(attention) = self.layers[index].attention_mut() {
+                    attention.stray = Some(StrayKeys(vb));
+                }
+            }
+        }
+        Ok(())
     }
 }
 

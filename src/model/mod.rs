@@ -29,5 +29,5 @@ pub use observer::{Block, Observer};
 pub use pass::Pass;
 pub use per_layer::PerLayerBlock;
 pub use recurrent::{RecurrentBlock, RecurrentState};
-pub use rope::{RopeRounding, RotaryEmbedding};
+pub use rope::{PartialRope, RopeRounding, RotaryEmbedding};
 pub use variation::Variation;

@@ -34,9 +34,12 @@ pub enum NormRounding {
     Output(DType),
     /// What is normed, before the product by the weight, and the result: Llama's order.
     BeforeWeight(DType),
-    /// The mean of squares, which is summed in f32, and the result of every operation behind it, `1 + w` among them: a
-    /// norm out of a framework's own operations on numbers of a dtype.
+    /// The input and the result of every operation, `1 + w` among them; the mean of squares is summed in f32. A norm out
+    /// of a framework's own operations on numbers of a dtype. (XLA, which fuses squares and sum, keeps squares in f32:
+    /// that changes the last bit of one mean in fifty, over 640 numbers in bf16.)
     EveryOp(DType),
+    /// Every square, and their mean, which is summed in f32.
+    Squares(DType),
 }
 
 impl RmsNorm {
@@ -76,11 +79,6 @@ impl RmsNorm {
         Self { kind, ..self.clone() }
     }
 
-    /// A norm without a factor behind the root.
-    pub(super) fn without_weight(&self) -> Self {
-        Self { weight: None, ..self.clone() }
-    }
-
     /// Whether it rounds at the end only.
     pub(super) fn rounds_once(&self) -> bool {
         self.rounding == NormRounding::Once
@@ -108,17 +106,19 @@ impl RmsNorm {
     fn composed(&self, x: &Tensor) -> Result<Tensor> {
         let wide = wide_dtype(x.dtype());
         let rounded = |t: Tensor, to: Option<DType>| match to {
-            Some(to) => t.to_dtype(to)?.to_dtype(t.dtype()),
+            Some(to) => rounded_to(&t, to),
             None => Ok(t),
         };
-        let (every, before, output) = match self.rounding {
-            NormRounding::Once => (None, None, None),
-            NormRounding::Output(dtype) => (None, None, Some(dtype)),
-            NormRounding::BeforeWeight(dtype) => (None, Some(dtype), Some(dtype)),
-            NormRounding::EveryOp(dtype) => (Some(dtype), Some(dtype), Some(dtype)),
+        let (squares, every, before, output) = match self.rounding {
+            NormRounding::Once => (None, None, None, None),
+            NormRounding::Output(dtype) => (None, None, None, Some(dtype)),
+            NormRounding::BeforeWeight(dtype) => (None, None, Some(dtype), Some(dtype)),
+            NormRounding::EveryOp(dtype) => (Some(dtype), Some(dtype), Some(dtype), Some(dtype)),
+            NormRounding::Squares(dtype) => (Some(dtype), None, None, None),
         };
-        let x_wide = x.to_dtype(wide)?;
-        let mean_square = rounded(x_wide.sqr()?.mean_keepdim(D::Minus1)?, every)?; // [..., 1]
+        let x_wide = rounded(x.to_dtype(wide)?, every)?;
+        let mean_square = rounded(x_wide.sqr()?, squares)?.mean_keepdim(D::Minus1)?;
+        let mean_square = rounded(mean_square, squares)?; // [..., 1]
         let mut y = match every {
             None => x_wide.broadcast_div(&(mean_square + self.eps)?.sqrt()?)?, // [..., hidden]
             Some(_) => {
@@ -176,6 +176,14 @@ impl RmsNorm {
 /// f64 stays, everything else is computed in f32.
 pub fn wide_dtype(dtype: DType) -> DType {
     if dtype == DType::F64 { DType::F64 } else { DType::F32 }
+}
+
+/// Numbers rounded to a dtype of 16 bits, in the dtype that they have.
+///
+/// f64 goes through f32: the half crate, with which candle converts, drops the lower half of an f64, and so takes what
+/// lies just above the middle between two bf16 for the middle.
+pub(super) fn rounded_to(x: &Tensor, dtype: DType) -> Result<Tensor> {
+    x.to_dtype(DType::F32)?.to_dtype(dtype)?.to_dtype(x.dtype())
 }
 
 /// A norm as numbers.

@@ -15,14 +15,68 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub struct RotaryEmbedding {
     theta: f64,
     factor: f64,
-    head_dim: usize,
-    rotated: Rotated,
+    turned: Turned,
     rounding: RopeRounding,
     /// Cosines and sines of all positions so far, in f32.
     tables: Arc<Mutex<Option<Tables>>>,
 }
 
 type Tables = (Tensor, Tensor);
+
+/// Which pairs of a head are turned, and how fast.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Turned {
+    /// Numbers of a head.
+    head_dim: usize,
+    /// How many of the first ones pair up, `(x[i], x[i + width/2])`; the rest stay as they are.
+    width: usize,
+    /// The first pairs that have an angle; that of the others is 0.
+    pairs: usize,
+    /// What exponents are divided by: `theta^(-2i/over)`.
+    over: usize,
+}
+
+impl Turned {
+    fn new(rotated: Rotated, head_dim: usize) -> Self {
+        let all = Self { head_dim, width: head_dim, pairs: head_dim / 2, over: head_dim };
+        match rotated {
+            Rotated::All => all,
+            Rotated::Pairs(pairs) => Self { pairs: pairs.min(head_dim / 2), ..all },
+            Rotated::First(width) => Self { head_dim, width, pairs: width / 2, over: width },
+        }
+    }
+
+    /// Of one pair the angle is the position, whatever exponents are divided by.
+    fn normal_form(self) -> Self {
+        if self.pairs > 1 { self } else { Self { over: self.head_dim, ..self } }
+    }
+
+    /// The same taken for something else.
+    fn taken_for(self, partial: PartialRope) -> Self {
+        let part = 2 * self.pairs;
+        match partial {
+            PartialRope::FirstNumbers => Self { width: part, ..self },
+            PartialRope::ExponentsOverPart => Self { over: part, ..self },
+            PartialRope::Part => Self { width: part, over: part, ..self },
+            PartialRope::WholeHead => Self::new(Rotated::All, self.head_dim),
+        }
+    }
+}
+
+/// What a rotary embedding that turns a part of each head is taken for. Gemma 4's "proportional" turns the first
+/// `n` of the pairs `(x[i], x[i + d/2])` by `position · theta^(-2i/d)`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PartialRope {
+    /// The first `2n` numbers turn among themselves, `(x[i], x[i + n])`, by the right angles.
+    FirstNumbers,
+    /// The right pairs turn by `position · theta^(-i/n)`.
+    ExponentsOverPart,
+    /// Both: partial rotary embeddings as most other models have them, by which the first `2n` numbers are a head of
+    /// their own.
+    Part,
+    /// All pairs turn.
+    WholeHead,
+}
 
 /// What of a rotary embedding is rounded on the way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -49,8 +103,7 @@ impl RotaryEmbedding {
         Self {
             theta: layer.rope_theta,
             factor: layer.rope_factor,
-            head_dim: layer.head_dim,
-            rotated: layer.rotated,
+            turned: Turned::new(layer.rotated, layer.head_dim),
             rounding: RopeRounding::None,
             tables: Arc::default(),
         }
@@ -58,14 +111,13 @@ impl RotaryEmbedding {
 
     /// Whether it rotates as a layer asks for.
     pub fn fits(&self, layer: &LayerAttention) -> bool {
-        (self.theta, self.factor, self.head_dim, self.rotated)
-            == (layer.rope_theta, layer.rope_factor, layer.head_dim, layer.rotated)
+        let turned = Turned::new(layer.rotated, layer.head_dim);
+        (self.theta, self.factor, self.turned) == (layer.rope_theta, layer.rope_factor, turned)
     }
 
-    /// Whether another rotates by the same angles.
-    pub(super) fn rotates_like(&self, other: &Self) -> bool {
-        (self.theta, self.factor, self.head_dim, self.rotated)
-            == (other.theta, other.factor, other.head_dim, other.rotated)
+    /// Whether another has its base and factor.
+    pub(super) fn has_base_of(&self, other: &Self) -> bool {
+        (self.theta, self.factor) == (other.theta, other.factor)
     }
 
     /// One of this width that rotates by another's base and factor.
@@ -73,9 +125,22 @@ impl RotaryEmbedding {
         Self { theta: other.theta, factor: other.factor, tables: Arc::default(), ..self.clone() }
     }
 
-    /// One that rotates something else of a head.
-    pub(super) fn with_rotated(&self, rotated: Rotated) -> Self {
-        Self { rotated, tables: Arc::default(), ..self.clone() }
+    /// Whether positions are divided by something.
+    pub(super) fn is_scaled(&self) -> bool {
+        self.factor != 1.0
+    }
+
+    /// One that divides positions by nothing.
+    pub(super) fn without_factor(&self) -> Self {
+        Self { factor: 1.0, tables: Arc::default(), ..self.clone() }
+    }
+
+    /// One that turns a part of each head taken for something else; `None` where that is the same.
+    pub(super) fn taken_for(&self, partial: PartialRope) -> Option<Self> {
+        let turned = self.turned.taken_for(partial);
+        let differs = self.turned.normal_form() != turned.normal_form();
+        let varied = || Self { turned, tables: Arc::default(), ..self.clone() };
+        (turned.pairs > 0 && differs).then(varied)
     }
 
     /// A rotary embedding that rounds on the way.
@@ -100,7 +165,7 @@ impl RotaryEmbedding {
         x: &Tensor,
         turn: impl FnOnce(&Tensor) -> Result<Tensor>,
     ) -> Result<Tensor> {
-        let (width, all) = (self.width(), x.dim(D::Minus1)?);
+        let (width, all) = (self.turned.width, x.dim(D::Minus1)?);
         if width == all {
             return turn(x);
         }
@@ -155,33 +220,17 @@ impl RotaryEmbedding {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many of a head's first numbers are turned, in pairs; the rest stay as they are.
-    fn width(&self) -> usize {
-        match self.rotated {
-            Rotated::All | Rotated::Pairs(_) => self.head_dim,
-            Rotated::First(width) => width,
-        }
-    }
-
-    /// Pairs `(x[i], x[i + pairs])` of a head that are turned.
+    /// Pairs `(x[i], x[i + pairs])` of a head, of which some may have an angle of 0.
     pub(super) fn pairs(&self) -> usize {
-        self.width() / 2
-    }
-
-    /// Of these, the first ones that have an angle: that of the others is 0.
-    fn turning(&self) -> usize {
-        match self.rotated {
-            Rotated::All | Rotated::First(_) => self.pairs(),
-            Rotated::Pairs(pairs) => pairs.min(self.pairs()),
-        }
+        self.turned.width / 2
     }
 
     /// The angles of positions `0..len`, row after row.
     fn wide_angles(&self, len: usize) -> Vec<f64> {
-        let (pairs, turning) = (self.pairs(), self.turning());
+        let (pairs, turning) = (self.pairs(), self.turned.pairs);
         let angle = |at: usize| {
             let (position, pair) = (at / pairs, at % pairs);
-            let exponent = -2.0 * pair as f64 / self.width() as f64;
+            let exponent = -2.0 * pair as f64 / self.turned.over as f64;
             match pair < turning {
                 true => position as f64 * self.theta.powf(exponent) / self.factor,
                 false => 0.0,
@@ -191,9 +240,9 @@ impl RotaryEmbedding {
     }
 
     fn iterated_angles(&self, len: usize) -> Vec<f64> {
-        let step = (self.theta as f32).powf(-2.0 / self.width() as f32);
+        let step = (self.theta as f32).powf(-2.0 / self.turned.over as f32);
         let factor = self.factor.recip() as f32;
-        let (pairs, turning) = (self.pairs(), self.turning());
+        let (pairs, turning) = (self.pairs(), self.turned.pairs);
         let row = |position: usize| {
             let angles =
                 std::iter::successors(Some(position as f32), move |angle| Some(angle * step));
@@ -219,8 +268,8 @@ impl RotaryEmbedding {
             RopeRounding::Iterated => return self.tables_of(self.iterated_angles(len), device),
             _ => {}
         }
-        let (theta, dim) = (self.theta as f32, self.width() as f32);
-        let frequency = |i: usize| match i < self.turning() {
+        let (theta, dim) = (self.theta as f32, self.turned.over as f32);
+        let frequency = |i: usize| match i < self.turned.pairs {
             true => 1.0 / theta.powf((2 * i) as f32 / dim) / self.factor as f32,
             false => 0.0,
         };
@@ -250,4 +299,43 @@ impl RotaryEmbedding {
 
 fn cos_sin(angles: &Tensor, round: impl Fn(Tensor) -> Result<Tensor>) -> Result<Tables> {
     Ok((round(angles.cos()?)?, round(angles.sin()?)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::ValuesFrom;
+
+    fn rope(rotated: Rotated) -> RotaryEmbedding {
+        RotaryEmbedding::new(&LayerAttention {
+            num_key_value_heads: 1,
+            head_dim: 16,
+            sliding_window: None,
+            rope_theta: 1e4,
+            rope_factor: 1.0,
+            rotated,
+            values: ValuesFrom::Projection,
+            shares: None,
+        })
+    }
+
+    #[test]
+    fn what_a_partial_rotation_is_taken_for() -> Result<()> {
+        let x = Tensor::randn(0f32, 1., (1, 2, 9, 16), &Device::Cpu)?;
+        let numbers = |rope: &RotaryEmbedding| rope.apply(&x, 3)?.flatten_all()?.to_vec1::<f32>();
+        let pairs = rope(Rotated::Pairs(3));
+        for (partial, rotated) in
+            [(PartialRope::Part, Rotated::First(6)), (PartialRope::WholeHead, Rotated::All)]
+        {
+            let taken = pairs.taken_for(partial).unwrap();
+            assert_eq!(numbers(&taken)?, numbers(&rope(rotated))?);
+            assert!(rope(Rotated::All).taken_for(partial).is_none());
+            assert!(rope(Rotated::Pairs(0)).taken_for(PartialRope::Part).is_none());
+        }
+        // The exponent of a single pair is 0.
+        let one = rope(Rotated::Pairs(1));
+        assert!(one.taken_for(PartialRope::ExponentsOverPart).is_none());
+        assert!(one.taken_for(PartialRope::FirstNumbers).is_some());
+        Ok(())
+    }
 }

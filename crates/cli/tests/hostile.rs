@@ -83,8 +83,10 @@ fn with_header(header: Value, data: usize) -> Vec<u8> {
 fn with_fields(name: &str, fields: &[(&str, Value)], fragments: &[&str]) {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/families").join(name);
     let dir = tempfile::tempdir().unwrap();
-    let copy = |file: &str| std::fs::copy(golden.join(file), dir.path().join(file)).unwrap();
-    ["config.json", "model.safetensors"].map(copy);
+    let copy = |file: &str| {
+        std::fs::copy(golden.join(file), dir.path().join(file)).unwrap();
+    };
+    ["config.json", "model.safetensors"].into_iter().for_each(copy);
     assert!(Checkpoint::open(dir.path()).unwrap().check_whole_model().is_ok(), "{name}");
     let path = dir.path().join("config.json");
     let mut config: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();

@@ -44,7 +44,9 @@ pub(in crate::checkpoint) fn remarks(family: Family, stack: &Stack) -> Vec<Remar
         judge.family(attention, profile);
         // All releases of a family have one cap.
         let cap = match (own.final_softcap, own.releases.first()) {
-            (Softcap::Default(cap) | Softcap::Always(cap), _) => Some(Some(cap)),
+            (Softcap::Default(cap), _) => Some(Some(cap)),
+            // No released RecurrentGemma is known here to judge by.
+            (Softcap::Always(_), _) => None,
             (Softcap::Unread, _) => Some(None),
             (Softcap::Optional, first) => first.map(|release| release.final_softcap),
         };

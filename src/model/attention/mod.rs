@@ -4,10 +4,12 @@ mod cache;
 mod one_pass;
 mod rounding;
 mod softmax;
+mod stray;
 mod visible;
 
 pub use cache::KeyValues;
 pub use rounding::AttentionRounding;
+pub(super) use stray::StrayKeys;
 
 use super::identity::Identity;
 use super::norm::{RmsNorm, wide_dtype};
@@ -22,7 +24,7 @@ use candle_nn::{VarBuilder, linear_b};
 use half::{bf16, f16};
 use one_pass::{OnePass, Panelled, Scales};
 use rounding::round;
-use softmax::{Scores, masked_softmax};
+use softmax::{Scores, SoftmaxRounding, masked_softmax};
 use visible::Visible;
 
 /// Queries that candle's operations score at a time, so that the scores of a long prompt take
@@ -43,6 +45,12 @@ pub struct Attention {
     pub(in crate::model) rope: RotaryEmbedding,
     pub(in crate::model) sliding_window: Option<usize>,
     pub(in crate::model) rounding: Option<AttentionRounding>,
+    /// What the softmax's scores and weights are rounded to, if to anything.
+    pub(in crate::model) softmax_dtype: Option<DType>,
+    /// Whether values that are the keys' projection are taken behind its norm, which is wrong.
+    pub(in crate::model) values_after_key_norm: bool,
+    /// Keys and values that the file has for a layer that shares another's.
+    pub(in crate::model) stray: Option<StrayKeys>,
     pub(in crate::model) inputs: InputRounding,
     num_attention_heads: usize,
     num_key_value_heads: usize,
@@ -163,6 +171,9 @@ impl Attention {
             rope,
             sliding_window: layer.sliding_window,
             rounding: None,
+            softmax_dtype: None,
+            values_after_key_norm: false,
+            stray: None,
             inputs: InputRounding::Exact,
             num_attention_heads: heads,
             num_key_value_heads: kv_heads,
@@ -381,9 +392,16 @@ impl Attention {
     pub(super) fn frozen(&self) -> Self {
         let projections = match &self.projections {
             Projections::Packed(all) => Projections::Packed(all.frozen()),
-            separate => separate.clone(),
+            Projections::Separate(all) => {
+                Projections::Separate(all.iter().map(Linear::frozen).collect())
+            }
         };
         Self { projections, o_proj: self.o_proj.frozen(), ..self.clone() }
+    }
+
+    /// Whether its values are the keys' projection.
+    pub(super) fn has_keys_as_values(&self) -> bool {
+        self.keys == KeysFrom::OneProjection
     }
 
     /// Whether its scores are scaled by `head_dim^(-1/2)`.
@@ -443,8 +461,10 @@ impl Attention {
             (KeysFrom::OneProjection, [_, k]) => (k, k),
             _ => candle_core::bail!("the keys and values of another layer are not there"),
         };
-        let k = self.rotated(normed(&self.norms.k, k)?, start)?;
-        Ok([k, normed(&self.norms.v, v)?])
+        let normed_k = normed(&self.norms.k, k)?;
+        let v = if self.values_after_key_norm { &normed_k } else { v };
+        let v = normed(&self.norms.v, v)?;
+        Ok([self.rotated(normed_k, start)?, v])
     }
 
     fn rotated(&self, x: Tensor, start: usize) -> Result<Tensor> {
@@ -471,7 +491,8 @@ impl Attention {
     fn is_one_pass(&self, x: &Tensor) -> Result<bool> {
         let HeadNorms { q, k, v } = &self.norms;
         let rounds_once = [q, k, v].into_iter().flatten().all(RmsNorm::rounds_once);
-        let exact = rounds_once && self.rounding.is_none();
+        let exact = rounds_once && self.rounding.is_none() && self.softmax_dtype.is_none();
+        let exact = exact && !self.values_after_key_norm;
         Ok(exact && !x.track_op() && x.dtype() != DType::F64)
     }
 
@@ -493,7 +514,8 @@ impl Attention {
         // The query heads that share a key head are one longer list of queries to it.
         let q = q.contiguous()?.reshape((batch, kv_heads, rows, head_dim))?;
         let scores = q.matmul(&seen(k)?.t()?)?; // [batch, kv_heads, rows, keys]
-        let weights = masked_softmax(&scores, self.scores, self.rounding, &visible)?;
+        let rounding = SoftmaxRounding { attention: self.rounding, own: self.softmax_dtype };
+        let weights = masked_softmax(&scores, self.scores, rounding, &visible)?;
         round(self.rounding, weights.matmul(&seen(v)?)?)?.reshape((batch, heads, n, head_dim))
     }
 }

@@ -1,5 +1,6 @@
 //! Where attention rounds between its projections.
 
+use crate::model::norm::rounded_to;
 use candle_core::{DType, Result, Tensor};
 
 /// What attention rounds to a dtype between its projections, where ours computes in f32 throughout: queries and keys
@@ -19,7 +20,7 @@ pub struct AttentionRounding {
 impl AttentionRounding {
     /// Whatever is rounded at all; it stays in the wide dtype.
     pub(super) fn round(self, x: Tensor) -> Result<Tensor> {
-        x.to_dtype(self.dtype)?.to_dtype(x.dtype())
+        rounded_to(&x, self.dtype)
     }
 
     /// The scores after an operation.

@@ -3,7 +3,8 @@
 use super::rounding::{AttentionRounding, round};
 use super::visible::Visible;
 use crate::kernels::exp::{exp, vectorized};
-use candle_core::{Result, Tensor};
+use crate::model::norm::rounded_to;
+use candle_core::{DType, Result, Tensor};
 
 /// What is done to scores before the softmax.
 #[derive(Debug, Clone, Copy)]
@@ -14,18 +15,36 @@ pub(super) struct Scores {
     pub softcap: Option<f64>,
 }
 
+/// Where scores and weights are rounded.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct SoftmaxRounding {
+    /// By attention that rounds all along.
+    pub attention: Option<AttentionRounding>,
+    /// In the softmax alone: what it gets and what it returns, to a dtype.
+    pub own: Option<DType>,
+}
+
+impl SoftmaxRounding {
+    /// The scores after an operation.
+    fn scores(self, x: Tensor) -> Result<Tensor> {
+        self.attention.map_or(Ok(x.clone()), |rounding| rounding.round_scores(x))
+    }
+
+    /// What the softmax gets, or returns.
+    fn own(self, x: Tensor) -> Result<Tensor> {
+        self.own.map_or(Ok(x.clone()), |dtype| rounded_to(&x, dtype))
+    }
+}
+
 /// The softmax over the visible keys: `[batch, kv_heads, groups · queries, keys]`, in f32 or f64,
 /// to the same shape, with 0 at keys that are not visible.
 pub(super) fn masked_softmax(
     scores: &Tensor,
     how: Scores,
-    rounding: Option<AttentionRounding>,
+    rounding: SoftmaxRounding,
     visible: &Visible,
 ) -> Result<Tensor> {
-    let scored = |x: Tensor| match rounding {
-        Some(rounding) => rounding.round_scores(x),
-        None => Ok(x),
-    };
+    let scored = |x| rounding.scores(x);
     let mut scaled = scored((scored(scores.clone())? * how.scaling)?)?;
     if let Some(cap) = how.softcap {
         scaled = scored((scored(scored((scaled / cap)?)?.tanh()?)? * cap)?)?;
@@ -33,9 +52,11 @@ pub(super) fn masked_softmax(
     let (batch, kv_heads, rows, keys) = scores.dims4()?;
     let queries = visible.queries.len();
     let mask = visible.mask(scores.device())?.to_dtype(scores.dtype())?; // [queries, keys]
-    let grouped = scaled.reshape((batch, kv_heads * (rows / queries), queries, keys))?;
+    let grouped =
+        rounding.own(scaled)?.reshape((batch, kv_heads * (rows / queries), queries, keys))?;
     let weights = candle_nn::ops::softmax(&grouped.broadcast_add(&mask)?, 3)?;
-    round(rounding, weights)?.reshape((batch, kv_heads, rows, keys))
+    let weights = round(rounding.attention, rounding.own(weights)?)?;
+    weights.reshape((batch, kv_heads, rows, keys))
 }
 
 /// The exponentials of a row of scores, in parts, in their place; returns their sum, by which the
@@ -112,8 +133,9 @@ mod tests {
         for softcap in [None, Some(5.0)] {
             let how = Scores { scaling: 0.25, softcap };
             let scores = Tensor::randn(0f32, 9., (1, 1, 1, 69), &Device::Cpu)?;
-            let theirs =
-                masked_softmax(&scores, how, None, &visible)?.flatten_all()?.to_vec1::<f32>()?;
+            let theirs = masked_softmax(&scores, how, SoftmaxRounding::default(), &visible)?
+                .flatten_all()?
+                .to_vec1::<f32>()?;
             let mut ours = scores.flatten_all()?.to_vec1::<f32>()?;
             let (hidden, seen) = ours.split_at_mut(visible.range(70).start);
             hidden.fill(0.0);

@@ -1,0 +1,163 @@
+//! Mistakes in porting today's families, as variations of a right model, against the same put into transformers.
+
+mod common;
+
+use candle_core::{D, DType, Device, Tensor};
+use common::{rel_l2, to_f64};
+use gemma_mlp::model::{NormRounding, PartialRope, Variation};
+use gemma_mlp::{Activation, Checkpoint, Gemma};
+use serde::Deserialize;
+use std::collections::HashMap;
+use std::str::FromStr;
+
+/// What a mistake changes of a model in transformers.
+#[derive(Deserialize)]
+struct Recorded {
+    slug: String,
+    model: String,
+    dtype: String,
+    rel_l2: f64,
+    kl_mean_nats: f64,
+    kl_max_nats: f64,
+}
+
+#[derive(Deserialize)]
+struct Recordings {
+    mistakes: Vec<Recorded>,
+}
+
+/// Mistakes of the families whose whole model this library does not run through [`Gemma`].
+const OF_OTHERS: &[&str] = &["cross-keys-rotated", "encoder-window-symmetric", "scale-not-rounded"];
+
+/// Models on which the exact GELU was tried as well: of those families, and one without a head here, since it sees both
+/// sides of a position.
+const OTHERS: &[&str] = &[
+    "gemma4-all",
+    "diffusion-encoder",
+    "t5gemma2-odd",
+    "t5gemma2-even",
+    "t5gemma",
+    "recurrent",
+    "paligemma-gemma",
+    "paligemma-gemma2",
+];
+
+fn variation(slug: &str) -> Option<Variation> {
+    use Variation as V;
+    Some(match slug {
+        "norm-1-plus-w" => V::NormWithOne,
+        "attention-head-dim" => V::ScaledByHeadDim,
+        "no-layer-scalar" => V::LayerScalarLeftOut,
+        "rope-first-dims" => V::PartialRope(PartialRope::FirstNumbers),
+        "rope-rotated-denominator" => V::PartialRope(PartialRope::ExponentsOverPart),
+        "rope-whole-head" => V::PartialRope(PartialRope::WholeHead),
+        "router-normed" => V::RouterNormed,
+        "post-norms-exchanged" => V::ExpertNormsExchanged,
+        "kv-sharing-ignored" => V::KeysNotShared,
+        "v-after-k-norm" => V::ValuesAfterKeyNorm,
+        "no-v-norm" => V::ValueNormLeftOut,
+        "no-ple" => V::PerLayerInputsLeftOut,
+        "ple-unscaled" => V::PerLayerRowsNotScaled,
+        "ple-no-root" => V::PerLayerSumNotScaled,
+        "pre-ffn-norm-as-post-attention" => V::MlpNormBehindAttention,
+        "no-sparsity" => V::SparsityLeftOut,
+        "sparsity-n-minus-1" => V::SparsityBySample,
+        "sparsity-everywhere" => V::SparsityOfReleases,
+        "altup-clipped" => V::AltUpClipped,
+        "altup-f32" => V::AltUpWide,
+        "altup-transposed" => V::AltUpTransposed,
+        "ple-all-streams" => V::PerLayerInputsInEveryStream,
+        "laurel-unnormed" => V::LaurelNotNormed,
+        "no-final-softcap" => V::SoftcapsLeftOut,
+        "no-per-expert-scale" => V::ExpertScaleLeftOut,
+        "top-k-not-renormalised" => V::ExpertsNotRenormalised,
+        "norm-squares-bf16" => V::NormRounding(NormRounding::Squares(DType::BF16)),
+        "softmax-bf16" => V::SoftmaxRounded(DType::BF16),
+        "norm-bf16" => V::NormRounding(NormRounding::EveryOp(DType::BF16)),
+        "linear-rope-ignored" => V::RopeFactorLeftOut,
+        "exact-gelu" => V::Activation(Activation::EXACT),
+        _ => return None,
+    })
+}
+
+fn families(file: &str) -> String {
+    format!("{}/tests/goldens/families/{file}", env!("CARGO_MANIFEST_DIR"))
+}
+
+fn kls(right: &Tensor, wrong: &Tensor) -> Vec<f64> {
+    let log = |logits: &Tensor| {
+        let logits = logits.to_dtype(DType::F64).unwrap();
+        candle_nn::ops::log_softmax(&logits, D::Minus1).unwrap()
+    };
+    let (right, wrong) = (log(right), log(wrong));
+    let kl = (right.exp().unwrap() * (right - wrong).unwrap()).unwrap();
+    to_f64(&kl.sum(D::Minus1).unwrap())
+}
+
+/// A model, and what it was tried on.
+struct Tried {
+    gemma: Gemma,
+    ids: Tensor,
+    /// Our logits.
+    right: Tensor,
+    /// transformers' logits, in f64.
+    golden: Tensor,
+}
+
+impl Tried {
+    fn load(name: &str, dtype: DType) -> Self {
+        let checkpoint = Checkpoint::open(families(name)).unwrap();
+        let gemma = Gemma::load(&checkpoint, &Device::Cpu, dtype).unwrap();
+        let goldens = families(&format!("{name}/golden.safetensors"));
+        let mut goldens = candle_core::safetensors::load(goldens, &Device::Cpu).unwrap();
+        let ids = goldens["input_ids"].to_dtype(DType::U32).unwrap();
+        let right = gemma.forward(&ids).unwrap();
+        Self { gemma, ids, right, golden: goldens.remove("logits").unwrap() }
+    }
+
+    /// What is wrong with what a variation changes.
+    fn check(&self, variation: Variation, row: &Recorded) -> Result<(), String> {
+        let Some(varied) = self.gemma.varied(variation).unwrap() else {
+            return Err("it does not apply".into());
+        };
+        let wrong = varied.forward(&self.ids).unwrap();
+        let all = kls(&self.right, &wrong);
+        let mean = all.iter().sum::<f64>() / all.len() as f64;
+        let max = all.into_iter().fold(0.0, f64::max);
+        let ours = [rel_l2(&self.right, &wrong), mean, max];
+        let theirs = [row.rel_l2, row.kl_mean_nats, row.kl_max_nats];
+        let bound = match &row.dtype[..] {
+            // Both round everywhere, in other places: what is left is the size.
+            "bf16" => 10.0,
+            _ => 1.005,
+        };
+        let fits = |(ours, theirs): (f64, f64)| (1.0 / bound..bound).contains(&(ours / theirs));
+        if !ours.into_iter().zip(theirs).all(fits) {
+            return Err(format!("{ours:?}, and in transformers {theirs:?}"));
+        }
+        // What a right model is held to.
+        match rel_l2(&self.golden, &wrong) > 1e-5 {
+            true => Ok(()),
+            false => Err("the golden logits would not show it".into()),
+        }
+    }
+}
+
+#[test]
+fn a_mistake_changes_what_it_changes_in_transformers() {
+    let recordings = std::fs::read_to_string(families("mistakes.json")).unwrap();
+    let Recordings { mistakes } = serde_json::from_str(&recordings).unwrap();
+    let is_ours =
+        |row: &&Recorded| !OF_OTHERS.contains(&&row.slug[..]) && !OTHERS.contains(&&row.model[..]);
+    let mut models: HashMap<(&str, &str), Tried> = HashMap::new();
+    let mut tried = 0;
+    for row in mistakes.iter().filter(is_ours) {
+        let Recorded { slug, model, dtype, .. } = row;
+        let variation = variation(slug).unwrap_or_else(|| panic!("no variation for {slug}"));
+        let dtype_of = || DType::from_str(dtype).unwrap();
+        let on = models.entry((model, dtype)).or_insert_with(|| Tried::load(model, dtype_of()));
+        on.check(variation, row).unwrap_or_else(|why| panic!("{slug} on {model}: {why}"));
+        tried += 1;
+    }
+    assert_eq!(tried, 81);
+}
