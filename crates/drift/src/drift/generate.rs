@@ -68,7 +68,7 @@ pub struct Parting {
 /// [`ControlFlow::Break`] ends the run with what there is.
 ///
 /// # Errors
-/// A family whose whole model does not run here, an encoder without a head, a prompt with ids out
+/// A family whose whole model does not run here, an encoder without a head or a bidirectional model, a prompt with ids out
 /// of the vocabulary.
 pub fn generate(
     checkpoint: &Checkpoint,
@@ -88,6 +88,9 @@ pub fn generate(
     let lockstep = Lockstep::load(checkpoint, &[sides.a, sides.b], device)?;
     if lockstep.model(0).head().is_none() {
         return Err(Error::NoHead { lacks: "generates no text" });
+    }
+    if !checkpoint.attention()?.causal {
+        return Err(Error::NotCausal);
     }
     let mut caches = Caches::default();
     let mut continuations = [Continuation::default(), Continuation::default()];
