@@ -129,16 +129,14 @@ fn applying(
     Ok(applied)
 }
 
-/// A model under several variations; `None` if one of them does not apply.
+/// A model under several variations, of which those that do not apply change nothing; `None` if none applies.
 pub(crate) fn varied(reference: &Gemma, variations: &[Variation]) -> Result<Option<Gemma>> {
-    let mut model = Some(reference.clone());
+    let mut varied = None;
     for &variation in variations {
-        model = match model {
-            Some(model) => model.varied(variation)?,
-            None => None,
-        };
+        let model = varied.as_ref().unwrap_or(reference);
+        varied = model.varied(variation)?.or(varied);
     }
-    Ok(model)
+    Ok(varied)
 }
 
 /// Whether variations change sliding windows alone, and no text is long enough to tell.
