@@ -15,6 +15,7 @@ const MODELS: &[(&str, f64)] = &[
     ("gemma4-e2b", 1e-6),
     ("gemma4-moe", 1e-6),
     ("gemma4-proportional", 1e-6),
+    ("gemma4-all", 1e-6),
     ("gemma4-unified", 1e-6),
     ("gemma3n-a", 6e-6),
     ("gemma3n-b", 1e-6),

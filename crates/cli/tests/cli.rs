@@ -329,6 +329,11 @@ fn other_families() {
         config.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
         config
     };
+    let unsupported = |sizes: &Value| {
+        let mut part = sizes.clone();
+        part["rope_scaling"] = json!({"rope_type": "yarn", "factor": 2.0});
+        part
+    };
     let t5_layer = |stack: &str| {
         mlp(&format!("model.{stack}.layers.0"), "mlp", "pre_feedforward_layernorm", false)
     };
@@ -342,7 +347,7 @@ fn other_families() {
             vec!["model.layers.0.mlp_block"],
         ),
         (
-            json!({"model_type": "t5gemma", "encoder": sizes.clone(), "decoder": sizes.clone()}),
+            json!({"model_type": "t5gemma", "encoder": unsupported(&sizes), "decoder": unsupported(&sizes)}),
             [t5_layer("encoder"), t5_layer("decoder")].into_iter().flatten().collect(),
             vec!["model.encoder.layers.0.mlp", "model.decoder.layers.0.mlp"],
         ),

@@ -4,8 +4,8 @@ use candle_core::{DType, Device, Tensor};
 use gemma_mlp::model::Observer;
 use gemma_mlp::{Checkpoint, EncoderDecoder, Gelu};
 use gemma_mlp_drift::drift::{
-    Caches, DriftOptions, Lockstep, Score, Side, Sides, Windowing, continued_targets, drift, generate,
-    gradient_drift, rank,
+    Caches, DriftOptions, Lockstep, Score, Side, Sides, Windowing, continued_targets, drift,
+    generate, gradient_drift, rank,
 };
 use gemma_mlp_drift::forward::{ForwardOptions, forward};
 use gemma_mlp_drift::input::{Texts, TokenIds};
@@ -121,7 +121,7 @@ fn figures_are_those_of_both_models() {
             assert_eq!(layer.name.contains("encoder"), of_encoder, "{}", layer.name);
             let width = checkpoint.blocks()[layer.index].intermediate_size as u64;
             let tokens = if of_encoder { SOURCE.len() } else { TARGET.len() } as u64;
-            assert_eq!(layer.gates.count(), width * tokens, "{name} {}", layer.index);
+            assert_eq!(layer.gates.total(), width * tokens, "{name} {}", layer.index);
             assert!(layer.drift.output.rel_l2 < layer.floor.output.rel_l2, "{name}");
         }
         let model = EncoderDecoder::load(&checkpoint, &Device::Cpu, DType::F32).unwrap();
@@ -148,7 +148,7 @@ fn ranking_and_gradients() {
     };
     let of = |name: &str| {
         let names = names(name);
-        ["keys of the encoder's states", "window of one reach"]
+        ["cross attention: keys rotated", "window as far to both sides"]
             .map(|what| names.iter().any(|name| name.contains(what)))
     };
     assert_eq!(MODELS.map(of), [[false, false], [true, false], [true, true]]);
@@ -189,9 +189,8 @@ fn forward_and_what_it_goes_on_with() {
             continued_targets(&checkpoint, &SOURCE.to_vec().into(), sides().a, 4, &Device::Cpu);
         let continued = continued.unwrap();
         let ids: Vec<_> = continued.iter().next().unwrap().to_vec();
-        let text = generate(&checkpoint, &SOURCE, sides(), 4, &Device::Cpu, |_| {
-            ControlFlow::Continue(())
-        });
+        let text =
+            generate(&checkpoint, &SOURCE, sides(), 4, &Device::Cpu, |_| ControlFlow::Continue(()));
         assert_eq!(ids, [&[2], &text.unwrap().a.ids[..]].concat(), "{name}");
     }
 }

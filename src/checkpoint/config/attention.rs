@@ -166,6 +166,9 @@ impl AttentionConfig {
                 })?),
                 false => None,
             };
+            if let Some(earlier) = shares {
+                of_layer.check_shared(index, earlier, &resolved)?;
+            }
             let keys_are_values = *layer_type == LayerType::Full
                 && profile
                     .global
@@ -247,6 +250,24 @@ impl Heads {
         Self {
             kv_heads: kv_heads.filter(|_| counts).unwrap_or(self.kv_heads),
             head_dim: notes.or("global_head_dim", raw.global_head_dim, global.head_dim),
+        }
+    }
+
+    /// Checks that the keys and values of an earlier layer fit a layer that shares them.
+    fn check_shared(
+        self,
+        index: usize,
+        earlier: usize,
+        resolved: &[LayerAttention],
+    ) -> Result<(), Refusal> {
+        let own = [self.kv_heads, self.head_dim];
+        match resolved.get(earlier).map(|layer| [layer.num_key_value_heads, layer.head_dim]) {
+            Some(lent) if lent != own => Err(Refusal::Impossible(format!(
+                "layer {index} shares the keys and values of layer {earlier}, which has {} heads of {} for them, and not \
+                 {} of {}",
+                lent[0], lent[1], own[0], own[1]
+            ))),
+            _ => Ok(()),
         }
     }
 

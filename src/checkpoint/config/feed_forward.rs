@@ -218,6 +218,13 @@ impl PerLayerInputs {
                 "vocab_size_per_layer_input is {rows}; it must be 1 to {MAX_VOCAB}"
             )));
         }
+        // Gemma 3n has a row for what is beyond.
+        let vocab = raw.vocab_size.unwrap_or(profile.sizes.vocab_size);
+        if let Some(rows) = vocab_size.filter(|&rows| rows < vocab && !family.guarded) {
+            return Err(Refusal::Impossible(format!(
+                "vocab_size_per_layer_input is {rows} and vocab_size {vocab}: ids from {rows} on have no per-layer input"
+            )));
+        }
         Ok(Some(Self { size, vocab_size, guarded: family.guarded, names: family.names }))
     }
 }

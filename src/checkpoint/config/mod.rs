@@ -418,6 +418,8 @@ mod tests {
             r#"{"model_type": "gemma4_text", "hidden_size_per_layer_input": 18446744073709551615}"#,
             r#"{"model_type": "gemma4_text", "hidden_size_per_layer_input": -1}"#,
             r#"{"model_type": "gemma4_text", "vocab_size_per_layer_input": 0}"#,
+            r#"{"model_type": "gemma4_text", "vocab_size_per_layer_input": 8}"#,
+            r#"{"model_type": "gemma4_text", "num_kv_shared_layers": 6, "per_layer_config": {"29": {"head_dim": 8}}}"#,
             r#"{"model_type": "gemma4_text", "use_double_wide_mlp": true, "num_kv_shared_layers": 1, "intermediate_size": 1048576}"#,
             r#"{"model_type": "gemma4_text", "rope_parameters": {"full_attention": {"partial_rotary_factor": -1}}}"#,
             r#"{"model_type": "gemma4_text", "rope_parameters": {"full_attention": {"factor": 0}}}"#,

@@ -67,6 +67,8 @@ impl Arithmetic {
     fn every_op(name: &str, dtype: DType, scores: bool, rounding: Rounding) -> Self {
         let tables = Variation::RopeRounding(RopeRounding::Tables(dtype));
         let attention = AttentionRounding { dtype, rotary_every_op: true, scores };
+        // A softmax in f32 of scores that are rounded, which is rounded again.
+        let softmax = scores.then_some(Variation::SoftmaxRounded(dtype));
         Self {
             dtype,
             variations: vec![
@@ -75,13 +77,14 @@ impl Arithmetic {
                 Variation::ChoiceRounding(dtype),
             ],
             centre: vec![Variation::EmbeddingScaleRounded(dtype), tables],
-            own: [in_dtype(dtype).to_vec(), vec![tables]].concat(),
+            own: in_dtype(dtype).into_iter().chain([tables]).chain(softmax).collect(),
             rounding,
             description: described(name, dtype),
         }
     }
 
-    /// DeepMind's `gemma` 3.3: norms round every operation behind the mean, the rotary embedding rounds once.
+    /// DeepMind's `gemma` 3.3 and 4.0: norms and softmax are of the dtype in every operation, the rotary embedding rounds
+    /// once; Gemma 3n's AltUp is f32.
     fn jax(dtype: DType) -> Self {
         let attention = AttentionRounding { dtype, rotary_every_op: false, scores: true };
         Self {
@@ -89,9 +92,15 @@ impl Arithmetic {
             variations: vec![
                 Variation::AttentionRounding(attention),
                 Variation::NormRounding(NormRounding::EveryOp(dtype)),
+                Variation::AltUpWide,
             ],
             centre: vec![Variation::EmbeddingScaleRounded(dtype)],
-            own: [in_dtype(dtype).to_vec(), norms(dtype).to_vec()].concat(),
+            own: [
+                &in_dtype(dtype)[..],
+                &norms(dtype)[..],
+                &[Variation::SoftmaxRounded(dtype), Variation::AltUpWide],
+            ]
+            .concat(),
             rounding: Rounding::Like(Framework::Jax),
             description: described("JAX", dtype),
         }
@@ -158,8 +167,9 @@ fn in_dtype(dtype: DType) -> [Variation; 2] {
 }
 
 /// What norms have that round every operation.
-fn norms(dtype: DType) -> [Variation; 3] {
+fn norms(dtype: DType) -> [Variation; 4] {
     [
+        Variation::NormRounding(NormRounding::Squares(dtype)),
         Variation::NormWeightRounded(dtype),
         Variation::NormRounding(NormRounding::BeforeWeight(dtype)),
         Variation::NormRounding(NormRounding::EveryOp(dtype)),

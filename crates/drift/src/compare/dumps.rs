@@ -1,7 +1,7 @@
 //! Two dumps against each other, where there is no model to compute anything with.
 
 use super::dump::{Dump, DumpText};
-use super::logits::{Masked, without_masked};
+use super::logits::{Mask, Masked};
 use super::options::CompareOptions;
 use super::plane::Plane;
 use super::point::Point;
@@ -185,9 +185,9 @@ fn add(
         let end = (start + ROWS).min(rows);
         let (mut theirs, mut ours) = (theirs.rows(start..end)?, ours.rows(start..end)?);
         if point == Point::Logits {
-            let found;
-            (theirs, ours, found) = without_masked(theirs, ours)?;
-            masked.add(found);
+            let mask = Mask::of(&theirs, &ours)?;
+            (theirs, ours) = (mask.apply(theirs)?, mask.apply(ours)?);
+            masked.add(mask.found);
         }
         sums.add(&ours, &theirs)?;
         if point == Point::Logits {

@@ -83,13 +83,14 @@ pub(super) struct LayerPass<'a> {
 /// in f32 leaves open.
 const TIE: f64 = 1e-6;
 
-/// Whether a layer has a place.
+/// Whether a layer has a place: one with a recurrence in place of attention has no queries.
 pub(super) fn has(layer: &Layer, place: Place) -> bool {
     match place {
         Place::Router | Place::Routing | Place::ExpertsOutput => layer.experts().is_some(),
         Place::PerLayerGate | Place::PerLayerProduct | Place::PerLayerOutput => {
             layer.per_layer().is_some()
         }
+        Place::Queries | Place::Keys | Place::Values => layer.attention().is_some(),
         _ => true,
     }
 }

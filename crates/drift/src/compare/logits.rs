@@ -153,15 +153,17 @@ impl Heads<'_> {
         };
         let labels: Vec<_> = positions.iter().map(label).collect();
         let ours = self.of(&self.models.ours, &normed[0], positions, &words)?;
-        let (theirs, ours, masked) = without_masked(theirs, ours)?;
-        sums.masked.add(masked);
+        let mask = Mask::of(&theirs, &ours)?;
+        sums.masked.add(mask.found);
+        let (theirs, ours) = (mask.apply(theirs)?, mask.apply(ours)?);
         sums.words = sums.words.max(theirs.dim(1)?);
         let known = normed[1].dim(0)?;
         let reach = positions.iter().take_while(|&&position| position < known).count();
         let reach = if floor { reach } else { 0 };
         let mut all = vec![ours, theirs];
         if reach > 0 {
-            all.push(self.of(&self.models.beside, &normed[1], &positions[..reach], &words)?);
+            let beside = self.of(&self.models.beside, &normed[1], &positions[..reach], &words)?;
+            all.push(mask.apply(beside)?);
         }
         let beside = if self.models.is_beside_wider() { (2, 0) } else { (0, 2) };
         let pairs: &[(usize, usize)] = if reach > 0 { &[(0, 1), beside] } else { &[(0, 1)] };
@@ -224,7 +226,9 @@ impl Heads<'_> {
         let ours = self.of(models[0], &normed[0], &positions[..reach], &None)?;
         let beside = self.of(models[1], &normed[1], &positions[..reach], &None)?;
         let theirs = theirs.narrow(0, 0, reach)?;
-        let (theirs, ours, _) = without_masked(theirs, ours)?;
+        let mask = Mask::of(&theirs, &ours)?;
+        let [theirs, ours, beside] = [theirs, ours, beside].map(|x| mask.apply(x));
+        let (theirs, ours, beside) = (theirs?, ours?, beside?);
         let batch = |x: &Tensor| x.unsqueeze(0);
         let pair = sums.same_input.get_or_insert_default();
         pair.add(self.models, &batch(&ours)?, &batch(&beside)?, &batch(&theirs)?, 0)
@@ -303,28 +307,44 @@ impl Masked {
     }
 }
 
-/// Two models' logits, with words that either masks with −∞ masked in both: of equal logits neither is likelier.
-pub(super) fn without_masked(a: Tensor, b: Tensor) -> Result<(Tensor, Tensor, Masked)> {
-    let masked = |x: &Tensor| x.to_dtype(DType::F32)?.eq(f32::NEG_INFINITY);
-    let count = |mask: &Tensor| {
-        Ok::<_, Error>(mask.to_dtype(DType::F64)?.sum_all()?.to_scalar::<f64>()? as usize)
-    };
-    let (of_a, of_b) = (masked(&a)?, masked(&b)?);
-    let all = (&of_a + &of_b)?; // 0, 1 or 2
-    let either = all.gt(0u8)?;
-    let (both, in_a, in_b) = (count(&all.gt(1u8)?)?, count(&of_a)?, count(&of_b)?);
-    let found = Masked { both, alone: [in_a - both, in_b - both] };
-    if found == Masked::default() {
-        return Ok((a, b, found));
+/// The words that either of two models masks, to be masked in all that are compared: of equal logits neither is likelier.
+pub(super) struct Mask {
+    pub(super) found: Masked,
+    /// 1 where a word is masked, and what its logit becomes; nothing where none is.
+    words: Option<(Tensor, f32)>,
+}
+
+impl Mask {
+    /// Of two models' logits, of one shape `[rows, words]`.
+    pub(super) fn of(a: &Tensor, b: &Tensor) -> Result<Self> {
+        let masked = |x: &Tensor| x.to_dtype(DType::F32)?.eq(f32::NEG_INFINITY);
+        let count = |mask: &Tensor| {
+            Ok::<_, Error>(mask.to_dtype(DType::F64)?.sum_all()?.to_scalar::<f64>()? as usize)
+        };
+        let (of_a, of_b) = (masked(a)?, masked(b)?);
+        let all = (&of_a + &of_b)?; // 0, 1 or 2
+        let (both, in_a, in_b) = (count(&all.gt(1u8)?)?, count(&of_a)?, count(&of_b)?);
+        let found = Masked { both, alone: [in_a - both, in_b - both] };
+        if found == Masked::default() {
+            return Ok(Self { found, words: None });
+        }
+        let either = all.gt(0u8)?;
+        let lowest = |x: &Tensor| -> Result<f32> {
+            let x = x.to_dtype(DType::F32)?;
+            Ok(either.where_cond(&x.zeros_like()?, &x)?.min_all()?.to_scalar()?)
+        };
+        // So far below all others that no probability is left, and no farther: norms are of all logits.
+        let low = lowest(a)?.min(lowest(b)?) - 64.0;
+        Ok(Self { found, words: Some((either, low)) })
     }
-    let set = |x: &Tensor, to: f32| {
-        let to = Tensor::full(to, x.shape(), x.device())?.to_dtype(x.dtype())?;
-        either.where_cond(&to, x)
-    };
-    let lowest = |x: &Tensor| set(x, 0.0)?.to_dtype(DType::F32)?.min_all()?.to_scalar::<f32>();
-    // So far below all others that no probability is left, and no farther: norms are of all logits.
-    let low = lowest(&a)?.min(lowest(&b)?) - 64.0;
-    Ok((set(&a, low)?, set(&b, low)?, found))
+
+    /// Logits of the first rows, `[rows, words]`, masked.
+    pub(super) fn apply(&self, x: Tensor) -> Result<Tensor> {
+        let Some((words, low)) = &self.words else { return Ok(x) };
+        let words = words.narrow(0, 0, x.dim(0)?)?.contiguous()?;
+        let low = Tensor::full(*low, x.shape(), x.device())?.to_dtype(x.dtype())?;
+        Ok(words.where_cond(&low, &x)?)
+    }
 }
 
 /// The distance of a number of a dtype to the next larger one.

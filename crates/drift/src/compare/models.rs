@@ -71,11 +71,7 @@ impl Models {
 
 /// A model under several variations, of which those that do not apply change nothing.
 pub(super) fn varied(gemma: &Gemma, variations: &[Variation]) -> Result<Gemma> {
-    let mut model = gemma.clone();
-    for &variation in variations {
-        model = model.varied(variation)?.unwrap_or(model);
-    }
-    Ok(model)
+    Ok(drift::varied(gemma, variations)?.unwrap_or_else(|| gemma.clone()))
 }
 
 /// Words whose logits are computed at a time in f64: a piece of the head is unpacked for them.

@@ -312,6 +312,7 @@ mod tests {
             ("gemma4-e2b", 5, 1e-6),
             ("gemma4-moe", 5, 1e-6),
             ("gemma4-proportional", 3, 1e-6),
+            ("gemma4-all", 5, 1e-6),
             ("gemma4-unified", 3, 1e-6),
             ("gemma3n-a", 5, 6e-6),
             ("gemma3n-b", 5, 1e-6),

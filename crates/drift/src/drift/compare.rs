@@ -234,7 +234,9 @@ mod tests {
         assert_eq!((closed.drift.activation, closed.drift.product), (None, None));
         assert_eq!(open.floor, closed.floor);
         assert_eq!(open.gates.map(|gates| gates.total()), Some(2 * 3 * 12));
-        assert_eq!((open.size, closed.size), (Size::FarBelowFloor, Size::FarBelowFloor));
+        // By chance a tenth of the floor, or a little more.
+        assert_eq!(open.size, closed.size);
+        assert!(matches!(open.size, Size::FarBelowFloor | Size::BelowFloor), "{:?}", open.size);
         Ok(())
     }
 

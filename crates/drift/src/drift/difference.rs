@@ -2,7 +2,7 @@
 //! right. An entry of the list below is all that a difference needs.
 
 use candle_core::DType;
-use gemma_mlp::model::{NormRounding, RopeRounding, Variation};
+use gemma_mlp::model::{NormRounding, PartialRope, RopeRounding, Variation};
 use gemma_mlp::{Activation, Gelu};
 
 /// A documented way to compute Gemma differently.
@@ -21,7 +21,7 @@ pub struct Difference {
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum Change {
-    /// Variations of the model, one on top of the other.
+    /// Variations of the model, one on top of the other, of which those that do not apply change nothing.
     Model(&'static [Variation]),
     /// The text without its first token.
     NoBos,
@@ -60,6 +60,11 @@ pub static DIFFERENCES: &[Difference] = &[
         change: Model(&[V::EmbeddingScaleRounded(DType::BF16)]),
     },
     Difference {
+        name: "embedding scale not rounded",
+        source: "a port of RecurrentGemma, whose scale is bf16 whatever the model is",
+        change: Model(&[V::EmbeddingScaleExact]),
+    },
+    Difference {
         name: "embedding not scaled",
         source: "Llama's embedding",
         change: Model(&[V::EmbeddingNotScaled]),
@@ -68,6 +73,11 @@ pub static DIFFERENCES: &[Difference] = &[
         name: "norm: w in place of 1+w",
         source: "Llama's RMSNorm",
         change: Model(&[V::NormWithoutOne]),
+    },
+    Difference {
+        name: "norm: 1+w in place of w",
+        source: "candle-transformers 0.11.1's Gemma 4 (candle#3448, #3967)",
+        change: Model(&[V::NormWithOne]),
     },
     Difference {
         name: "norm: 1+w rounded to bf16",
@@ -89,13 +99,38 @@ pub static DIFFERENCES: &[Difference] = &[
     },
     Difference {
         name: "norm: all in bf16",
-        source: "DeepMind's own JAX code in a bf16 model",
+        source: "DeepMind's own JAX code in a bf16 model, Gemma 4's too (gm/nn/gemma4/_layers.py)",
         change: Model(&[V::NormRounding(NormRounding::EveryOp(DType::BF16))]),
+    },
+    Difference {
+        name: "norm: squares in bf16",
+        source: "sglang#27540, on Gemma 4",
+        change: Model(&[V::NormRounding(NormRounding::Squares(DType::BF16))]),
+    },
+    Difference {
+        name: "norm: pre-MLP weight behind attention",
+        source: "Megatron-Bridge#4201, on Gemma 4",
+        change: Model(&[V::MlpNormBehindAttention]),
     },
     Difference {
         name: "q/k norm left out",
         source: "Gemma 2's attention on Gemma 3's weights",
         change: Model(&[V::QkNormLeftOut]),
+    },
+    Difference {
+        name: "v norm left out",
+        source: "none known; easy to overlook",
+        change: Model(&[V::ValueNormLeftOut]),
+    },
+    Difference {
+        name: "v taken behind k norm",
+        source: "Megatron-Bridge#4683, where Gemma 4's values are its keys",
+        change: Model(&[V::ValuesAfterKeyNorm]),
+    },
+    Difference {
+        name: "k/v sharing ignored",
+        source: "candle-transformers 0.11.1's Gemma 4; mlx's Gemma 3n without a cache; tpu-inference#3406",
+        change: Model(&[V::KeysNotShared]),
     },
     Difference {
         name: "RoPE: cosine and sine rounded to bf16",
@@ -123,17 +158,42 @@ pub static DIFFERENCES: &[Difference] = &[
         change: Model(&[V::RopeLocal]),
     },
     Difference {
+        name: "RoPE: scaling factor left out",
+        source: "mlx-vlm#1709 and mlxcel#1340, on Gemma 3 from 4B on",
+        change: Model(&[V::RopeFactorLeftOut]),
+    },
+    Difference {
+        name: "RoPE: partial in place of proportional",
+        source: "a port by what partial_rotary_factor means in other models",
+        change: Model(&[V::PartialRope(PartialRope::Part)]),
+    },
+    Difference {
+        name: "RoPE: proportional, pairs of first dims",
+        source: "Megatron-Bridge#4195, #4196, #4916; coreai-models#66; pegainfer#820; nexusquant#12",
+        change: Model(&[V::PartialRope(PartialRope::FirstNumbers)]),
+    },
+    Difference {
+        name: "RoPE: proportional, exponents of the part",
+        source: "Megatron-Bridge#4195, #4196, #4916; coreai-models#66; pegainfer#820; nexusquant#12",
+        change: Model(&[V::PartialRope(PartialRope::ExponentsOverPart)]),
+    },
+    Difference {
+        name: "RoPE: proportional, whole head turned",
+        source: "a port that reads no partial_rotary_factor",
+        change: Model(&[V::PartialRope(PartialRope::WholeHead)]),
+    },
+    Difference {
         name: "sliding window ignored",
         source: "a port with full attention in every layer",
         change: Model(&[V::WindowIgnored]),
     },
     Difference {
-        name: "encoder: sliding window of one reach to both sides",
+        name: "encoder: window as far to both sides",
         source: "T5Gemma 2's encoder with Gemma 3's window, half of it to each side",
         change: Model(&[V::WindowSymmetric]),
     },
     Difference {
-        name: "cross attention: keys of the encoder's states rotated",
+        name: "cross attention: keys rotated",
         source: "T5Gemma 2's merged attention, with all its keys rotated alike",
         change: Model(&[V::EncoderKeysRotated]),
     },
@@ -149,13 +209,98 @@ pub static DIFFERENCES: &[Difference] = &[
     },
     Difference {
         name: "attention scaled by head_dim",
-        source: "candle-transformers 0.11's Gemma 2 and 3, which read no query_pre_attn_scalar (27B)",
+        source: "candle-transformers 0.11's Gemma 2, 3 (27B) and 4; the review of mlc-llm#3485",
         change: Model(&[V::ScaledByHeadDim]),
     },
     Difference {
+        name: "attention: softmax in bf16",
+        source: "DeepMind's own JAX code of Gemma 4 (gm/nn/gemma4/_modules.py)",
+        change: Model(&[V::SoftmaxRounded(DType::BF16)]),
+    },
+    Difference {
         name: "soft-caps left out",
-        source: "attention kernels without soft-capping, on Gemma 2",
+        source: "attention kernels without soft-capping, on Gemma 2; DeepMind's Gemma 3n",
         change: Model(&[V::SoftcapsLeftOut]),
+    },
+    Difference {
+        name: "layer_scalar left out",
+        source: "candle-transformers 0.11.1's Gemma 4; emmy#371; quant.cpp#96",
+        change: Model(&[V::LayerScalarLeftOut]),
+    },
+    Difference {
+        name: "per-layer inputs left out",
+        source: "candle-transformers 0.11.1's Gemma 4; said of llama.cpp (#22243)",
+        change: Model(&[V::PerLayerInputsLeftOut]),
+    },
+    Difference {
+        name: "per-layer inputs: rows not scaled",
+        source: "a scale inside of transformers' embedding (transformers#45207)",
+        change: Model(&[V::PerLayerRowsNotScaled]),
+    },
+    Difference {
+        name: "per-layer inputs: sum not scaled",
+        source: "a factor that nothing names (transformers#45207)",
+        change: Model(&[V::PerLayerSumNotScaled]),
+    },
+    Difference {
+        name: "per-layer inputs: in every stream",
+        source: "none known; easy to overlook",
+        change: Model(&[V::PerLayerInputsInEveryStream]),
+    },
+    Difference {
+        name: "experts: router gets the normed input",
+        source: "DeepMind's gemma 4.0.1; Automodel#1852; tunix 0.1.7",
+        change: Model(&[V::RouterNormed]),
+    },
+    Difference {
+        name: "experts: norms behind exchanged",
+        source: "two norms whose names differ in a digit",
+        change: Model(&[V::ExpertNormsExchanged]),
+    },
+    Difference {
+        name: "experts: per_expert_scale left out",
+        source: "none known; easy to overlook",
+        change: Model(&[V::ExpertScaleLeftOut]),
+    },
+    Difference {
+        name: "experts: weights not renormalised",
+        source: "none known; easy to overlook",
+        change: Model(&[V::ExpertsNotRenormalised]),
+    },
+    Difference {
+        name: "sparsity left out",
+        source: "any port as a plain gated block",
+        change: Model(&[V::SparsityLeftOut]),
+    },
+    Difference {
+        name: "sparsity: deviation by n-1",
+        source: "llama.cpp's Gemma 3n; PyTorch's default",
+        change: Model(&[V::SparsityBySample]),
+    },
+    Difference {
+        name: "sparsity: first ten layers",
+        source: "llama.cpp's Gemma 3n, which reads no activation_sparsity_pattern",
+        change: Model(&[V::SparsityOfReleases]),
+    },
+    Difference {
+        name: "AltUp: coefficients clipped",
+        source: "DeepMind's, mlx's and mistral.rs's Gemma 3n, as in training",
+        change: Model(&[V::AltUpClipped]),
+    },
+    Difference {
+        name: "AltUp: coefficients transposed",
+        source: "none known; easy to overlook",
+        change: Model(&[V::AltUpTransposed]),
+    },
+    Difference {
+        name: "AltUp: in f32",
+        source: "DeepMind's and mlx's Gemma 3n in a bf16 model",
+        change: Model(&[V::AltUpWide]),
+    },
+    Difference {
+        name: "Laurel from the stream, not its norm",
+        source: "none known; easy to overlook",
+        change: Model(&[V::LaurelNotNormed]),
     },
     Difference {
         name: "no BOS",

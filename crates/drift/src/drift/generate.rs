@@ -69,7 +69,7 @@ pub struct Parting {
 /// [`ControlFlow::Break`] ends the run with what there is.
 ///
 /// # Errors
-/// A family whose whole model does not run here, an encoder without a head, a prompt with ids out
+/// A family whose whole model does not run here, an encoder without a head or a bidirectional model, a prompt with ids out
 /// of the vocabulary.
 pub fn generate(
     checkpoint: &Checkpoint,
@@ -137,9 +137,10 @@ pub fn continued_targets(
 }
 
 fn load(checkpoint: &Checkpoint, sides: &[Side], device: &Device) -> Result<Lockstep> {
-    checkpoint.attention()?;
+    let causal = checkpoint.attention()?.causal;
     let lockstep = Lockstep::load(checkpoint, sides, device)?;
     match lockstep.model(0).head() {
+        Some(_) if !causal => Err(Error::NotCausal),
         Some(_) => Ok(lockstep),
         None => Err(Error::NoHead { lacks: "generates no text" }),
     }

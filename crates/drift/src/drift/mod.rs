@@ -57,7 +57,6 @@ pub use options::{DriftOptions, Progress, Shard};
 pub use origin::Origin;
 pub(crate) use positions::Notable;
 pub use positions::{Positions, Token, TokenDrift};
-pub(crate) use rank::varied;
 pub use rank::{Ranked, rank};
 #[cfg(feature = "schemars")]
 pub(crate) use result::RemarkSchema;
@@ -65,5 +64,6 @@ pub use result::{CheckpointSummary, Drift, EXCERPT, Floor, Header, RRatio, SCHEM
 pub use run::drift;
 pub use side::{Side, Sides};
 pub use spelling::{InvalidSide, SideSpec};
+pub(crate) use stacks::varied;
 pub use verdict::{Basis, Size, Verdict};
 pub use window::{Score, Windowing};

@@ -13,7 +13,7 @@ use crate::input::Texts;
 use candle_core::{DType, Device, Tensor};
 use gemma_mlp::Checkpoint;
 use gemma_mlp::checkpoint::{Config, LayerAttention};
-use gemma_mlp::model::{Gemma, Head, Variation};
+use gemma_mlp::model::{Head, Variation};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::ops::ControlFlow;
@@ -127,18 +127,6 @@ fn applying(
         }
     }
     Ok(applied)
-}
-
-/// A model under several variations; `None` if one of them does not apply.
-pub(crate) fn varied(reference: &Gemma, variations: &[Variation]) -> Result<Option<Gemma>> {
-    let mut model = Some(reference.clone());
-    for &variation in variations {
-        model = match model {
-            Some(model) => model.varied(variation)?,
-            None => None,
-        };
-    }
-    Ok(model)
 }
 
 /// Whether variations change sliding windows alone, and no text is long enough to tell.

@@ -57,25 +57,17 @@ impl Stacks {
         self.map(|gemma| gemma.with_activation(activation).with_rounding(side.rounding))
     }
 
-    /// Several variations of it, one on top of the other, in whichever stack has what they change; `None` if one of them
-    /// is for neither.
+    /// It under several variations, each in whichever stack has what it changes; `None` if none applies to either.
     pub(super) fn varied(&self, variations: &[Variation]) -> Result<Option<Self>> {
-        let mut stacks = self.clone();
-        for &variation in variations {
-            let encoder = match &stacks.encoder {
-                Some(encoder) => encoder.varied(variation)?,
-                None => None,
-            };
-            let decoder = stacks.decoder.varied(variation)?;
-            if encoder.is_none() && decoder.is_none() {
-                return Ok(None);
-            }
-            stacks = Self {
-                encoder: encoder.or(stacks.encoder),
-                decoder: decoder.unwrap_or(stacks.decoder),
-            };
-        }
-        Ok(Some(stacks))
+        let encoder = match &self.encoder {
+            Some(encoder) => varied(encoder, variations)?,
+            None => None,
+        };
+        let decoder = varied(&self.decoder, variations)?;
+        Ok((encoder.is_some() || decoder.is_some()).then(|| Self {
+            encoder: encoder.or_else(|| self.encoder.clone()),
+            decoder: decoder.unwrap_or_else(|| self.decoder.clone()),
+        }))
     }
 
     pub(super) fn dtype(&self) -> DType {
@@ -123,6 +115,16 @@ impl Stacks {
         };
         Ok(self.decoder.hidden_in(pass, ids, &mut ())?)
     }
+}
+
+/// A model under several variations, of which those that do not apply change nothing; `None` if none applies.
+pub(crate) fn varied(reference: &Gemma, variations: &[Variation]) -> Result<Option<Gemma>> {
+    let mut varied = None;
+    for &variation in variations {
+        let model = varied.as_ref().unwrap_or(reference);
+        varied = model.varied(variation)?.or(varied);
+    }
+    Ok(varied)
 }
 
 /// Whether a model in one dtype has the weights of another in another.

@@ -182,6 +182,11 @@ pub enum Error {
         /// What it does not have or do.
         lacks: &'static str,
     },
+    /// A model that attends in both directions, asked to continue a text.
+    #[error(
+        "every position of this model sees those behind it: it continues no text token by token"
+    )]
+    NotCausal,
     /// A dtype of which there is no noise floor.
     #[error("{} has no noise floor here: pass f32, bf16 or f16", .0.as_str())]
     NoFloor(DType),
