@@ -6,6 +6,7 @@ use super::config::activation::Resolved;
 use super::config::attention::LayerAttention;
 use super::config::feed_forward::{AltUpConfig, ExpertsConfig, PerLayerInputs};
 use super::config::head::HeadKind;
+use super::config::recurrent::RecurrentConfig;
 use super::config::stack::Stack;
 use super::config::unusual;
 use super::families::{Family, NormWeight};
@@ -105,6 +106,8 @@ pub struct LayerKind {
     pub sparsity: f64,
     /// Their attention, where it is computed.
     pub attention: Option<LayerAttention>,
+    /// What they have in place of attention (RecurrentGemma).
+    pub recurrence: Option<RecurrentConfig>,
 }
 
 /// Reads every weight of a checkpoint once, to find NaN, and says what the checkpoint is.
@@ -186,20 +189,23 @@ fn expert_parameters(checkpoint: &Checkpoint) -> u64 {
 fn gates(stack: &Stack) -> usize {
     let experts = stack.feed_forward.iter().filter(|layer| layer.experts.is_some()).count();
     let inputs = if stack.per_layer_inputs.is_some() { stack.num_hidden_layers } else { 0 };
-    stack.num_hidden_layers + experts + inputs
+    let recurrences = stack.recurrent.iter().flatten().count();
+    stack.num_hidden_layers + experts + inputs + recurrences
 }
 
 /// The kinds of a stack's layers, in the order of their first ones.
 fn kinds(stack: &Stack) -> Vec<LayerKind> {
     let mut kinds: Vec<LayerKind> = vec![];
     for (i, own) in stack.feed_forward.iter().enumerate() {
-        let attention = stack.attention.as_ref().ok();
+        let recurrence = stack.recurrent.get(i).copied().flatten();
+        let attention = stack.attention.as_ref().ok().filter(|_| recurrence.is_none());
         let attention = attention.and_then(|attention| attention.layers.get(i)).copied();
         let kind = LayerKind {
             layers: vec![i],
             intermediate_size: own.intermediate_size,
             sparsity: own.sparsity,
             attention,
+            recurrence,
         };
         match kinds.iter_mut().find(|known| known.is_like(&kind)) {
             Some(known) => known.layers.push(i),
@@ -211,8 +217,8 @@ fn kinds(stack: &Stack) -> Vec<LayerKind> {
 
 impl LayerKind {
     fn is_like(&self, other: &Self) -> bool {
-        (self.intermediate_size, self.sparsity, self.attention)
-            == (other.intermediate_size, other.sparsity, other.attention)
+        (self.intermediate_size, self.sparsity, self.attention, self.recurrence)
+            == (other.intermediate_size, other.sparsity, other.attention, other.recurrence)
     }
 }
 

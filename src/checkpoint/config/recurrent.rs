@@ -4,9 +4,10 @@ use super::limits::MAX_WIDTH;
 use super::raw::{RawBlockType, RawConfig};
 use crate::checkpoint::families::{AttentionProfile, BlockType};
 use crate::checkpoint::notes::{Notes, Refusal};
+use serde::Serialize;
 
 /// A recurrent block: RecurrentGemma's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct RecurrentConfig {
     /// Width of the recurrence, `lru_width`.
     pub width: usize,

@@ -3,7 +3,7 @@
 use super::number::grouped;
 use gemma_mlp::checkpoint::{
     AltUpConfig, ExpertsConfig, LayerAttention, LayerKind, Layers, NormWeight, PerLayerInputs,
-    Rotated, StackInspection, ValuesFrom,
+    RecurrentConfig, Rotated, StackInspection, ValuesFrom,
 };
 
 /// The width of the blocks: `6144, and 12288 in layers 15 to 34`.
@@ -67,6 +67,17 @@ pub fn surroundings(stack: &StackInspection) -> Vec<[String; 2]> {
             }
         }
     }
+    let mut recurrent = false;
+    for kind in first_of_each(&stack.layers, |kind| kind.recurrence) {
+        let alike = layers(stack, |other| other.recurrence == kind.recurrence);
+        if let Some(RecurrentConfig { width, heads, conv_width }) = kind.recurrence {
+            recurrent = true;
+            let text = format!(
+                "{width} wide in {heads} parts, behind a convolution over {conv_width} positions"
+            );
+            row("recurrence", format!("{}: {text}, in place of attention", Layers(&alike)));
+        }
+    }
     if stack.norm_weight == NormWeight::Plain {
         row("norms", "scale by w, where those of Gemma 1 to 3 scale by 1 + w".into());
     }
@@ -78,6 +89,7 @@ pub fn surroundings(stack: &StackInspection) -> Vec<[String; 2]> {
             (true, "each block"),
             (stack.experts.is_some(), "its experts"),
             (stack.per_layer_inputs.is_some(), "its layer's input"),
+            (recurrent, "each recurrence"),
         ];
         let kinds = kinds.into_iter().filter_map(|(has, kind)| has.then_some(kind));
         let kinds: Vec<_> = kinds.collect();
