@@ -1,7 +1,9 @@
 //! Small checkpoints in memory.
 
 use gemma_mlp::Checkpoint;
-use gemma_mlp::checkpoint::{FeedForward, LayerAttention, RecurrentConfig, Stack, ValuesFrom};
+use gemma_mlp::checkpoint::{
+    Cross, CrossAttentionConfig, FeedForward, LayerAttention, RecurrentConfig, Stack, ValuesFrom,
+};
 use gemma_mlp::internal::checkpoint_from_bytes;
 use serde_json::{Value, json};
 
@@ -78,8 +80,16 @@ pub fn specs(stack: &Stack, layout: &Layout) -> Vec<Spec> {
     let prefix = format!("{}{stack_prefix}", layout.prefix);
     add(format!("{prefix}embed_tokens.weight"), &[stack.vocab_size, hidden]);
     add(format!("{prefix}{}.weight", stack.norms.last), &[hidden]);
-    if layout.head {
-        add("lm_head.weight".into(), &[stack.vocab_size, hidden]);
+    // An encoder has none, and that of a decoder beside one is called otherwise.
+    match stack.name {
+        "" if layout.head => add("lm_head.weight".into(), &[stack.vocab_size, hidden]),
+        "decoder" if layout.head => {
+            add("lm_head.out_proj.weight".into(), &[stack.vocab_size, hidden]);
+        }
+        _ => {}
+    }
+    if stack.end_of_image.is_some() {
+        add(format!("{prefix}embed_tokens.eoi_embedding"), &[hidden]);
     }
     for i in 0..stack.num_hidden_layers {
         let layer = format!("{prefix}layers.{i}");
@@ -107,6 +117,23 @@ pub fn specs(stack: &Stack, layout: &Layout) -> Vec<Spec> {
             }
         }
         let Ok(attention) = &stack.attention else { continue };
+        if let Some(CrossAttentionConfig { kind: Cross::SubLayer, hidden_size }) = attention.cross {
+            let queries = attention.num_attention_heads * attention.layers[i].head_dim;
+            let keys = attention.layers[i].num_key_value_heads * attention.layers[i].head_dim;
+            for (name, rows, columns) in [
+                ("q_proj", queries, hidden),
+                ("k_proj", keys, hidden_size),
+                ("v_proj", keys, hidden_size),
+                ("o_proj", hidden, queries),
+            ] {
+                add(format!("{layer}.cross_attn.{name}.weight"), &[rows, columns]);
+                if attention.bias {
+                    add(format!("{layer}.cross_attn.{name}.bias"), &[rows]);
+                }
+            }
+            add(format!("{layer}.pre_cross_attn_layernorm.weight"), &[hidden]);
+            add(format!("{layer}.post_cross_attn_layernorm.weight"), &[hidden]);
+        }
         let mixer = format!("{layer}.{}", attention.name);
         if let Some(RecurrentConfig { width, heads, conv_width }) = stack.recurrent[i] {
             let part = width / heads;

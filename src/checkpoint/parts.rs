@@ -106,6 +106,9 @@ fn share(
 ) -> Result<()> {
     let (own, table) =
         (format!("{}.weight", parts.embedding), format!("{}.weight", encoder.embedding));
+    if !tensors.contains(&format!("{}.eoi_embedding", parts.end_of_image)) {
+        parts.end_of_image.clone_from(&encoder.end_of_image);
+    }
     if tensors.contains(&own) {
         // Whose it is that is missing is said where it is loaded.
         if !tensors.contains(&table) {

@@ -6,6 +6,7 @@ use candle_core::{DType, Device};
 use common::goldens::{checkpoint, goldens, ids};
 use gemma_mlp::{Activation, Checkpoint};
 use gemma_mlp_drift::drift::{DIFFERENCES, DriftOptions, Ranked, Side, Sides, rank};
+use gemma_mlp_drift::input::Texts;
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 
@@ -19,7 +20,12 @@ fn ranked(checkpoint: &Checkpoint, activation: Activation, dtype: DType) -> Vec<
     let a = Side::new(activation, dtype);
     let options = DriftOptions::new(checkpoint, Sides { a, b: a }).unwrap();
     let go_on = |_| ControlFlow::Continue(());
-    rank(checkpoint, &text.into(), &options, &Device::Cpu, go_on).unwrap()
+    // An encoder reads the same.
+    let texts = match checkpoint.config().stacks.len() {
+        1 => text.into(),
+        _ => Texts::from(text.clone()).with_sources(text.into()).unwrap(),
+    };
+    rank(checkpoint, &texts, &options, &Device::Cpu, go_on).unwrap()
 }
 
 fn names(ranked: Vec<Ranked>) -> HashSet<String> {
@@ -142,6 +148,7 @@ fn every_difference_applies_somewhere() {
         (today("gemma3n-a"), Activation::TANH, DType::BF16),
         (today("gemma3n-b"), Activation::TANH, DType::F32),
         (today("recurrent"), Activation::TANH, DType::F32),
+        (today("t5gemma2-even"), Activation::TANH, DType::F32),
     ] {
         found.extend(names(ranked(&checkpoint, activation, dtype)));
     }
