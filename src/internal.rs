@@ -16,11 +16,10 @@ pub use crate::kernels::exp::{exp, vectorized};
 pub use crate::kernels::linear::rows::Rows;
 pub use crate::kernels::linear::should_pack;
 pub use crate::kernels::memory::on_large_pages;
-pub use crate::kernels::number::{nearest_bf16, widen_bf16};
+pub use crate::kernels::number::{nearest_bf16, wide_dtype, widen_bf16};
 pub use crate::kernels::operands::{slice, with_slice};
 pub use crate::kernels::threads;
 pub use crate::model::load::load_norm;
-pub use crate::model::norm::wide_dtype;
 
 /// A checkpoint in memory, for fuzzing.
 pub fn checkpoint_from_bytes(config: &str, weights: Vec<u8>) -> Result<Checkpoint> {

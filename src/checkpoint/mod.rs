@@ -22,13 +22,12 @@ mod whole;
 pub use blocks::BlockSpec;
 pub use config::Config;
 pub use config::activation::Resolved;
-pub use config::attention::{
-    AttentionConfig, CrossAttentionConfig, LayerAttention, Rotated, ValuesFrom,
-};
+pub use config::attention::{AttentionConfig, CrossAttentionConfig, LayerAttention, ValuesFrom};
 pub use config::feed_forward::{AltUpConfig, ExpertsConfig, FeedForward, PerLayerInputs};
 pub use config::head::HeadKind;
 pub use config::prefix::Prefix;
 pub use config::recurrent::RecurrentConfig;
+pub use config::rope::Rotated;
 pub use config::stack::Stack;
 pub use families::{Cross, EmbeddingScale, Family, NormNames, NormWeight, PerLayerNames};
 #[cfg(feature = "hub")]

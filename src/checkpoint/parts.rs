@@ -4,9 +4,11 @@ use super::blocks::BlockSpec;
 use super::config::Config;
 use super::remark::{Remark, RemarkKind};
 use super::tensors::Tensors;
-use super::whole::SCALAR;
 use super::{head, names};
 use crate::error::Result;
+
+/// The factor that a layer ends with.
+pub(super) const SCALAR: &str = ".layer_scalar";
 
 /// Names of the parts around the layers of a stack, without `.weight`.
 #[derive(Debug, Clone)]

@@ -7,11 +7,8 @@ use super::config::head::HeadKind;
 use super::config::recurrent::RecurrentConfig;
 use super::config::stack::Stack;
 use super::families::Cross;
-use super::parts::Parts;
+use super::parts::{Parts, SCALAR};
 use super::tensors::Tensors;
-
-/// The factor that a layer ends with.
-pub(super) const SCALAR: &str = ".layer_scalar";
 
 /// Names with shapes.
 type Named = Vec<(String, Vec<usize>)>;

@@ -1,7 +1,7 @@
 //! The types of numbers: f32, f64, bf16 and f16, and how one becomes another.
 
 use crate::kernels::exp::vectorized;
-use candle_core::WithDType;
+use candle_core::{DType, WithDType};
 use half::{bf16, f16, slice::HalfFloatSliceExt};
 use pulp::bytemuck::Pod;
 
@@ -224,6 +224,11 @@ fn to_odd(x: f64) -> f32 {
     let back = f64::from(near);
     let bits = near.to_bits() - u32::from(back.abs() > x.abs()); // toward zero
     f32::from_bits(if back == x { bits } else { bits | 1 })
+}
+
+/// f64 stays, everything else is computed in f32.
+pub fn wide_dtype(dtype: DType) -> DType {
+    if dtype == DType::F64 { DType::F64 } else { DType::F32 }
 }
 
 #[cfg(test)]

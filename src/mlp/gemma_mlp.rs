@@ -1,8 +1,7 @@
 //! The gated block itself.
 
-use super::Result;
 use super::gating::Gating;
-use super::layers::{check_sizes, layer, variable};
+use super::layers::{Result, check_sizes, layer, variable};
 use super::one_pass::OnePass;
 use super::pair::Pair;
 use super::projection::{GateUp, Projection};

@@ -1,8 +1,7 @@
 //! The gate of an input that comes from elsewhere.
 
-use super::Result;
 use super::gating::Gating;
-use super::layers::{check_sizes, layer, variable};
+use super::layers::{Result, check_sizes, layer, variable};
 use super::pair::Pair;
 use super::trace::Trace;
 use crate::error::InvalidLayer;

@@ -1,9 +1,11 @@
 //! What all blocks ask of their layers.
 
-use super::Result;
 use crate::error::InvalidLayer;
 use crate::kernels::linear::{Linear, Weight};
 use candle_core::{DType, Tensor, Var};
+
+/// candle's unless another error is named.
+pub(super) type Result<T, E = candle_core::Error> = std::result::Result<T, E>;
 
 /// A layer of ours out of one of candle-nn's, or of ours, and its shape, `[out, in]`.
 pub(super) fn layer<L: TryInto<Linear, Error: Into<InvalidLayer>>>(

@@ -29,5 +29,3 @@ pub use pair::Pair;
 pub use projection::GateUp;
 pub use sparsity::{Deviation, Sparsity};
 pub use trace::Trace;
-
-type Result<T, E = candle_core::Error> = std::result::Result<T, E>;

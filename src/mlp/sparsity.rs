@@ -1,6 +1,6 @@
 //! Gemma 3n's activation sparsity: only the largest pre-activations of a token pass the gate.
 
-use super::Result;
+use super::layers::Result;
 use crate::error::InvalidLayer;
 use crate::kernels::sparsity::Cutoff;
 use candle_core::{DType, Tensor};

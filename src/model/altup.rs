@@ -3,9 +3,10 @@
 //! Streams lie side by side in the last dimension, `[batch, seq, streams · hidden]`. Source: transformers
 //! `Gemma3nTextAltUp`, `Gemma3nTextLaurelBlock` and `Gemma3nTextModel`.
 
-use super::norm::{RmsNorm, wide_dtype};
+use super::norm::RmsNorm;
 use crate::checkpoint::{AltUpConfig, Stack};
 use crate::kernels::linear::Linear;
+use crate::kernels::number::wide_dtype;
 use candle_core::{D, DType, Module, Result, Tensor};
 use candle_nn::{VarBuilder, linear_no_bias};
 

@@ -1,7 +1,8 @@
 //! An encoder and a decoder that attends to its states: T5Gemma 1 and 2.
 
 use super::attention::{Encoded, Padding};
-use super::gemma::{Builders, Cache, Gemma, Table};
+use super::cache::Cache;
+use super::gemma::{Builders, Gemma, Table};
 use super::observer::{Block, Observer};
 use super::pass::Pass;
 use crate::checkpoint::Config;

@@ -1,27 +1,27 @@
 //! The decoder.
 
 use super::altup::Streams;
-use super::attention::{Attention, Encoded, KeyValues};
+use super::attention::{Attention, Encoded};
+use super::cache::Cache;
 use super::embedding::Embedding;
 use super::head::Head;
 use super::identity::Identity;
 use super::layer::Layer;
-use super::norm::{RmsNorm, wide_dtype};
+use super::norm::RmsNorm;
 use super::observer::{Block, Observer};
 use super::pass::Pass;
 use super::per_layer::PerLayerEmbedding;
-use super::recurrent::RecurrentState;
 use super::rope::RotaryEmbedding;
 use crate::checkpoint::tensors::Numbers;
 use crate::checkpoint::{Config, HeadKind, Stack};
 use crate::kernels::activation::Activation;
 use crate::kernels::linear::{Linear, Weight};
+use crate::kernels::number::wide_dtype;
 use crate::kernels::threads::awake;
 use crate::mlp::Gating;
 use crate::rounding::Rounding;
 use candle_core::{D, DType, Device, Module, Result, Tensor};
 use candle_nn::{Init, VarBuilder, linear_no_bias};
-use std::collections::BTreeMap;
 
 /// A Gemma: embeddings, layers around [`crate::GemmaMlp`], final norm, head.
 ///
@@ -70,50 +70,6 @@ pub(super) enum Table<'a> {
     Read(VarBuilder<'a>, VarBuilder<'a>),
     /// Another stack's.
     Shared(Embedding),
-}
-
-/// Keys and values of the tokens so far, and the states of recurrences, for [`Gemma::forward_cached`]. They belong to the
-/// model that began
-/// them, and to its clones; the same weights under another activation, rounding or dtype are another
-/// model.
-#[derive(Debug, Clone, Default)]
-pub struct Cache {
-    owner: Option<Identity>,
-    /// The states of an encoder that its keys and values are of.
-    encoded: Option<Identity>,
-    layers: Vec<KeyValues>,
-    /// Of the encoder's states.
-    encoder: Vec<KeyValues>,
-    states: BTreeMap<usize, RecurrentState>,
-}
-
-impl Cache {
-    /// The cache of a layer, made when it is first asked for.
-    pub fn layer(&mut self, index: usize) -> &mut KeyValues {
-        entry(&mut self.layers, index)
-    }
-
-    /// The cache of a layer, or of the one that it shares keys and values with, and that of an encoder's states.
-    pub(super) fn layer_and_encoder(
-        &mut self,
-        index: usize,
-        shares: Option<usize>,
-    ) -> (&mut KeyValues, &mut KeyValues) {
-        let own = entry(&mut self.layers, shares.unwrap_or(index));
-        (own, entry(&mut self.encoder, index))
-    }
-
-    /// The state of a layer's recurrence, made when it is first asked for.
-    pub fn state(&mut self, index: usize) -> &mut RecurrentState {
-        self.states.entry(index).or_default()
-    }
-}
-
-fn entry(all: &mut Vec<KeyValues>, index: usize) -> &mut KeyValues {
-    if all.len() <= index {
-        all.resize(index + 1, KeyValues::default());
-    }
-    &mut all[index]
 }
 
 impl Gemma {

@@ -2,6 +2,7 @@
 
 mod altup;
 mod attention;
+mod cache;
 mod embedding;
 mod encoder_decoder;
 mod gemma;
@@ -22,9 +23,10 @@ pub use attention::{
     Attention, AttentionRounding, Beside, CrossAttention, Encoded, EncoderKeys, KeyValues, Keys,
     Padding,
 };
+pub use cache::Cache;
 pub use embedding::Embedding;
 pub use encoder_decoder::EncoderDecoder;
-pub use gemma::{Cache, Gemma};
+pub use gemma::Gemma;
 pub use head::Head;
 pub use layer::{Attended, CrossBlock, Layer, LayerVariables, Leaving};
 pub use load::load_mlp;

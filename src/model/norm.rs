@@ -3,6 +3,7 @@
 use crate::checkpoint::NormWeight;
 use crate::kernels::exp::vectorized;
 use crate::kernels::number::Float;
+use crate::kernels::number::wide_dtype;
 use crate::kernels::operands::{check_pair, slice};
 use crate::kernels::threads;
 use candle_core::{
@@ -171,11 +172,6 @@ impl RmsNorm {
         let wide = x.dtype() == DType::F64;
         !tracked && !wide && x.device().is_cpu() && self.rounds_once() && x.elem_count() > 0
     }
-}
-
-/// f64 stays, everything else is computed in f32.
-pub fn wide_dtype(dtype: DType) -> DType {
-    if dtype == DType::F64 { DType::F64 } else { DType::F32 }
 }
 
 /// Numbers rounded to a dtype of 16 bits, in the dtype that they have.

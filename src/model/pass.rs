@@ -1,7 +1,7 @@
 //! What layers hand to one another beside the residual stream.
 
 use super::attention::{Encoded, EncoderKeys, KeyValues, Keys, Padding};
-use super::gemma::Cache;
+use super::cache::Cache;
 use super::recurrent::RecurrentState;
 use crate::mlp::Gating;
 use candle_core::{Result, Tensor};

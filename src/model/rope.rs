@@ -1,7 +1,7 @@
 //! Rotary position embedding.
 
-use super::norm::wide_dtype;
 use crate::checkpoint::{LayerAttention, Rotated};
+use crate::kernels::number::wide_dtype;
 use candle_core::{D, DType, Device, Result, Tensor};
 use candle_nn::rotary_emb::{rope, rope_slow};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -3,7 +3,7 @@
 use super::limits::MAX_WIDTH;
 use super::prefix::Prefix;
 use super::raw::{LayerType, RawBidirectional, RawConfig};
-use super::rope::Rope;
+use super::rope::{Rope, Rotated};
 use crate::checkpoint::families::{
     AttentionProfile, Bidirectional, Cross, Family, Model, Scaling, Sliding,
 };
@@ -75,18 +75,6 @@ pub struct LayerAttention {
     pub values: ValuesFrom,
     /// The earlier layer whose keys and values these are (Gemma 3n and 4); `None` for its own.
     pub shares: Option<usize>,
-}
-
-/// What of a head is rotated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Rotated {
-    /// All pairs `(i, i + d/2)` of `d` numbers.
-    All,
-    /// The first so many of these pairs, with frequencies as of all: "proportional" (Gemma 4).
-    Pairs(usize),
-    /// The first so many numbers, as if they were a head of that width (RecurrentGemma).
-    First(usize),
 }
 
 /// Where a layer's values come from.

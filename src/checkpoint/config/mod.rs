@@ -9,7 +9,7 @@ mod limits;
 pub(super) mod prefix;
 pub(super) mod raw;
 pub(super) mod recurrent;
-mod rope;
+pub(super) mod rope;
 pub(super) mod stack;
 pub(super) mod unusual;
 

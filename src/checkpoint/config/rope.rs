@@ -10,10 +10,22 @@
 //! The first that has a value is taken, as in transformers (`Gemma3TextConfig.convert_rope_params_to_dict`),
 //! except that `rope_scaling` goes before the newer spelling there too.
 
-use super::attention::Rotated;
 use super::raw::{LayerType, RawConfig, RawRope};
 use crate::checkpoint::families::AttentionProfile;
 use crate::checkpoint::notes::{Notes, Refusal};
+use serde::Serialize;
+
+/// What of a head is rotated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rotated {
+    /// All pairs `(i, i + d/2)` of `d` numbers.
+    All,
+    /// The first so many of these pairs, with frequencies as of all: "proportional" (Gemma 4).
+    Pairs(usize),
+    /// The first so many numbers, as if they were a head of that width (RecurrentGemma).
+    First(usize),
+}
 
 /// Base and factor of a layer's rotary embedding.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -3,7 +3,8 @@
 //! A config is judged by the released model of its shape, or, if none has it, by what all released models of its
 //! family have in common.
 
-use super::attention::{AttentionConfig, LayerAttention, Rotated, ValuesFrom, out_of_sight};
+use super::attention::{AttentionConfig, LayerAttention, ValuesFrom, out_of_sight};
+use super::rope::Rotated;
 use super::stack::Stack;
 use crate::checkpoint::families::{AttentionProfile, Family, Profile, Release, Scaling, Softcap};
 use crate::checkpoint::remark::{Remark, RemarkKind};

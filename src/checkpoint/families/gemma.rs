@@ -3,17 +3,7 @@
 use super::profile::*;
 
 pub const PROFILE: Profile = Profile {
-    name: "Gemma 1",
-    models: &[Model::text("gemma"), paligemma("gemma")],
-    stacks: &[""],
     activation: ActivationRule::LegacyHiddenAct,
-    sizes: Sizes {
-        hidden_size: 3072,
-        intermediate_size: 24576,
-        num_hidden_layers: 28,
-        vocab_size: 256_000,
-    },
-    mlp: PLAIN_MLP,
     // The norm behind attention, by its name, is the one in front of the MLP.
     norms: NormNames {
         input: "input_layernorm",
@@ -22,16 +12,6 @@ pub const PROFILE: Profile = Profile {
         post_mlp: None,
         last: "norm",
     },
-    norm_weight: NormWeight::OnePlus,
-    per_layer_inputs: None,
-    scalars: None,
-    left_out: None,
-    layer_scalar: false,
-    altup: None,
-    encoder_decoder: None,
-    embedding_dim: None,
-    embedding_scale: EmbeddingScale::RunDType,
-    final_softcap: Softcap::Unread,
     attention: Ok(AttentionProfile {
         num_attention_heads: 16,
         num_key_value_heads: 16,
@@ -45,4 +25,14 @@ pub const PROFILE: Profile = Profile {
         Release::new("Gemma 1 2B", [2048, 16384, 18], [8, 1, 256], None),
         Release::new("Gemma 1 7B", [3072, 24576, 28], [16, 16, 256], None),
     ],
+    ..decoder(
+        "Gemma 1",
+        &[Model::text("gemma"), paligemma("gemma")],
+        Sizes {
+            hidden_size: 3072,
+            intermediate_size: 24576,
+            num_hidden_layers: 28,
+            vocab_size: 256_000,
+        },
+    )
 };

@@ -3,32 +3,20 @@
 use super::profile::*;
 
 pub const PROFILE: Profile = Profile {
-    name: "Gemma 2",
-    models: &[Model::text("gemma2"), paligemma("gemma2")],
-    stacks: &[""],
-    activation: ActivationRule::HiddenActivation,
-    sizes: Sizes {
-        hidden_size: 2304,
-        intermediate_size: 9216,
-        num_hidden_layers: 26,
-        vocab_size: 256_000,
-    },
-    mlp: PLAIN_MLP,
-    norms: FOUR_NORMS,
-    norm_weight: NormWeight::OnePlus,
-    per_layer_inputs: None,
-    scalars: None,
-    left_out: None,
-    layer_scalar: false,
-    altup: None,
-    encoder_decoder: None,
-    embedding_dim: None,
-    embedding_scale: EmbeddingScale::RunDType,
     final_softcap: Softcap::Default(30.0),
-    attention: Ok(GEMMA2_ATTENTION),
     releases: &[
         Release::new("Gemma 2 2B", [2304, 9216, 26], [8, 4, 256], Some(4096)),
         Release::new("Gemma 2 9B", [3584, 14336, 42], [16, 8, 256], Some(4096)),
         Release::new("Gemma 2 27B", [4608, 36864, 46], [32, 16, 128], Some(4096)).scalar(144.0),
     ],
+    ..decoder(
+        "Gemma 2",
+        &[Model::text("gemma2"), paligemma("gemma2")],
+        Sizes {
+            hidden_size: 2304,
+            intermediate_size: 9216,
+            num_hidden_layers: 26,
+            vocab_size: 256_000,
+        },
+    )
 };

@@ -3,31 +3,6 @@
 use super::profile::*;
 
 pub const PROFILE: Profile = Profile {
-    name: "Gemma 3",
-    models: &[
-        Model::text("gemma3_text"),
-        Model::around("gemma3_text", "gemma3"),
-        Model::around("gemma3_text", "shieldgemma2"),
-    ],
-    stacks: &[""],
-    activation: ActivationRule::HiddenActivation,
-    sizes: Sizes {
-        hidden_size: 2304,
-        intermediate_size: 9216,
-        num_hidden_layers: 26,
-        vocab_size: 262_208,
-    },
-    mlp: PLAIN_MLP,
-    norms: FOUR_NORMS,
-    norm_weight: NormWeight::OnePlus,
-    per_layer_inputs: None,
-    scalars: None,
-    left_out: None,
-    layer_scalar: false,
-    altup: None,
-    encoder_decoder: None,
-    embedding_dim: None,
-    embedding_scale: EmbeddingScale::RunDType,
     final_softcap: Softcap::Optional,
     attention: Ok(ATTENTION),
     releases: &[
@@ -41,6 +16,20 @@ pub const PROFILE: Profile = Profile {
         Release::new("EmbeddingGemma 300M", [768, 1152, 24], [3, 1, 256], Some(512))
             .bidirectional(),
     ],
+    ..decoder(
+        "Gemma 3",
+        &[
+            Model::text("gemma3_text"),
+            Model::around("gemma3_text", "gemma3"),
+            Model::around("gemma3_text", "shieldgemma2"),
+        ],
+        Sizes {
+            hidden_size: 2304,
+            intermediate_size: 9216,
+            num_hidden_layers: 26,
+            vocab_size: 262_208,
+        },
+    )
 };
 
 /// Gemma 3's attention.

@@ -3,18 +3,7 @@
 use super::profile::*;
 
 pub const PROFILE: Profile = Profile {
-    name: "Gemma 4",
-    models: &[Model::text("gemma4_text"), Model::around("gemma4_text", "gemma4")],
-    stacks: &[""],
-    activation: ActivationRule::HiddenActivation,
-    sizes: Sizes {
-        hidden_size: 2304,
-        intermediate_size: 9216,
-        num_hidden_layers: 30,
-        vocab_size: 262_144,
-    },
     mlp: MlpProfile { double_wide: true, experts: When::Asked, ..PLAIN_MLP },
-    norms: FOUR_NORMS,
     // Gemma4RMSNorm multiplies by the weight itself.
     norm_weight: NormWeight::Plain,
     per_layer_inputs: Some(PerLayerProfile {
@@ -23,13 +12,7 @@ pub const PROFILE: Profile = Profile {
         guarded: false,
         names: PER_LAYER_NAMES,
     }),
-    scalars: None,
-    left_out: None,
     layer_scalar: true,
-    altup: None,
-    encoder_decoder: None,
-    embedding_dim: None,
-    embedding_scale: EmbeddingScale::RunDType,
     final_softcap: Softcap::Optional,
     attention: Ok(ATTENTION),
     releases: &[
@@ -57,6 +40,16 @@ pub const PROFILE: Profile = Profile {
         },
         Release { final_softcap: Some(30.0), ..A4B },
     ],
+    ..decoder(
+        "Gemma 4",
+        &[Model::text("gemma4_text"), Model::around("gemma4_text", "gemma4")],
+        Sizes {
+            hidden_size: 2304,
+            intermediate_size: 9216,
+            num_hidden_layers: 30,
+            vocab_size: 262_144,
+        },
+    )
 };
 
 /// The release with experts, whose layers DiffusionGemma has too.

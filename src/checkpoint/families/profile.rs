@@ -46,6 +46,32 @@ pub struct Profile {
     pub releases: &'static [Release],
 }
 
+/// A decoder with nothing around its layers, whose norms multiply by `1 + w`, and which reads no soft-cap: where families
+/// start from.
+pub const fn decoder(name: &'static str, models: &'static [Model], sizes: Sizes) -> Profile {
+    Profile {
+        name,
+        models,
+        stacks: &[""],
+        activation: ActivationRule::HiddenActivation,
+        sizes,
+        mlp: PLAIN_MLP,
+        norms: FOUR_NORMS,
+        norm_weight: NormWeight::OnePlus,
+        per_layer_inputs: None,
+        scalars: None,
+        left_out: None,
+        layer_scalar: false,
+        altup: None,
+        encoder_decoder: None,
+        embedding_dim: None,
+        embedding_scale: EmbeddingScale::RunDType,
+        final_softcap: Softcap::Unread,
+        attention: Ok(GEMMA2_ATTENTION),
+        releases: &[],
+    }
+}
+
 impl Profile {
     /// Whether it reads nothing of a key that other families have.
     pub fn ignores(&self, key: &str) -> bool {

@@ -216,11 +216,6 @@ pub(crate) fn is_float(dtype: DType) -> bool {
     matches!(dtype, DType::F64 | DType::F32 | DType::BF16 | DType::F16)
 }
 
-/// f64 stays, everything else is computed in f32.
-pub(crate) fn wide_dtype(dtype: DType) -> DType {
-    if dtype == DType::F64 { DType::F64 } else { DType::F32 }
-}
-
 /// A tensor of any rank but 0 as a matrix: `[..., width]` to `[rows, width]`.
 pub(crate) fn as_rows(xs: &Tensor) -> Result<Tensor> {
     if xs.rank() == 0 {

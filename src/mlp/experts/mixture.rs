@@ -1,9 +1,12 @@
 //! The router and its experts as one module.
 
-use super::{ExpertsTrace, GatedExperts, Gating, Pair, Result, Router, Routing};
+use super::{ExpertsTrace, GatedExperts, Router, Routing};
 use crate::error::InvalidLayer;
 use crate::kernels::activation::Activation;
 use crate::kernels::linear::InputRounding;
+use crate::mlp::gating::Gating;
+use crate::mlp::layers::Result;
+use crate::mlp::pair::Pair;
 use crate::rounding::Rounding;
 use candle_core::{DType, Tensor, Var};
 use candle_nn::{Init, VarBuilder, init};

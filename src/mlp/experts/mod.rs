@@ -17,13 +17,15 @@ pub use router::Router;
 pub use routing::Routing;
 
 use super::gating::Gating;
-use super::{GateUp, Pair};
+use super::pair::Pair;
+use super::projection::GateUp;
 use crate::error::InvalidLayer;
 use crate::kernels::activation::Activation;
 use crate::kernels::gelu::Gelu;
 use crate::kernels::linear::{
-    InputRounding, Packed, Weight, as_rows, is_float, packed_matmul, packed_matmul_wide, wide_dtype,
+    InputRounding, Packed, Weight, as_rows, is_float, packed_matmul, packed_matmul_wide,
 };
+use crate::kernels::number::wide_dtype;
 use crate::rounding::Rounding;
 use candle_core::{D, DType, Tensor, Var};
 use one_pass::OnePass;

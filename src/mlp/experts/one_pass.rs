@@ -5,7 +5,7 @@
 //! out panel by panel, then down, where every thread sums some columns over the experts. So a token that
 //! goes through a few experts keeps all threads reading, and no order of additions depends on threads.
 
-use super::{Choice, Expert, Gating, runs};
+use super::{Choice, Expert, runs};
 use crate::kernels::exp::vectorized;
 use crate::kernels::linear::gathered::{as_rows, split_mut};
 use crate::kernels::linear::{PANEL, Packed, Rows, Strip, TILE, TileType, rows_at_a_time, strips};
@@ -13,6 +13,7 @@ use crate::kernels::memory::with_scratch;
 use crate::kernels::number::{BUFFER, Float};
 use crate::kernels::operands::slice;
 use crate::kernels::threads;
+use crate::mlp::gating::Gating;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, Error, Layout, Result, Shape};
 use half::{bf16, f16};

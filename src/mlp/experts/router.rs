@@ -2,10 +2,11 @@
 
 mod one_pass;
 
-use super::Result;
 use super::routing::Routing;
 use crate::error::InvalidLayer;
-use crate::kernels::linear::{Linear, Weight, as_rows, is_float, wide_dtype};
+use crate::kernels::linear::{Linear, Weight, as_rows, is_float};
+use crate::kernels::number::wide_dtype;
+use crate::mlp::layers::Result;
 use candle_core::{D, DType, Device, Tensor};
 use std::cmp::Ordering;
 

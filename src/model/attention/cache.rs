@@ -73,7 +73,7 @@ impl KeyValues {
     /// All keys and values as tensors, `[batch, kv_heads, seq, head_dim]`, in f32 or f64.
     ///
     /// # Errors
-    /// None so far.
+    /// Where there are none yet.
     pub fn tensors(&self, kv_heads: usize) -> Result<(Tensor, Tensor)> {
         let tensors = match &self.kept {
             Some(Kept::Once(keys, values)) => Some((keys.clone(), values.clone())),

@@ -18,13 +18,14 @@ pub use rounding::AttentionRounding;
 pub(super) use stray::StrayKeys;
 
 use super::identity::Identity;
-use super::norm::{RmsNorm, wide_dtype};
+use super::norm::RmsNorm;
 use super::rope::RotaryEmbedding;
 use crate::checkpoint::{
     AttentionConfig, Cross, CrossAttentionConfig, LayerAttention, Prefix, Stack, ValuesFrom,
 };
 use crate::kernels::linear::{InputRounding, Linear, PANEL};
 use crate::kernels::number::Float;
+use crate::kernels::number::wide_dtype;
 use crate::kernels::operands::with_slice;
 use crate::kernels::threads;
 use cache::Panels;

@@ -1,9 +1,13 @@
 //! The causal convolution in front of the recurrence.
 
-use super::one_pass;
-use crate::kernels::linear::wide_dtype;
-use candle_core::{DType, Result, Tensor};
+use super::one_pass::takes;
+use crate::kernels::number::Float;
+use crate::kernels::number::wide_dtype;
+use crate::kernels::operands::with_slice;
+use crate::kernels::threads;
+use candle_core::{DType, Device, Error, Result, Tensor};
 use candle_nn::VarBuilder;
+use half::{bf16, f16};
 use std::sync::Arc;
 
 /// A causal convolution of every channel by itself, with a bias.
@@ -66,9 +70,9 @@ impl CausalConv {
     /// f64).
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         if let Some(taps) = &self.taps
-            && one_pass::takes(x)
+            && takes(x)
         {
-            return one_pass::convolve(x, taps);
+            return convolve(x, taps);
         }
         let wide = wide_dtype(x.dtype());
         let seq = x.dim(1)? + 1 - self.width;
@@ -80,4 +84,39 @@ impl CausalConv {
         }
         Ok(sum)
     }
+}
+
+/// `[batch, width - 1 + seq, channels]` of any type to `[batch, seq, channels]` in f32.
+fn convolve(x: &Tensor, taps: &Taps) -> Result<Tensor> {
+    let x = x.contiguous()?;
+    match x.dtype() {
+        DType::F32 => convolve_in::<f32>(&x, taps),
+        DType::BF16 => convolve_in::<bf16>(&x, taps),
+        DType::F16 => convolve_in::<f16>(&x, taps),
+        dtype => Err(Error::UnsupportedDTypeForOp(dtype, "convolution")),
+    }
+}
+
+fn convolve_in<T: Float>(x: &Tensor, taps: &Taps) -> Result<Tensor> {
+    let (batch, seen, channels) = x.dims3()?;
+    let width = taps.weight.len() / channels.max(1);
+    let seq = (seen + 1).saturating_sub(width);
+    let mut out = vec![0f32; batch * seq * channels];
+    with_slice(x, |x: &[T]| {
+        let rows = out.chunks_mut(channels.max(1)).enumerate();
+        threads::for_each(batch * seq * channels * width / 2, rows, |(row, out)| {
+            let (text, at) = (row / seq, row % seq);
+            let (mut inputs, mut sums) = (vec![0f32; channels], vec![0f64; channels]);
+            sums.iter_mut().zip(&taps.bias).for_each(|(sum, &bias)| *sum = f64::from(bias));
+            for (tap, weights) in taps.weight.chunks(channels.max(1)).enumerate() {
+                let first = (text * seen + at + tap) * channels;
+                T::to_f32s(&x[first..][..channels], &mut inputs);
+                for ((sum, &weight), &input) in sums.iter_mut().zip(weights).zip(&inputs) {
+                    *sum += f64::from(weight) * f64::from(input);
+                }
+            }
+            out.iter_mut().zip(&sums).for_each(|(out, &sum)| *out = sum as f32);
+        });
+    })?;
+    Tensor::from_vec(out, (batch, seq, channels), &Device::Cpu)
 }

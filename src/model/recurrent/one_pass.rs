@@ -1,8 +1,7 @@
-//! Convolution and recurrence in one pass on the CPU each, without gradients.
+//! The recurrence in one pass on the CPU, without gradients.
 //!
 //! A number depends on its text and its channel alone, and is summed from the first position on.
 
-use super::conv::Taps;
 use crate::kernels::exp::{exp, vectorized};
 use crate::kernels::number::Float;
 use crate::kernels::operands::with_slice;
@@ -13,41 +12,6 @@ use half::{bf16, f16};
 /// Whether these operations take a tensor: they have no gradient, and compute in f32.
 pub(super) fn takes(x: &Tensor) -> bool {
     x.device().is_cpu() && !x.track_op() && x.dtype() != DType::F64
-}
-
-/// `[batch, width - 1 + seq, channels]` of any type to `[batch, seq, channels]` in f32.
-pub(super) fn convolve(x: &Tensor, taps: &Taps) -> Result<Tensor> {
-    let x = x.contiguous()?;
-    match x.dtype() {
-        DType::F32 => convolve_in::<f32>(&x, taps),
-        DType::BF16 => convolve_in::<bf16>(&x, taps),
-        DType::F16 => convolve_in::<f16>(&x, taps),
-        dtype => Err(Error::UnsupportedDTypeForOp(dtype, "convolution")),
-    }
-}
-
-fn convolve_in<T: Float>(x: &Tensor, taps: &Taps) -> Result<Tensor> {
-    let (batch, seen, channels) = x.dims3()?;
-    let width = taps.weight.len() / channels.max(1);
-    let seq = (seen + 1).saturating_sub(width);
-    let mut out = vec![0f32; batch * seq * channels];
-    with_slice(x, |x: &[T]| {
-        let rows = out.chunks_mut(channels.max(1)).enumerate();
-        threads::for_each(batch * seq * channels * width / 2, rows, |(row, out)| {
-            let (text, at) = (row / seq, row % seq);
-            let (mut inputs, mut sums) = (vec![0f32; channels], vec![0f64; channels]);
-            sums.iter_mut().zip(&taps.bias).for_each(|(sum, &bias)| *sum = f64::from(bias));
-            for (tap, weights) in taps.weight.chunks(channels.max(1)).enumerate() {
-                let first = (text * seen + at + tap) * channels;
-                T::to_f32s(&x[first..][..channels], &mut inputs);
-                for ((sum, &weight), &input) in sums.iter_mut().zip(weights).zip(&inputs) {
-                    *sum += f64::from(weight) * f64::from(input);
-                }
-            }
-            out.iter_mut().zip(&sums).for_each(|(out, &sum)| *out = sum as f32);
-        });
-    })?;
-    Tensor::from_vec(out, (batch, seq, channels), &Device::Cpu)
 }
 
 /// A recurrence over the positions of some texts.

@@ -1,7 +1,7 @@
 //! Streams that are predicted and corrected otherwise, and the path beside attention.
 
-use crate::model::Gemma;
 use crate::model::altup::AltUpRule;
+use crate::model::gemma::Gemma;
 use candle_core::Result;
 
 impl Gemma {

@@ -1,6 +1,7 @@
 //! Attention over other keys and values, or by other norms of them.
 
-use crate::model::{Attention, Gemma};
+use crate::model::attention::Attention;
+use crate::model::gemma::Gemma;
 use candle_core::Result;
 
 impl Gemma {

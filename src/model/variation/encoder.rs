@@ -1,7 +1,9 @@
 //! An encoder beside the decoder: its windows, and attention to its states.
 
 use super::Variation;
-use crate::model::{CrossAttention, EncoderDecoder, Gemma};
+use crate::model::attention::CrossAttention;
+use crate::model::encoder_decoder::EncoderDecoder;
+use crate::model::gemma::Gemma;
 use candle_core::Result;
 
 impl EncoderDecoder {

@@ -1,7 +1,9 @@
 //! Experts that are chosen, weighed or normed otherwise.
 
 use crate::mlp::Router;
-use crate::model::{ExpertsBranch, Gemma, Layer};
+use crate::model::gemma::Gemma;
+use crate::model::layer::Layer;
+use crate::model::mixture::ExpertsBranch;
 use candle_core::DType;
 
 impl Gemma {

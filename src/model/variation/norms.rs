@@ -1,7 +1,7 @@
 //! Norms that multiply by something else.
 
 use crate::checkpoint::NormWeight;
-use crate::model::Gemma;
+use crate::model::gemma::Gemma;
 use candle_core::{DType, Result, Tensor};
 
 impl Gemma {

@@ -1,6 +1,6 @@
 //! Per-layer inputs that come together otherwise.
 
-use crate::model::Gemma;
+use crate::model::gemma::Gemma;
 use crate::model::per_layer::PerLayerRule;
 
 impl Gemma {

@@ -1,6 +1,8 @@
 //! Rotary embeddings that turn by other angles.
 
-use crate::model::{Attention, Gemma, PartialRope};
+use crate::model::attention::Attention;
+use crate::model::gemma::Gemma;
+use crate::model::rope::PartialRope;
 
 impl Gemma {
     /// The base and factor of the first layer of a kind in all of them; `None` without layers of

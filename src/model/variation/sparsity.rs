@@ -1,7 +1,8 @@
 //! Gates that are made sparse otherwise.
 
 use crate::mlp::{Deviation, Sparsity};
-use crate::model::{Gemma, Layer};
+use crate::model::gemma::Gemma;
+use crate::model::layer::Layer;
 use candle_core::{Error, Result};
 
 /// What Gemma 3n's releases have: so many layers at the start, and what fraction of their gates becomes 0.

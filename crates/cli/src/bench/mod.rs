@@ -2,11 +2,14 @@
 //! what memory and arithmetic allow at best.
 
 mod block;
+mod case;
 #[cfg(target_arch = "x86_64")]
 mod dot_bf16;
 mod experts;
 mod limits;
 mod memory;
+mod mixture;
+mod noise;
 mod shape;
 mod timing;
 mod weights;
@@ -14,7 +17,7 @@ mod weights;
 pub use limits::{Limits, Sampler};
 pub use weights::Weights;
 
-pub(crate) use block::{Case, Row};
+pub(crate) use case::{Case, Row};
 pub(crate) use experts::Experts;
 pub(crate) use shape::Shape;
 
@@ -91,7 +94,7 @@ pub(crate) fn run(
 /// What is measured in some cases.
 enum Sides {
     Block(block::Sides),
-    Experts(experts::Sides),
+    Experts(mixture::Sides),
 }
 
 impl Sides {
@@ -99,7 +102,7 @@ impl Sides {
     fn new(case: Case) -> Result<Self> {
         Ok(match case.experts {
             None => Self::Block(block::Sides::new(case.shape, case.weights)?),
-            Some(experts) => Self::Experts(experts::Sides::new(case, experts)?),
+            Some(experts) => Self::Experts(mixture::Sides::new(case, experts)?),
         })
     }
 
@@ -171,4 +174,24 @@ mod tests {
         assert!(check(&endless, u64::MAX - 1).is_err());
         Ok(())
     }
+}
+
+/// That two sides compute one function, as far as the type of their weights lets them.
+#[cfg(test)]
+fn assert_agree(
+    weights: Weights,
+    ours: &candle_core::Tensor,
+    candle: &candle_core::Tensor,
+) -> Result<()> {
+    use candle_core::DType;
+    let tolerance = match weights {
+        Weights::F32 => 1e-5,
+        Weights::Bf16 => 0.05,
+    };
+    assert_eq!((ours.dims(), ours.dtype()), (candle.dims(), candle.dtype()));
+    let [ours, candle] = [ours.to_dtype(DType::F32)?, candle.to_dtype(DType::F32)?];
+    let difference = (ours - &candle)?.abs()?.max_all()?.to_scalar::<f32>()?;
+    assert!(difference < tolerance, "{weights}: {difference}");
+    assert!(candle.abs()?.mean_all()?.to_scalar::<f32>()? > 0.1);
+    Ok(())
 }

@@ -1,16 +1,15 @@
 //! The flags that subcommands share. Names follow candle's examples.
 
 use super::progress::Bytes;
-use super::read;
 use super::target::TargetArgs;
 use super::text::{self, Input};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use candle_core::{DType, Device};
 use clap::{Args, ValueEnum};
 use gemma_mlp::checkpoint::{Hub, Prefix};
 use gemma_mlp::{Checkpoint, device};
 use gemma_mlp_drift::drift::{Side, SideSpec, Sides};
-use gemma_mlp_drift::input::{Texts, parse_ids};
+use gemma_mlp_drift::input::Texts;
 use std::io::{self, Write};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -193,18 +192,13 @@ impl TextArgs {
 
     /// The token ids, where they are given as such.
     pub fn ids(&self) -> Result<Option<Texts>> {
-        self.ids.as_deref().map(ids_of).transpose()
+        self.ids.as_deref().map(text::ids_of).transpose()
     }
 
     /// The files that the texts are in.
     pub fn files(&self) -> impl Iterator<Item = PathBuf> {
         self.text.iter().chain(&self.ids).cloned()
     }
-}
-
-/// The token ids in a file.
-pub fn ids_of(path: &Path) -> Result<Texts> {
-    parse_ids(&read(path)?).with_context(|| path.display().to_string())
 }
 
 #[derive(Clone, Copy, ValueEnum)]

@@ -1,6 +1,6 @@
 //! `gemma-mlp generate`.
 
-use super::args::{ComputeArgs, ModelArgs, SideArgs, ids_of};
+use super::args::{ComputeArgs, ModelArgs, SideArgs};
 use super::interrupt::Interrupt;
 use super::output::Outputs;
 use super::progress::Progress;
@@ -33,7 +33,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     let checkpoint = args.model.open()?;
     let Input { ids, remarks } = match &args.ids {
-        Some(path) => Input { ids: ids_of(path)?, remarks: vec![] },
+        Some(path) => Input { ids: text::ids_of(path)?, remarks: vec![] },
         None => text::of_prompt(&checkpoint, &args.prompt)?,
     };
     let [prompt] = ids.iter().collect::<Vec<_>>()[..] else {

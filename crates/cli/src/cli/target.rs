@@ -1,6 +1,5 @@
 //! What the decoder of an encoder-decoder reads.
 
-use super::args::ids_of;
 use super::text::{self, Input};
 use anyhow::Result;
 use candle_core::Device;
@@ -65,7 +64,7 @@ impl TargetArgs {
             return Ok(Input { ids: sources, remarks });
         }
         let ids = if let Some(path) = &self.target_ids {
-            ids_of(path)?
+            text::ids_of(path)?
         } else if let Some(target) = &self.target {
             let Input { ids, remarks: of_target } = text::of_prompt(checkpoint, target)?;
             for remark in of_target {

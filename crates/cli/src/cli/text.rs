@@ -3,8 +3,8 @@
 use super::read;
 use anyhow::{Context, Result};
 use gemma_mlp::checkpoint::{Checkpoint, Remark, RemarkKind};
-use gemma_mlp_drift::input::Texts;
-use std::path::PathBuf;
+use gemma_mlp_drift::input::{Texts, parse_ids};
+use std::path::{Path, PathBuf};
 
 /// Texts of a run.
 pub struct Input {
@@ -84,6 +84,11 @@ fn without_mark(mut text: String) -> (String, Vec<Remark>) {
     text.remove(0);
     let note = "a text's file begins with a byte order mark; it is not part of the text";
     (text, vec![Remark::note(RemarkKind::Text, note)])
+}
+
+/// The token ids in a file.
+pub fn ids_of(path: &Path) -> Result<Texts> {
+    parse_ids(&read(path)?).with_context(|| path.display().to_string())
 }
 
 #[cfg(test)]
