@@ -148,6 +148,26 @@ fn check(case: &Case, free: u64) -> Result<()> {
     )))
 }
 
+/// That two sides compute one function, as far as the type of their weights lets them.
+#[cfg(test)]
+fn assert_agree(
+    weights: Weights,
+    ours: &candle_core::Tensor,
+    candle: &candle_core::Tensor,
+) -> Result<()> {
+    use candle_core::DType;
+    let tolerance = match weights {
+        Weights::F32 => 1e-5,
+        Weights::Bf16 => 0.05,
+    };
+    assert_eq!((ours.dims(), ours.dtype()), (candle.dims(), candle.dtype()));
+    let [ours, candle] = [ours.to_dtype(DType::F32)?, candle.to_dtype(DType::F32)?];
+    let difference = (ours - &candle)?.abs()?.max_all()?.to_scalar::<f32>()?;
+    assert!(difference < tolerance, "{weights}: {difference}");
+    assert!(candle.abs()?.mean_all()?.to_scalar::<f32>()? > 0.1);
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,24 +194,4 @@ mod tests {
         assert!(check(&endless, u64::MAX - 1).is_err());
         Ok(())
     }
-}
-
-/// That two sides compute one function, as far as the type of their weights lets them.
-#[cfg(test)]
-fn assert_agree(
-    weights: Weights,
-    ours: &candle_core::Tensor,
-    candle: &candle_core::Tensor,
-) -> Result<()> {
-    use candle_core::DType;
-    let tolerance = match weights {
-        Weights::F32 => 1e-5,
-        Weights::Bf16 => 0.05,
-    };
-    assert_eq!((ours.dims(), ours.dtype()), (candle.dims(), candle.dtype()));
-    let [ours, candle] = [ours.to_dtype(DType::F32)?, candle.to_dtype(DType::F32)?];
-    let difference = (ours - &candle)?.abs()?.max_all()?.to_scalar::<f32>()?;
-    assert!(difference < tolerance, "{weights}: {difference}");
-    assert!(candle.abs()?.mean_all()?.to_scalar::<f32>()? > 0.1);
-    Ok(())
 }
