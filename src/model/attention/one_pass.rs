@@ -96,6 +96,7 @@ impl Added<'_> {
     pub fn to<T: Float>(&self, x: &[T], seq: usize, kept: &mut Panels) {
         let Self { heads, kv_heads, .. } = *self;
         let split = |of_all: usize| (of_all / kv_heads, of_all % kv_heads);
+        let normed = self.value_norm.as_ref().map(|norm| self.normed_values(norm, x, seq));
         kept.append(
             seq,
             |of_all, at, key| {
@@ -105,19 +106,34 @@ impl Added<'_> {
             },
             |of_all, at, columns, value| {
                 let (text, kv_head) = split(of_all);
-                let row = heads.of(x, seq, text, at, self.values_at + kv_head);
-                match &self.value_norm {
-                    None => T::to_f32s(&row[columns], value),
-                    // A panel's columns: the mean is that of the whole head.
-                    Some(norm) => {
-                        let mut whole = vec![0.0; heads.head_dim];
-                        T::to_f32s(row, &mut whole);
-                        norm.apply(&mut whole);
-                        value.copy_from_slice(&whole[columns]);
+                match &normed {
+                    None => {
+                        let row = heads.of(x, seq, text, at, self.values_at + kv_head);
+                        T::to_f32s(&row[columns], value);
+                    }
+                    Some(normed) => {
+                        let row = ((text * seq + at) * kv_heads + kv_head) * heads.head_dim;
+                        value.copy_from_slice(&normed[row..][..heads.head_dim][columns]);
                     }
                 }
             },
         );
+    }
+
+    /// All values, each head normed once: panels take them by columns. `[batch, seq, kv_heads, head_dim]`.
+    fn normed_values<T: Float>(&self, norm: &Scale, x: &[T], seq: usize) -> Vec<f32> {
+        let Self { heads, kv_heads, .. } = *self;
+        let rows = x.len() / (heads.all * heads.head_dim).max(1);
+        let mut values = vec![0.0; rows * kv_heads * heads.head_dim];
+        let nanoseconds = values.len();
+        let row = kv_heads * heads.head_dim;
+        threads::for_each(nanoseconds, values.chunks_mut(row.max(1)).enumerate(), |(at, row)| {
+            for (kv_head, value) in row.chunks_mut(heads.head_dim).enumerate() {
+                T::to_f32s(heads.of(x, seq, at / seq, at % seq, self.values_at + kv_head), value);
+                norm.apply(value);
+            }
+        });
+        values
     }
 }
 
