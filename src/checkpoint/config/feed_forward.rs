@@ -116,7 +116,8 @@ fn sizes(
         Some(listed) => listed.to_vec(),
     };
     if listed.len() != layers {
-        let reason = format!("intermediate_size lists {} layers of {layers}", listed.len());
+        let reason =
+            format!("intermediate_size lists {} layers; this {family} has {layers}", listed.len());
         return Err(Refusal::Impossible(reason));
     }
     let counts_both = profile.mlp.counts_gate_and_up;

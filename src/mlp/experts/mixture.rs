@@ -72,7 +72,7 @@ pub fn mixture_of_experts(
         .into());
     }
     if both == Some(0) {
-        let weight = vec![experts, 2 * intermediate, hidden];
+        let weight = vec![experts, intermediate.saturating_mul(2), hidden];
         return Err(InvalidLayer::Experts { layer: "experts.gate_up_proj", weight }.into());
     }
     let (router, of_experts) = (vb.pp("router"), vb.pp("experts"));
