@@ -489,6 +489,23 @@ fn shards_merge_to_one_run() {
     assert_eq!(merge(&[merged.to_str().unwrap(), &parts[2]]), whole);
 }
 
+/// Mistakes that are named are ranked alone, and those that change nothing are told.
+#[test]
+fn some_of_the_ranking() {
+    let all = run_json(&["drift", "--json", "--rank"]);
+    let (silu, router) = ("GELU: SiLU in its place", "experts: router gets the normed input");
+    let some = run_json(&["drift", "--json", "--rank", silu, router]);
+    let is = |row: &&Value| row["difference"] == silu;
+    let among_all = all["ranking"].as_array().unwrap().iter().find(is).unwrap();
+    let ranking = some["ranking"].as_array().unwrap();
+    assert_eq!(ranking.len(), 1);
+    // How many there are divides the vocabulary otherwise, and with it the sums over it.
+    let ratio = number(&ranking[0]["kl_mean_nats"]) / number(&among_all["kl_mean_nats"]);
+    assert!((ratio - 1.0).abs() < 1e-12, "{ratio}");
+    let told = |remark: &Value| remark["text"].as_str().is_some_and(|text| text.contains(router));
+    assert!(some["remarks"].as_array().unwrap().iter().any(told), "{}", some["remarks"]);
+}
+
 #[test]
 fn gradients_and_ranking() {
     let drift = run_json(&["drift", "--json", "--gradients", "--rank"]);

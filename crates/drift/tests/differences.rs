@@ -25,7 +25,7 @@ fn ranked(checkpoint: &Checkpoint, activation: Activation, dtype: DType) -> Vec<
         1 => text.into(),
         _ => Texts::from(text.clone()).with_sources(text.into()).unwrap(),
     };
-    rank(checkpoint, &texts, &options, &Device::Cpu, go_on).unwrap()
+    rank(checkpoint, &texts, &options, DIFFERENCES, &Device::Cpu, go_on).unwrap()
 }
 
 fn names(ranked: Vec<Ranked>) -> HashSet<String> {

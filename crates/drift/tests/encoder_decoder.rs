@@ -4,8 +4,8 @@ use candle_core::{DType, Device, Tensor};
 use gemma_mlp::model::Observer;
 use gemma_mlp::{Checkpoint, EncoderDecoder, Gelu};
 use gemma_mlp_drift::drift::{
-    Caches, DriftOptions, Lockstep, Score, Side, Sides, Windowing, continued_targets, drift,
-    generate, gradient_drift, rank,
+    Caches, DIFFERENCES, DriftOptions, Lockstep, Score, Side, Sides, Windowing, continued_targets,
+    drift, generate, gradient_drift, rank,
 };
 use gemma_mlp_drift::forward::{ForwardOptions, forward};
 use gemma_mlp_drift::input::{Texts, TokenIds};
@@ -143,7 +143,8 @@ fn ranking_and_gradients() {
     let names = |name: &str| {
         let checkpoint = open(name);
         let options = DriftOptions::new(&checkpoint, sides()).unwrap();
-        let ranked = rank(&checkpoint, &texts(), &options, &Device::Cpu, go_on).unwrap();
+        let ranked =
+            rank(&checkpoint, &texts(), &options, DIFFERENCES, &Device::Cpu, go_on).unwrap();
         ranked.iter().map(|ranked| ranked.difference.to_string()).collect::<Vec<_>>()
     };
     let of = |name: &str| {

@@ -3,8 +3,8 @@
 use candle_core::{DType, Device};
 use gemma_mlp::{Checkpoint, Gelu};
 use gemma_mlp_drift::drift::{
-    Drift, DriftOptions, Progress, Score, Shard, Side, Sides, Windowing, drift, gradient_drift,
-    rank,
+    DIFFERENCES, Drift, DriftOptions, Progress, Score, Shard, Side, Sides, Windowing, drift,
+    gradient_drift, rank,
 };
 use gemma_mlp_drift::input::Texts;
 use gemma_mlp_drift::{Error, Result};
@@ -126,5 +126,8 @@ fn texts_too_short_for_a_loss_or_a_ranking() {
     let none = Texts::default();
     assert!(matches!(loss(vec![2].into()), Err(Error::NoLoss)));
     assert!(matches!(loss(none.clone()), Err(Error::NoText)));
-    assert!(matches!(rank(&checkpoint, &none, &options, &Device::Cpu, go_on), Err(Error::NoText)));
+    assert!(matches!(
+        rank(&checkpoint, &none, &options, DIFFERENCES, &Device::Cpu, go_on),
+        Err(Error::NoText)
+    ));
 }

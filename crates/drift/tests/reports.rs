@@ -3,8 +3,8 @@
 use candle_core::{DType, Device};
 use gemma_mlp::{Checkpoint, Gelu};
 use gemma_mlp_drift::drift::{
-    Drift, DriftOptions, Merger, Score, Shard, Side, Sides, Windowing, drift, gradient_drift,
-    merge, rank,
+    DIFFERENCES, Drift, DriftOptions, Merger, Score, Shard, Side, Sides, Windowing, drift,
+    gradient_drift, merge, rank,
 };
 use gemma_mlp_drift::{Error, InvalidReport};
 use serde_json::{Value, json};
@@ -23,7 +23,8 @@ fn measured(shard: Shard, everything: bool) -> Value {
     if everything {
         let gradients = gradient_drift(&checkpoint, &texts, &options, &Device::Cpu, |_| ());
         run.gradients = Some(gradients.unwrap());
-        run.ranking = Some(rank(&checkpoint, &texts, &options, &Device::Cpu, go_on).unwrap());
+        run.ranking =
+            Some(rank(&checkpoint, &texts, &options, DIFFERENCES, &Device::Cpu, go_on).unwrap());
     }
     serde_json::to_value(&run).unwrap()
 }

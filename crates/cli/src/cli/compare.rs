@@ -3,6 +3,7 @@
 use super::args::{DTypeArg, DeviceArgs, Layers, ModelArgs, TextArgs};
 use super::clash::{check_inputs, check_outputs};
 use super::interrupt::{Interrupt, Interrupted};
+use super::mistakes;
 use super::output::{OutputArgs, Outputs};
 use super::progress::Progress;
 use super::read;
@@ -17,7 +18,7 @@ use gemma_mlp_drift::compare::server::Server;
 use gemma_mlp_drift::compare::{
     Allow, CompareOptions, Comparison, Dump, Names, compare, compare_dumps, resolve,
 };
-use gemma_mlp_drift::drift::{Change, DIFFERENCES, Difference};
+use gemma_mlp_drift::drift::Difference;
 use gemma_mlp_drift::input::TokenIds;
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
@@ -59,7 +60,7 @@ pub struct Args {
     allow: Vec<Allow>,
     /// Put a known mistake into our model first, by its name in a report, to find what is behind it.
     /// May be given more than once
-    #[arg(long, value_name = "NAME", value_parser = mistake, conflicts_with = "ours")]
+    #[arg(long, value_name = "NAME", value_parser = mistakes::mistake, conflicts_with = "ours")]
     with: Vec<&'static Difference>,
     /// What their model computed in, where the dump does not say
     #[arg(long)]
@@ -94,16 +95,6 @@ pub struct Args {
     /// Also write the JSON report to a file
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-}
-
-/// A mistake of the model by its name.
-fn mistake(name: &str) -> Result<&'static Difference, String> {
-    let of_models = DIFFERENCES.iter().filter(|known| matches!(known.change, Change::Model(_)));
-    let mut named = of_models.clone().filter(|known| known.name == name);
-    named.next().ok_or_else(|| {
-        let names: Vec<_> = of_models.map(|known| format!("'{}'", known.name)).collect();
-        format!("the known mistakes are {}", names.join(", "))
-    })
 }
 
 /// How many of the likeliest tokens a server is asked for.

@@ -3,6 +3,7 @@
 use super::args::{DTypeArg, RunArgs, SideArgs};
 use super::clash::{check_inputs, check_outputs};
 use super::interrupt::Interrupt;
+use super::mistakes;
 use super::output::{OutputArgs, Outputs};
 use super::progress::{Progress, TokenProgress};
 use super::text::Input;
@@ -10,8 +11,10 @@ use crate::report::{self, Run};
 use anyhow::Result;
 use candle_core::DType;
 use clap::ValueEnum;
+use gemma_mlp::checkpoint::{Remark, RemarkKind};
 use gemma_mlp_drift::drift::{
-    DriftOptions, Score, Shard, Sides, Windowing, drift, gradient_drift, rank,
+    DIFFERENCES, Difference, DriftOptions, Ranked, Score, Shard, Sides, Windowing, drift,
+    gradient_drift, rank,
 };
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
@@ -48,9 +51,9 @@ pub struct Args {
     /// Also compare the gradients of the loss, on the first window
     #[arg(long)]
     gradients: bool,
-    /// Also rank the mistakes that ports of this family make, each against side a
-    #[arg(long, conflicts_with = "shard")]
-    rank: bool,
+    /// Also rank the mistakes that ports of this family make, each against side a: all, or those that are named
+    #[arg(long, conflicts_with = "shard", value_name = "NAME", num_args = 0.., value_parser = mistakes::difference)]
+    rank: Option<Vec<&'static Difference>>,
     #[command(flatten)]
     output: OutputArgs,
     /// Also write the JSON report to a file
@@ -125,17 +128,34 @@ pub fn run(args: &Args) -> Result<()> {
         let set = |done| progress.set(done);
         drift.gradients = Some(gradient_drift(&checkpoint, &texts, &options, &device, set)?);
     }
-    if args.rank && !stop.asked() {
+    if let Some(named) = args.rank.as_ref().filter(|_| !stop.asked()) {
         let progress = TokenProgress::new(&stop);
         let set = |done| progress.set(done);
-        drift.ranking = Some(rank(&checkpoint, &texts, &options, &device, set)?);
+        let all = named.is_empty().then_some(DIFFERENCES).into_iter().flatten();
+        let chosen = all.chain(named.iter().copied());
+        let ranking = rank(&checkpoint, &texts, &options, chosen, &device, set)?;
+        drift.header.remarks.extend(not_ranked(named, &ranking));
+        drift.ranking = Some(ranking);
     }
     // Asked to stop in its last window, a run is whole all the same, but not its ranking.
-    let lacks = args.rank || (args.gradients && drift.gradients.is_none());
+    let lacks = args.rank.is_some() || (args.gradients && drift.gradients.is_none());
     let mut outputs = Outputs::of(stop.asked() && (!drift.complete || lacks));
     args.output.drift(&mut outputs, &[Run { name: "drift", drift: &drift }], compute.json)?;
     outputs.save(args.out.as_ref(), |to| Ok(to.write_all(report::json(&drift)?.as_bytes())?));
     outputs.end()
+}
+
+/// What was asked for and is not in a ranking.
+fn not_ranked(named: &[&Difference], ranking: &[Ranked]) -> Option<Remark> {
+    let ranked =
+        |difference: &Difference| ranking.iter().any(|row| row.difference == difference.name);
+    let left_out = named.iter().filter(|difference| !ranked(difference));
+    let left_out: Vec<_> = left_out.map(|difference| format!("\"{}\"", difference.name)).collect();
+    let text = format!(
+        "not ranked, as this changes nothing of this model on this text: {}",
+        left_out.join(", ")
+    );
+    (!left_out.is_empty()).then(|| Remark::note(RemarkKind::Unused, text))
 }
 
 /// The command line to do the same again: without what says where the result goes, or which part of

@@ -12,6 +12,7 @@ mod input;
 mod inspect;
 mod interrupt;
 mod merge;
+mod mistakes;
 mod output;
 mod plot;
 mod progress;

@@ -1,6 +1,6 @@
 //! Porting differences by what they do to the logits of a text.
 
-use super::difference::{Change, DIFFERENCES, Difference};
+use super::difference::{Change, Difference};
 use super::head;
 use super::logits::LogitSums;
 use super::metrics::nan_from_null;
@@ -49,8 +49,8 @@ pub struct Ranked {
 /// Models of more parameters than this are not run in f64, which takes 8 bytes for each.
 const F64_PARAMETERS: usize = 1 << 31;
 
-/// Measures every difference that applies to a model, one at a time against the options' side a,
-/// and sorts them by mean KL divergence, largest first.
+/// Measures differences, all of [`DIFFERENCES`](super::DIFFERENCES) or some, one at a time against the options' side a,
+/// and sorts them by mean KL divergence, largest first. Those that change nothing of the model on these texts are left out.
 ///
 /// # Errors
 /// A family whose whole model does not run here, an encoder without a head.
@@ -58,6 +58,7 @@ pub fn rank(
     checkpoint: &Checkpoint,
     texts: &Texts,
     options: &DriftOptions,
+    differences: impl IntoIterator<Item = &'static Difference>,
     device: &Device,
     mut progress: impl FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Vec<Ranked>> {
@@ -67,7 +68,7 @@ pub fn rank(
         return Err(Error::NoHead { lacks: "has no logits to rank by" });
     }
     let windows = options.windows(checkpoint, texts)?;
-    let mut applied = applying(checkpoint, side, &reference, windows, device)?;
+    let mut applied = applying(checkpoint, side, &reference, differences, windows, device)?;
     let of = windows.iter().map(|window| window.ids.len()).sum();
     let mut done = 0.0;
     for window in windows.iter() {
@@ -98,6 +99,7 @@ fn applying(
     checkpoint: &Checkpoint,
     side: Side,
     reference: &Stacks,
+    differences: impl IntoIterator<Item = &'static Difference>,
     windows: Windows,
     device: &Device,
 ) -> Result<Vec<Applied>> {
@@ -107,7 +109,7 @@ fn applying(
     let parameters: usize =
         checkpoint.tensors().entries().map(|(_, shape, _)| shape.iter().product::<usize>()).sum();
     let mut applied = vec![];
-    for difference in DIFFERENCES {
+    for difference in differences {
         let model = match difference.change {
             Change::Model(variations) if within_windows(variations, config, longest) => None,
             Change::Model(variations) => reference.varied(variations)?,
