@@ -5,22 +5,22 @@ mod common;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
 use common::rel_l2;
+use gemma_mlp::model::{RopeRounding, Variation};
 use gemma_mlp::{Checkpoint, Gemma};
 use std::collections::HashMap;
 
-/// How far a gradient may be: transformers' tables of RoPE are f32, which moves two of the models by more than 1e-6.
-const MODELS: &[(&str, f64)] = &[
-    ("gemma4-dense", 4e-6),
-    ("gemma4-e4b", 1e-6),
-    ("gemma4-e2b", 1e-6),
-    ("gemma4-moe", 1e-6),
-    ("gemma4-proportional", 1e-6),
-    ("gemma4-all", 1e-6),
-    ("gemma4-unified", 1e-6),
-    ("gemma3n-a", 6e-6),
-    ("gemma3n-b", 1e-6),
-    ("gemma3n-c", 1e-6),
-    ("embedding-gemma2", 1e-6),
+const MODELS: &[&str] = &[
+    "gemma4-dense",
+    "gemma4-e4b",
+    "gemma4-e2b",
+    "gemma4-moe",
+    "gemma4-proportional",
+    "gemma4-all",
+    "gemma4-unified",
+    "gemma3n-a",
+    "gemma3n-b",
+    "gemma3n-c",
+    "embedding-gemma2",
 ];
 
 /// A model out of a `VarBuilder` with a checkpoint's weights as variables, and the variables.
@@ -50,15 +50,20 @@ fn loss(gemma: &Gemma, ids: &Tensor) -> candle_core::Result<Tensor> {
     candle_nn::loss::cross_entropy(&logits, &ids.narrow(1, 1, seq - 1)?.flatten_all()?)
 }
 
+/// Every gradient is within 1e-6, or within a few times what the last bit of RoPE's angles does to it: transformers has
+/// angles in f32, as ours does, but out of other functions. Two of the models amplify that.
 #[test]
 fn gradients_are_transformers() {
-    for &(name, bound) in MODELS {
+    for &name in MODELS {
         let dir = format!("{}/tests/goldens/families/{name}", env!("CARGO_MANIFEST_DIR"));
         let load = |file| candle_core::safetensors::load(format!("{dir}/{file}"), &Device::Cpu);
         let (weights, goldens) =
             (load("model.safetensors").unwrap(), load("golden.safetensors").unwrap());
         let (gemma, varmap) = trainable(&Checkpoint::open(&dir).unwrap(), &weights);
         let ids = goldens["input_ids"].to_dtype(DType::U32).unwrap();
+        let wide_angles = Variation::RopeRounding(RopeRounding::Wide);
+        let turned_otherwise = gemma.varied(wide_angles).unwrap().unwrap();
+        let turned_otherwise = loss(&turned_otherwise, &ids).unwrap().backward().unwrap();
         let loss = loss(&gemma, &ids).unwrap();
         let far = rel_l2(&goldens["loss"], &loss.reshape(1).unwrap());
         assert!(far < 1e-6, "{name}: a loss {far:e} away");
@@ -68,9 +73,11 @@ fn gradients_are_transformers() {
             let Some(matrix) = golden.strip_prefix("grad.") else { continue };
             let matrix = format!("model.{matrix}");
             let variable = variables.get(&matrix).or(variables.get(&format!("{matrix}.weight")));
-            let gradient = store.get(variable.unwrap().as_tensor()).unwrap();
+            let variable = variable.unwrap().as_tensor();
+            let gradient = store.get(variable).unwrap();
+            let of_angles = rel_l2(gradient, turned_otherwise.get(variable).unwrap());
             let far = rel_l2(expected, gradient);
-            assert!(far < bound, "{name} {matrix}: {far:e}");
+            assert!(far < f64::max(1e-6, 3.0 * of_angles), "{name} {matrix}: {far:e}");
             compared += 1;
         }
         assert!(compared >= 3 * gemma.layers().len(), "{name}: {compared} gradients");
