@@ -183,7 +183,9 @@ static const Type &type(const std::string &name) {
 static const std::map<std::string, double (*)(double)> UNARY = {
     {"copy", [](double x) { return x; }},
     {"neg", [](double x) { return -x; }},
+    {"abs", [](double x) { return std::fabs(x); }},
     {"recip", [](double x) { return 1 / x; }},
+    {"relu", [](double x) { return std::max(x, 0.0); }},
     {"sqr", [](double x) { return x * x; }},
     {"sqrt", [](double x) { return std::sqrt(x); }},
     {"exp", [](double x) { return std::exp(x); }},
@@ -196,11 +198,26 @@ static const std::map<std::string, double (*)(double)> UNARY = {
     {"gelu", [](double x) { return x / 2 * (1 + std::tanh(0.7978845608028654 * (x + 0.044715 * x * x * x))); }},
     {"gelu_erf", [](double x) { return x / 2 * std::erfc(-x * 0.7071067811865476); }},
 };
+// GELU in a half type, of which candle's kernels round every operation.
+static double half_gelu(const Type &t, double x, bool exact) {
+    const auto round = [&](double y) {
+        uint16_t bits;
+        t.write(&bits, 0, y);
+        return t.read(&bits, 0);
+    };
+    if (exact) {
+        return x * round(std::erfc(-x * 0.7071067811865476) / 2);
+    }
+    const double alpha = round(x + round(round(0.044715) * round(round(x * x) * x)));
+    return round(0.5 * x) * round(1 + round(std::tanh(round(round(0.7978845608028654) * alpha))));
+}
 static const std::map<std::string, double (*)(double, double)> BINARY = {
     {"badd", [](double x, double y) { return x + y; }},
     {"bsub", [](double x, double y) { return x - y; }},
     {"bmul", [](double x, double y) { return x * y; }},
     {"bdiv", [](double x, double y) { return x / y; }},
+    {"bmaximum", [](double x, double y) { return std::max(x, y); }},
+    {"bminimum", [](double x, double y) { return std::min(x, y); }},
 };
 static const std::map<std::string, bool (*)(double, double)> COMPARISON = {
     {"eq", [](double x, double y) { return x == y; }}, {"ne", [](double x, double y) { return x != y; }},
@@ -269,14 +286,45 @@ static int candles(const std::string &name, unsigned blocks, Arguments of) {
             }
             t.write(of.tensor(5), row, result);
         }
-    } else if (is("is_u32_")) {
+    } else if (is("is_u32_") || is("is_i64_")) {
+        const bool wide = is("is_i64_");
         const size_t rows = of.size(7), ids = of.size(8), width = of.size(9);
         for (size_t i = 0; i < of.size(0); i++) {
-            const uint32_t id = static_cast<uint32_t *>(of.tensor(3))[i / width % ids];
+            const size_t at = i / width % ids;
+            const uint64_t id = wide ? static_cast<uint64_t *>(of.tensor(3))[at] : static_cast<uint32_t *>(of.tensor(3))[at];
             if (id >= rows) {
                 return ASSERT;
             }
             t.write(of.tensor(5), i, t.read(of.tensor(4), (i / (ids * width) * rows + id) * width + i % width));
+        }
+    } else if (is("ia_u32_")) {
+        const size_t ids = of.size(1), rows = of.size(6), width = of.size(7);
+        for (size_t i = 0; i < of.size(4) * ids * width; i++) {
+            const uint32_t id = static_cast<uint32_t *>(of.tensor(0))[i / width % ids];
+            if (id >= rows) {
+                return ASSERT;
+            }
+            const size_t at = (i / (ids * width) * rows + id) * width + i % width;
+            t.write(of.tensor(3), at, t.read(of.tensor(3), at) + t.read(of.tensor(2), i));
+        }
+    } else if (is("sa_u32_")) {
+        const size_t ids = of.size(4), rows = of.size(5), width = of.size(6);
+        for (size_t i = 0; i < of.size(3) * ids * width; i++) {
+            const uint32_t id = static_cast<uint32_t *>(of.tensor(0))[i];
+            if (id >= rows) {
+                return ASSERT;
+            }
+            const size_t at = (i / (ids * width) * rows + id) * width + i % width;
+            t.write(of.tensor(2), at, t.read(of.tensor(2), at) + t.read(of.tensor(1), i));
+        }
+    } else if (is("gather_u32_")) {
+        const size_t rows = of.size(5), ids = of.size(6), width = of.size(7);
+        for (size_t i = 0; i < of.size(0); i++) {
+            const uint32_t id = static_cast<uint32_t *>(of.tensor(1))[i];
+            if (id >= rows) {
+                return ASSERT;
+            }
+            t.write(of.tensor(3), i, t.read(of.tensor(2), (i / (ids * width) * rows + id) * width + i % width));
         }
     } else {
         // Element by element.
@@ -297,6 +345,8 @@ static int candles(const std::string &name, unsigned blocks, Arguments of) {
             } else if (is("where_u8_")) {
                 const bool condition = static_cast<uint8_t *>(of.tensor(3))[place(i, rank, info)];
                 t.write(of.tensor(6), i, condition ? from(4, 2) : from(5, 3));
+            } else if (t.size == 2 && is("ugelu_")) {
+                t.write(of.tensor(4), i, half_gelu(t, from(3), is("ugelu_erf_")));
             } else if (UNARY.count(operation.substr(1)) && operation[0] == 'u') {
                 t.write(of.tensor(4), i, UNARY.at(operation.substr(1))(from(3)));
             } else if (BINARY.count(operation)) {
