@@ -300,15 +300,11 @@ impl Checkpoint {
     /// # Errors
     /// A family whose whole model is not run here; the sentence says why.
     pub fn attention(&self) -> Result<&AttentionConfig> {
-        let stacks = self.config.stacks.iter();
-        let mut all = stacks.map(|stack| {
-            stack
-                .attention
-                .as_ref()
-                .map_err(|reason| Error::Input(format!("the whole model does not run: {reason}")))
-        });
-        let first = all.next().unwrap_or_else(|| Err(Error::Input("there are no layers".into())));
-        all.fold(first, |earlier, own| earlier.and(own))
+        let why = |reason| Error::Input(format!("the whole model does not run: {reason}"));
+        if let Some(encoder) = self.config.encoder() {
+            encoder.attention.as_ref().map_err(why)?;
+        }
+        self.config.decoder().attention.as_ref().map_err(why)
     }
 
     /// What the parts around the layers of each stack are called.

@@ -297,25 +297,20 @@ static int candles(const std::string &name, unsigned blocks, Arguments of) {
             }
             t.write(of.tensor(5), i, t.read(of.tensor(4), (i / (ids * width) * rows + id) * width + i % width));
         }
-    } else if (is("ia_u32_")) {
-        const size_t ids = of.size(1), rows = of.size(6), width = of.size(7);
-        for (size_t i = 0; i < of.size(4) * ids * width; i++) {
-            const uint32_t id = static_cast<uint32_t *>(of.tensor(0))[i / width % ids];
+    } else if (is("ia_u32_") || is("sa_u32_")) {
+        // index_add has an id for each row, and one argument more, how many; scatter_add has one for each number.
+        const bool by_row = is("ia_u32_");
+        const int first = by_row ? 2 : 1;
+        void *const from = of.tensor(first), *const to = of.tensor(first + 1);
+        const size_t left = of.size(first + 2), ids = of.size(first + 3), rows = of.size(first + 4);
+        const size_t width = of.size(first + 5);
+        for (size_t i = 0; i < left * ids * width; i++) {
+            const uint32_t id = static_cast<uint32_t *>(of.tensor(0))[by_row ? i / width % ids : i];
             if (id >= rows) {
                 return ASSERT;
             }
             const size_t at = (i / (ids * width) * rows + id) * width + i % width;
-            t.write(of.tensor(3), at, t.read(of.tensor(3), at) + t.read(of.tensor(2), i));
-        }
-    } else if (is("sa_u32_")) {
-        const size_t ids = of.size(4), rows = of.size(5), width = of.size(6);
-        for (size_t i = 0; i < of.size(3) * ids * width; i++) {
-            const uint32_t id = static_cast<uint32_t *>(of.tensor(0))[i];
-            if (id >= rows) {
-                return ASSERT;
-            }
-            const size_t at = (i / (ids * width) * rows + id) * width + i % width;
-            t.write(of.tensor(2), at, t.read(of.tensor(2), at) + t.read(of.tensor(1), i));
+            t.write(to, at, t.read(to, at) + t.read(from, i));
         }
     } else if (is("gather_u32_")) {
         const size_t rows = of.size(5), ids = of.size(6), width = of.size(7);

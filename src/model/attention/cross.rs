@@ -4,7 +4,7 @@ use super::encoder::{EncoderKeys, Place, SeenAll};
 use super::one_pass::{Added, Heads, OnePass, Rotation, Sight, Source};
 use super::rounding::{AttentionRounding, round};
 use super::softmax::{Scores, SoftmaxRounding};
-use super::{KeyValues, QUERIES, attend, heads};
+use super::{KeyValues, attend, heads, in_runs};
 use crate::checkpoint::{AttentionConfig, LayerAttention, Stack};
 use crate::kernels::linear::{InputRounding, Linear};
 use crate::kernels::number::Float;
@@ -133,15 +133,10 @@ impl CrossAttention {
         }
         let seen = SeenAll::of(place, self.num_key_value_heads)?;
         let q = round(self.rounding, heads(queries.clone(), self.head_dim)?)?;
-        let seq = q.dim(2)?;
         let rounding = SoftmaxRounding { attention: self.rounding, own: self.softmax_dtype };
-        let chunks = (0..seq).step_by(QUERIES).map(|at| {
-            let n = QUERIES.min(seq - at);
-            let q = q.narrow(2, at, n)?;
-            attend([&q, &seen.keys, &seen.values], &seen.mask(n)?, self.scores, rounding)
-        });
-        let attended = Tensor::cat(&chunks.collect::<Result<Vec<_>>>()?, 2)?; // [batch, heads, seq, head_dim]
-        attended.transpose(1, 2)?.contiguous()?.flatten_from(D::Minus2)
+        in_runs(&q, |q, _| {
+            attend([q, &seen.keys, &seen.values], &seen.mask(q.dim(2)?)?, self.scores, rounding)
+        })
     }
 
     fn one_pass<T: Float>(&self, queries: &Tensor, place: Place) -> Result<Tensor> {

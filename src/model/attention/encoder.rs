@@ -24,7 +24,7 @@ impl Encoded {
             candle_core::bail!("an encoder's states of no token: there is nothing to attend to")
         }
         if let Some(padding) = &padding {
-            check(padding, batch, seq)?;
+            padding.check(batch, seq)?;
         }
         Ok(Self { states, padding, identity: Identity::new() })
     }
@@ -42,18 +42,6 @@ impl Encoded {
     /// What tells them from the states of other texts.
     pub(in crate::model) fn identity(&self) -> Identity {
         self.identity
-    }
-}
-
-/// Whether padding is that of a batch.
-pub(in crate::model) fn check(padding: &Padding, batch: usize, seq: usize) -> Result<()> {
-    match (padding.batch(), padding.seq()) == (batch, seq) {
-        true => Ok(()),
-        false => candle_core::bail!(
-            "a mask of {} texts of {} positions for {batch} of {seq}",
-            padding.batch(),
-            padding.seq()
-        ),
     }
 }
 

@@ -116,14 +116,23 @@ enum Projections {
 }
 
 /// The keys and values of a call.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub enum Keys<'a> {
     /// Made for the call, and forgotten.
+    #[default]
     Own,
     /// Added to those of the tokens so far.
     Kept(&'a mut KeyValues),
     /// Those of another layer, which has added the call's positions already.
     Shared(&'a KeyValues),
+}
+
+/// What the queries of a call see.
+#[derive(Default)]
+struct Seen<'a> {
+    keys: Keys<'a>,
+    padding: Option<&'a Padding>,
+    encoder: Option<Place<'a>>,
 }
 
 /// Keys and values as panels.
@@ -266,7 +275,7 @@ impl Attention {
     pub fn forward_beside(&self, x: &Tensor, keys: Keys, beside: Beside) -> Result<Tensor> {
         let (batch, seq, _) = x.dims3()?;
         if let Some(padding) = beside.padding {
-            encoder::check(padding, batch, seq)?;
+            padding.check(batch, seq)?;
         }
         match (self.merged, &beside.encoder) {
             (true, None) => {
@@ -280,25 +289,21 @@ impl Attention {
             _ => {}
         }
         let mut own = KeyValues::default();
-        let place = beside.encoder.map(|encoder| encoder.place(batch, &mut own)).transpose()?;
+        let encoder = beside.encoder.map(|encoder| encoder.place(batch, &mut own)).transpose()?;
+        let seen = Seen { keys, padding: beside.padding, encoder };
         let attended = match &self.projections {
-            Projections::Packed(all) if self.is_one_pass(x, place.as_ref()) => {
+            Projections::Packed(all) if self.is_one_pass(x, seen.encoder.as_ref()) => {
                 // [batch, seq, (heads + key heads + value heads) · head_dim]
-                self.one_pass(&all.forward(&self.inputs.round(x)?)?, keys, beside.padding, place)?
+                self.one_pass(&all.forward(&self.inputs.round(x)?)?, seen)?
             }
-            _ => self.composed(x, keys, beside.padding, place)?,
+            _ => self.composed(x, seen)?,
         };
         self.o_proj.forward(&self.inputs.round(&attended)?) // [batch, seq, hidden]
     }
 
     /// Out of candle's operations, which it differentiates: `[batch, seq, heads · head_dim]`.
-    fn composed(
-        &self,
-        x: &Tensor,
-        keys: Keys,
-        padding: Option<&Padding>,
-        place: Option<Place>,
-    ) -> Result<Tensor> {
+    fn composed(&self, x: &Tensor, seen: Seen) -> Result<Tensor> {
+        let Seen { keys, padding, encoder } = seen;
         let (seq, projected) = (x.dim(1)?, self.projected(x)?);
         let reach = self.reach(&keys, seq)?;
         let (k, v, start) = match keys {
@@ -319,7 +324,7 @@ impl Attention {
             }
         };
         let q = self.queries(&projected, start)?;
-        let encoder = place.map(|place| self.encoder_tensors(place)).transpose()?;
+        let encoder = encoder.map(|place| self.encoder_tensors(place)).transpose()?;
         let mixed = self.mixed([&q, &k, &v], start, reach, padding, encoder.as_ref())?;
         mixed.to_dtype(x.dtype())
     }
@@ -336,8 +341,8 @@ impl Attention {
     ) -> Result<Tensor> {
         let seq = q.dim(2)?;
         let rounding = SoftmaxRounding { attention: self.rounding, own: self.softmax_dtype };
-        let chunks = (0..seq).step_by(QUERIES).map(|at| {
-            let n = QUERIES.min(seq - at);
+        in_runs(q, |q, at| {
+            let n = q.dim(2)?;
             let visible =
                 Visible { queries: start + at..start + at + n, keys: 0..start + seq, reach };
             let visible = visible.trimmed();
@@ -351,10 +356,8 @@ impl Attention {
                 );
                 mask = encoder.beside(&mask)?;
             }
-            attend([&q.narrow(2, at, n)?, &k, &v], &mask, self.scores, rounding)
-        });
-        let attended = Tensor::cat(&chunks.collect::<Result<Vec<_>>>()?, 2)?; // [batch, heads, seq, head_dim]
-        attended.transpose(1, 2)?.contiguous()?.flatten_from(D::Minus2)
+            attend([q, &k, &v], &mask, self.scores, rounding)
+        })
     }
 
     /// How many positions from a text's first one on all see one another, of a call with so many: the prefix, if the
@@ -409,28 +412,17 @@ impl Attention {
     }
 
     /// Attention in one pass, out of what the projections return in one.
-    fn one_pass(
-        &self,
-        all: &Tensor,
-        keys: Keys,
-        padding: Option<&Padding>,
-        place: Option<Place>,
-    ) -> Result<Tensor> {
+    fn one_pass(&self, all: &Tensor, seen: Seen) -> Result<Tensor> {
         match all.dtype() {
-            DType::F32 => self.one_pass_in::<f32>(all, keys, padding, place),
-            DType::BF16 => self.one_pass_in::<bf16>(all, keys, padding, place),
-            DType::F16 => self.one_pass_in::<f16>(all, keys, padding, place),
+            DType::F32 => self.one_pass_in::<f32>(all, seen),
+            DType::BF16 => self.one_pass_in::<bf16>(all, seen),
+            DType::F16 => self.one_pass_in::<f16>(all, seen),
             dtype => Err(Error::UnsupportedDTypeForOp(dtype, "attention")),
         }
     }
 
-    fn one_pass_in<T: Float>(
-        &self,
-        all: &Tensor,
-        keys: Keys,
-        padding: Option<&Padding>,
-        place: Option<Place>,
-    ) -> Result<Tensor> {
+    fn one_pass_in<T: Float>(&self, all: &Tensor, seen: Seen) -> Result<Tensor> {
+        let Seen { keys, padding, encoder } = seen;
         let (batch, seq, _) = all.dims3()?;
         let shape = (batch, seq, self.num_attention_heads * self.head_dim);
         let heads = batch * self.num_key_value_heads;
@@ -445,7 +437,7 @@ impl Attention {
             Panelled::Own(kept) => kept.len(),
             Panelled::Shared(kept) => kept.len().saturating_sub(seq),
         };
-        let encoder = place.map(|place| self.encoder_panels::<T>(place, heads)).transpose()?;
+        let encoder = encoder.map(|place| self.encoder_panels::<T>(place, heads)).transpose()?;
         let query_norm = self.norms.q.as_ref().map(RmsNorm::scale).transpose()?;
         let added = self.added()?;
         let first = start + self.first_position;
@@ -707,6 +699,16 @@ fn heads(projected: Tensor, head_dim: usize) -> Result<Tensor> {
     wide.reshape((batch, seq, width / head_dim, head_dim))?.transpose(1, 2)?.contiguous()
 }
 
+/// What a function makes of queries, `[batch, heads, seq, head_dim]`, some at a time, each with the place of its first:
+/// `[batch, seq, heads · head_dim]`.
+fn in_runs(q: &Tensor, attend: impl Fn(&Tensor, usize) -> Result<Tensor>) -> Result<Tensor> {
+    let seq = q.dim(2)?;
+    let runs = (0..seq).step_by(QUERIES);
+    let runs = runs.map(|at| attend(&q.narrow(2, at, QUERIES.min(seq - at))?, at));
+    let attended = Tensor::cat(&runs.collect::<Result<Vec<_>>>()?, 2)?; // [batch, heads, seq, head_dim]
+    attended.transpose(1, 2)?.contiguous()?.flatten_from(D::Minus2)
+}
+
 /// Attention of a run of queries, `[batch, heads, n, head_dim]`, to keys and values `[batch, kv_heads, keys, head_dim]`,
 /// as far as a mask, `[n, keys]` or `[batch, 1, n, keys]`, shows them.
 fn attend(
@@ -822,8 +824,7 @@ mod tests {
             let attention = attention(&config)?;
             let x = Tensor::randn(0f32, 1., (2, 1101, HIDDEN), &Device::Cpu)?;
             let whole = attention.forward(&x, Keys::Own)?;
-            let composed =
-                attention.o_proj.forward(&attention.composed(&x, Keys::Own, None, None)?)?;
+            let composed = attention.o_proj.forward(&attention.composed(&x, Seen::default())?)?;
             let difference = (&whole - &composed)?.abs()?.max_all()?.to_scalar::<f32>()?;
             let largest = composed.abs()?.max_all()?.to_scalar::<f32>()?;
             assert!(difference < 1e-5 * largest, "{heads} {head_dim}: {difference} of {largest}");

@@ -45,6 +45,18 @@ impl Padding {
         self.tokens[text * self.seq + position]
     }
 
+    /// Checks that it is that of so many texts of so many positions.
+    pub(super) fn check(&self, batch: usize, seq: usize) -> Result<()> {
+        if (self.batch(), self.seq) != (batch, seq) {
+            candle_core::bail!(
+                "a mask of {} texts of {} positions for {batch} of {seq}",
+                self.batch(),
+                self.seq
+            )
+        }
+        Ok(())
+    }
+
     /// 0 at tokens, -∞ at padding: `[batch, 1, 1, seq]`, in f32.
     pub(super) fn mask(&self, device: &Device) -> Result<Tensor> {
         let numbers = self.tokens.iter().map(|&is| if is { 0f32 } else { f32::NEG_INFINITY });

@@ -2,11 +2,11 @@
 
 use super::args::{DTypeArg, DeviceArgs, Layers, ModelArgs, TextArgs};
 use super::clash::{check_inputs, check_outputs};
+use super::input::read;
 use super::interrupt::{Interrupt, Interrupted};
 use super::mistakes;
 use super::output::{OutputArgs, Outputs};
 use super::progress::Progress;
-use super::read;
 use super::text::Input;
 use super::tokens::give_tokens;
 use crate::report;

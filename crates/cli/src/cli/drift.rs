@@ -131,8 +131,7 @@ pub fn run(args: &Args) -> Result<()> {
     if let Some(named) = args.rank.as_ref().filter(|_| !stop.asked()) {
         let progress = TokenProgress::new(&stop);
         let set = |done| progress.set(done);
-        let all = named.is_empty().then_some(DIFFERENCES).into_iter().flatten();
-        let chosen = all.chain(named.iter().copied());
+        let chosen = if named.is_empty() { DIFFERENCES.iter().collect() } else { named.clone() };
         let ranking = rank(&checkpoint, &texts, &options, chosen, &device, set)?;
         drift.header.remarks.extend(not_ranked(named, &ranking));
         drift.ranking = Some(ranking);

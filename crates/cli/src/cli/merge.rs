@@ -1,8 +1,8 @@
 //! `gemma-mlp merge`.
 
 use super::clash::{check_inputs, check_outputs};
+use super::input::read;
 use super::output::{OutputArgs, Outputs};
-use super::read;
 use crate::report::Run;
 use anyhow::Result;
 use gemma_mlp_drift::drift::Merger;

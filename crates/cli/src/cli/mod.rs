@@ -6,6 +6,7 @@ mod capture;
 mod clash;
 mod compare;
 mod drift;
+mod failure;
 mod forward;
 mod generate;
 mod input;
@@ -23,13 +24,9 @@ mod text;
 mod tokens;
 mod verify;
 
-use crate::report::{self as views, Paint};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use gemma_mlp::Error;
-use input::read;
-use interrupt::Interrupted;
-use std::io::{self, IsTerminal, Write};
+use failure::fail;
 use std::process::ExitCode;
 
 /// Is this Gemma MLP right, and does the difference matter?
@@ -119,47 +116,4 @@ pub fn run() -> ExitCode {
     // that they share, which costs a tenth of a model's speed.
     let done = rayon::scope(|_| command.run());
     done.unwrap_or_else(|error| fail(&error, command.failure()))
-}
-
-/// Whether what is printed is coloured: on a terminal that can, unless `NO_COLOR` is set
-/// (<https://no-color.org>).
-fn paint() -> Paint {
-    let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
-    let colour = io::stdout().is_terminal() && !set("NO_COLOR") && !dumb;
-    if colour { Paint::Ansi } else { Paint::Plain }
-}
-
-/// Says in one line what went wrong, and gives the exit code: 2 if the input is to blame, 130 if the run was
-/// ended early, `other` if it is something else.
-fn fail(error: &anyhow::Error, other: u8) -> ExitCode {
-    let line = message(error);
-    // Nobody may be there to read it; the exit code still tells.
-    if error.is::<Interrupted>() {
-        let _ = writeln!(io::stderr(), "{line}");
-        return ExitCode::from(130);
-    }
-    let _ = writeln!(io::stderr(), "error: {line}");
-    match error.chain().find_map(is_input) {
-        Some(true) => ExitCode::from(2),
-        _ => ExitCode::from(other),
-    }
-}
-
-/// Of one of our own errors, whether the input is to blame.
-fn is_input(error: &(dyn std::error::Error + 'static)) -> Option<bool> {
-    let of_library = error.downcast_ref::<Error>().map(Error::is_input);
-    of_library.or_else(|| Some(error.downcast_ref::<gemma_mlp_drift::Error>()?.is_input()))
-}
-
-/// What was done, and what went wrong, in one line. Our own errors say what lies beneath them.
-fn message(error: &anyhow::Error) -> String {
-    let mut parts = vec![];
-    for cause in error.chain() {
-        parts.push(cause.to_string());
-        if is_input(cause).is_some() {
-            break;
-        }
-    }
-    views::for_terminal(&parts.join(": ").replace('\n', " "), Paint::Plain)
 }

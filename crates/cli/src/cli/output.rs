@@ -1,15 +1,25 @@
 //! What a run leaves, printed and in files: each is tried, whatever becomes of the others.
 
+use super::failure::message;
 use super::interrupt::Interrupted;
-use super::{message, paint, save};
-use crate::report::{self, Run};
+use super::save;
+use crate::report::{self, Paint, Run};
 use anyhow::{Result, bail};
 use gemma_mlp_drift::compare::Comparison;
 use serde::Serialize;
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+
+/// Whether what is printed is coloured: on a terminal that can, unless `NO_COLOR` is set
+/// (<https://no-color.org>).
+pub fn paint() -> Paint {
+    let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+    let colour = io::stdout().is_terminal() && !set("NO_COLOR") && !dumb;
+    if colour { Paint::Ansi } else { Paint::Plain }
+}
 
 /// Where results go.
 #[derive(Default)]

@@ -2,8 +2,7 @@
 
 use super::args::DTypeArg;
 use super::clash::check_outputs;
-use super::output::Outputs;
-use super::paint;
+use super::output::{Outputs, paint};
 use crate::report;
 use anyhow::{Context, Result};
 use gemma_mlp::{Activation, UnknownActivation};

@@ -1,8 +1,8 @@
 //! `gemma-mlp report`.
 
 use super::clash::{check_inputs, check_outputs};
+use super::input::read;
 use super::output::{OutputArgs, Outputs};
-use super::read;
 use crate::report::{self, Run};
 use anyhow::Result;
 use gemma_mlp::Error;

@@ -1,6 +1,6 @@
 //! Texts as token ids, and what is odd about them.
 
-use super::read;
+use super::input::read;
 use anyhow::{Context, Result};
 use gemma_mlp::checkpoint::{Checkpoint, Remark, RemarkKind};
 use gemma_mlp_drift::input::{Texts, parse_ids};

@@ -1,8 +1,7 @@
 //! `gemma-mlp verify`.
 
 use super::args::DTypeArg;
-use super::output::Outputs;
-use super::paint;
+use super::output::{Outputs, paint};
 use super::plot::FunctionArgs;
 use crate::report;
 use anyhow::{Result, bail};
