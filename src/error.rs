@@ -254,6 +254,14 @@ pub enum HubError {
         /// What is there in its place, if anything is known of it.
         instead: String,
     },
+    /// The repository has no such file.
+    #[error("no file {file} in the repository{}; see the files on its page", bracketed(.instead))]
+    NoFile {
+        /// The file.
+        file: String,
+        /// Files of its kind that it has, if any are known.
+        instead: String,
+    },
     /// Too many requests.
     #[error("{endpoint} has had too many requests from here; wait {}, or set HF_TOKEN for a higher limit", seconds.map_or("a while".into(), |s| format!("{s} s")))]
     RateLimited {
@@ -432,6 +440,14 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// What the parser found.
+        reason: String,
+    },
+    /// A GGUF file is truncated, contradicts itself, or holds what is not read.
+    #[error("{}: cannot be read as GGUF: {}", Line(path.display()), Line(reason))]
+    Gguf {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong in it.
         reason: String,
     },
     /// No file of the checkpoint has the tensor.

@@ -26,6 +26,11 @@ pub fn checkpoint_from_bytes(config: &str, weights: Vec<u8>) -> Result<Checkpoin
     Checkpoint::from_bytes(config, weights)
 }
 
+/// A GGUF file in memory, for fuzzing.
+pub fn checkpoint_from_gguf(bytes: Vec<u8>) -> Result<Checkpoint> {
+    Checkpoint::from_gguf(bytes)
+}
+
 /// A safetensors file in memory, for fuzzing.
 pub fn tensors_from_bytes(weights: Vec<u8>) -> Result<Tensors> {
     Tensors::from_bytes("memory/model.safetensors".as_ref(), weights)
@@ -39,6 +44,11 @@ pub fn tokenize(json: Vec<u8>, text: &str, ids: &[u32]) -> (Result<Vec<u32>>, Re
 /// The text of one token, special ones included.
 pub fn token_text(checkpoint: &Checkpoint, id: u32) -> Result<String> {
     checkpoint.token_text(id)
+}
+
+/// The `tokenizer.json` that a checkpoint's texts are read with.
+pub fn tokenizer_json(checkpoint: &Checkpoint) -> Result<Vec<u8>> {
+    checkpoint.tokenizer_json()
 }
 
 /// How many shards and tensors an index lists, for fuzzing.

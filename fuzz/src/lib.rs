@@ -6,6 +6,7 @@ mod changes;
 mod config;
 mod constructors;
 mod dump;
+mod gguf;
 mod header;
 mod ids;
 mod index;
@@ -20,6 +21,7 @@ mod windows;
 pub use config::config;
 pub use constructors::constructors;
 pub use dump::dump;
+pub use gguf::gguf;
 pub use header::header;
 pub use ids::ids;
 pub use index::index;
@@ -33,10 +35,11 @@ pub use windows::windows;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     ("config", config),
     ("constructors", constructors),
     ("dump", dump),
+    ("gguf", gguf),
     ("header", header),
     ("ids", ids),
     ("index", index),

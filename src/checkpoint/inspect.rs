@@ -39,9 +39,9 @@ pub struct Inspection {
     pub mlp_parameters: u64,
     /// Number of elements of the experts' projections.
     pub expert_parameters: u64,
-    /// Size of the safetensors files in bytes.
+    /// Size of the files with weights, in bytes.
     pub bytes: u64,
-    /// How many tensors there are of each dtype.
+    /// How many tensors there are of each dtype or quantised type, as the file's format calls it.
     pub dtypes: BTreeMap<String, usize>,
     /// What is not used, was guessed, or is odd.
     pub remarks: Vec<Remark>,
@@ -121,10 +121,10 @@ pub fn inspect(checkpoint: &Checkpoint, mut progress: impl FnMut(usize)) -> Resu
     let mut dtypes = BTreeMap::new();
     let mut parameters = 0;
     let mut remarks = checkpoint.remarks().to_vec();
-    for (done, (name, shape, dtype)) in tensors.entries().enumerate() {
+    for (done, (name, shape, storage)) in tensors.entries().enumerate() {
         let elements = count(shape);
         parameters += elements;
-        *dtypes.entry(format!("{dtype:?}")).or_default() += 1;
+        *dtypes.entry(storage.to_string()).or_default() += 1;
         // Tensors of other dtypes (a vision tower's integers) cannot be NaN.
         if tensors.dtype(name).is_ok() {
             remarks.extend(nonfinite(name, tensors.count_nonfinite(name)?));

@@ -1,9 +1,10 @@
-//! A checkpoint: `config.json`, weights, tokenizer. Knows families, names and their quirks, and
-//! computes nothing.
+//! A checkpoint: config, weights, tokenizer; in files of their own, or all in a GGUF file. Knows families, names and
+//! their quirks, and computes nothing.
 
 mod blocks;
 mod config;
 mod families;
+mod gguf;
 mod head;
 #[cfg(feature = "hub")]
 pub(crate) mod hub;
@@ -36,15 +37,16 @@ pub use inspect::{Inspection, LayerKind, StackInspection, inspect};
 pub use layers::Layers;
 pub(crate) use parts::Parts;
 pub use remark::{Level, Remark, RemarkKind};
-pub use tensors::Tensors;
+pub use tensors::{Storage, Tensors};
 
 use crate::error::{Error, Result};
 use candle_core::DType;
 use config::raw::RawGeneration;
+use gguf::Opened;
 use json::{parse_json, read_text};
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use tokenizer::Tokenizer;
 
@@ -77,9 +79,11 @@ pub struct Checkpoint {
 pub enum Source {
     /// A directory on this machine.
     Directory(PathBuf),
+    /// A GGUF file on this machine; of a split one, the part that was named.
+    File(PathBuf),
     /// A repository on the Hugging Face Hub, as it was at a commit.
     Hub {
-        /// `org/name`.
+        /// `org/name`, with a file's name behind it where one was asked for.
         id: String,
         /// The commit, which also names the revision in the cache.
         commit: String,
@@ -93,7 +97,7 @@ pub enum Source {
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Directory(dir) => write!(f, "{}", dir.display()),
+            Self::Directory(path) | Self::File(path) => write!(f, "{}", path.display()),
             Self::Hub { id, commit } => write!(f, "{id} (revision {commit})"),
             #[cfg(feature = "embedded")]
             Self::Embedded => f.write_str("embedded tiny-gemma3 (trained on generated text)"),
@@ -103,20 +107,44 @@ impl fmt::Display for Source {
 
 impl Checkpoint {
     /// Opens a directory with `config.json`, `model.safetensors` (or shards and their
-    /// `model.safetensors.index.json`) and, if text is to be read, `tokenizer.json`.
+    /// `model.safetensors.index.json`) and, if text is to be read, `tokenizer.json`; or a GGUF file, any part of
+    /// a split one, or a directory that holds one such and no safetensors weights.
     ///
     /// Reads the config and the headers, and checks the name, shape and dtype of every MLP weight.
-    /// The files stay open; weights are read from them when they are asked for.
+    /// The files stay open; weights are read from them when they are asked for. Those that a GGUF file
+    /// quantises are dequantised then.
     ///
     /// # Errors
     /// Anything missing, malformed or contradictory, by file and tensor; a family whose MLP is
     /// not the plain gated block.
-    pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
-        let dir = dir.as_ref();
-        Self::open_as(Source::Directory(dir.into()), dir)
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        match gguf::is_gguf(path) {
+            true => Self::open_gguf(Source::File(path.into()), path),
+            false => Self::open_as(Source::Directory(path.into()), path),
+        }
+    }
+
+    /// A GGUF file, by any of its parts.
+    fn open_gguf(source: Source, path: &Path) -> Result<Self> {
+        let Opened { mut config, tensors, tokenizer } = gguf::open(path)?;
+        let beside =
+            [CONFIG, GENERATION].into_iter().filter(|name| path.with_file_name(name).exists());
+        let beside: Vec<_> = beside.collect();
+        if !beside.is_empty() {
+            let text = format!(
+                "{} beside the file: not used, all is in its metadata",
+                beside.join(" and ")
+            );
+            config.remarks.push(Remark::note(RemarkKind::Unused, text));
+        }
+        Self::new(source, config, tensors, tokenizer)
     }
 
     fn open_as(source: Source, dir: &Path) -> Result<Self> {
+        if let Some(file) = gguf::parts::of_directory(dir)? {
+            return Self::open_gguf(source, &file);
+        }
         let path = dir.join(CONFIG);
         if !path.exists() {
             return Err(missing_config(dir, path));
@@ -154,6 +182,13 @@ impl Checkpoint {
         let tensors = Tensors::from_bytes(&dir.join(tensors::WEIGHTS), weights)?;
         let tokenizer = Tokenizer::file(dir.join(TOKENIZER), &config);
         Self::new(Source::Directory(dir.into()), config, tensors, tokenizer)
+    }
+
+    /// A GGUF file in memory.
+    pub(crate) fn from_gguf(bytes: Vec<u8>) -> Result<Self> {
+        let path = Path::new("memory.gguf");
+        let Opened { config, tensors, tokenizer } = gguf::from_bytes(path, bytes)?;
+        Self::new(Source::File(path.into()), config, tensors, tokenizer)
     }
 
     fn new(
@@ -270,9 +305,14 @@ impl Checkpoint {
         if self.source == Source::Embedded {
             return vec![];
         }
-        let directory = self.tensors.path();
-        let beside = [CONFIG, GENERATION, TOKENIZER, tokenizer::SETTINGS, tensors::INDEX];
-        let beside = beside.map(|name| directory.join(name));
+        let path = self.tensors.path();
+        let beside = match gguf::is_gguf(path) {
+            true => vec![path.with_file_name(TOKENIZER), path.with_file_name(tokenizer::SETTINGS)],
+            false => {
+                let names = [CONFIG, GENERATION, TOKENIZER, tokenizer::SETTINGS, tensors::INDEX];
+                names.map(|name| path.join(name)).into()
+            }
+        };
         let beside = beside.into_iter().filter(|path| path.exists());
         self.tensors.files().map(Path::to_path_buf).chain(beside).collect()
     }
@@ -367,6 +407,11 @@ impl Checkpoint {
         self.tokenizer.decode(ids)
     }
 
+    /// The `tokenizer.json` that texts are read with, where it lies or as it was made.
+    pub(crate) fn tokenizer_json(&self) -> Result<Vec<u8>> {
+        self.tokenizer.json().map(Cow::into_owned)
+    }
+
     /// The text of one token, special ones included.
     pub(crate) fn token_text(&self, id: u32) -> Result<String> {
         self.tokenizer.token_text(id)
@@ -424,17 +469,11 @@ fn missing_config(dir: &Path, path: PathBuf) -> Error {
         return Error::MissingFile { path, remedy: tensors::siblings::without_config(dir) };
     }
     if !dir.exists() {
-        let remedy = "pass a directory with config.json and model.safetensors".into();
+        let remedy =
+            "pass a directory with config.json and model.safetensors, or a GGUF file".into();
         return Error::MissingFile { path: dir.into(), remedy };
     }
-    let mut beginning = [0; 4];
-    let is_gguf = std::fs::metadata(dir).is_ok_and(|file| file.is_file())
-        && std::fs::File::open(dir).and_then(|mut file| file.read_exact(&mut beginning)).is_ok()
-        && &beginning == b"GGUF";
-    let remedy = if is_gguf {
-        "it is a GGUF file, which is not read; pass a directory with config.json and safetensors weights"
-    } else {
-        "it is a file; pass the directory that holds config.json and the weights"
-    };
+    let remedy =
+        "it is a file and no GGUF; pass the directory that holds config.json and the weights";
     Error::NotADirectory { path: dir.into(), remedy: remedy.into() }
 }

@@ -63,7 +63,7 @@ fn remedy(layer: &str, prefixes: &[&str], tensors: &Tensors) -> String {
         );
     }
     let first = tensors.names().next().map_or("none".into(), |name| format!("'{name}' and so on"));
-    format!("its tensors are {first}; check that config.json and the weights belong together")
+    format!("its tensors are {first}; {}", tensors.remedy())
 }
 
 /// The weight of a head, with whatever before it; those of a vision tower have other names.

@@ -4,6 +4,7 @@
 pub mod family;
 pub mod goldens;
 pub mod halves;
+pub mod texts;
 
 use candle_core::{DType, Device, Tensor};
 use gemma_mlp::device;

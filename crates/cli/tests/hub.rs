@@ -717,7 +717,7 @@ fn other_weights_are_named() {
     state.files.remove(WEIGHTS);
     state.files.remove("consolidated.safetensors");
     drop(state);
-    case.refused(&["no model.safetensors", "it has gemma.gguf", "llama.cpp"]);
+    case.refused(&["no model.safetensors", "it has gemma.gguf", "--file"]);
     case.hub.state().files.remove("gemma.gguf");
     case.refused(&["it has pytorch_model.bin", "convert them to safetensors"]);
     case.hub.state().files.insert("adapter_config.json".into(), b"{}".into());
@@ -881,7 +881,7 @@ fn pasted_addresses() {
     let case = Case::new();
     let endpoint = &case.hub.endpoint;
     let open = |model: &str, revision: Option<&str>| {
-        Checkpoint::open_or_fetch(model, revision, &case.settings(), |_, _| {})
+        Checkpoint::open_or_fetch(model, None, revision, &case.settings(), |_, _| {})
     };
     let source = format!("{ID} (revision {COMMIT})");
     for model in [
@@ -1129,4 +1129,50 @@ fn killed_while_downloading() {
         |r: &hub::Request| r.header("range") == Some(&format!("bytes=900000-{}", size() - 1));
     assert!(case.hub.requests().iter().any(resumed));
     assert!(blobs.join(&sha256).exists() && !part.exists());
+}
+
+/// A GGUF file, whole or in parts, with the tokenizer beside it; nothing else is asked for.
+#[test]
+fn gguf_files_are_fetched_by_their_name() {
+    let case = Case::new();
+    let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/gguf");
+    let parts = [1, 2, 3].map(|part| format!("split-0000{part}-of-00003.gguf"));
+    for name in parts.iter().map(String::as_str).chain(["gemma3.gguf"]) {
+        let bytes = std::fs::read(goldens.join(name)).unwrap();
+        case.hub.state().files.insert(name.into(), bytes);
+    }
+    let settings = case.settings();
+    let fetch = |name: &str| Checkpoint::fetch_file(ID, name, None, &settings, |_, _| {});
+    let whole = fetch("gemma3.gguf").unwrap();
+    assert_eq!(whole.source().to_string(), format!("{ID}/gemma3.gguf (revision {COMMIT})"));
+    assert!(whole.remarks().iter().any(|remark| remark.text.contains("beside the file")));
+    let split = fetch(&parts[1]).unwrap();
+    assert_eq!(split.blocks().len(), whole.blocks().len());
+    let snapshot = case.path(&format!("snapshots/{COMMIT}"));
+    let fetched = |name: &str| snapshot.join(name).exists();
+    assert!(parts.iter().all(|part| fetched(part)) && fetched("tokenizer.json"));
+    assert!(!fetched("config.json") && !case.has_weights());
+    // From the cache alone; and what is not in it.
+    let offline = Hub { offline: true, ..case.settings() };
+    Checkpoint::fetch_file(ID, &parts[2], None, &offline, |_, _| {}).unwrap();
+    let result = Checkpoint::fetch_file(ID, "other.gguf", None, &offline, |_, _| {});
+    assert_refused(result, &["other.gguf is not in the cache"]);
+    let listed = "it has gemma.gguf, gemma3.gguf, split-00001";
+    assert_refused(fetch("other.gguf"), &["no file other.gguf", listed]);
+    assert_refused(fetch("gemma.safetensors"), &["at the top of the repository"]);
+    assert_refused(fetch("../gemma3.gguf"), &["at the top of the repository"]);
+    // What is called so and is none is one line of its own.
+    let error = fetch("gemma.gguf").err().unwrap().to_string();
+    let told = error.contains("does not begin with \"GGUF\"") && error.lines().count() == 1;
+    assert!(told, "{error}");
+    // The program: by name, and by the address of the file's page.
+    let page = format!("{}/{ID}/blob/main/gemma3.gguf", case.hub.endpoint);
+    let by_name = ["inspect", "--model", ID, "--file", "gemma3.gguf"];
+    for args in [&by_name[..], &["inspect", "--model", &page]] {
+        let output = case.command(args).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(String::from_utf8_lossy(&output.stdout).contains("gemma3.gguf"));
+    }
+    let both = case.command(&["inspect", "--model", &page, "--file", "x.gguf"]).output().unwrap();
+    assert_exit_2(both, &["leave one out"]);
 }

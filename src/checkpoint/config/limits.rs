@@ -2,5 +2,5 @@
 
 /// Of the hidden size, the intermediate size, and all attention heads side by side.
 pub(super) const MAX_WIDTH: usize = 1 << 20;
-pub(super) const MAX_LAYERS: usize = 1 << 12;
-pub(super) const MAX_VOCAB: usize = 1 << 24;
+pub(in crate::checkpoint) const MAX_LAYERS: usize = 1 << 12;
+pub(in crate::checkpoint) const MAX_VOCAB: usize = 1 << 24;

@@ -5,7 +5,7 @@ pub(super) mod attention;
 pub(super) mod feed_forward;
 pub(super) mod head;
 mod keys;
-mod limits;
+pub(super) mod limits;
 pub(super) mod prefix;
 pub(super) mod raw;
 pub(super) mod recurrent;

@@ -18,9 +18,11 @@ mod remote;
 pub(crate) mod server;
 
 use super::config::Config;
+use super::gguf::parts;
 use super::json::read_text;
 use super::tensors::index::Index;
 use super::tensors::{INDEX, WEIGHTS};
+use super::tokenizer::SETTINGS;
 use super::{CONFIG, Checkpoint, Remark, RemarkKind, Source, TOKENIZER};
 use crate::error::{Error, HubError, Result};
 use cache::RepoCache;
@@ -33,7 +35,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Not every repository has these.
-const OPTIONAL: [&str; 3] = ["generation_config.json", "tokenizer_config.json", TOKENIZER];
+const OPTIONAL: [&str; 3] = ["generation_config.json", SETTINGS, TOKENIZER];
 
 /// What a file in JSON may have at most, in bytes; the largest tokenizers have half of it.
 const MAX_JSON: u64 = 64 << 20;
@@ -85,13 +87,15 @@ impl Hub {
 }
 
 impl Checkpoint {
-    /// Opens a directory, or fetches from the Hub if there is none and the name could be that of a
-    /// repository, in any of the forms that [`Self::fetch`] takes.
+    /// Opens a directory or a GGUF file, or fetches from the Hub if there is none and the name could be that of
+    /// a repository, in any of the forms that [`Self::fetch`] takes. With `file`, the GGUF file of that name in the
+    /// directory or repository.
     ///
     /// # Errors
-    /// As [`Self::open`] and [`Self::fetch`]; a revision of a directory.
+    /// As [`Self::open`] and [`Self::fetch`]; a revision of a directory; a file of what is no directory.
     pub fn open_or_fetch(
         model: impl AsRef<Path>,
+        file: Option<&str>,
         revision: Option<&str>,
         hub: &Hub,
         progress: impl FnMut(u64, u64),
@@ -101,14 +105,20 @@ impl Checkpoint {
             && let Some(text) = model.to_str()
             && hub.reference(text)?.is_some()
         {
-            return Self::fetch(text, revision, hub, progress);
+            return Self::fetched(text, file, revision, hub, progress);
         }
-        match revision {
-            Some(revision) if model.is_dir() => Err(Error::Input(format!(
-                "{} is a directory and has no revision '{revision}'; only a repository on the Hub has",
+        match (revision, file) {
+            (Some(revision), _) if model.exists() => Err(Error::Input(format!(
+                "{} is a {} and has no revision '{revision}'; only a repository on the Hub has",
+                model.display(),
+                if model.is_dir() { "directory" } else { "file" }
+            ))),
+            (_, Some(file)) if model.is_file() => Err(Error::Input(format!(
+                "{} is a file, in which there is no file {file}; leave one out",
                 model.display()
             ))),
-            _ => Self::open(model),
+            (_, Some(file)) => Self::open(model.join(file)),
+            (_, None) => Self::open(model),
         }
     }
 
@@ -118,7 +128,8 @@ impl Checkpoint {
     /// `tokenizer_config.json`. An interrupted download goes on where it broke off.
     ///
     /// The repository may also be named as `org/name@revision`, as `hf://org/name`, or by the
-    /// address of its page on the Hub or on the endpoint.
+    /// address of its page on the Hub or on the endpoint. The address of a GGUF file is that file, as for
+    /// [`Self::fetch_file`].
     ///
     /// A commit that is in the cache is opened without a request; what other files the repository
     /// has is not known then. If the hub cannot be reached, or the cache cannot be written, what is
@@ -140,16 +151,48 @@ impl Checkpoint {
         id: &str,
         revision: Option<&str>,
         hub: &Hub,
+        progress: impl FnMut(u64, u64),
+    ) -> Result<Self> {
+        Self::fetched(id, None, revision, hub, progress)
+    }
+
+    /// As [`Self::fetch`], a GGUF file of a repository, with all parts of a split one, by whichever of them is
+    /// named; and `tokenizer.json`, if there is one.
+    ///
+    /// # Errors
+    /// As [`Self::fetch`]; a name that is not one of a GGUF file at the top of the repository.
+    pub fn fetch_file(
+        id: &str,
+        file: &str,
+        revision: Option<&str>,
+        hub: &Hub,
+        progress: impl FnMut(u64, u64),
+    ) -> Result<Self> {
+        Self::fetched(id, Some(file), revision, hub, progress)
+    }
+
+    fn fetched(
+        id: &str,
+        file: Option<&str>,
+        revision: Option<&str>,
+        hub: &Hub,
         mut progress: impl FnMut(u64, u64),
     ) -> Result<Self> {
         let refused = |reason| Error::Hub { id: shown(id), reason };
         let reference = hub.reference(id)?.ok_or_else(|| refused(HubError::InvalidId))?;
         let revision = reference.revision(revision).map_err(refused)?;
+        let file = reference.file(file).map_err(refused)?;
         let id = reference.id;
-        match fetch(&id, &revision, hub, &mut progress) {
+        let wanted = Wanted { revision: &revision, file: file.as_deref() };
+        match fetch(&id, wanted, hub, &mut progress) {
             Ok(Snapshot { dir, commit, remark }) => {
-                let mut checkpoint =
-                    Self::open_as(Source::Hub { id: id.to_string(), commit }, &dir)?;
+                let mut checkpoint = match &file {
+                    None => Self::open_as(Source::Hub { id: id.to_string(), commit }, &dir)?,
+                    Some(file) => {
+                        let id = format!("{id}/{file}");
+                        Self::open_gguf(Source::Hub { id, commit }, &dir.join(file))?
+                    }
+                };
                 checkpoint.remarks.extend(remark);
                 Ok(checkpoint)
             }
@@ -177,6 +220,14 @@ impl From<Error> for Failure {
     }
 }
 
+/// What is asked for of a repository.
+#[derive(Clone, Copy)]
+struct Wanted<'a> {
+    revision: &'a str,
+    /// A GGUF file; `None` for the checkpoint in safetensors.
+    file: Option<&'a str>,
+}
+
 /// A revision in the cache, with everything that is needed.
 struct Snapshot {
     dir: PathBuf,
@@ -189,14 +240,15 @@ type Progress<'a> = &'a mut dyn FnMut(u64, u64);
 
 fn fetch(
     id: &RepoId,
-    revision: &str,
+    wanted: Wanted,
     hub: &Hub,
     progress: Progress,
 ) -> std::result::Result<Snapshot, Failure> {
+    let Wanted { revision, file } = wanted;
     let dir = hub.cache.clone().map_or_else(environment::cache, Ok)?;
     let cache = RepoCache::new(&dir, id);
     let here = |commit: String, remark| Snapshot { dir: cache.snapshot(&commit), commit, remark };
-    let cached = cached(&cache, revision);
+    let cached = cached(&cache, wanted);
     if hub.offline {
         let commit = cached.map_err(|file| HubError::NotCached { file, cache: dir })?;
         return Ok(here(commit, None));
@@ -204,7 +256,7 @@ fn fetch(
     // Files of a commit never change. A checkpoint may lack a tokenizer, but only the hub knows.
     if let Ok(commit) = &cached
         && is_commit(revision)
-        && cache.has(commit, TOKENIZER)
+        && (file.is_some() || cache.has(commit, TOKENIZER))
     {
         return Ok(here(commit.clone(), None));
     }
@@ -212,7 +264,11 @@ fn fetch(
     let mut newest = None;
     let fetched = client.revision(revision).map_err(Failure::from).and_then(|found| {
         newest = Some(found.commit.clone());
-        fetch_files(&client, &cache, &found, progress).map(|()| found.commit)
+        match file {
+            None => fetch_files(&client, &cache, &found, progress),
+            Some(file) => fetch_gguf(&client, &cache, &found, file, progress),
+        }
+        .map(|()| found.commit)
     });
     match (fetched, cached) {
         (Ok(commit), _) => {
@@ -265,9 +321,14 @@ fn outdated(
 }
 
 /// The commit that a revision was at, if all of it is in the cache, or else what is not.
-fn cached(cache: &RepoCache, revision: &str) -> std::result::Result<String, String> {
+fn cached(cache: &RepoCache, wanted: Wanted) -> std::result::Result<String, String> {
+    let Wanted { revision, file } = wanted;
     let commit = cache.commit(revision).ok_or_else(|| format!("revision {revision}"))?;
-    match missing(cache, &commit) {
+    let missing = match file {
+        None => missing(cache, &commit),
+        Some(file) => parts::names(file).into_iter().find(|part| !cache.has(&commit, part)),
+    };
+    match missing {
         None => Ok(commit),
         Some(file) => Err(file),
     }
@@ -308,12 +369,7 @@ fn fetch_files(
         instead: at.files.as_deref().map(instead).unwrap_or_default(),
     };
 
-    // Whoever lists more might fill the disk.
-    let is_endless = |file: &&RemoteFile| file.name.ends_with(".json") && file.size > MAX_JSON;
-    if let Some(RemoteFile { name, size, .. }) = files.values().find(is_endless) {
-        return Err(client.odd(&format!("a {name} of {size} bytes")).into());
-    }
-
+    check_sizes(client, files.values())?;
     let config = files.remove(CONFIG).ok_or_else(|| missing(CONFIG))?;
     let config = client.fetch(cache, commit, &config, &mut |_| {})?;
     Config::parse(&read_text(&config)?, &config)?;
@@ -335,11 +391,67 @@ fn fetch_files(
         }
     }
 
+    download(client, cache, commit, &wanted, progress)
+}
+
+/// A GGUF file with its other parts, and the tokenizer beside it, if there is one.
+fn fetch_gguf(
+    client: &Client,
+    cache: &RepoCache,
+    at: &Revision,
+    file: &str,
+    progress: Progress,
+) -> std::result::Result<(), Failure> {
+    let parts = parts::names(file);
+    let beside = [TOKENIZER, SETTINGS];
+    let names: Vec<&str> = parts.iter().map(String::as_str).chain(beside).collect();
+    let mut files = client.files(at, &names)?;
+    let mut wanted: Vec<RemoteFile> =
+        beside.iter().filter_map(|name| files.remove(*name)).collect();
+    for part in &parts {
+        let lost = || {
+            let others = at.files.as_deref().unwrap_or_default();
+            let others = parts::models(others).into_iter().take(4).map(failure::plain);
+            let others: Vec<_> = others.collect();
+            let instead = if others.is_empty() {
+                String::new()
+            } else {
+                format!("it has {}", others.join(", "))
+            };
+            HubError::NoFile { file: part.clone(), instead }
+        };
+        wanted.push(files.remove(part).ok_or_else(lost)?);
+    }
+    check_sizes(client, wanted.iter())?;
+    download(client, cache, &at.commit, &wanted, progress)
+}
+
+/// Refuses files in JSON that are larger than any: whoever lists them might fill the disk.
+fn check_sizes<'a>(
+    client: &Client,
+    files: impl IntoIterator<Item = &'a RemoteFile>,
+) -> std::result::Result<(), HubError> {
+    let is_endless = |file: &&RemoteFile| file.name.ends_with(".json") && file.size > MAX_JSON;
+    match files.into_iter().find(is_endless) {
+        Some(RemoteFile { name, size, .. }) => {
+            Err(client.odd(&format!("a {name} of {size} bytes")))
+        }
+        None => Ok(()),
+    }
+}
+
+fn download(
+    client: &Client,
+    cache: &RepoCache,
+    commit: &str,
+    wanted: &[RemoteFile],
+    progress: Progress,
+) -> std::result::Result<(), Failure> {
     let total = wanted.iter().map(|file| file.size).sum();
     // All that is here at once, so that what follows is what this run fetches.
     let mut done: u64 = wanted.iter().map(|file| cache.here(commit, file)).sum();
     progress(done, total);
-    for file in &wanted {
+    for file in wanted {
         let others = done.saturating_sub(cache.here(commit, file));
         client.fetch(cache, commit, file, &mut |here| progress(others + here, total))?;
         done = others + file.size;

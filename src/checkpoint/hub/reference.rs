@@ -3,6 +3,7 @@
 use super::failure::plain;
 use super::id::{RepoId, revision_name};
 use super::remote::instead;
+use crate::checkpoint::gguf::parts::EXTENSION;
 use crate::error::HubError;
 use percent_encoding::percent_decode_str;
 
@@ -10,6 +11,8 @@ use percent_encoding::percent_decode_str;
 pub(super) struct Reference {
     pub(super) id: RepoId,
     pub(super) revision: Option<String>,
+    /// The GGUF file of it that is meant, if one is named.
+    pub(super) file: Option<String>,
 }
 
 impl Reference {
@@ -43,19 +46,43 @@ impl Reference {
         };
         let Ok(id) = RepoId::parse(id) else { return Ok(None) };
         let known = revision_name(revision).is_ok();
-        Ok(known.then(|| Self { id, revision: revision.map(String::from) }))
+        let revision = revision.map(String::from);
+        Ok(known.then_some(Self { id, revision, file: None }))
     }
 
     /// The revision to take, where another place may name one, too.
     pub(super) fn revision(&self, other: Option<&str>) -> Result<String, HubError> {
-        match (self.revision.as_deref(), other) {
-            (Some(named), Some(other)) if named != other => Err(invalid(format!(
-                "names the revision '{}', and '{}' is asked for; leave one out",
-                plain(named),
-                plain(other)
-            ))),
-            (named, other) => Ok(revision_name(named.or(other))?.into()),
+        let revision = either("revision", self.revision.as_deref(), other)?;
+        Ok(revision_name(revision)?.into())
+    }
+
+    /// The file to take, where another place may name one, too; `None` for the checkpoint in safetensors.
+    pub(super) fn file(&self, other: Option<&str>) -> Result<Option<String>, HubError> {
+        let Some(name) = either("file", self.file.as_deref(), other)? else { return Ok(None) };
+        let odd = name.contains(['/', '\\']) || name.contains(char::is_control);
+        if odd || !name.ends_with(EXTENSION) || name.starts_with('.') {
+            return Err(invalid(format!(
+                "has no file '{}' that is read: pass the name of a GGUF file at the top of the repository, NAME{EXTENSION}",
+                plain(name)
+            )));
         }
+        Ok(Some(name.into()))
+    }
+}
+
+/// What is named in either of two places, or in both alike.
+fn either<'a>(
+    what: &str,
+    named: Option<&'a str>,
+    other: Option<&'a str>,
+) -> Result<Option<&'a str>, HubError> {
+    match (named, other) {
+        (Some(named), Some(other)) if named != other => Err(invalid(format!(
+            "names the {what} '{}', and '{}' is asked for; leave one out",
+            plain(named),
+            plain(other)
+        ))),
+        (named, other) => Ok(named.or(other)),
     }
 }
 
@@ -107,12 +134,10 @@ fn protocol(text: &str) -> Result<Reference, HubError> {
     let (org, rest) = kind_of_model(text)?;
     let (name, rest) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let Some((name, revision)) = name.split_once('@') else {
-        file(rest)?;
-        return repository(org, name, None);
+        return repository(org, name, None, file(rest)?);
     };
     let (revision, path) = split_revision(&format!("{revision}{rest}"));
-    file(&path)?;
-    repository(org, name, revision)
+    repository(org, name, revision, file(&path)?)
 }
 
 /// `[/api][/models]/org/name[/tree/revision[/file]]`, as a browser or git has it
@@ -123,20 +148,20 @@ fn page(path: &str) -> Result<Reference, HubError> {
     let (name, rest) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let rest = rest.trim_start_matches('/');
     let (route, rest) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    let revision = match route {
-        "" => None,
+    let (revision, file) = match route {
+        "" => (None, None),
         "tree" | "blob" | "resolve" | "raw" | "blame" | "commit" | "commits" | "revision" => {
             let (revision, path) = split_revision(rest.trim_start_matches('/'));
             // A tree's page is that of a folder.
-            file(&if route == "tree" && !path.is_empty() { path + "/…" } else { path })?;
-            revision
+            let path = if route == "tree" && !path.is_empty() { path + "/…" } else { path };
+            (revision, file(&path)?)
         }
         other => {
             let message = format!("a repository's page '{}', and no revision", plain(other));
             return Err(invalid(format!("{message}; pass org/name")));
         }
     };
-    repository(org, name, revision)
+    repository(org, name, revision, file)
 }
 
 /// The organisation, and what follows. On the Hub some names stand for other things.
@@ -156,13 +181,18 @@ fn kind_of_model(path: &str) -> Result<(&str, &str), HubError> {
     Err(invalid(format!("the address of {kind}, not of a model; pass a model's org/name")))
 }
 
-fn repository(org: &str, name: &str, revision: Option<String>) -> Result<Reference, HubError> {
+fn repository(
+    org: &str,
+    name: &str,
+    revision: Option<String>,
+    file: Option<String>,
+) -> Result<Reference, HubError> {
     if name.is_empty() {
         return Err(invalid("an address without a repository; pass org/name".into()));
     }
     // As `git clone` takes it.
     let name = name.strip_suffix(".git").unwrap_or(name);
-    Ok(Reference { id: RepoId::parse(&format!("{org}/{name}"))?, revision })
+    Ok(Reference { id: RepoId::parse(&format!("{org}/{name}"))?, revision, file })
 }
 
 /// The revision, in which only the Hub's own references have an open `/`, and what follows.
@@ -179,18 +209,22 @@ fn split_revision(path: &str) -> (Option<String>, String) {
     (revision, segments.map(decode).collect::<Vec<_>>().join("/"))
 }
 
-/// Only a checkpoint at the top of a repository is read, and only in our formats.
-fn file(path: &str) -> Result<(), HubError> {
+/// The GGUF file that is meant, if it is one. Only a checkpoint at the top of a repository is read, and only in our
+/// formats.
+fn file(path: &str) -> Result<Option<String>, HubError> {
     let path = path.trim_start_matches('/');
     if path.contains('/') {
         let message = format!("leads to {}, below the top of a repository", plain(path));
         return Err(invalid(format!("{message}, where nothing is read; pass org/name")));
     }
+    if path.ends_with(EXTENSION) {
+        return Ok(Some(path.into()));
+    }
     let other = instead(&[path.to_string()]);
     if !other.is_empty() && !path.ends_with(".safetensors") {
         return Err(invalid(format!("leads to what is not read here: {other}")));
     }
-    Ok(())
+    Ok(None)
 }
 
 #[cfg(test)]
@@ -282,7 +316,7 @@ mod tests {
             ("https://huggingface.co/a/b/discussions/1", "'discussions'"),
             ("https://huggingface.co/a/b/tree/main/sub", "leads to sub/"),
             ("https://huggingface.co/a/b/blob/main/sub/x.json", "leads to sub/x.json"),
-            ("https://huggingface.co/a/b/blob/main/x.gguf", "it has x.gguf"),
+            ("https://huggingface.co/a/b/blob/main/x.bin", "it has x.bin"),
             ("https://huggingface.co/a/b%2f..", "not a repository's id"),
             ("hf://a/../b", "not a repository's id"),
         ] {
@@ -296,6 +330,25 @@ mod tests {
         let address = "https://me:secret@hf.co/a/b?token=secret#secret";
         assert_eq!(shown(address), "https://hf.co/a/b");
         assert_eq!(shown("a/b\u{1b}[31m"), "a/b[31m");
+    }
+
+    #[test]
+    fn files() {
+        let file = |text, other| {
+            let reference = Reference::parse(text, ENDPOINT).unwrap().unwrap();
+            reference.file(other).map_err(|error| error.to_string())
+        };
+        let page = "https://huggingface.co/a/b/blob/main/x.Q4_0.gguf?download=true";
+        let name = Ok(Some("x.Q4_0.gguf".to_string()));
+        assert_eq!(file("a/b", None), Ok(None));
+        assert_eq!(file("a/b", Some("x.Q4_0.gguf")), name);
+        assert_eq!(file(page, None), name);
+        assert_eq!(file("hf://a/b/x.Q4_0.gguf", Some("x.Q4_0.gguf")), name);
+        assert!(file(page, Some("y.gguf")).unwrap_err().contains("leave one out"));
+        for odd in ["../x.gguf", "sub/x.gguf", "x.safetensors", "", ".gguf", "a\\b.gguf", "\n.gguf"]
+        {
+            assert!(file("a/b", Some(odd)).unwrap_err().contains("at the top"), "{odd}");
+        }
     }
 
     #[test]

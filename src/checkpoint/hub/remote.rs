@@ -63,7 +63,7 @@ pub(super) fn instead(files: &[String]) -> String {
             .into();
     }
     let formats: [(&[&str], &str); 3] = [
-        (&[".gguf"], "llama.cpp's format: pass the repository that it was made from"),
+        (&[".gguf"], "a GGUF file: pass its name as the file to have it, as in --file NAME.gguf"),
         (&[".bin", ".pt", ".pth", ".ckpt"], "PyTorch's pickles: convert them to safetensors"),
         (
             &[".h5", ".msgpack", ".onnx", ".npz"],

@@ -80,7 +80,7 @@ impl File {
     /// Refuses a file that was written to since it was opened, as far as its length and the time of its
     /// last write tell. One that another took the place of is still the same: it lives on while it is
     /// open.
-    pub(super) fn check_unchanged(&self) -> Result<()> {
+    pub(in crate::checkpoint) fn check_unchanged(&self) -> Result<()> {
         match &self.content {
             Content::Opened(file, modified) => {
                 let now = file.metadata().map_err(Error::io(&self.path))?;
@@ -130,23 +130,23 @@ impl File {
         }
     }
 
-    /// Reads so many bytes from a place on with all threads, in pieces of [`PIECE`], of which the last
-    /// may be shorter. `work` gets each piece with the item that stands in its place.
+    /// Reads so many bytes from a place on with all threads, in pieces of so many, at most [`PIECE`], of
+    /// which the last may be shorter. `work` gets each piece with the item that stands in its place.
     pub(super) fn read<I: Send>(
         &self,
         at: u64,
         len: usize,
+        size: usize,
         items: impl IndexedParallelIterator<Item = I>,
-        work: impl Fn(&[u8], I) + Sync + Send,
+        work: impl Fn(&[u8], I) -> candle_core::Result<()> + Sync + Send,
     ) -> Result<()> {
         items.enumerate().with_min_len(PIECES).try_for_each_init(
-            || vec![0; PIECE.min(len)],
+            || vec![0; size.min(len)],
             |buffer, (i, item)| {
-                let done = (i * PIECE).min(len);
-                let piece = &mut buffer[..PIECE.min(len - done)];
+                let done = (i * size).min(len);
+                let piece = &mut buffer[..size.min(len - done)];
                 self.fill(at + done as u64, piece)?;
-                work(piece, item);
-                Ok::<(), Error>(())
+                Ok::<(), Error>(work(piece, item)?)
             },
         )?;
         // After the last piece: what was written meanwhile has moved the time by now.
@@ -216,12 +216,15 @@ mod tests {
         for len in [0, 1, PIECE - 1, PIECE, PIECE + 1, 4 * PIECE + 7] {
             let seen = Mutex::new(vec![vec![]; len.div_ceil(PIECE)]);
             let items = (0..len.div_ceil(PIECE)).into_par_iter();
-            let keep = |piece: &[u8], i: usize| seen.lock().unwrap()[i] = piece.to_vec();
-            file.read(3, len, items, keep)?;
+            let keep = |piece: &[u8], i: usize| {
+                seen.lock().unwrap()[i] = piece.to_vec();
+                Ok(())
+            };
+            file.read(3, len, PIECE, items, keep)?;
             assert!(seen.into_inner().unwrap().concat() == bytes[3..3 + len], "{len}");
         }
         let end = bytes.len() as u64;
-        let beyond = file.read(end - 1, 2, [()].into_par_iter(), |_, ()| {});
+        let beyond = file.read(end - 1, 2, PIECE, [()].into_par_iter(), |_, ()| Ok(()));
         assert!(matches!(beyond, Err(Error::Changed { .. })));
         Ok(())
     }

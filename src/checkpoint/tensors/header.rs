@@ -5,6 +5,7 @@
 
 use super::canonical::canonical;
 use super::file::File;
+use super::storage::Storage;
 use super::table::Table;
 use crate::checkpoint::json::is_lfs_pointer;
 use crate::error::{Error, Result};
@@ -28,36 +29,48 @@ const MAX_RANK: usize = 8;
 const METADATA: (usize, usize) = (1 << 10, 1 << 20);
 
 /// What a header says.
-pub(super) struct Header {
+pub(in crate::checkpoint) struct Header {
     /// Where the tensors' bytes begin in the file.
-    pub(super) data: u64,
+    pub(in crate::checkpoint) data: u64,
     /// Where and what each is, by its canonical name.
-    pub(super) tensors: Table<Stored>,
-    /// How many of them have another name in the file.
-    pub(super) renamed: usize,
+    pub(in crate::checkpoint) tensors: Table<Stored>,
+    /// How many of them have a wrapper in their name in the file.
+    pub(in crate::checkpoint) renamed: usize,
     /// Its `__metadata__`, but for what goes beyond [`METADATA`].
-    pub(super) metadata: BTreeMap<String, String>,
+    pub(in crate::checkpoint) metadata: BTreeMap<String, String>,
 }
 
 /// A tensor in a file.
 #[derive(Debug, Clone)]
-pub(super) struct Stored {
-    pub(super) dtype: Dtype,
+pub(in crate::checkpoint) struct Stored {
+    pub(in crate::checkpoint) storage: Storage,
     shape: Dims,
     /// Its bytes, from [`Header::data`] on.
-    pub(super) offsets: [usize; 2],
+    pub(in crate::checkpoint) offsets: [usize; 2],
+    /// Whether the file has every number plus 1, which is taken off again (norms in GGUF).
+    pub(in crate::checkpoint) plus_one: bool,
 }
 
 impl Stored {
-    pub(super) fn shape(&self) -> &[usize] {
+    /// One that lies somewhere; `None` if it has more dimensions than are read.
+    pub(in crate::checkpoint) fn new(
+        storage: Storage,
+        shape: &[usize],
+        offsets: [usize; 2],
+    ) -> Option<Self> {
+        let mut dims = Dims { rank: shape.len().try_into().ok()?, ..Dims::default() };
+        dims.dims.get_mut(..shape.len())?.copy_from_slice(shape);
+        Some(Self { storage, shape: dims, offsets, plus_one: false })
+    }
+
+    pub(in crate::checkpoint) fn shape(&self) -> &[usize] {
         &self.shape.dims[..usize::from(self.shape.rank)]
     }
 
     /// How many bytes its shape and dtype take.
-    fn bytes(&self) -> Option<usize> {
+    pub(in crate::checkpoint) fn bytes(&self) -> Option<usize> {
         let elements = self.shape().iter().try_fold(1, |n: usize, &dim| n.checked_mul(dim))?;
-        let bits = elements.checked_mul(self.dtype.bitsize())?;
-        bits.is_multiple_of(8).then_some(bits / 8)
+        self.storage.bytes(elements)
     }
 }
 
@@ -102,9 +115,9 @@ fn check_places(tensors: &Table<Stored>, data: u64, len: u64) -> std::result::Re
         let [start, end] = stored.offsets;
         let bytes = end.checked_sub(start);
         if bytes.is_none() || bytes != stored.bytes() {
-            let (shape, dtype) = (stored.shape(), stored.dtype);
+            let (shape, dtype) = (stored.shape(), stored.storage);
             return Err(format!(
-                "invalid offsets: tensor '{name}' of shape {shape:?} in {dtype:?} lies from byte {start} to {end}"
+                "invalid offsets: tensor '{name}' of shape {shape:?} in {dtype} lies from byte {start} to {end}"
             ));
         }
         places.push((start, end));
@@ -158,7 +171,8 @@ impl<'de> Visitor<'de> for HeaderVisitor {
             }
             let about = |e: A::Error| A::Error::custom(format!("tensor '{name}': {e}"));
             let Entry { dtype, shape, data_offsets } = map.next_value().map_err(about)?;
-            let stored = Stored { dtype, shape, offsets: data_offsets };
+            let storage = Storage::Numbers(dtype);
+            let stored = Stored { storage, shape, offsets: data_offsets, plus_one: false };
             let own = canonical(&name);
             renamed += usize::from(own != name);
             table.push(&own, stored).map_err(|_| A::Error::custom("its names are too long"))?;

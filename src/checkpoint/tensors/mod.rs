@@ -1,14 +1,15 @@
-//! Tensors by name, out of safetensors files. Only the headers are read when the files are opened; a
-//! tensor's bytes are read when it is asked for.
+//! Tensors by name, out of safetensors files or those of another format whose headers are read elsewhere. Only
+//! headers are read when files are opened; a tensor's bytes are read when it is asked for.
 
 mod canonical;
 mod file;
-mod header;
+pub(super) mod header;
 pub(super) mod index;
 mod numbers;
-mod shard;
+pub(super) mod shard;
 pub(super) mod siblings;
-mod table;
+mod storage;
+pub(super) mod table;
 
 use super::json::malformed;
 use super::remark::{Names, Remark, RemarkKind};
@@ -17,16 +18,16 @@ use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
 use canonical::renamed;
 pub use file::File;
-use half::{bf16, f16};
+use half::bf16;
 use header::Stored;
 use index::Index;
 pub use numbers::Numbers;
-use safetensors::Dtype;
 use shard::Shard;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+pub use storage::Storage;
 use table::Table;
 
 pub(in crate::checkpoint) const WEIGHTS: &str = "model.safetensors";
@@ -46,7 +47,12 @@ struct Inner {
     routing: Table<u16>,
     /// What is odd about the files.
     remarks: Vec<Remark>,
+    /// What to check where a tensor is missing.
+    remedy: &'static str,
 }
+
+/// That of a checkpoint whose config is a file of its own.
+const BELONG_TOGETHER: &str = "check that config.json and the weights belong together";
 
 impl Tensors {
     /// Opens the safetensors files of a directory: `model.safetensors`, or else the shards that
@@ -93,20 +99,22 @@ impl Tensors {
         }
         let open = |name: &String| Shard::closed(dir.join(name));
         let shards = names.iter().map(open).collect::<Result<Vec<_>>>()?;
-        if shards.len() == 1 {
-            return Self::new(dir, shards, Table::default(), vec![]);
-        }
-        let mut routing = Table::default();
-        for (at, shard) in shards.iter().enumerate() {
-            for (name, _) in shard.tensors().iter() {
-                let pushed = routing.push(name, at as u16);
-                pushed.map_err(|_| malformed(dir, "its names are too long"))?;
-            }
-        }
-        let routing = routing
-            .sorted()
-            .map_err(|name| malformed(dir, format!("tensor '{name}' is in two of its files")))?;
+        let routing = routing(dir, &shards)?;
         Self::new(dir, shards, routing, vec![])
+    }
+
+    /// Files of another format, with what was read of their headers: at most [`index::MAX_SHARDS`]. `path` is for
+    /// messages, and `remedy` says what to check where a tensor is missing.
+    ///
+    /// # Errors
+    /// Two that have a tensor of one name.
+    pub(in crate::checkpoint) fn of_shards(
+        path: &Path,
+        shards: Vec<Shard>,
+        remedy: &'static str,
+    ) -> Result<Self> {
+        let routing = routing(path, &shards)?;
+        Ok(Self(Arc::new(Inner { path: path.into(), shards, routing, remarks: vec![], remedy })))
     }
 
     /// One file in memory, with a path for messages.
@@ -122,7 +130,8 @@ impl Tensors {
         mut remarks: Vec<Remark>,
     ) -> Result<Self> {
         remarks.extend(renamed(shards.iter().map(Shard::renamed).sum()));
-        Ok(Self(Arc::new(Inner { path: path.into(), shards, routing, remarks })))
+        let (path, remedy) = (path.into(), BELONG_TOGETHER);
+        Ok(Self(Arc::new(Inner { path, shards, routing, remarks, remedy })))
     }
 
     /// All tensors of all shards, as transformers has them. The index says which shards there are, and decides where
@@ -170,6 +179,11 @@ impl Tensors {
         &self.0.remarks
     }
 
+    /// What to check where a tensor is missing.
+    pub(in crate::checkpoint) fn remedy(&self) -> &'static str {
+        self.0.remedy
+    }
+
     /// The files.
     pub(in crate::checkpoint) fn files(&self) -> impl Iterator<Item = &Path> {
         self.0.shards.iter().map(Shard::path)
@@ -191,8 +205,8 @@ impl Tensors {
         self.entries().map(|(name, ..)| name)
     }
 
-    /// All names, sorted, with shape and dtype. No tensor is read.
-    pub fn entries(&self) -> impl Iterator<Item = (&str, &[usize], Dtype)> {
+    /// All names, sorted, with shape and what the tensor is stored as. No tensor is read.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, &[usize], Storage)> {
         let Inner { shards, routing, .. } = &*self.0;
         let one = match &shards[..] {
             [only] => Some(only.tensors().iter()),
@@ -202,7 +216,7 @@ impl Tensors {
             .iter()
             .filter_map(|(name, &at)| Some((name, shards[usize::from(at)].tensors().get(name)?)));
         let all = one.into_iter().flatten().chain(several);
-        all.map(|(name, stored)| (name, stored.shape(), stored.dtype))
+        all.map(|(name, stored)| (name, stored.shape(), stored.storage))
     }
 
     /// Bytes of all files together.
@@ -230,7 +244,7 @@ impl Tensors {
     /// Checks shape and dtype of a weight by the header alone and returns its dtype.
     ///
     /// # Errors
-    /// A tensor that is missing, has another shape, or holds no F64, F32, BF16 or F16.
+    /// A tensor that is missing, has another shape, or holds neither F64, F32, BF16 or F16 nor quantised blocks.
     pub fn check(&self, name: &str, shape: &[usize]) -> Result<DType> {
         let (shard, stored) = self.info(name)?;
         // Packed weights have another shape too, which is not what is wrong with them.
@@ -246,23 +260,17 @@ impl Tensors {
         Ok(dtype)
     }
 
-    /// The dtype of a weight.
+    /// The dtype that a weight is read as: the stored one, f32 where it is quantised.
     ///
     /// # Errors
-    /// A tensor that is missing or holds no F64, F32, BF16 or F16.
+    /// A tensor that is missing or holds neither F64, F32, BF16 or F16 nor quantised blocks.
     pub fn dtype(&self, name: &str) -> Result<DType> {
         let (shard, stored) = self.info(name)?;
-        match stored.dtype {
-            Dtype::F64 => Ok(DType::F64),
-            Dtype::F32 => Ok(DType::F32),
-            Dtype::BF16 => Ok(DType::BF16),
-            Dtype::F16 => Ok(DType::F16),
-            other => Err(Error::WeightDType {
-                path: shard.path().into(),
-                tensor: name.into(),
-                dtype: format!("{other:?}"),
-            }),
-        }
+        shard.numbers(stored).float().ok_or_else(|| Error::WeightDType {
+            path: shard.path().into(),
+            tensor: name.into(),
+            dtype: stored.storage.to_string(),
+        })
     }
 
     /// Reads a weight, as `dtype`, onto a device.
@@ -279,22 +287,17 @@ impl Tensors {
         let stored = self.check(name, shape)?;
         let (shard, info) = self.info(name)?;
         let tensor = match (stored, dtype) {
+            // Widened as they are read.
             (DType::BF16, DType::F32) => {
                 let wide = shard.elements(info, |b| bf16::from_le_bytes(b).to_f32())?;
-                Tensor::from_vec(wide, shape, device)
+                Tensor::from_vec(wide, shape, device)?
             }
-            (DType::BF16, _) => {
-                Tensor::from_vec(shard.elements(info, bf16::from_le_bytes)?, shape, device)
+            _ => {
+                let numbers = shard.numbers(info);
+                numbers.tensor(0..numbers.len(), shape)?.to_device(device)?
             }
-            (DType::F16, _) => {
-                Tensor::from_vec(shard.elements(info, f16::from_le_bytes)?, shape, device)
-            }
-            (DType::F32, _) => {
-                Tensor::from_vec(shard.elements(info, f32::from_le_bytes)?, shape, device)
-            }
-            _ => Tensor::from_vec(shard.elements(info, f64::from_le_bytes)?, shape, device),
         };
-        Ok(tensor?.to_dtype(dtype)?)
+        Ok(tensor.to_dtype(dtype)?)
     }
 
     /// The elements of a tensor of any dtype, row-major, to be read later and in part.
@@ -314,7 +317,9 @@ impl Tensors {
     /// Whether two tensors have one dtype, one shape and the same bytes. Reads both up to where they differ.
     pub(in crate::checkpoint) fn are_equal(&self, name: &str, other: &str) -> Result<bool> {
         let ((shard, stored), other) = (self.info(name)?, self.info(other)?);
-        let alike = stored.dtype == other.1.dtype && stored.shape() == other.1.shape();
+        let alike = stored.storage == other.1.storage
+            && stored.plus_one == other.1.plus_one
+            && stored.shape() == other.1.shape();
         Ok(alike && shard.are_equal(stored, other)?)
     }
 
@@ -323,13 +328,9 @@ impl Tensors {
     /// # Errors
     /// As [`Self::dtype`]; a file that was written to since it was opened.
     pub fn count_nonfinite(&self, name: &str) -> Result<usize> {
-        let (dtype, (shard, info)) = (self.dtype(name)?, self.info(name)?);
-        match dtype {
-            DType::F64 => shard.count_nonfinite(info, |b| f64::from_le_bytes(b).is_finite()),
-            DType::F32 => shard.count_nonfinite(info, |b| f32::from_le_bytes(b).is_finite()),
-            DType::BF16 => shard.count_nonfinite(info, |b| bf16::from_le_bytes(b).is_finite()),
-            _ => shard.count_nonfinite(info, |b| f16::from_le_bytes(b).is_finite()),
-        }
+        self.dtype(name)?;
+        let (shard, info) = self.info(name)?;
+        shard.count_nonfinite(info)
     }
 
     /// A `VarBuilder` that reads from these tensors, for candle-nn's own layers, as a dtype.
@@ -352,7 +353,7 @@ impl Tensors {
         self.find(name).ok_or_else(|| Error::MissingTensor {
             path: self.0.path.clone(),
             tensor: name.into(),
-            remedy: "check that config.json and the weights belong together".into(),
+            remedy: self.remedy().into(),
         })
     }
 
@@ -364,6 +365,19 @@ impl Tensors {
         };
         Some((shard, shard.tensors().get(name)?))
     }
+}
+
+/// Which of several files has which tensor; nothing of one alone.
+fn routing(path: &Path, shards: &[Shard]) -> Result<Table<u16>> {
+    let mut routing = Table::default();
+    for (at, shard) in shards.iter().enumerate().filter(|_| shards.len() > 1) {
+        for (name, _) in shard.tensors().iter() {
+            let pushed = routing.push(name, at as u16);
+            pushed.map_err(|_| malformed(path, "its names are too long"))?;
+        }
+    }
+    let twice = |name| malformed(path, format!("tensor '{name}' is in two of its files"));
+    routing.sorted().map_err(twice)
 }
 
 fn shard_path(dir: &Path, shard: &str) -> Result<PathBuf> {

@@ -1,8 +1,10 @@
-//! Numbers that lie one behind the other in a file, little-endian.
+//! Numbers that lie one behind the other in a file.
 
 use super::file::{File, PIECE};
+use super::storage::{Storage, blocks_at_a_time, dequantise};
 use crate::error::{Error, Result};
 use crate::kernels::memory::on_large_pages;
+use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -11,7 +13,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Numbers of one dtype in a file, which are read where and when they are asked for. Cloning shares the
+/// Numbers of one kind in a file, which are read where and when they are asked for. Cloning shares the
 /// file.
 #[derive(Clone)]
 pub struct Numbers {
@@ -20,27 +22,34 @@ pub struct Numbers {
     at: u64,
     /// How many there are.
     len: usize,
-    dtype: Dtype,
+    storage: Storage,
+    /// Whether the file has every one plus 1.
+    plus_one: bool,
 }
 
 impl fmt::Debug for Numbers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { file, at, len, dtype } = self;
-        write!(f, "{len} of {dtype:?} from byte {at} of {}", file.path().display())
+        let Self { file, at, len, storage, .. } = self;
+        write!(f, "{len} of {storage} from byte {at} of {}", file.path().display())
     }
 }
 
 impl Numbers {
-    pub(super) fn new(file: &Arc<File>, at: u64, bytes: usize, dtype: Dtype) -> Self {
-        let len = (bytes as u64 * 8 / dtype.bitsize() as u64) as usize;
-        Self { file: file.clone(), at, len, dtype }
+    pub(super) fn new(file: &Arc<File>, at: u64, bytes: usize, storage: Storage) -> Self {
+        let len = storage.numbers(bytes);
+        Self { file: file.clone(), at, len, storage, plus_one: false }
+    }
+
+    /// Numbers of which the file has every one plus 1, if it does. They are read in f32.
+    pub(super) fn plus_one(self, plus_one: bool) -> Self {
+        Self { plus_one, ..self }
     }
 
     /// So many numbers from a byte on; `None` if the file ends before.
     pub fn of(file: &Arc<File>, at: u64, len: usize, dtype: Dtype) -> Option<Self> {
         let bytes = len.checked_mul(dtype.bitsize())? / 8;
         let end = at.checked_add(bytes as u64)?;
-        (end <= file.len()).then(|| Self::new(file, at, bytes, dtype))
+        (end <= file.len()).then(|| Self::new(file, at, bytes, Storage::Numbers(dtype)))
     }
 
     /// How many there are.
@@ -49,30 +58,36 @@ impl Numbers {
         self.len
     }
 
-    /// What they are stored in.
+    /// What they are stored as.
+    pub fn storage(&self) -> Storage {
+        self.storage
+    }
+
+    /// What they are read as.
     pub fn dtype(&self) -> Dtype {
-        self.dtype
+        match self.storage {
+            Storage::Numbers(dtype) if !self.plus_one => dtype,
+            _ => Dtype::F32,
+        }
     }
 
     /// That as candle's, if [`Self::tensor`] reads them.
     pub fn float(&self) -> Option<DType> {
-        match self.dtype {
-            Dtype::F64 => Some(DType::F64),
-            Dtype::F32 => Some(DType::F32),
-            Dtype::BF16 => Some(DType::BF16),
-            Dtype::F16 => Some(DType::F16),
-            _ => None,
-        }
+        Storage::Numbers(self.dtype()).float()
     }
 
-    /// Some of them, as they are stored, as a tensor on the CPU.
+    /// Some of them, as they are stored, as a tensor on the CPU; quantised ones, and those of which the file
+    /// has another number, in f32.
     ///
     /// # Errors
     /// Numbers that are no floats of 16 to 64 bits; a shape of more or fewer; a range beyond the end; a
     /// file that cannot be read, or was written to since it was opened.
     pub fn tensor(&self, range: Range<usize>, shape: &[usize]) -> Result<Tensor> {
         let cpu = &Device::Cpu;
-        let tensor = match self.dtype {
+        if self.plus_one || self.storage.is_quantised() {
+            return Ok(Tensor::from_vec(self.read_f32(range)?, shape, cpu)?);
+        }
+        let tensor = match self.dtype() {
             Dtype::F64 => Tensor::from_vec(self.read(range, f64::from_le_bytes)?, shape, cpu),
             Dtype::F32 => Tensor::from_vec(self.read(range, f32::from_le_bytes)?, shape, cpu),
             Dtype::BF16 => Tensor::from_vec(self.read(range, bf16::from_le_bytes)?, shape, cpu),
@@ -84,6 +99,46 @@ impl Numbers {
         Ok(tensor?)
     }
 
+    /// Some of them in f32, whatever they are stored as.
+    fn read_f32(&self, range: Range<usize>) -> Result<Vec<f32>> {
+        let mut numbers = match self.storage {
+            Storage::Blocks(kind) => self.dequantised(range, kind),
+            Storage::Numbers(Dtype::F64) => self.read(range, |b| f64::from_le_bytes(b) as f32),
+            Storage::Numbers(Dtype::F32) => self.read(range, f32::from_le_bytes),
+            Storage::Numbers(Dtype::BF16) => self.read(range, |b| bf16::from_le_bytes(b).to_f32()),
+            Storage::Numbers(Dtype::F16) => self.read(range, |b| f16::from_le_bytes(b).to_f32()),
+            Storage::Numbers(other) => {
+                Err(self.input(format!("{other:?} is no dtype of floats that are read")))
+            }
+        }?;
+        if self.plus_one {
+            numbers.iter_mut().for_each(|number| *number -= 1.0);
+        }
+        Ok(numbers)
+    }
+
+    /// Some of them out of their blocks, of which all are read that have one.
+    fn dequantised(&self, range: Range<usize>, kind: GgmlDType) -> Result<Vec<f32>> {
+        self.check(&range)?;
+        let block = kind.block_size();
+        let (first, end) = (range.start / block, range.end.div_ceil(block));
+        let len = (end - first) * block;
+        let mut all = on_large_pages(len);
+        let places = all.spare_capacity_mut()[..len].par_chunks_mut(blocks_at_a_time(kind) * block);
+        let at = self.at + (first * kind.type_size()) as u64;
+        dequantise(&self.file, at, end - first, kind, places, |numbers, places| {
+            assert_eq!(numbers.len(), places.len(), "a piece for its places");
+            for (place, &number) in places.iter_mut().zip(numbers) {
+                place.write(number);
+            }
+        })?;
+        // SAFETY: there is room for them, and nothing failed: each place was written.
+        unsafe { all.set_len(len) };
+        all.truncate(range.end - first * block);
+        all.drain(..range.start - first * block);
+        Ok(all)
+    }
+
     /// Some of them as token ids or positions: `None` for a number that is not whole, is negative or takes
     /// more than 32 bits.
     ///
@@ -92,7 +147,12 @@ impl Numbers {
     pub fn ids(&self, range: Range<usize>) -> Result<Vec<Option<u32>>> {
         let whole =
             |x: f64| (x.fract() == 0.0 && x >= 0.0 && x <= f64::from(u32::MAX)).then_some(x as u32);
-        match self.dtype {
+        if self.storage.is_quantised() {
+            return Err(
+                self.input(format!("{} is no type of token ids or positions", self.storage))
+            );
+        }
+        match self.dtype() {
             Dtype::U8 => self.read(range, |b: [u8; 1]| Some(b[0].into())),
             Dtype::I8 => self.read(range, |b| i8::from_le_bytes(b).try_into().ok()),
             Dtype::U16 => self.read(range, |b| Some(u16::from_le_bytes(b).into())),
@@ -115,11 +175,16 @@ impl Numbers {
         range: Range<usize>,
         element: impl Fn([u8; N]) -> T + Sync + Send,
     ) -> Result<Vec<T>> {
-        if range.start > range.end || range.end > self.len {
-            return Err(self.input(format!("it has no numbers {range:?}, but {}", self.len)));
-        }
+        self.check(&range)?;
         let at = self.at + (range.start * N) as u64;
         elements(&self.file, at, range.len() * N, element)
+    }
+
+    fn check(&self, range: &Range<usize>) -> Result<()> {
+        match range.start > range.end || range.end > self.len {
+            true => Err(self.input(format!("it has no numbers {range:?}, but {}", self.len))),
+            false => Ok(()),
+        }
     }
 
     fn input(&self, what: String) -> Error {
@@ -138,12 +203,13 @@ pub(super) fn elements<const N: usize, T: Copy + Send>(
     let len = bytes / N;
     let mut all = on_large_pages(len);
     let places = all.spare_capacity_mut()[..len].par_chunks_mut(PIECE / N);
-    file.read(at, bytes, places, |bytes, places| {
+    file.read(at, bytes, PIECE, places, |bytes, places| {
         let (elements, _) = bytes.as_chunks::<N>();
         assert_eq!(elements.len(), places.len(), "a piece for its places");
         for (place, &bytes) in places.iter_mut().zip(elements) {
             place.write(element(bytes));
         }
+        Ok(())
     })?;
     // SAFETY: there is room for them, and nothing failed: each place was written.
     unsafe { all.set_len(len) };

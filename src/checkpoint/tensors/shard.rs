@@ -1,10 +1,13 @@
-//! One safetensors file, and its tensors as numbers.
+//! One file of tensors, and these as numbers.
 
 use super::file::{File, PIECE};
 use super::header::{self, Header, Stored};
 use super::numbers::{Numbers, elements};
+use super::storage::{Storage, blocks_at_a_time, dequantise};
 use super::table::Table;
 use crate::error::Result;
+use half::{bf16, f16};
+use safetensors::Dtype;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A file and what its header says.
-pub(super) struct Shard {
+pub(in crate::checkpoint) struct Shard {
     file: Arc<File>,
     header: Header,
 }
@@ -32,9 +35,15 @@ impl Shard {
         Self::new(File::from_bytes(path.into(), bytes))
     }
 
+    /// A safetensors file.
     fn new(file: File) -> Result<Self> {
         let header = header::read(&file)?;
-        Ok(Self { file: Arc::new(file), header })
+        Ok(Self::of(Arc::new(file), header))
+    }
+
+    /// A file with what was read of its header, whatever format it has.
+    pub(in crate::checkpoint) fn of(file: Arc<File>, header: Header) -> Self {
+        Self { file, header }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -95,7 +104,7 @@ impl Shard {
     /// A tensor's elements, to be read later and in part.
     pub(super) fn numbers(&self, stored: &Stored) -> Numbers {
         let (at, bytes) = self.place(stored);
-        Numbers::new(&self.file, at, bytes, stored.dtype)
+        Numbers::new(&self.file, at, bytes, stored.storage).plus_one(stored.plus_one)
     }
 
     /// The elements of a tensor, each made of its `N` bytes by a function: read and converted by all
@@ -109,20 +118,51 @@ impl Shard {
         elements(&self.file, at, bytes, element)
     }
 
-    /// How many elements of a tensor, of `N` bytes each, fail the test.
-    pub(super) fn count_nonfinite<const N: usize>(
+    /// How many elements of a tensor are NaN or infinite; 0 of one that holds no floats.
+    pub(super) fn count_nonfinite(&self, stored: &Stored) -> Result<usize> {
+        let (at, bytes) = self.place(stored);
+        match stored.storage {
+            Storage::Numbers(Dtype::F64) => {
+                self.count(stored, |b| !f64::from_le_bytes(b).is_finite())
+            }
+            Storage::Numbers(Dtype::F32) => {
+                self.count(stored, |b| !f32::from_le_bytes(b).is_finite())
+            }
+            Storage::Numbers(Dtype::BF16) => {
+                self.count(stored, |b| !bf16::from_le_bytes(b).is_finite())
+            }
+            Storage::Numbers(Dtype::F16) => {
+                self.count(stored, |b| !f16::from_le_bytes(b).is_finite())
+            }
+            Storage::Numbers(_) => Ok(0),
+            Storage::Blocks(kind) => {
+                let nonfinite = AtomicUsize::new(0);
+                let blocks = bytes / kind.type_size();
+                let pieces = rayon::iter::repeat_n((), blocks.div_ceil(blocks_at_a_time(kind)));
+                dequantise(&self.file, at, blocks, kind, pieces, |numbers, ()| {
+                    let here = numbers.iter().filter(|number| !number.is_finite()).count();
+                    nonfinite.fetch_add(here, Ordering::Relaxed);
+                })?;
+                Ok(nonfinite.into_inner())
+            }
+        }
+    }
+
+    /// How many elements of a tensor, of `N` bytes each, are of a kind.
+    fn count<const N: usize>(
         &self,
         stored: &Stored,
-        is_finite: impl Fn([u8; N]) -> bool + Sync + Send,
+        is: impl Fn([u8; N]) -> bool + Sync + Send,
     ) -> Result<usize> {
         let (at, bytes) = self.place(stored);
-        let nonfinite = AtomicUsize::new(0);
+        let count = AtomicUsize::new(0);
         let pieces = rayon::iter::repeat_n((), bytes.div_ceil(PIECE));
-        self.file.read(at, bytes, pieces, |bytes, ()| {
+        self.file.read(at, bytes, PIECE, pieces, |bytes, ()| {
             let (elements, _) = bytes.as_chunks::<N>();
-            let here = elements.iter().filter(|&&element| !is_finite(element)).count();
-            nonfinite.fetch_add(here, Ordering::Relaxed);
+            let here = elements.iter().filter(|&&element| is(element)).count();
+            count.fetch_add(here, Ordering::Relaxed);
+            Ok(())
         })?;
-        Ok(nonfinite.into_inner())
+        Ok(count.into_inner())
     }
 }

@@ -37,9 +37,7 @@ pub(in crate::checkpoint) fn remedy(dir: &Path) -> String {
         return adapter(dir);
     }
     if let Some(name) = first(".gguf") {
-        return format!(
-            "there is {name}: GGUF is not read; take the safetensors checkpoint that it was made of"
-        );
+        return format!("there is {name}; pass that file itself to have it");
     }
     if let Some(name) = first(".bin").or(first(".pt")).or(first(".pth")).or(first(".ckpt")) {
         return format!(
@@ -62,9 +60,7 @@ pub(in crate::checkpoint) fn without_config(dir: &Path) -> String {
         return adapter(dir);
     }
     if let Some(name) = names.iter().find(|name| name.ends_with(".gguf")) {
-        return format!(
-            "there is {name}: GGUF is not read; pass a directory with config.json and safetensors weights"
-        );
+        return format!("there is {name}; pass that file itself to have it");
     }
     "a checkpoint directory has config.json beside its safetensors files".into()
 }

@@ -25,14 +25,24 @@ use std::sync::OnceLock;
 /// one.
 pub(super) struct Tokenizer {
     path: PathBuf,
-    /// What would be in the file, if it is in memory.
-    inside: Option<Cow<'static, [u8]>>,
+    origin: Origin,
     vocab: Vocab,
     outline: Read<Outline>,
     whole: Read<Whole>,
     /// The tokenizer without its merges, which is all that decoding takes and read in a third of the time.
     words: Read<tokenizers::Tokenizer>,
 }
+
+/// Where the bytes of its `tokenizer.json` come from.
+enum Origin {
+    File,
+    Bytes(Cow<'static, [u8]>),
+    /// They are made of something else, each time they are asked for.
+    Made(Make),
+}
+
+/// Makes the bytes of a `tokenizer.json`.
+pub(super) type Make = Box<dyn Fn() -> Result<Vec<u8>> + Send + Sync>;
 
 /// What was read, or why it was not. A second thread waits for the one that reads.
 type Read<T> = OnceLock<Result<T, String>>;
@@ -55,17 +65,22 @@ struct Whole {
 
 impl Tokenizer {
     pub(super) fn file(path: PathBuf, config: &Config) -> Self {
-        Self::new(path, None, config)
+        Self::new(path, Origin::File, config)
     }
 
     pub(super) fn bytes(bytes: impl Into<Cow<'static, [u8]>>, config: &Config) -> Self {
-        Self::new("tokenizer.json".into(), Some(bytes.into()), config)
+        Self::new("tokenizer.json".into(), Origin::Bytes(bytes.into()), config)
     }
 
-    fn new(path: PathBuf, inside: Option<Cow<'static, [u8]>>, config: &Config) -> Self {
+    /// One that is made of another file, which messages name.
+    pub(super) fn made(path: PathBuf, make: Make, config: &Config) -> Self {
+        Self::new(path, Origin::Made(make), config)
+    }
+
+    fn new(path: PathBuf, origin: Origin, config: &Config) -> Self {
         let vocab = Vocab { bos: config.bos_token_id, rows: config.decoder().vocab_size };
         let (outline, whole, words) = (Read::new(), Read::new(), Read::new());
-        Self { path, inside, vocab, outline, whole, words }
+        Self { path, origin, vocab, outline, whole, words }
     }
 
     /// Token ids with the special tokens around them, and what is odd about the text.
@@ -145,9 +160,9 @@ impl Tokenizer {
 
     fn read_outline(&self, parts: &Parts) -> Result<Outline, String> {
         let mut remarks = vec![];
-        let settings = match self.inside {
-            Some(_) => Settings::default(),
-            None => Settings::beside(&self.path, &mut remarks),
+        let settings = match self.origin {
+            Origin::File => Settings::beside(&self.path, &mut remarks),
+            Origin::Bytes(_) | Origin::Made(_) => Settings::default(),
         };
         let token = parts.added_tokens.iter().find(|token| token.id == self.vocab.bos);
         let bos = token.map_or("BOS".into(), |token| one_line(&token.content));
@@ -162,13 +177,21 @@ impl Tokenizer {
         kept: &'a Read<T>,
         read: impl FnOnce(&Parts) -> Result<T, String>,
     ) -> Result<&'a T> {
-        let bytes = match (kept.get(), &self.inside) {
-            (Some(_), _) => Cow::Borrowed(&[][..]),
-            (None, Some(bytes)) => Cow::Borrowed(&**bytes),
-            (None, None) => Cow::Owned(file::read(&self.path)?),
+        let bytes = match kept.get() {
+            Some(_) => Cow::Borrowed(&[][..]),
+            None => self.json()?,
         };
         let read = kept.get_or_init(|| read(&Parts::parse(&bytes)?));
         read.as_ref().map_err(|reason| self.failed(reason))
+    }
+
+    /// The bytes of its `tokenizer.json`.
+    pub(super) fn json(&self) -> Result<Cow<'_, [u8]>> {
+        match &self.origin {
+            Origin::File => file::read(&self.path).map(Cow::Owned),
+            Origin::Bytes(bytes) => Ok(Cow::Borrowed(bytes)),
+            Origin::Made(make) => make().map(Cow::Owned),
+        }
     }
 
     fn failed(&self, reason: &str) -> Error {

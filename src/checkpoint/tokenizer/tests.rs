@@ -155,7 +155,7 @@ fn with_settings(post_processor: bool, settings: &str) -> (tempfile::TempDir, To
         std::fs::write(dir.path().join("tokenizer_config.json"), settings).unwrap();
     }
     let vocab = Vocab { bos: 2, rows: 1024 };
-    let tokenizer = Tokenizer { path, inside: None, vocab, ..tokenizer(TINY) };
+    let tokenizer = Tokenizer { path, origin: Origin::File, vocab, ..tokenizer(TINY) };
     (dir, tokenizer)
 }
 

@@ -126,11 +126,15 @@ impl DeviceArgs {
 
 #[derive(Args)]
 pub struct ModelArgs {
-    /// Directory with config.json and safetensors weights, or a repository on the Hugging Face
-    /// Hub, as in google/gemma-3-270m [default: the checkpoint inside the program, small and
-    /// trained on generated text]
-    #[arg(long, value_name = "DIR|ID", visible_alias = "model-id")]
+    /// Directory with config.json and safetensors weights, or a GGUF file, or a repository on the
+    /// Hugging Face Hub, as in google/gemma-3-270m [default: the checkpoint inside the program,
+    /// small and trained on generated text]
+    #[arg(long, value_name = "DIR|FILE|ID", visible_alias = "model-id")]
     model: Option<PathBuf>,
+    /// The GGUF file to take of the directory or repository, as in gemma-3-270m-Q8_0.gguf; of a
+    /// split one, any part
+    #[arg(long, value_name = "NAME.gguf", requires = "model")]
+    file: Option<String>,
     /// Branch, tag or commit of the repository [default: main]
     #[arg(long, requires = "model")]
     revision: Option<String>,
@@ -143,7 +147,7 @@ pub struct ModelArgs {
 impl ModelArgs {
     pub fn open(&self) -> Result<Checkpoint> {
         let Some(model) = &self.model else { return Ok(Checkpoint::embedded()?) };
-        let checkpoint = open(model, self.revision.as_deref())?;
+        let checkpoint = open(model, self.file.as_deref(), self.revision.as_deref())?;
         match self.prefix_tokens {
             Some(prefix) => Ok(checkpoint.with_prefix(prefix)?),
             None => Ok(checkpoint),
@@ -151,11 +155,11 @@ impl ModelArgs {
     }
 }
 
-/// The checkpoint in a directory or on the Hub.
-pub fn open(model: &Path, revision: Option<&str>) -> Result<Checkpoint> {
+/// The checkpoint in a directory, in a file or on the Hub.
+pub fn open(model: &Path, file: Option<&str>, revision: Option<&str>) -> Result<Checkpoint> {
     let progress = Bytes::new();
     let show = |done, total| progress.set(done, total);
-    Ok(Checkpoint::open_or_fetch(model, revision, &Hub::from_env(), show)?)
+    Ok(Checkpoint::open_or_fetch(model, file, revision, &Hub::from_env(), show)?)
 }
 
 /// What is run if no text is given.

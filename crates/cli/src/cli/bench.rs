@@ -23,10 +23,13 @@ pub struct Args {
     /// How many experts a token goes through [default: 8]
     #[arg(long, value_name = "K", requires = "experts")]
     top: Option<NonZeroUsize>,
-    /// Measure blocks of this checkpoint's sizes: a directory, or a repository on the Hugging Face
-    /// Hub
-    #[arg(long, value_name = "DIR|ID", visible_alias = "model-id")]
+    /// Measure blocks of this checkpoint's sizes: a directory, a GGUF file, or a repository on the
+    /// Hugging Face Hub
+    #[arg(long, value_name = "DIR|FILE|ID", visible_alias = "model-id")]
     model: Option<PathBuf>,
+    /// The GGUF file to take of the directory or repository
+    #[arg(long, value_name = "NAME.gguf", requires = "model")]
+    file: Option<String>,
     /// Branch, tag or commit of the repository [default: main]
     #[arg(long, requires = "model")]
     revision: Option<String>,
@@ -50,7 +53,7 @@ impl Args {
                 None => Shape::GEMMAS.to_vec(),
             });
         };
-        let checkpoint = open(model, self.revision.as_deref())?;
+        let checkpoint = open(model, self.file.as_deref(), self.revision.as_deref())?;
         let blocks = checkpoint.blocks().iter();
         let shapes = blocks.map(|block| Shape::new(block.hidden_size, block.intermediate_size));
         Ok(shapes.collect::<Result<_, _>>().map_err(Error::from)?)

@@ -1,0 +1,107 @@
+//! What a tensor's numbers are stored as: one by one, or in blocks of quantised ones.
+
+use super::file::{File, PIECE};
+use crate::error::Result;
+use candle_core::quantized::GgmlDType;
+use candle_core::{CpuStorage, DType};
+use pulp::bytemuck::{cast_slice, cast_slice_mut};
+use rayon::iter::IndexedParallelIterator;
+use safetensors::Dtype;
+use std::borrow::Cow;
+use std::fmt;
+
+/// What a tensor's numbers are stored as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Storage {
+    /// Numbers one by one, little-endian.
+    Numbers(Dtype),
+    /// Blocks of quantised numbers that share scales, as ggml has them. They are dequantised when they are read.
+    Blocks(GgmlDType),
+}
+
+impl Storage {
+    /// What they are read as, if they are floats of 16 to 64 bits: quantised ones as f32, which holds what
+    /// ggml's dequantisation makes of them.
+    pub fn float(self) -> Option<DType> {
+        match self {
+            Self::Numbers(Dtype::F64) => Some(DType::F64),
+            Self::Numbers(Dtype::F32) | Self::Blocks(_) => Some(DType::F32),
+            Self::Numbers(Dtype::BF16) => Some(DType::BF16),
+            Self::Numbers(Dtype::F16) => Some(DType::F16),
+            Self::Numbers(_) => None,
+        }
+    }
+
+    /// Whether they are quantised.
+    pub fn is_quantised(self) -> bool {
+        matches!(self, Self::Blocks(_))
+    }
+
+    /// How many bytes so many numbers take; `None` if they fill no whole bytes or blocks, or if these cannot be
+    /// counted.
+    pub(in crate::checkpoint) fn bytes(self, numbers: usize) -> Option<usize> {
+        match self {
+            Self::Numbers(dtype) => {
+                let bits = numbers.checked_mul(dtype.bitsize())?;
+                bits.is_multiple_of(8).then_some(bits / 8)
+            }
+            Self::Blocks(kind) => {
+                let blocks = numbers / kind.block_size();
+                let whole = numbers.is_multiple_of(kind.block_size());
+                blocks.checked_mul(kind.type_size()).filter(|_| whole)
+            }
+        }
+    }
+
+    /// How many numbers lie in so many bytes.
+    pub(super) fn numbers(self, bytes: usize) -> usize {
+        match self {
+            Self::Numbers(dtype) => (bytes as u64 * 8 / dtype.bitsize() as u64) as usize,
+            Self::Blocks(kind) => bytes / kind.type_size() * kind.block_size(),
+        }
+    }
+}
+
+/// As the formats call it: `BF16`, `Q4_K`.
+impl fmt::Display for Storage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Numbers(dtype) => write!(f, "{dtype:?}"),
+            Self::Blocks(kind) => match format!("{kind:?}").split_once('K') {
+                // candle leaves the line out.
+                Some((bits, "")) => write!(f, "{bits}_K"),
+                _ => write!(f, "{kind:?}"),
+            },
+        }
+    }
+}
+
+/// Reads so many blocks from a byte on with all threads, some at a time: `work` gets their numbers, and the
+/// item that stands in their place. Of [`blocks_at_a_time`] blocks each, but for the last.
+pub(super) fn dequantise<I: Send>(
+    file: &File,
+    at: u64,
+    blocks: usize,
+    kind: GgmlDType,
+    items: impl IndexedParallelIterator<Item = I>,
+    work: impl Fn(&[f32], I) + Sync + Send,
+) -> Result<()> {
+    let size = kind.type_size();
+    file.read(at, blocks * size, blocks_at_a_time(kind) * size, items, |bytes, item| {
+        // candle takes blocks that lie where blocks may, in memory.
+        let mut aligned = vec![0u64; bytes.len().div_ceil(size_of::<u64>())];
+        cast_slice_mut(&mut aligned)[..bytes.len()].copy_from_slice(bytes);
+        let blocks = kind.from_data(Cow::Borrowed(&cast_slice(&aligned)[..bytes.len()]));
+        match blocks.dequantize(bytes.len() / size * kind.block_size())? {
+            CpuStorage::F32(numbers) => work(&numbers, item),
+            _ => candle_core::bail!("candle dequantises {kind:?} to what is not f32"),
+        }
+        Ok(())
+    })
+}
+
+/// How many blocks are read at a time.
+pub(super) fn blocks_at_a_time(kind: GgmlDType) -> usize {
+    PIECE / kind.type_size()
+}
