@@ -12,6 +12,7 @@ use crate::checkpoint::remark::{Names, Remark, RemarkKind};
 use crate::checkpoint::tensors::{File, Storage};
 use crate::error::{Error, Result};
 use serde_json::{Map, Value, json};
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -88,6 +89,14 @@ impl Architecture {
     }
 }
 
+/// The factors on rotary frequencies, which say what part of a head is rotated.
+pub(super) const FACTORS: &str = "rope_freqs.weight";
+
+/// Whether a family's config is made of these.
+pub(super) fn reads_factors(family: Family) -> bool {
+    family.profile().attention.as_ref().is_ok_and(|own| own.proportional.is_some())
+}
+
 /// What a config is made of.
 pub(super) struct Source<'a> {
     pub(super) architecture: &'a Architecture,
@@ -123,7 +132,10 @@ const HARMLESS: &[&str] = &[
 /// # Errors
 /// Values of other types, or that no layer could have. What is missing, or cannot be, is for the config's own reader.
 pub(super) fn config(source: &Source) -> Result<Made> {
-    let mut making = Making { source, config: Map::new(), read: vec![], remarks: vec![] };
+    let names = source.tensors.iter().enumerate().map(|(at, (_, info))| (info.name.as_str(), at));
+    let by_name = names.collect();
+    let (config, read, remarks) = (Map::new(), HashSet::new(), vec![]);
+    let mut making = Making { source, config, by_name, read, remarks };
     making.sizes()?;
     making.attention()?;
     making.rope()?;
@@ -137,15 +149,17 @@ pub(super) fn config(source: &Source) -> Result<Made> {
 struct Making<'a> {
     source: &'a Source<'a>,
     config: Map<String, Value>,
+    /// Where each tensor is in the source.
+    by_name: HashMap<&'a str, usize>,
     /// The keys that were asked for.
-    read: Vec<String>,
+    read: HashSet<String>,
     remarks: Vec<Remark>,
 }
 
 impl Making<'_> {
     fn key(&mut self, name: &str) -> String {
         let key = format!("{}.{name}", self.source.architecture.name);
-        self.read.push(key.clone());
+        self.read.insert(key.clone());
         key
     }
 
@@ -207,7 +221,7 @@ impl Making<'_> {
     }
 
     fn tensor(&self, name: &str) -> Option<&(Arc<File>, Info)> {
-        self.source.tensors.iter().find(|(_, info)| info.name == name)
+        self.by_name.get(name).map(|&at| &self.source.tensors[at])
     }
 
     fn rows(&self, name: &str) -> Option<usize> {
@@ -243,96 +257,89 @@ impl Making<'_> {
         if self.tensor("output.weight").is_some() {
             self.set("tie_word_embeddings", false);
         }
-        if let Some(one) = self.float("final_logit_softcapping")? {
-            self.set("final_logit_softcapping", one);
-        }
-        if let Some(one) = self.float("attn_logit_softcapping")? {
-            self.set("attn_logit_softcapping", one);
+        for name in ["final_logit_softcapping", "attn_logit_softcapping"] {
+            match self.float(name)? {
+                None => {}
+                // As llama.cpp has it.
+                Some(0.0) => self.set(name, Value::Null),
+                Some(cap) => self.set(name, cap),
+            }
         }
         Ok(())
     }
 
     fn attention(&mut self) -> Result<()> {
         let layers = self.count();
-        let (wide, narrow) =
-            (self.whole("attention.key_length")?, self.whole("attention.key_length_swa")?);
-        for (name, own) in
-            [("attention.value_length", wide), ("attention.value_length_swa", narrow)]
-        {
-            let value = self.whole(name)?;
-            if value.is_some() && value != own {
-                return Err(
-                    self.invalid(name, "is another than that of keys; every Gemma's are alike")
-                );
-            }
+        let wide = self.whole("attention.key_length")?;
+        self.same("attention.value_length", wide)?;
+        let mut head_dim = wide;
+        let own_heads = self.has("global_head_dim");
+        if own_heads {
+            head_dim = self.whole("attention.key_length_swa")?;
+            self.same("attention.value_length_swa", head_dim)?;
         }
-        let head_dim = narrow.or(wide);
         self.set_if("head_dim", head_dim);
-        self.sliding(layers)?;
-        let heads = self.layers("attention.head_count_kv")?;
-        let sliding: Vec<bool> = self.sliding_layers(layers);
-        let of = |heads: &Vec<usize>, layer: usize| heads.get(layer).or(heads.first()).copied();
-        if let Some(heads) = &heads
-            && heads.len() > 1
-            && heads.len() != layers
-        {
-            return Err(self.invalid(
-                "attention.head_count_kv",
-                &format!("lists {} of {layers} layers", heads.len()),
-            ));
+        let sliding = self.sliding(layers)?;
+        let full = |layer: &usize| sliding.get(*layer) == Some(&false);
+        let heads = self.layers("attention.head_count_kv")?.unwrap_or_default();
+        if heads.len() > 1 && heads.len() != layers {
+            let reason = format!("lists {} of {layers} layers", heads.len());
+            return Err(self.invalid("attention.head_count_kv", &reason));
         }
-        let first = sliding.iter().position(|&sliding| sliding).unwrap_or(0);
-        let kv_heads = heads.as_ref().and_then(|heads| of(heads, first));
+        let of_layer = |layer: usize| heads.get(layer).or(heads.first()).copied();
+        let first = sliding.iter().position(|&slides| slides).unwrap_or(0);
+        let kv_heads = of_layer(first);
         self.set_if("num_key_value_heads", kv_heads);
-        if self.has("global_head_dim") {
-            let mut own = Map::new();
-            for layer in (0..layers).filter(|&layer| !sliding.get(layer).copied().unwrap_or(false))
-            {
-                let heads = heads.as_ref().and_then(|heads| of(heads, layer)).or(kv_heads);
-                own.insert(
-                    layer.to_string(),
-                    json!({"head_dim": wide, "num_key_value_heads": heads}),
-                );
-            }
-            self.set("per_layer_config", own);
-        } else if let Some(heads) = &heads
-            && heads.iter().any(|own| Some(*own) != kv_heads)
-        {
-            return Err(self.invalid(
-                "attention.head_count_kv",
-                "differs between layers, which no such Gemma's does",
-            ));
+        if own_heads {
+            let own = (0..layers).filter(full).map(|layer| {
+                let own = json!({"head_dim": wide, "num_key_value_heads": of_layer(layer)});
+                (layer.to_string(), own)
+            });
+            self.set("per_layer_config", own.collect::<Map<_, _>>());
+        } else if heads.iter().any(|own| Some(*own) != kv_heads) {
+            let reason = "differs between layers, which no such Gemma's does";
+            return Err(self.invalid("attention.head_count_kv", reason));
         }
-        let shared = self.whole("attention.shared_kv_layers")?;
-        self.set_if("num_kv_shared_layers", shared.filter(|_| self.has("num_kv_shared_layers")));
+        let mut last = layers;
+        if self.has("num_kv_shared_layers") {
+            let shared = self.whole("attention.shared_kv_layers")?;
+            self.set_if("num_kv_shared_layers", shared);
+            last = layers.saturating_sub(shared.unwrap_or(0));
+        }
         if self.has("attention_k_eq_v") {
-            let own = layers.saturating_sub(shared.unwrap_or(0));
-            let lacks = |layer: &usize| {
-                self.tensor(&format!("blk.{layer}.attn_v.weight")).is_none()
-                    && self.tensor(&format!("blk.{layer}.attn_k.weight")).is_some()
-            };
-            let full = (0..own).filter(|&layer| !sliding.get(layer).copied().unwrap_or(false));
-            let lacking = full.into_iter().any(|layer| lacks(&layer));
+            let has =
+                |layer, part| self.tensor(&format!("blk.{layer}.attn_{part}.weight")).is_some();
+            let lacking = (0..last).filter(full).any(|layer| has(layer, "k") && !has(layer, "v"));
             self.set("attention_k_eq_v", lacking);
         }
         let key = self.key("attention.causal");
         let causal = self.source.metadata.flag(&key)?;
         if self.source.architecture.bidirectional || causal == Some(false) {
-            self.set(
-                "use_bidirectional_attention",
-                if self.has("global_head_dim") { json!("all") } else { json!(true) },
-            );
+            let both = if own_heads { json!("all") } else { json!(true) };
+            self.set("use_bidirectional_attention", both);
         }
         self.scaling(head_dim);
         Ok(())
     }
 
-    /// Which layers slide, and how wide their window is.
-    fn sliding(&mut self, layers: usize) -> Result<()> {
-        let window = self.whole("attention.sliding_window")?;
-        if !self.has("sliding_window") {
-            return Ok(());
+    /// Refuses a width of values that is not that of keys.
+    fn same(&mut self, name: &str, keys: Option<usize>) -> Result<()> {
+        match self.whole(name)? {
+            Some(values) if Some(values) != keys => {
+                let reason =
+                    format!("is {values}, and that of keys another; every Gemma's are alike");
+                Err(self.invalid(name, &reason))
+            }
+            _ => Ok(()),
         }
+    }
+
+    /// How wide the window of layers is that slide, and which of them do, where the file lists it.
+    fn sliding(&mut self, layers: usize) -> Result<Vec<bool>> {
+        if !self.has("sliding_window") {
+            return Ok(vec![]);
+        }
+        let window = self.whole("attention.sliding_window")?;
         match window {
             // llama.cpp's Gemma 2 slides in any case; its later ones do not.
             None | Some(0) if self.has("attn_logit_softcapping") => {}
@@ -340,39 +347,33 @@ impl Making<'_> {
             Some(window) => self.set("sliding_window", window),
         }
         let key = self.key("attention.sliding_window_pattern");
-        match self.source.metadata.numbers(&key)? {
-            None => {}
+        let numbers = self.source.metadata.numbers(&key)?;
+        let invalid = |reason: &str| self.source.metadata.invalid(&key, reason);
+        match numbers {
+            // Its layers' heads depend on it.
+            None if self.has("global_head_dim") => Err(invalid("is missing")),
+            None => Ok(vec![]),
             Some(Numbers::One(Number::Whole(every))) if self.has("sliding_window_pattern") => {
-                let every = u64::try_from(every)
-                    .map_err(|_| self.source.metadata.invalid(&key, "is negative"))?;
+                let every = u64::try_from(every).map_err(|_| invalid("is negative"))?;
                 self.set("sliding_window_pattern", every);
+                Ok(vec![])
             }
-            Some(Numbers::One(_)) => {
-                return Err(self.source.metadata.invalid(&key, "must list which layers slide"));
-            }
+            Some(Numbers::One(_)) => Err(invalid("must list which layers slide")),
             Some(Numbers::Each(all)) => {
-                let types = all.iter().map(|slides| match slides {
-                    Number::Flag(true) | Number::Whole(1) => Some("sliding_attention"),
-                    Number::Flag(false) | Number::Whole(0) => Some("full_attention"),
+                let slides = all.iter().map(|slides| match slides {
+                    Number::Flag(slides) => Some(*slides),
+                    Number::Whole(slides @ 0..=1) => Some(*slides == 1),
                     _ => None,
                 });
-                let types: Option<Vec<_>> = types.collect();
-                let types = types.filter(|types| types.len() == layers);
-                let types = types.ok_or_else(|| {
-                    let reason = format!("must say true or false of each of {layers} layers");
-                    self.source.metadata.invalid(&key, &reason)
-                })?;
-                self.set("layer_types", types);
+                let slides: Option<Vec<bool>> = slides.collect();
+                let slides = slides.filter(|slides| slides.len() == layers);
+                let reason = format!("must say true or false of each of {layers} layers");
+                let slides = slides.ok_or_else(|| invalid(&reason))?;
+                let name = |&slides| if slides { "sliding_attention" } else { "full_attention" };
+                let types = slides.iter().map(name);
+                self.set("layer_types", types.collect::<Vec<_>>());
+                Ok(slides)
             }
-        }
-        Ok(())
-    }
-
-    /// Whether each layer slides, where the file lists it.
-    fn sliding_layers(&self, layers: usize) -> Vec<bool> {
-        match self.config.get("layer_types").and_then(Value::as_array) {
-            Some(types) => types.iter().map(|one| one == "sliding_attention").collect(),
-            None => vec![false; layers],
         }
     }
 
@@ -395,21 +396,27 @@ impl Making<'_> {
             }
             _ => None,
         };
-        let (scalar, why) = match release.filter(|(family, _)| *family == self.source.family) {
-            Some((_, release)) => (release.scalar, format!("that of {}, which has these sizes", release.name)),
-            None => (
-                head_dim as f64,
-                "the width of a head, as llama.cpp takes it, which every released Gemma has but those of 27B".into(),
-            ),
+        let own = release.filter(|(family, _)| *family == self.source.family);
+        let (scalar, why) = match own {
+            Some((_, own)) => (own.scalar, format!("that of {}, which has these sizes", own.name)),
+            None => {
+                let why = "the width of a head, as llama.cpp takes it, which every released Gemma has but those of 27B";
+                (head_dim as f64, why.into())
+            }
         };
         self.set("query_pre_attn_scalar", scalar);
-        self.note(format!("GGUF has no query_pre_attn_scalar, by whose root attention's scores are divided: it is {scalar}, {why}"));
+        self.note(format!(
+            "GGUF has no query_pre_attn_scalar, by whose root attention's scores are divided: it is {scalar}, {why}"
+        ));
     }
 
     fn rope(&mut self) -> Result<()> {
-        let (base, sliding) = (self.float("rope.freq_base")?, self.float("rope.freq_base_swa")?);
+        let base = self.float("rope.freq_base")?;
         self.set_if("rope_theta", base);
-        self.set_if("rope_local_base_freq", sliding.filter(|_| self.has("rope_local_base_freq")));
+        if self.has("rope_local_base_freq") {
+            let sliding = self.float("rope.freq_base_swa")?;
+            self.set_if("rope_local_base_freq", sliding);
+        }
         let key = self.key("rope.scaling.type");
         let kind = self.source.metadata.text(&key)?;
         let factor = self.float("rope.scaling.factor")?;
@@ -437,27 +444,32 @@ impl Making<'_> {
                 ));
             }
         }
-        if let Some((file, info)) = self.tensor("rope_freqs.weight") {
-            let (pairs, all) = rotated_pairs(file, info)?;
-            // transformers takes that part of a head, rounded down to pairs.
-            let part = pairs as f64 / all.max(1) as f64;
-            let theta = base.map_or(json!({}), |base| json!({"rope_theta": base}));
-            let mut full = json!({"rope_type": "proportional", "partial_rotary_factor": part});
-            if let (Some(full), Some(theta)) = (full.as_object_mut(), theta.as_object()) {
-                full.extend(theta.clone());
-            }
-            self.config.remove("rope_theta");
-            self.set("rope_parameters", json!({"full_attention": full}));
-        } else if self
-            .source
-            .family
-            .profile()
-            .attention
-            .as_ref()
-            .is_ok_and(|own| own.proportional.is_some())
-        {
-            self.note("the file has no rope_freqs.weight, which says what part of a head full attention rotates: it is the family's".into());
+        self.proportional()
+    }
+
+    /// What part of a head full attention rotates (Gemma 4).
+    fn proportional(&mut self) -> Result<()> {
+        if !reads_factors(self.source.family) {
+            return Ok(());
         }
+        let Some((file, info)) = self.tensor(FACTORS) else {
+            let text = "the file has no rope_freqs.weight, which says what part of a head full attention rotates: it is \
+                        the family's";
+            self.note(text.into());
+            return Ok(());
+        };
+        let (pairs, all) = rotated_pairs(file, info)?;
+        if let Some(width) = self.whole("attention.key_length")?.filter(|width| *width != 2 * all) {
+            let reason = format!(
+                "is {width}, and rope_freqs.weight has {all} factors, not one for each pair"
+            );
+            return Err(self.invalid("attention.key_length", &reason));
+        }
+        // A config has it as a fraction of which whole pairs are taken.
+        let part = pairs as f64 / all as f64;
+        let part = if ((part * all as f64) as usize) < pairs { part.next_up() } else { part };
+        let full = json!({"rope_type": "proportional", "partial_rotary_factor": part});
+        self.set("rope_parameters", json!({"full_attention": full}));
         Ok(())
     }
 
@@ -489,11 +501,17 @@ impl Making<'_> {
             }
             _ => self.set("intermediate_size", sizes),
         }
+        self.experts()?;
+        self.sparsity()
+    }
+
+    fn experts(&mut self) -> Result<()> {
+        if !self.has("enable_moe_block") {
+            return Ok(());
+        }
         let (experts, used) = (self.whole("expert_count")?, self.whole("expert_used_count")?);
         let width = self.layers("expert_feed_forward_length")?;
-        if let Some(experts) =
-            experts.filter(|&experts| experts > 0 && self.has("enable_moe_block"))
-        {
+        if let Some(experts) = experts.filter(|&experts| experts > 0) {
             let width = match width.as_deref() {
                 Some([first, rest @ ..]) if rest.iter().all(|width| width == first) => *first,
                 _ => return Err(self.invalid("expert_feed_forward_length", "must be one size")),
@@ -502,6 +520,13 @@ impl Making<'_> {
             self.set("num_experts", experts);
             self.set_if("top_k_experts", used);
             self.set("moe_intermediate_size", width);
+        }
+        Ok(())
+    }
+
+    fn sparsity(&mut self) -> Result<()> {
+        if !self.has("activation_sparsity_pattern") {
+            return Ok(());
         }
         let key = self.key("activation_sparsity_scale");
         if let Some(Numbers::Each(scales)) = self.source.metadata.numbers(&key)? {
@@ -524,24 +549,24 @@ impl Making<'_> {
 
     /// Gemma 3n's and 4's inputs of every layer, and Gemma 3n's streams.
     fn per_layer(&mut self) -> Result<()> {
-        let size = self.whole("embedding_length_per_layer_input")?;
         if !self.has("hidden_size_per_layer_input") {
             return Ok(());
         }
+        let size = self.whole("embedding_length_per_layer_input")?;
         self.set_if("hidden_size_per_layer_input", size);
         let rows = self.rows("per_layer_token_embd.weight");
         self.set_if("vocab_size_per_layer_input", rows);
-        let (inputs, active) = (self.whole("altup.num_inputs")?, self.whole("altup.active_idx")?);
         if !self.has("altup_num_inputs") {
             return Ok(());
         }
+        let (inputs, active) = (self.whole("altup.num_inputs")?, self.whole("altup.active_idx")?);
         self.set_if("altup_num_inputs", inputs);
         self.set_if("altup_active_idx", active);
         self.set_if("laurel_rank", self.rows("blk.0.laurel_l.weight"));
         if rows.is_some() && rows == self.get("vocab_size") {
             self.note(
-                "the converter fills the table of per-layer inputs with rows of zeros up to the vocabulary's size: ids of \
-                 images and sounds have these, and not those of id 0 as in transformers"
+                "the converter fills the table of per-layer inputs with rows of zeros up to the vocabulary's size: ids \
+                 of images and sounds have these, and not those of id 0 as in transformers"
                     .into(),
             );
         }
@@ -566,8 +591,7 @@ impl Making<'_> {
         let prefix = format!("{}.", self.source.architecture.name);
         let unread = self.source.metadata.keys().filter(|key| {
             let rest = key.strip_prefix(&prefix);
-            rest.is_some_and(|rest| !HARMLESS.contains(&rest))
-                && !self.read.iter().any(|read| read == key)
+            rest.is_some_and(|rest| !HARMLESS.contains(&rest)) && !self.read.contains(*key)
         });
         let unread: Names = unread.collect();
         if unread.count > 0 {
@@ -577,8 +601,8 @@ impl Making<'_> {
     }
 }
 
-/// How many pairs of a head full attention rotates, and of how many: the factors on their frequencies are 1, and those of
-/// the others beyond any angle.
+/// How many pairs of a head full attention rotates, and of how many: the factors on their frequencies are 1, and
+/// those of the others beyond any angle.
 fn rotated_pairs(file: &Arc<File>, info: &Info) -> Result<(usize, usize)> {
     let invalid = |reason: &str| Error::Gguf {
         path: file.path().into(),

@@ -28,7 +28,7 @@ use super::tensors::table::Table;
 use super::tensors::{File, Tensors};
 use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
-use config::{Architecture, Source};
+use config::{Architecture, FACTORS, Source, reads_factors};
 use header::{Info, MAGIC};
 use metadata::Metadata;
 use std::collections::BTreeMap;
@@ -103,6 +103,9 @@ fn of_files(path: &Path, files: Vec<Arc<File>>) -> Result<Opened> {
         let text = "norms are stored as 1 + w; they are w again, which is exact in f32";
         config.remarks.push(Remark::note(RemarkKind::Chosen, text));
     }
+    if reads_factors(family) {
+        tensors.retain(|(_, info)| info.name != FACTORS);
+    }
     let shards = files
         .iter()
         .map(|file| shard(file, &tensors, architecture.one_plus, family.profile().norms.pre_mlp));
@@ -158,10 +161,7 @@ fn shard(
         stored.plus_one = one_plus && name.ends_with("norm.weight");
         table.push(name, stored).map_err(|_| invalid("its names are too long".into()))
     };
-    // The factors on rotary frequencies are read with the config.
-    let own = tensors
-        .iter()
-        .filter(|(of, info)| Arc::ptr_eq(of, file) && info.name != "rope_freqs.weight");
+    let own = tensors.iter().filter(|(of, _)| Arc::ptr_eq(of, file));
     for (_, info) in own {
         match (names::stack(&info.name), &info.shape[..]) {
             (Some(name), [count, shape @ ..]) if *count > 0 => {

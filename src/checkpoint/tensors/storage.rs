@@ -33,6 +33,14 @@ impl Storage {
         }
     }
 
+    /// Bits that each takes once it is read.
+    pub fn bitsize(self) -> usize {
+        match self {
+            Self::Numbers(dtype) => dtype.bitsize(),
+            Self::Blocks(_) => Dtype::F32.bitsize(),
+        }
+    }
+
     /// Whether they are quantised.
     pub fn is_quantised(self) -> bool {
         matches!(self, Self::Blocks(_))
