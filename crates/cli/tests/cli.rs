@@ -468,7 +468,8 @@ fn texts(dir: &Path) -> String {
 fn shards_merge_to_one_run() {
     let dir = tempfile::tempdir().unwrap();
     let ids = texts(dir.path());
-    let args = ["drift", "--json", "--ids", &ids, "--window", "32", "--stride", "16"];
+    let args =
+        ["drift", "--json", "--gradients", "--ids", &ids, "--window", "32", "--stride", "16"];
     let whole = run(&args);
     assert_eq!(serde_json::from_str::<Value>(&whole).unwrap()["tokens"], 156);
     let mut parts = vec![];
@@ -487,6 +488,9 @@ fn shards_merge_to_one_run() {
     let merged = dir.path().join("two.json");
     std::fs::write(&merged, two).unwrap();
     assert_eq!(merge(&[merged.to_str().unwrap(), &parts[2]]), whole);
+    // What is merged of some parts does not depend on their order.
+    assert_eq!(merge(&[&parts[2], &parts[0]]), merge(&[&parts[0], &parts[2]]));
+    assert_eq!(merge(&["--expect", "3", &parts[2], &parts[1], &parts[0]]), whole);
 }
 
 /// Mistakes that are named are ranked alone, and those that change nothing are told.

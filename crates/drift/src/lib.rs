@@ -24,7 +24,7 @@ mod error;
 pub mod forward;
 pub mod input;
 
-pub use error::{Error, InvalidDump, InvalidReport, Result};
+pub use error::{EndedPart, Error, InvalidDump, InvalidReport, Result};
 
 /// The README's code is a test.
 #[cfg(doctest)]
