@@ -11,23 +11,32 @@ pub(crate) mod gathered;
 mod input;
 mod kernel;
 mod matmul;
+pub(crate) mod matrix;
+mod pack;
 mod packed;
+mod panels;
 pub(crate) mod rows;
 mod stored;
+pub(crate) mod streamed;
 mod strips;
 
 pub use input::InputRounding;
 pub use packed::Packed;
+#[doc(hidden)]
+pub use packed::in_pieces;
+#[doc(hidden)]
+pub use panels::Panels;
 
 pub(crate) use kernel::{PanelMatmul, TILE};
 pub(crate) use matmul::{packed_matmul, packed_matmul_wide};
-pub(crate) use packed::rows_at_a_time;
+pub(crate) use panels::rows_at_a_time;
 pub(crate) use rows::{Rows, TileType};
 pub(crate) use stored::{Columns, PANEL, Stored};
 pub(crate) use strips::{Strip, strips};
 
 use crate::error::InvalidLayer;
 use candle_core::{D, DType, Device, Error, Module, Result, Tensor};
+use matrix::Matrix;
 
 /// A matrix `[out, in]` that inputs are multiplied by.
 #[derive(Debug, Clone)]
@@ -47,6 +56,14 @@ impl Weight {
     pub fn packed(&self) -> Result<Self> {
         match self {
             Self::Tensor(weight) => Packed::new(weight).map(Self::Packed),
+            Self::Packed(_) => Ok(self.clone()),
+        }
+    }
+
+    /// The weight as a table that stays in its file, if it is in one.
+    pub(crate) fn table(&self) -> Result<Self> {
+        match self {
+            Self::Tensor(weight) => Packed::table(weight).map(Self::Packed),
             Self::Packed(_) => Ok(self.clone()),
         }
     }
@@ -295,13 +312,16 @@ impl Linear {
             Weight::Packed(packed) => Tensor::cat(&packed.unpacked()?, 0),
         });
         let weight = cat(weights.collect::<Result<Vec<_>>>()?)?;
+        Ok(Self::new(Weight::Tensor(weight), Self::stacked_biases(layers)?)?)
+    }
+
+    fn stacked_biases(layers: &[&Self]) -> Result<Option<Tensor>> {
         let biases: Vec<_> = layers.iter().filter_map(|layer| layer.bias().cloned()).collect();
-        let bias = match biases.len() {
-            0 => None,
-            n if n == layers.len() => Some(cat(biases)?),
+        match biases.len() {
+            0 => Ok(None),
+            n if n == layers.len() => cat(biases).map(Some),
             _ => candle_core::bail!("either all stacked layers have a bias or none"),
-        };
-        Ok(Self::new(Weight::Tensor(weight), bias)?)
+        }
     }
 
     /// Its weight.
@@ -328,6 +348,22 @@ impl Linear {
     pub fn to_dtype(&self, dtype: DType) -> Result<Self> {
         let bias = self.bias.as_ref().map(|bias| bias.to_dtype(dtype)).transpose()?;
         Ok(Self::new(self.weight.to_dtype(dtype)?, bias)?)
+    }
+
+    /// [`Self::stacked`], packed.
+    ///
+    /// # Errors
+    /// Those of [`Self::stacked`] and [`Packed::new`].
+    pub(crate) fn stacked_and_packed(layers: &[&Self]) -> Result<Self> {
+        let tensors = layers.iter().map(|layer| match layer.weight() {
+            Weight::Tensor(weight) => Some(Matrix::of(weight)),
+            Weight::Packed(_) => None,
+        });
+        let weight = match tensors.collect::<Option<Result<Vec<_>>>>() {
+            Some(matrices) => Packed::of(vec![Matrix::stacked(matrices?)?])?,
+            None => return Self::stacked(layers)?.packed(),
+        };
+        Ok(Self::new(Weight::Packed(weight), Self::stacked_biases(layers)?)?)
     }
 
     /// The layer packed for inference on the CPU. Pack after training: a backward pass through a

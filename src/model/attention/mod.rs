@@ -574,7 +574,7 @@ impl Attention {
         let projections = match &self.projections {
             Projections::Separate(all) => {
                 let all: Vec<_> = all.iter().collect();
-                Projections::Packed(Linear::stacked(&all)?.packed()?)
+                Projections::Packed(Linear::stacked_and_packed(&all)?)
             }
             packed => packed.clone(),
         };
