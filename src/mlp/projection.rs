@@ -125,10 +125,7 @@ fn split(both: Tensor) -> Result<GateUp> {
 /// A layer whose weight is `[2n, in]` as two layers.
 fn unmerged(both: &Linear) -> Result<(Linear, Linear)> {
     let n = both.weight().dims()?.0 / 2;
-    let part = |at: usize| {
-        let weight = both.weight().narrow(at, n)?;
-        let bias = both.bias().map(|bias| bias.narrow(0, at, n)).transpose()?;
-        Ok::<_, candle_core::Error>(Linear::new(weight, bias)?)
-    };
-    Ok((part(0)?, part(n)?))
+    let mut parts = both.split(&[n, n])?;
+    let up = parts.swap_remove(1);
+    Ok((parts.swap_remove(0), up))
 }

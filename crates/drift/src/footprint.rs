@@ -123,7 +123,7 @@ mod tests {
         let footprint = Footprint { weights: 0, streamed: 1000, token: 10 };
         assert_eq!(footprint.texts(5, 1000), 1);
         assert_eq!(footprint.texts(5, 1199), 3);
-        assert_eq!(footprint.texts(0, u64::MAX), usize::MAX);
+        assert_eq!(footprint.texts(0, 1005), 5);
     }
 
     #[test]

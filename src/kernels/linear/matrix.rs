@@ -58,6 +58,37 @@ pub(crate) fn deferred(source: Arc<dyn Source>, shape: &[usize], dtype: DType) -
     Ok(tensor)
 }
 
+/// The rows of a matrix as several, of so many rows each; of what stands for a source these stand for its parts.
+pub(super) fn split(tensor: &Tensor, rows: &[usize]) -> Result<Vec<Tensor>> {
+    let source = DEFERRED.with_borrow_mut(|all| all.as_mut()?.remove(&tensor.id()));
+    let mut first = 0;
+    let part = |&len: &usize| {
+        let start = first;
+        first += len;
+        match &source {
+            None => tensor.narrow(0, start, len)?.contiguous(),
+            Some(source) => {
+                let part = Arc::new(Part { source: source.clone(), first: start });
+                deferred(part, &[len, tensor.dim(1)?], tensor.dtype())
+            }
+        }
+    };
+    rows.iter().map(part).collect()
+}
+
+/// The rows of a source from one on.
+#[derive(Debug)]
+struct Part {
+    source: Arc<dyn Source>,
+    first: usize,
+}
+
+impl Source for Part {
+    fn rows(&self, rows: Range<usize>) -> Result<Tensor> {
+        self.source.rows(self.first + rows.start..self.first + rows.end)
+    }
+}
+
 /// A matrix `[rows, columns]` to be packed: parts of tensors and of what stands for a source, one below the other.
 #[derive(Debug, Clone)]
 pub(crate) struct Matrix {

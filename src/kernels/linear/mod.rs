@@ -324,6 +324,31 @@ impl Linear {
         }
     }
 
+    /// Several layers, each of which returns so many of the numbers that this one does, one behind the other.
+    ///
+    /// # Errors
+    /// More than there are; of a packed weight, parts that do not start at multiples of 32.
+    pub(crate) fn split(&self, rows: &[usize]) -> Result<Vec<Self>> {
+        let starts = rows.iter().scan(0, |next, len| {
+            *next += len;
+            Some(*next - len)
+        });
+        let parts = || starts.clone().zip(rows);
+        let weights = match &self.weight {
+            Weight::Tensor(weight) => {
+                matrix::split(weight, rows)?.into_iter().map(Weight::Tensor).collect()
+            }
+            packed => parts()
+                .map(|(start, &len)| packed.narrow(start, len))
+                .collect::<Result<Vec<_>>>()?,
+        };
+        let layers = weights.into_iter().zip(parts()).map(|(weight, (start, &len))| {
+            let bias = self.bias.as_ref().map(|bias| bias.narrow(0, start, len)).transpose()?;
+            Ok(Self::new(weight, bias)?)
+        });
+        layers.collect()
+    }
+
     /// Its weight.
     pub fn weight(&self) -> &Weight {
         &self.weight

@@ -98,3 +98,23 @@ fn left_of_addresses() -> Option<u64> {
     let now: u64 = now.split_whitespace().next()?.parse().ok()?;
     Some(most.saturating_sub(now << 10))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_control_groups_leave() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+        let left = |files| left_by(dir.path(), files);
+        let (second, first) = (["memory.max", "anon "], ["memory.limit_in_bytes", "total_rss "]);
+        assert_eq!(left(second), None);
+        write("memory.stat", "anon 300\nfile 5000\nanon_thp 7\nrss 1\ntotal_rss 200\n");
+        write("memory.limit_in_bytes", "1000\n");
+        write("memory.max", "max\n");
+        assert_eq!((left(second), left(first)), (None, Some(800)));
+        write("memory.max", "250\n");
+        assert_eq!(left(second), Some(0), "a limit that was lowered");
+    }
+}

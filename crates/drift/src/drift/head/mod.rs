@@ -63,7 +63,7 @@ pub(super) fn compare(
         }
     }
     let vocab = heads.first().map_or(0, |head| head.vocab_size());
-    let is_packed = packed::takes(&heads);
+    let is_packed = packed::takes(sides);
     let part = if is_packed { packed::part(vocab) } else { tensors::part(sides.len()) };
     pieces::each(&heads, part, |piece| {
         let words = piece.words();

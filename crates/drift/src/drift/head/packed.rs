@@ -5,7 +5,7 @@ use super::batch::{Batch, Lane};
 use super::pieces::Piece;
 use super::position::{Buffers, Position};
 use crate::error::Result;
-use candle_core::DType;
+use candle_core::{DType, Tensor};
 use gemma_mlp::Float;
 use gemma_mlp::internal::{Rows, nearest_bf16, threads, vectorized, widen_bf16, with_slice};
 use gemma_mlp::linear::{Panels, Weight};
@@ -31,11 +31,13 @@ struct Input<'a> {
     dtype: DType,
 }
 
-/// Whether heads are packed, and none has a soft-cap.
-pub(super) fn takes(heads: &[&Head]) -> bool {
-    let takes =
-        |head: &&Head| matches!(head.weight(), Weight::Packed(_)) && head.softcap().is_none();
-    heads.iter().all(takes)
+/// Whether all heads are packed, none has a soft-cap, and no side is in f64.
+pub(super) fn takes(sides: &[(&Head, Tensor)]) -> bool {
+    let takes = |(head, hidden): &(&Head, Tensor)| {
+        let is_packed = matches!(head.weight(), Weight::Packed(_));
+        is_packed && head.softcap().is_none() && hidden.dtype() != DType::F64
+    };
+    sides.iter().all(takes)
 }
 
 /// Words of a part.
