@@ -64,7 +64,7 @@ pub(super) fn compare(
     }
     let vocab = heads.first().map_or(0, |head| head.vocab_size());
     let is_packed = packed::takes(sides);
-    let part = if is_packed { packed::part(vocab) } else { tensors::part(sides.len()) };
+    let part = if is_packed { packed::part(&heads) } else { tensors::part(sides.len()) };
     pieces::each(&heads, part, |piece| {
         let words = piece.words();
         let mut done = 0;
@@ -184,11 +184,12 @@ mod tests {
         let batches = batches.collect::<Result<Vec<_>>>()?;
         let heads = vec![head.clone(); batches.len()];
         let (mut by_parts, mut by_tensors) = (blank.clone(), blank.clone());
+        let part = packed::part(&[&head]);
         let whole = |part| Piece { heads: &heads, first: 0, part };
-        packed::add(&batches, whole(packed::part(vocab)), &pairs, &blank, &mut by_parts)?;
+        packed::add(&batches, whole(part), &pairs, &blank, &mut by_parts)?;
         tensors::add(&batches, whole(tensors::part(3)), &pairs, &mut by_tensors, &mut |_| ())?;
         // Piece by piece, as a head in a file comes.
-        let (part, mut by_pieces) = (packed::part(vocab), blank.clone());
+        let mut by_pieces = blank.clone();
         for first in (0..vocab).step_by(3 * part) {
             let weight = head.weight().narrow(first, (3 * part).min(vocab - first))?;
             let heads = vec![head.with_weight(weight)?; batches.len()];

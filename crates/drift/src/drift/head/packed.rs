@@ -17,9 +17,12 @@ use std::ops::Range;
 /// of one core or close to them, many enough for what is done once a piece not to count.
 const PIECE: usize = 256;
 
-/// Into how many parts the vocabulary is shared out, whatever the number of threads: enough for
+/// Into how many parts the vocabulary is shared out at least, whatever the number of threads: enough for
 /// all of them to end together.
 const PARTS: usize = 64;
+
+/// Bytes of a part's weights at most: few enough for a piece of a head in a file to have parts for all threads.
+const BYTES: usize = 8 << 20;
 
 /// A batch as its head's weight takes it.
 #[derive(Clone, Copy)]
@@ -40,9 +43,15 @@ pub(super) fn takes(sides: &[(&Head, Tensor)]) -> bool {
     sides.iter().all(takes)
 }
 
-/// Words of a part.
-pub(super) fn part(vocab: usize) -> usize {
-    vocab.div_ceil(PARTS).next_multiple_of(PIECE).max(PIECE)
+/// Words of a part of heads of one vocabulary.
+pub(super) fn part(heads: &[&Head]) -> usize {
+    let words = heads.first().map_or(0, |head| head.vocab_size()).div_ceil(PARTS);
+    let bytes = |head: &&Head| match head.weight() {
+        Weight::Packed(weight) => weight.in_features() * weight.dtype().size_in_bytes(),
+        Weight::Tensor(_) => 0,
+    };
+    let widest = heads.iter().map(bytes).max().unwrap_or(0).max(1);
+    words.next_multiple_of(PIECE).min(BYTES / widest / PIECE * PIECE).max(PIECE)
 }
 
 /// Adds to some positions what the words of a piece say. `blank` is what is known of the positions before the first word.

@@ -1,6 +1,7 @@
 //! Heads in memory: all of them at once, or, where they are in files, a piece at a time.
 
 use crate::error::{Error, Result};
+use gemma_mlp::internal::threads;
 use gemma_mlp::linear::{Packed, Weight, in_pieces};
 use gemma_mlp::model::Head;
 use std::ops::Range;
@@ -46,7 +47,9 @@ pub(super) fn each(
             distinct.push(weight);
         }
     }
-    in_pieces::<Error>(&distinct, part, |first, pieces| {
+    // A part is one thread's work.
+    let multiple = part * threads::available();
+    in_pieces::<Error>(&distinct, multiple, |first, pieces| {
         let head = |(head, &at): (&&Head, &usize)| {
             Ok(head.with_weight(Weight::Packed(pieces[at].clone()))?)
         };
