@@ -112,9 +112,8 @@ def models(bench, torch=None, llama=()):
     llamas = {}
     for line in llama:
         if "samples_ts" in line:
-            dtype = "f32" if "F32" in line["model_type"] else "bf16"
             what = "prompt" if line["n_prompt"] else "generation"
-            llamas[what, dtype] = statistics.median(line["samples_ts"])
+            llamas[what, Path(line["model_filename"]).stem] = statistics.median(line["samples_ts"])
 
     def value(side, what, dtype):
         row = sides.get((side, dtype))

@@ -71,8 +71,8 @@ class Tables(unittest.TestCase):
         torch = {"torch": "9", "transformers": "9", "rows": [model("PyTorch", 25.0, 20.0, 0.5)]}
         llama = [
             {"version": "some"},
-            {"model_type": "gemma all F32", "n_prompt": 512, "samples_ts": [90.0, 100.0, 500.0]},
-            {"model_type": "gemma BF16", "n_prompt": 0, "samples_ts": [5.0]},
+            {"model_filename": "f32.gguf", "n_prompt": 512, "samples_ts": [90.0, 100.0, 500.0]},
+            {"model_filename": "bf16.gguf", "n_prompt": 0, "samples_ts": [5.0]},
         ]
         ratios = {of.row[1:]: of.ratios for of in perf_tables.models(run, torch, llama)}
         self.assertEqual(ratios["prompt", "f32"], {"PyTorch": (2.0, 2.0), "llama.cpp": (0.5, 0.5)})
