@@ -1,6 +1,6 @@
 //! Matrices before they are packed: in memory, or in a file.
 
-use super::is_float;
+use crate::kernels::number::is_float;
 use candle_core::{DType, Error, Result, Tensor};
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};

@@ -34,6 +34,8 @@ pub(crate) use rows::{Rows, TileType};
 pub(crate) use stored::{Columns, PANEL, Stored};
 pub(crate) use strips::{Strip, strips};
 
+pub(crate) use crate::kernels::number::is_float;
+
 use crate::error::InvalidLayer;
 use candle_core::{D, DType, Device, Error, Module, Result, Tensor};
 use matrix::Matrix;
@@ -226,11 +228,6 @@ fn cat(tensors: Vec<Tensor>) -> Result<Tensor> {
     let dtype = common_dtype(tensors.iter())?;
     let alike = tensors.iter().map(|tensor| tensor.to_dtype(dtype));
     Tensor::cat(&alike.collect::<Result<Vec<_>>>()?, 0)
-}
-
-/// Whether a layer takes numbers of this type.
-pub(crate) fn is_float(dtype: DType) -> bool {
-    matches!(dtype, DType::F64 | DType::F32 | DType::BF16 | DType::F16)
 }
 
 /// A tensor of any rank but 0 as a matrix: `[..., width]` to `[rows, width]`.

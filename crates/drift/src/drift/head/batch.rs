@@ -4,6 +4,10 @@ use crate::error::Result;
 use candle_core::Tensor;
 use gemma_mlp::model::Head;
 
+/// Positions that are compared at a time, for all sides together: few enough for the logits of many
+/// words to stay in a cache, many enough for reading the head's weight not to count.
+pub(super) const POSITIONS: usize = 1024;
+
 /// Sides whose heads are one weight, and whose hidden states have one dtype: they are multiplied at
 /// once.
 pub(super) struct Batch {

@@ -15,14 +15,10 @@ pub(super) use loss::loss;
 
 use super::logits::LogitSums;
 use crate::error::Result;
-use batch::Batch;
+use batch::{Batch, POSITIONS};
 use candle_core::Tensor;
 use gemma_mlp::model::Head;
 use position::Position;
-
-/// Positions that are compared at a time, for all sides together: few enough for the logits of many
-/// words to stay in a cache, many enough for reading the head's weight not to count.
-const POSITIONS: usize = 1024;
 
 /// A text behind the last layer.
 pub(super) struct Text<'a> {

@@ -1,7 +1,6 @@
 //! Logits as tensors, on any device: a piece of the vocabulary at a time, which all threads read.
 
-use super::POSITIONS;
-use super::batch::{Batch, Lane};
+use super::batch::{Batch, Lane, POSITIONS};
 use super::pieces::Piece;
 use super::position::{Buffers, Position};
 use crate::drift::values::{Values, with_values};
