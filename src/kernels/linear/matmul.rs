@@ -29,7 +29,7 @@ pub fn packed_matmul_wide(weight: &Packed, x: &Tensor) -> Result<Tensor> {
     product(weight, &x.contiguous()?, None, true)?.get(0)
 }
 
-/// The same by a table in a file, piece by piece.
+/// The product with every matrix of a weight; with a table in a file it is made piece by piece.
 fn product(weight: &Packed, x: &Tensor, bias: Option<Vec<f32>>, wide: bool) -> Result<Tensor> {
     if !weight.is_table() {
         return x.apply_op1(Matmul { weight: weight.clone(), bias, wide });

@@ -58,9 +58,14 @@ pub(crate) fn deferred(source: Arc<dyn Source>, shape: &[usize], dtype: DType) -
     Ok(tensor)
 }
 
+/// What a tensor stands for, if it does; it does no longer.
+fn take_source(tensor: &Tensor) -> Option<Arc<dyn Source>> {
+    DEFERRED.with_borrow_mut(|all| all.as_mut()?.remove(&tensor.id()))
+}
+
 /// The rows of a matrix as several, of so many rows each; of what stands for a source these stand for its parts.
 pub(super) fn split(tensor: &Tensor, rows: &[usize]) -> Result<Vec<Tensor>> {
-    let source = DEFERRED.with_borrow_mut(|all| all.as_mut()?.remove(&tensor.id()));
+    let source = take_source(tensor);
     let mut first = 0;
     let part = |&len: &usize| {
         let start = first;
@@ -130,9 +135,7 @@ impl Matrix {
             candle_core::bail!("weights are packed in the CPU's memory")
         }
         let rows = tensor.elem_count() / columns;
-        let source =
-            DEFERRED.with_borrow_mut(|all| all.as_mut().and_then(|all| all.remove(&tensor.id())));
-        let content = match source {
+        let content = match take_source(tensor) {
             Some(source) => Content::Source(source),
             None => Content::Tensor(tensor.reshape((rows, columns))?.contiguous()?),
         };

@@ -378,13 +378,14 @@ impl Linear {
     /// Those of [`Self::stacked`] and [`Packed::new`].
     pub(crate) fn stacked_and_packed(layers: &[&Self]) -> Result<Self> {
         let tensors = layers.iter().map(|layer| match layer.weight() {
-            Weight::Tensor(weight) => Some(Matrix::of(weight)),
+            Weight::Tensor(weight) => Some(weight),
             Weight::Packed(_) => None,
         });
-        let weight = match tensors.collect::<Option<Result<Vec<_>>>>() {
-            Some(matrices) => Packed::of(vec![Matrix::stacked(matrices?)?])?,
-            None => return Self::stacked(layers)?.packed(),
+        let Some(tensors) = tensors.collect::<Option<Vec<&Tensor>>>() else {
+            return Self::stacked(layers)?.packed();
         };
+        let matrices = tensors.into_iter().map(Matrix::of).collect::<Result<_>>()?;
+        let weight = Packed::of(vec![Matrix::stacked(matrices)?])?;
         Ok(Self::new(Weight::Packed(weight), Self::stacked_biases(layers)?)?)
     }
 

@@ -3,11 +3,10 @@
 use super::matrix::Matrix;
 use super::stored::{Columns, PANEL, Stored};
 use crate::kernels::memory::on_large_pages;
-use crate::kernels::operands::slice;
-use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, WithDType};
+use crate::kernels::operands::with_slice;
+use candle_core::{Result, Tensor, WithDType};
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
-use std::ops::Deref;
 
 /// Steps that are packed at a time: as many numbers of a row as make up a good part of a cache line.
 /// Panels are padded to a multiple of them.
@@ -98,14 +97,5 @@ fn with_rows<W: WithDType>(
         f(before);
         return Ok(());
     };
-    let (storage, layout) = block.storage_and_layout();
-    let own = elements(storage.deref(), layout)?;
-    with_rows(rest, &[before, &[own]].concat(), f)
-}
-
-fn elements<'a, W: WithDType>(storage: &'a Storage, layout: &Layout) -> Result<&'a [W]> {
-    match storage {
-        Storage::Cpu(storage) => slice::<W>(storage as &CpuStorage, layout),
-        _ => candle_core::bail!("weights are packed in the CPU's memory"),
-    }
+    with_slice(block, |own: &[W]| with_rows(rest, &[before, &[own]].concat(), f))?
 }
