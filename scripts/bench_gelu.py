@@ -1,64 +1,84 @@
 """PyTorch's GELU beside ours and candle's, one thread each, alternating:
 
-    .venv/bin/python scripts/bench_gelu.py [chunk]
+    .venv/bin/python scripts/bench_gelu.py [--chunk 16384] [--json]
 
 A million Gaussian numbers in chunks of 16,384 that stay in the cache, and for PyTorch in one piece as well, which
-spares it 63 of 64 calls. Prints the median of five rounds of each, in nanoseconds a number.
+spares it 63 of 64 calls. Prints the median of five rounds of each, in nanoseconds a number. Without PyTorch ours and
+candle's alone are measured.
 """
 
+import argparse
+import json
 import re
 import statistics
 import subprocess
-import sys
 import time
 
-import torch
+import perf_tables
 
-COUNT, ROUNDS = 1 << 20, 5
+try:
+    import torch
+except ImportError:
+    torch = None
+
+COUNT = 1 << 20
 
 
 def main():
-    chunk = int(sys.argv[1]) if len(sys.argv) > 1 else 1 << 14
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    print(f"PyTorch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, chunks of {chunk}")
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--chunk", type=int, default=1 << 14, help="numbers in a piece [default: 16384]")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--binary", help="what cargo bench --bench gelu builds; without it, that is run")
+    parser.add_argument("--json", action="store_true", help="print JSON, as scripts/perf_tables.py reads it")
+    arguments = parser.parse_args()
+    chunk = arguments.chunk
     measured = {}
-    for _ in range(ROUNDS):
-        for row, who, nanoseconds in [*ours(chunk), *pytorch(chunk)]:
+    for _ in range(arguments.rounds):
+        for row, who, nanoseconds in [*ours(chunk, arguments.binary), *(pytorch(chunk) if torch else [])]:
             measured.setdefault(row, {}).setdefault(who, []).append(nanoseconds)
-    columns = ["ours", "candle", "PyTorch", "PyTorch, whole"]
-    print("| | " + " | ".join(columns) + " |")
-    print("|---" * (len(columns) + 1) + "|")
-    for row, by in measured.items():
-        cells = [f"{statistics.median(by[who]):.2f}" if who in by else "" for who in columns]
-        print(f"| {row} | " + " | ".join(cells) + " |")
+    rows = [
+        {"form": form, "dtype": dtype} | {who: statistics.median(times) for who, times in by.items()}
+        for (form, dtype), by in measured.items()
+    ]
+    found = {"chunk": chunk, "rows": rows}
+    if torch:
+        found |= {"torch": torch.__version__, "capability": torch.backends.cpu.get_cpu_capability()}
+    if arguments.json:
+        print(json.dumps(found, indent=1))
+        return
+    print(f"PyTorch {found['torch']}, {found['capability']}, " if torch else "no PyTorch, ", end="")
+    print(f"chunks of {chunk}; ns a number\n")
+    print(perf_tables.detail("gelu", list(perf_tables.gelus(found))))
 
 
-def ours(chunk):
-    command = ["cargo", "bench", "-q", "--bench", "gelu", "--", "--chunk", str(chunk)]
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+def ours(chunk, binary):
+    command = [binary, "--bench"] if binary else ["cargo", "bench", "-q", "--bench", "gelu", "--"]
+    command += ["--chunk", str(chunk)]
+    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
     for form, dtype, own, candle in re.findall(r"\| (\w+) (\w+) \| ([\d.]+) \| ([\d.]+) \|", output):
-        yield f"{form} {dtype}", "ours", float(own)
-        yield f"{form} {dtype}", "candle", float(candle)
+        yield (form, dtype), "ours", float(own)
+        yield (form, dtype), "candle", float(candle)
 
 
 def pytorch(chunk):
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
     for form, approximate in (("exact", "none"), ("tanh", "tanh")):
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
             x = (torch.randn(COUNT) * 2).to(dtype)
             name = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}[dtype]
-            yield f"{form} {name}", "PyTorch", median(x, chunk, approximate)
-            yield f"{form} {name}", "PyTorch, whole", median(x, COUNT, approximate)
+            yield (form, name), "PyTorch", median(x, chunk, approximate)
+            yield (form, name), "whole", median(x, COUNT, approximate)
 
 
-@torch.no_grad()
 def median(x, chunk, approximate):
     pieces, times = x.split(chunk), []
-    for _ in range(15):
-        start = time.perf_counter()
-        for piece in pieces:
-            torch.nn.functional.gelu(piece, approximate=approximate)
-        times.append(time.perf_counter() - start)
+    with torch.no_grad():
+        for _ in range(15):
+            start = time.perf_counter()
+            for piece in pieces:
+                torch.nn.functional.gelu(piece, approximate=approximate)
+            times.append(time.perf_counter() - start)
     return statistics.median(times) / COUNT * 1e9
 
 

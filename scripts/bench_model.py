@@ -5,7 +5,8 @@
 
 transformers' AutoModelForCausalLM runs the same prompt and generates as many tokens, in f32 and bf16, in turns, with
 as many threads: logits of the last position alone, its own cache, always the likeliest token. Loading a checkpoint
-in the dtype of its file maps it, and the first prompt reads it: such a load is not comparable.
+in the dtype of its file maps it, and the first prompt reads it: such a load is not comparable. With --json PyTorch's
+figures alone are printed, as scripts/perf_tables.py reads them.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import json
 import statistics
 import time
 
+import perf_tables
 import torch
 import transformers
 from transformers import AutoModelForCausalLM
@@ -26,23 +28,31 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("report", help="JSON of cargo bench --bench model")
     parser.add_argument("--attention", default="sdpa", choices=["sdpa", "eager"])
+    parser.add_argument("--json", action="store_true", help="print PyTorch's figures alone")
     arguments = parser.parse_args()
     with open(arguments.report) as file:
         bench = json.load(file)
     limits = bench["limits"]
     torch.set_num_threads(limits["threads"])
     transformers.utils.logging.disable_progress_bar()
+    theirs = {
+        "torch": torch.__version__,
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "transformers": transformers.__version__,
+        "attention": arguments.attention,
+        "rows": measured(bench, arguments.attention),
+    }
+    if arguments.json:
+        print(json.dumps(theirs, indent=1))
+        return
     print(
         f"{limits['fma_gflops']:.0f} GFLOP/s of f32 multiply-adds, {limits['bf16_gflops']:.0f} of bf16, "
         f"{limits['read_gbps']:.1f} GB/s of reading memory, {limits['threads']} threads; "
-        f"PyTorch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, "
-        f"transformers {transformers.__version__} with {arguments.attention} attention; tokens a second\n"
+        f"PyTorch {theirs['torch']}, {theirs['capability']}, "
+        f"transformers {theirs['transformers']} with {theirs['attention']} attention; "
+        "tokens a second, and seconds to load\n"
     )
-    header = "", "load, s", "prompt", "limit", "of limit", "ours /", "generation", "limit", "of limit", "ours /"
-    print("| " + " | ".join(header) + " |")
-    print("|---" * len(header) + "|")
-    for row in bench["rows"] + measured(bench, arguments.attention):
-        print(line(row))
+    print(perf_tables.detail("model", list(perf_tables.models(bench, theirs))))
     for note in bench["notes"]:
         print("\n" + note)
 
@@ -118,14 +128,6 @@ def figures(bench, dtype, what, times):
         "of_limit": limit / seconds,
         "ratio": ours[what]["tokens_per_s"] * seconds / work["tokens"],
     }
-
-
-def line(row):
-    cells = [f"{row['side']} {row['dtype']}", f"{row['load_s']:.2f}"]
-    for figures in row["prompt"], row["generation"]:
-        cells += [f"{figures['tokens_per_s']:.1f}", f"{figures['limit']:.1f}"]
-        cells += [f"{100 * figures['of_limit']:.0f} %", f"{figures['ratio']:.2f}"]
-    return "| " + " | ".join(cells) + " |"
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
     .venv/bin/python scripts/bench_torch.py bench.json
     .venv/bin/python scripts/bench_torch.py --binary target/release/gemma-mlp --shape 640x2048
 
-The second form runs the benchmark itself; what follows the binary goes to it. PyTorch computes the same rows with as
+The second form runs the benchmark itself; what follows the binary goes to it. With --json PyTorch's figures alone are
+printed, as scripts/perf_tables.py reads them. PyTorch computes the same rows with as
 many threads, eager and compiled (torch.compile's default mode), in turns, on weights of the same distribution and
 dtype. As in ours, the caches are filled with other things before every round.
 
@@ -14,12 +15,15 @@ token, as in ours.
 """
 
 import argparse
+import functools
 import json
 import math
 import statistics
 import subprocess
+import sys
 import time
 
+import perf_tables
 import torch
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
@@ -28,37 +32,28 @@ COLD = torch.ones(64 << 20)  # 256 MiB
 
 
 def main():
-    parser = argparse.ArgumentParser(usage="%(prog)s REPORT | --binary PATH [ARGUMENT ...]")
+    parser = argparse.ArgumentParser(usage="%(prog)s [--json] REPORT | --binary PATH [ARGUMENT ...]")
     parser.add_argument("report", nargs="?", help="JSON of gemma-mlp bench")
+    parser.add_argument("--json", action="store_true", help="print PyTorch's figures alone")
     parser.add_argument("--binary", nargs=argparse.REMAINDER, help="gemma-mlp, and what it is to measure")
     arguments = parser.parse_args()
     if bool(arguments.report) == bool(arguments.binary):
         parser.error("pass either a report or --binary")
     bench = read(arguments.report) if arguments.report else run(*arguments.binary)
+    theirs = measured(bench)
+    if arguments.json:
+        print(json.dumps(theirs, indent=1))
+        return
     limits = bench["limits"]
-    torch.set_num_threads(limits["threads"])
-    torch.manual_seed(0)
     print(
         f"{limits['fma_gflops']:.0f} GFLOP/s of f32 multiply-adds, {limits['bf16_gflops']:.0f} of bf16, "
         f"{limits['read_gbps']:.1f} GB/s of reading memory, {limits['threads']} threads; "
-        f"PyTorch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}; medians in ms\n"
+        f"PyTorch {theirs['torch']}, {theirs['capability']}; medians in ms\n"
     )
-    other = "grouped_mm" if any("experts" in row for row in bench["rows"]) else "compiled"
-    header = "block", "weights", "tokens", "limit", "ours", "candle", "eager", other
-    header += "ours, CPU", "candle, CPU", "eager, CPU"
-    ratios = "ours, of limit", "candle / ours", "eager / ours", f"{other} / ours"
-    print("| " + " | ".join(header + ratios) + " |")
-    print("|---" * len(header + ratios) + "|")
-    block = None
-    for row in bench["rows"]:
-        key = row["hidden"], row["intermediate"], row["weights"]
-        if "experts" in row:
-            key += row["experts"], row["top_k"]
-        if block is None or block[0] != key:
-            block = None  # the old weights go before the new ones come
-            torch._dynamo.reset()
-            block = key, Experts(*key) if "experts" in row else Block(*key)
-        print(line(row, *medians(block[1], row["tokens"])), flush=True)
+    figures = list(perf_tables.blocks(bench, theirs))
+    print(perf_tables.detail(figures[0].section, figures))
+    for way, why in theirs["failed"].items():
+        print(f"\n{way} failed: {why}")
 
 
 def read(path):
@@ -71,16 +66,28 @@ def run(binary, *arguments):
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
 
 
-def line(row, eager, other, eager_cpu):
-    ours = row["median_ms"]
-    times = [row["limit_ms"], ours, row["candle_ms"], eager, other]
-    times += [row["cpu_ms"], row["candle_cpu_ms"], eager_cpu]
-    ratios = [row["ratio_to_candle"], eager / ours, other / ours]
-    experts = f", {row['top_k']} of {row['experts']}" if "experts" in row else ""
-    cells = [f"{row['hidden']}x{row['intermediate']}{experts}", row["weights"], str(row["tokens"])]
-    cells += [f"{ms:#.3g}".rstrip(".") if ms < 999.5 else f"{ms:.0f}" for ms in times]
-    cells += [f"{100 * row['of_limit']:.0f} %"] + [f"{ratio:.2f}" for ratio in ratios]
-    return "| " + " | ".join(cells) + " |"
+def measured(bench):
+    """PyTorch's figures in the rows of bench, and which way of computing failed."""
+    torch.set_num_threads(bench["limits"]["threads"])
+    torch.manual_seed(0)
+    rows, failed, block = [], {}, None
+    for row in bench["rows"]:
+        key = row["hidden"], row["intermediate"], row["weights"]
+        if "experts" in row:
+            key += row["experts"], row["top_k"]
+        if block is None or block[0] != key:
+            block = None  # the old weights go before the new ones come
+            torch._dynamo.reset()
+            block = key, Experts(*key) if "experts" in row else Block(*key)
+        same = {name: row[name] for name in ("hidden", "intermediate", "weights", "tokens")}
+        rows.append(same | medians(block[1], row["tokens"], failed))
+        print(rows[-1], file=sys.stderr, flush=True)
+    found = {"torch": torch.__version__, "capability": torch.backends.cpu.get_cpu_capability()}
+    if any("experts" in row for row in bench["rows"]):
+        import transformers
+
+        found["transformers"] = transformers.__version__
+    return found | {"rows": rows, "failed": failed}
 
 
 class Block(torch.nn.Module):
@@ -103,7 +110,7 @@ class Block(torch.nn.Module):
         """Eager and compiled."""
         x = torch.randn(tokens, self.hidden).to(self.dtype)
         compiled = torch.compile(self, dynamic=False)
-        return lambda: self(x), lambda: compiled(x)
+        return {"eager": lambda: self(x), "compiled": lambda: compiled(x)}
 
 
 class Experts:
@@ -140,25 +147,36 @@ class Experts:
             self.module.config._experts_implementation = implementation
             return self.module(x, chosen, weights)
 
-        return lambda: forward("eager"), lambda: forward("grouped_mm")
+        return {name: functools.partial(forward, name) for name in ("eager", "grouped_mm")}
 
 
 @torch.inference_mode()
-def medians(block, tokens):
-    """Eager, the other way, and eager's CPU time, in milliseconds."""
-    work, times, cpu = block.passes(tokens), ([], []), ([], [])
-    for forward in work:
-        forward()  # compiles
-        forward()
-    while any(map(unfinished, times)):
-        for forward, seconds, computed in zip(work, times, cpu):
-            if unfinished(seconds):
+def medians(block, tokens, failed):
+    """Milliseconds of each way of computing, and of CPU time. One that fails goes to `failed`, and is not tried again:
+    torch.compile takes a C++ compiler."""
+    work = {}
+    for name, forward in block.passes(tokens).items():
+        if name in failed:
+            continue
+        try:
+            forward()  # compiles
+            forward()
+            work[name] = forward
+        except Exception as e:  # of any kind, out of a compiler
+            if name == "eager":
+                raise
+            failed[name] = str(e).strip().splitlines()[0]
+    times, cpu = ({name: [] for name in work} for _ in range(2))
+    while any(map(unfinished, times.values())):
+        for name, forward in work.items():
+            if unfinished(times[name]):
                 COLD.sum()
                 start, start_cpu = time.perf_counter(), time.process_time()
                 forward()
-                seconds.append(time.perf_counter() - start)
-                computed.append(time.process_time() - start_cpu)
-    return [statistics.median(seconds) * 1e3 for seconds in (*times, cpu[0])]
+                times[name].append(time.perf_counter() - start)
+                cpu[name].append(time.process_time() - start_cpu)
+    found = {f"{name}_ms": statistics.median(seconds) * 1e3 for name, seconds in times.items()}
+    return found | {f"{name}_cpu_ms": statistics.median(seconds) * 1e3 for name, seconds in cpu.items()}
 
 
 def unfinished(seconds):

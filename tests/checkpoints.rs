@@ -109,6 +109,7 @@ fn fused_projections_are_read() {
     let checkpoint = opened(&gemma3_config(), &specs);
     assert_eq!(logits(&checkpoint), plain);
     assert_eq!(inspect(&checkpoint, |_| {}).unwrap().stacks[0].attention, "supported");
+    assert_eq!(logits(&checkpoint.streamed()), plain, "read part by part");
 }
 
 /// Queries, keys and values that are stored in several dtypes are one product all the same.

@@ -72,6 +72,7 @@ pub struct Checkpoint {
     parts: Vec<Parts>,
     tokenizer: Tokenizer,
     remarks: Vec<Remark>,
+    streamed: bool,
 }
 
 /// Where a checkpoint comes from.
@@ -208,7 +209,9 @@ impl Checkpoint {
             remarks.push(Remark::warning(RemarkKind::Unused, text));
         }
         let parts = parts::find(&mut config, &blocks, &tensors, &mut remarks)?;
-        let mut checkpoint = Self { source, config, tensors, blocks, parts, tokenizer, remarks };
+        let streamed = false;
+        let mut checkpoint =
+            Self { source, config, tensors, blocks, parts, tokenizer, remarks, streamed };
         let unused = checkpoint.unused();
         checkpoint.remarks.extend(unused);
         Ok(checkpoint)
@@ -256,6 +259,24 @@ impl Checkpoint {
             checked.map_err(|e| e.quantised(self.config.quantization.as_deref()))?;
         }
         Ok(())
+    }
+
+    /// The checkpoint, for models that are larger than memory: models that are loaded of it leave their weights in its
+    /// files, and compute the same, to the last bit (in f64 but for the order in which attention's products are summed).
+    ///
+    /// The matrices of a layer are then read and packed while the layer before it computes, and given up when the next
+    /// one begins; rows of embeddings are read as they are looked up, experts as they are chosen, and the head in pieces
+    /// of 32 MiB. Two layers and two such pieces are in memory at a time, and every pass through the model reads the files
+    /// once. It pays to take many tokens through a layer before the next: a whole text, or several.
+    ///
+    /// On the CPU alone. What cannot be read is the error of the pass that needs it.
+    pub fn streamed(self) -> Self {
+        Self { streamed: true, ..self }
+    }
+
+    /// Whether models leave their weights in its files.
+    pub fn is_streamed(&self) -> bool {
+        self.streamed
     }
 
     /// The checkpoint with other tokens at a text's start that all see one another, in place of all of them; for all

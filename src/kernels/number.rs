@@ -226,6 +226,11 @@ fn to_odd(x: f64) -> f32 {
     f32::from_bits(if back == x { bits } else { bits | 1 })
 }
 
+/// Whether layers take numbers of this type.
+pub(crate) fn is_float(dtype: DType) -> bool {
+    matches!(dtype, DType::F64 | DType::F32 | DType::BF16 | DType::F16)
+}
+
 /// f64 stays, everything else is computed in f32.
 pub fn wide_dtype(dtype: DType) -> DType {
     if dtype == DType::F64 { DType::F64 } else { DType::F32 }

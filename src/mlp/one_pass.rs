@@ -3,7 +3,7 @@
 
 use crate::kernels::activation::Activation;
 use crate::kernels::linear::{
-    PANEL, Packed, Rows, Strip, TILE, TileType, as_rows, rows_at_a_time, strips,
+    PANEL, Packed, Panels, Rows, Strip, TILE, TileType, as_rows, rows_at_a_time, strips,
 };
 use crate::kernels::memory::with_scratch;
 use crate::kernels::number::{BUFFER, Float};
@@ -29,7 +29,9 @@ impl OnePass {
         let dims = [&[self.activations.len()], xs.dims()].concat();
         let biases = Biases { gate_up: numbers(&self.gate_up.1)?, down: numbers(&self.down.1)? };
         let x = as_rows(xs)?.contiguous()?;
-        x.apply_op1_no_bwd(&Op { block: self, biases })?.reshape(dims)
+        let (gate_up, down) = (self.gate_up.0.panels()?, self.down.0.panels()?);
+        let op = Op { gate_up, down, activations: &self.activations, biases };
+        x.apply_op1_no_bwd(&op)?.reshape(dims)
     }
 }
 
@@ -44,7 +46,9 @@ struct Biases {
 }
 
 struct Op<'a> {
-    block: &'a OnePass,
+    gate_up: Panels,
+    down: Panels,
+    activations: &'a [Activation],
     biases: Biases,
 }
 
@@ -55,7 +59,7 @@ impl CustomOp1 for Op<'_> {
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (rows, width) = layout.shape().dims2()?;
-        let hidden = self.block.gate_up.0.in_features();
+        let hidden = self.gate_up.in_features();
         if width != hidden {
             candle_core::bail!("an input of width {width} for a block of hidden size {hidden}")
         }
@@ -65,14 +69,14 @@ impl CustomOp1 for Op<'_> {
             CpuStorage::F16(_) => self.forward::<f16>(slice(x, layout)?),
             _ => return Err(Error::UnsupportedDTypeForOp(x.dtype(), "gemma-mlp")),
         };
-        let shape = (self.block.activations.len(), rows, self.block.down.0.out_features());
+        let shape = (self.activations.len(), rows, self.down.out_features());
         Ok((y, Shape::from(shape)))
     }
 }
 
 impl Op<'_> {
     fn forward<T: Float>(&self, x: &[T]) -> CpuStorage {
-        threads::operation(|| match self.block.down.0.takes_bf16::<T>() {
+        threads::operation(|| match self.down.takes_bf16::<T>() {
             true => self.forward_in::<T, bf16>(x),
             false => self.forward_in::<T, f32>(x),
         })
@@ -81,8 +85,8 @@ impl Op<'_> {
     /// The outputs `[activations, rows, hidden]`, with the gated products in a type that down takes: some
     /// rows at a time.
     fn forward_in<T: Float, B: TileType>(&self, x: &[T]) -> CpuStorage {
-        let (gate_up, down) = (&self.block.gate_up.0, &self.block.down.0);
-        let (width, activations) = (gate_up.in_features(), self.block.activations.len());
+        let (gate_up, down) = (&self.gate_up, &self.down);
+        let (width, activations) = (gate_up.in_features(), self.activations.len());
         let rows = x.len().checked_div(width).unwrap_or(0);
         let mut y = vec![T::zero(); activations * rows * down.out_features()];
         let at_a_time = rows_at_a_time(activations * gate_up.out_features());
@@ -103,9 +107,9 @@ impl Op<'_> {
 
     /// `activation(gate) ⊙ up` for each activation: `[tiles, activations, rows, TILE]`.
     fn product<T: Float, B: TileType>(&self, x: Rows, product: &mut [[B; TILE]]) {
-        let gate_up = &self.block.gate_up.0;
+        let gate_up = &self.gate_up;
         let step = gate_up.panels_at_a_time() * PANEL;
-        let rows = self.block.activations.len() * x.count();
+        let rows = self.activations.len() * x.count();
         if rows == 0 {
             return;
         }
@@ -144,7 +148,7 @@ impl Op<'_> {
             let len = sums.len() / 2;
             let (gate, up, product) = (&mut gate[..len], &mut up[..len], &mut product[..len]);
             self.split(sums, columns.start, width, gate, up);
-            for (at, activation) in self.block.activations.iter().enumerate() {
+            for (at, activation) in self.activations.iter().enumerate() {
                 activation.value().gated::<T>(gate, up, product);
                 for (row, product) in product.chunks_exact(width).enumerate() {
                     let out = out.row(at * count + i * at_once + row);

@@ -1,6 +1,7 @@
 //! Gate and up, the block's first step.
 
 use super::layers::{of_variable, variable};
+use crate::kernels::linear::matrix::Matrix;
 use crate::kernels::linear::{Linear, Packed, Weight, as_rows, common_dtype, packed_matmul};
 use candle_core::{D, DType, Module, Result, Tensor, Var};
 
@@ -55,14 +56,12 @@ impl Projection {
             Self::Separate { gate, up } => (gate.clone(), up.clone()),
             Self::Merged(both) => unmerged(both)?,
         };
-        let tensor = |layer: &Linear| match layer.weight() {
-            Weight::Tensor(weight) => Ok(weight.clone()),
-            Weight::Packed(packed) => packed.unpacked().map(|mut weights| weights.swap_remove(0)),
+        let matrix = |layer: &Linear| match layer.weight() {
+            Weight::Tensor(weight) => Matrix::of(weight),
+            Weight::Packed(packed) => Matrix::of(&packed.unpacked()?.swap_remove(0)),
         };
-        let (of_gate, of_up) = (tensor(&gate)?, tensor(&up)?);
-        let dtype = common_dtype([&of_gate, &of_up].into_iter())?;
-        let weights = [of_gate.to_dtype(dtype)?, of_up.to_dtype(dtype)?];
-        let weight = Packed::interleaved(&[&weights[0], &weights[1]])?;
+        let matrices = Matrix::alike(vec![matrix(&gate)?, matrix(&up)?]);
+        let weight = Packed::of(matrices)?;
         let bias = match (gate.bias(), up.bias()) {
             (None, None) => None,
             (Some(gate), None) => Some(Tensor::stack(&[gate, &gate.zeros_like()?], 0)?),
@@ -126,10 +125,7 @@ fn split(both: Tensor) -> Result<GateUp> {
 /// A layer whose weight is `[2n, in]` as two layers.
 fn unmerged(both: &Linear) -> Result<(Linear, Linear)> {
     let n = both.weight().dims()?.0 / 2;
-    let part = |at: usize| {
-        let weight = both.weight().narrow(at, n)?;
-        let bias = both.bias().map(|bias| bias.narrow(0, at, n)).transpose()?;
-        Ok::<_, candle_core::Error>(Linear::new(weight, bias)?)
-    };
-    Ok((part(0)?, part(n)?))
+    let mut parts = both.split(&[n, n])?;
+    let up = parts.swap_remove(1);
+    Ok((parts.swap_remove(0), up))
 }

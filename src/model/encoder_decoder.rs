@@ -2,7 +2,7 @@
 
 use super::attention::{Encoded, Padding};
 use super::cache::Cache;
-use super::gemma::{Builders, Gemma, Table};
+use super::gemma::{Builders, Gemma, Hold, Table};
 use super::observer::{Block, Observer};
 use super::pass::Pass;
 use crate::checkpoint::Config;
@@ -52,7 +52,7 @@ impl EncoderDecoder {
                 head: vb.pp("lm_head").pp("out_proj"),
                 per_layer_table: None,
             };
-            Gemma::from_parts(stack, dtype, builders, false)
+            Gemma::from_parts(stack, dtype, builders, &Hold::Tensors)
         };
         let encoder = of(encoder, "encoder", None)?;
         // Both look tokens up in one table where a token has an embedding of its own.

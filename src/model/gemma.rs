@@ -15,6 +15,7 @@ use super::rope::RotaryEmbedding;
 use crate::checkpoint::tensors::Numbers;
 use crate::checkpoint::{Config, HeadKind, Stack};
 use crate::kernels::activation::Activation;
+use crate::kernels::linear::streamed::Streamed;
 use crate::kernels::linear::{Linear, Weight};
 use crate::kernels::number::wide_dtype;
 use crate::kernels::threads::awake;
@@ -64,6 +65,17 @@ pub(super) struct Builders<'a> {
     pub(super) per_layer_table: Option<Numbers>,
 }
 
+/// How matrices are held.
+#[derive(PartialEq)]
+pub(super) enum Hold {
+    /// As tensors, which train.
+    Tensors,
+    /// Packed.
+    Packed,
+    /// In their files; those of a layer come together.
+    Streamed(Streamed),
+}
+
 /// Where an embedding is.
 pub(super) enum Table<'a> {
     /// To be read: where its `weight` is, and the module with the embedding of the end of an image.
@@ -92,18 +104,18 @@ impl Gemma {
             stack,
             dtype,
             Builders { backbone, embedding, head: vb.pp("lm_head"), per_layer_table: None },
-            false,
+            &Hold::Tensors,
         )
     }
 
-    /// A model like [`Self::new`]'s, whose parts have names of their own; if `pack` is set, every matrix is packed as
-    /// soon as it is loaded, and what it was made of freed.
+    /// A model like [`Self::new`]'s, whose parts have names of their own.
     pub(super) fn from_parts(
         stack: &Stack,
         dtype: DType,
         builders: Builders,
-        pack: bool,
+        hold: &Hold,
     ) -> Result<Self> {
+        let pack = *hold != Hold::Tensors;
         let Builders { backbone: vb, embedding, head, per_layer_table } = builders;
         let attention = match &stack.attention {
             Ok(attention) => attention,
@@ -114,7 +126,11 @@ impl Gemma {
         let init = Init::Randn { mean: 0.0, stdev };
         let matrix = |vb: VarBuilder| {
             let weight = Weight::Tensor(vb.get_with_hints(shape, "weight", init)?);
-            if pack { weight.packed() } else { Ok(weight) }
+            match hold {
+                Hold::Tensors => Ok(weight),
+                Hold::Packed => weight.packed(),
+                Hold::Streamed(_) => weight.table(),
+            }
         };
         let embedding = match embedding {
             Table::Shared(embedding) => embedding,
@@ -134,8 +150,12 @@ impl Gemma {
             let known = layers.iter().filter_map(|layer| Some(&layer.attention()?.rope));
             let rope = known.into_iter().find(|rope| rope.fits(layer)).cloned();
             let rope = rope.unwrap_or_else(|| RotaryEmbedding::new(layer));
-            let layer = Layer::new(stack, attention, i, rope, vb.pp("layers").pp(i))?;
-            layers.push(if pack { layer.packed()? } else { layer });
+            let layer = || Layer::new(stack, attention, i, rope, vb.pp("layers").pp(i));
+            layers.push(match hold {
+                Hold::Tensors => layer()?,
+                Hold::Packed => layer()?.packed()?,
+                Hold::Streamed(streamed) => streamed.layer(|| layer()?.packed())?,
+            });
         }
         let norm = vb.pp(stack.norms.last).get(stack.hidden_size, "weight")?;
         let head = match stack.head.value {

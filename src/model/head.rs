@@ -41,6 +41,13 @@ impl Head {
         &self.weight
     }
 
+    /// A head of another weight: some of its rows.
+    #[doc(hidden)]
+    pub fn with_weight(&self, weight: Weight) -> Result<Self> {
+        let (vocab_size, _) = weight.dims()?;
+        Ok(Self { weight, vocab_size, ..self.clone() })
+    }
+
     /// The soft-cap, if the family has one.
     pub fn softcap(&self) -> Option<f64> {
         self.softcap

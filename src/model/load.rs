@@ -3,11 +3,13 @@
 use super::attention::{Attention, StrayKeys};
 use super::embedding::Embedding;
 use super::encoder_decoder::EncoderDecoder;
-use super::gemma::{Builders, Gemma, TWO_STACKS, Table};
+use super::gemma::{Builders, Gemma, Hold, TWO_STACKS, Table};
 use super::norm::RmsNorm;
 use crate::checkpoint::{BlockSpec, Checkpoint, Parts, Stack, Tensors};
 use crate::error::{Error, Result};
+use crate::kernels::linear::matrix::deferring;
 use crate::kernels::linear::should_pack;
+use crate::kernels::linear::streamed::Streamed;
 use crate::mlp::{GemmaMlp, Sparsity, gemma_mlp_b};
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
@@ -18,16 +20,18 @@ impl Gemma {
     /// On the CPU, but for f64, its matrices are packed ([`crate::kernels::linear::Packed`]) in the dtype they
     /// are stored in, or rounded to if that is wider than `dtype`: a bf16 checkpoint takes 2 bytes a
     /// weight whatever it runs in. Products are summed in f32 and rounded once, and every activation
-    /// in between has the model's dtype. Packed weights do not train: see [`Self::new`].
+    /// in between has the model's dtype. Packed weights do not train: see [`Self::new`]. Of a checkpoint that is
+    /// [streamed](Checkpoint::streamed) they stay in its files.
     ///
     /// # Errors
     /// A family whose attention is not supported, a tensor that is missing or does not fit the
-    /// config, a file that was written to since the checkpoint was opened.
+    /// config, a file that was written to since the checkpoint was opened; a streamed checkpoint and a GPU, or f64 weights in
+    /// f64.
     pub fn load(checkpoint: &Checkpoint, device: &Device, dtype: DType) -> Result<Self> {
         checkpoint.check_whole_model()?;
         let [parts] = checkpoint.parts() else { return Err(Error::Input(TWO_STACKS.into())) };
-        let stack = checkpoint.config().decoder();
-        load_stack(checkpoint, stack, parts, None, device, dtype)
+        let loading = Loading::of(checkpoint, device, dtype)?;
+        load_stack(checkpoint, checkpoint.config().decoder(), parts, None, &loading)
     }
 
     /// Notes where the keys and values are that the file has for layers which share those of others.
@@ -70,12 +74,52 @@ impl EncoderDecoder {
         else {
             return Err(Error::Input("the checkpoint has no encoder beside its decoder".into()));
         };
-        let load = |stack, parts, table| load_stack(checkpoint, stack, parts, table, device, dtype);
+        let loading = Loading::of(checkpoint, device, dtype)?;
+        let load = |stack, parts, table| load_stack(checkpoint, stack, parts, table, &loading);
         let encoder = load(encoder, of_encoder, None)?;
         let one_table = of_encoder.embedding == of_decoder.embedding;
         let table = one_table.then(|| encoder.embedding.clone());
         Ok(Self::of(encoder, load(decoder, of_decoder, table)?))
     }
+}
+
+/// What a model is loaded as.
+struct Loading {
+    /// What it runs in.
+    dtype: DType,
+    /// What weights are rounded to that are not exact in it.
+    held: DType,
+    device: Device,
+    hold: Hold,
+}
+
+impl Loading {
+    fn of(checkpoint: &Checkpoint, device: &Device, dtype: DType) -> Result<Self> {
+        let of = |held, hold| Self { dtype, held, device: device.clone(), hold };
+        match (checkpoint.is_streamed(), dtype) {
+            (false, _) if should_pack(dtype, device) => Ok(of(dtype, Hold::Packed)),
+            (false, _) => Ok(of(dtype, Hold::Tensors)),
+            (true, _) if !device.is_cpu() => Err(Error::Input(
+                "weights that stay in their files are multiplied on the CPU alone: choose it, or have them in memory".into(),
+            )),
+            (true, DType::F64) if !checkpoint.tensors().are_exact_in(DType::F32) => {
+                Err(Error::Input(
+                    "f64 weights are not multiplied in f64 while they stay in their files: have them in memory".into(),
+                ))
+            }
+            // Those of f32, bf16 and f16 are unpacked to f64 as they are used.
+            (true, DType::F64) => Ok(of(DType::F32, Hold::Streamed(Streamed::new()))),
+            (true, _) => Ok(of(dtype, Hold::Streamed(Streamed::new()))),
+        }
+    }
+}
+
+/// Makes layers; if they will be packed, their matrices are read straight into their place there.
+fn packing<T>(
+    packs: bool,
+    make: impl FnOnce() -> candle_core::Result<T>,
+) -> candle_core::Result<T> {
+    if packs { deferring(make) } else { make() }
 }
 
 /// A stack of a checkpoint with what is around it, with an embedding that is there already, or its own.
@@ -84,10 +128,9 @@ fn load_stack(
     stack: &Stack,
     parts: &Parts,
     embedding: Option<Embedding>,
-    device: &Device,
-    dtype: DType,
+    Loading { dtype, held, device, hold }: &Loading,
 ) -> Result<Gemma> {
-    let vb = var_builder(checkpoint, dtype, device).rename_f({
+    let vb = var_builder(checkpoint, *held, device).rename_f({
         let parts = parts.clone();
         move |name| parts.stored(name)
     });
@@ -107,7 +150,8 @@ fn load_stack(
         head: at(head),
         per_layer_table,
     };
-    let loaded = Gemma::from_parts(stack, dtype, builders, should_pack(dtype, device));
+    let loaded =
+        packing(hold != &Hold::Tensors, || Gemma::from_parts(stack, *dtype, builders, hold));
     let mut gemma = from_unchanged(checkpoint, loaded)?;
     gemma.find_stray_keys(checkpoint.tensors(), backbone, &at(backbone))?;
     Ok(gemma)
@@ -126,13 +170,15 @@ pub fn load_mlp(
 ) -> Result<GemmaMlp> {
     let vb = var_builder(checkpoint, dtype, device).pp(&block.name);
     let (hidden, intermediate) = (block.hidden_size, block.intermediate_size);
-    let mlp = gemma_mlp_b(hidden, intermediate, block.bias, block.activation.value, vb);
-    let mlp = from_unchanged(checkpoint, mlp)?;
-    let mlp = mlp.with_sparsity(match block.sparsity {
+    let packs = should_pack(dtype, device);
+    let mlp = packing(packs, || {
+        let mlp = gemma_mlp_b(hidden, intermediate, block.bias, block.activation.value, vb)?;
+        if packs { mlp.packed() } else { Ok(mlp) }
+    });
+    Ok(from_unchanged(checkpoint, mlp)?.with_sparsity(match block.sparsity {
         0.0 => None,
         fraction => Some(Sparsity::new(fraction)?),
-    });
-    Ok(if should_pack(dtype, device) { mlp.packed()? } else { mlp })
+    }))
 }
 
 /// The norm in front of a block, in f32.

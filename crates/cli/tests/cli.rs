@@ -468,7 +468,8 @@ fn texts(dir: &Path) -> String {
 fn shards_merge_to_one_run() {
     let dir = tempfile::tempdir().unwrap();
     let ids = texts(dir.path());
-    let args = ["drift", "--json", "--ids", &ids, "--window", "32", "--stride", "16"];
+    let args =
+        ["drift", "--json", "--gradients", "--ids", &ids, "--window", "32", "--stride", "16"];
     let whole = run(&args);
     assert_eq!(serde_json::from_str::<Value>(&whole).unwrap()["tokens"], 156);
     let mut parts = vec![];
@@ -487,6 +488,36 @@ fn shards_merge_to_one_run() {
     let merged = dir.path().join("two.json");
     std::fs::write(&merged, two).unwrap();
     assert_eq!(merge(&[merged.to_str().unwrap(), &parts[2]]), whole);
+    // What is merged of some parts does not depend on their order.
+    assert_eq!(merge(&[&parts[2], &parts[0]]), merge(&[&parts[0], &parts[2]]));
+    assert_eq!(merge(&["--expect", "3", &parts[2], &parts[1], &parts[0]]), whole);
+}
+
+/// Weights that stay in their files give the bytes of those in memory, for any number of windows at once.
+#[test]
+fn streamed_runs_have_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let ids = texts(dir.path());
+    let run_of = ["--ids", &ids, "--window", "32", "--stride", "16"];
+    let args = [&["drift", "--json", "--rank", "--gradients"][..], &run_of].concat();
+    let whole = run(&args);
+    for windows in ["1", "4", "1000"] {
+        let streamed = [&args[..], &["--stream", "--windows-at-once", windows]].concat();
+        assert_eq!(run(&streamed), whole, "{windows} at once");
+    }
+    assert_eq!(run(&[&args[..], &["--stream"]].concat()), whole);
+    assert_eq!(run(&[&args[..], &["--windows-at-once", "3"]].concat()), whole);
+    let prompt = ["--prompt", "The fox", "--json"];
+    for command in ["forward", "generate"] {
+        let args = [&[command][..], &prompt].concat();
+        assert_eq!(run(&[&args[..], &["--stream"]].concat()), run(&args));
+    }
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_string();
+    let (memory, file) = (path("memory.safetensors"), path("file.safetensors"));
+    run(&["capture", "--prompt", "The fox", "--out", &memory]);
+    run(&["capture", "--prompt", "The fox", "--out", &file, "--stream"]);
+    assert_eq!(std::fs::read(&memory).unwrap(), std::fs::read(&file).unwrap());
+    assert_eq!(run(&["compare", &file, "--json", "--stream"]), run(&["compare", &file, "--json"]));
 }
 
 /// Mistakes that are named are ranked alone, and those that change nothing are told.

@@ -457,7 +457,7 @@ fn equal_runs_make_equal_files() {
     assert!((1..4).all(|i| file(i) == first));
 }
 
-/// Ctrl-C ends a run after the window at hand, with what there is, and replaces nothing by it. SIGKILL leaves the old
+/// Ctrl-C and SIGTERM end a run after the window at hand, with what there is, and replaces nothing by it. SIGKILL leaves the old
 /// report and, at most, a file that says what it was to be.
 #[test]
 fn ended_in_the_middle() {
@@ -483,8 +483,10 @@ fn ended_in_the_middle() {
     fs::write(at("out.json"), "the old report").unwrap();
     assert!(!ended_by("-KILL").status.success());
     assert_eq!(fs::read_to_string(at("out.json")).unwrap(), "the old report");
-    for (part, said) in [("out.partial.json", "new.partial.csv"), ("out.partial2.json", "x")] {
-        let output = ended_by("-INT");
+    for (signal, part, said) in
+        [("-INT", "out.partial.json", "new.partial.csv"), ("-TERM", "out.partial2.json", "x")]
+    {
+        let output = ended_by(signal);
         assert_eq!(output.status.code(), Some(130));
         let drift: Value = serde_json::from_slice(&output.stdout).unwrap();
         let tokens = drift["tokens"].as_f64().unwrap();

@@ -1,4 +1,5 @@
-//! The Python package: its own tests, and `gemma_mlp.compare` with the program that is built here.
+//! The Python package: its own tests, and `gemma_mlp.compare` with the program that is built here; and the script that
+//! makes the tables of docs/performance.md.
 //!
 //! With the packages numpy and safetensors in an environment of its own; tests that need torch, transformers, JAX, Keras
 //! or llama.cpp run where `GEMMA_PYTHON` names an interpreter that has them, beside these two.
@@ -70,6 +71,30 @@ fn succeeds(mut command: Command) -> String {
     let said = String::from_utf8_lossy(&done.stderr);
     assert!(done.status.success(), "{}\n{said}", String::from_utf8_lossy(&done.stdout));
     said.into_owned()
+}
+
+/// `scripts/perf_tables.py`: its own tests, and that `docs/performance.md` has what it makes of `docs/performance`.
+#[test]
+fn the_tables_of_performance_are_those_of_the_figures() {
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+    if !root.join("scripts/perf_tables.py").exists() {
+        eprintln!("skipped: a packed crate has no scripts");
+        return;
+    }
+    let interpreter = std::env::var_os("GEMMA_PYTHON").unwrap_or_else(|| "python3".into());
+    let mut works = python(Path::new(&interpreter));
+    works.args(["-c", "import sys; sys.exit(sys.version_info < (3, 10))"]);
+    if !works.output().is_ok_and(|done| done.status.success()) {
+        skip("python", "python3 is not there, or older than 3.10");
+        return;
+    }
+    let script = |arguments: &[&str]| {
+        let mut command = python(Path::new(&interpreter));
+        command.args(arguments).current_dir(root);
+        eprintln!("{}", succeeds(command));
+    };
+    script(&["-m", "unittest", "discover", "scripts/tests"]);
+    script(&["scripts/perf_tables.py", "docs/performance", "docs/performance.md", "--check"]);
 }
 
 #[test]

@@ -21,10 +21,12 @@ pub mod curves;
 pub mod drift;
 mod dump_file;
 mod error;
+mod footprint;
 pub mod forward;
 pub mod input;
 
-pub use error::{Error, InvalidDump, InvalidReport, Result};
+pub use error::{EndedPart, Error, InvalidDump, InvalidReport, Result};
+pub use footprint::Footprint;
 
 /// The README's code is a test.
 #[cfg(doctest)]

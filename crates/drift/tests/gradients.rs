@@ -31,6 +31,7 @@ fn gradient_drift_agrees_with_autograd() {
             floor_tokens: 512,
             windowing: Windowing { window: 2048, stride: 2048, score: Score::All },
             shard: Shard::WHOLE,
+            windows_at_once: 1,
         };
         let texts = text.to_vec2().unwrap().into();
         let drift = gradient_drift(&checkpoint, &texts, &options, &Device::Cpu, |_| ()).unwrap();

@@ -24,6 +24,7 @@ fn drift_of_the_whole_model() -> gemma_mlp_drift::Result<()> {
             floor_tokens: 16,
             windowing: Windowing { window: 64, stride: 64, score: Score::All },
             shard: Shard::WHOLE,
+            windows_at_once: 1,
         };
         let go_on = |_| ControlFlow::Continue(());
         let drift = drift(&checkpoint, &text.clone().into(), &options, device, go_on)?;

@@ -8,16 +8,20 @@ use gemma_mlp_drift::drift::{
 };
 use gemma_mlp_drift::{Error, InvalidReport};
 use serde_json::{Value, json};
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 /// A run, or a part of it: 4 windows of 8 tokens.
 fn measured(shard: Shard, everything: bool) -> Value {
+    on(2..30, shard, everything)
+}
+
+fn on(ids: Range<u32>, shard: Shard, everything: bool) -> Value {
     let checkpoint = Checkpoint::open("weights/tiny-gemma3").unwrap();
     let [a, b] = [Gelu::Tanh, Gelu::Exact].map(|gelu| Side::new(gelu, DType::F32));
     let mut options = DriftOptions::new(&checkpoint, Sides { a, b }).unwrap();
     options.windowing = Windowing { window: 8, stride: 7, score: Score::All };
     (options.shard, options.layers) = (shard, vec![1]);
-    let texts = (2..30).collect::<Vec<u32>>().into();
+    let texts = ids.collect::<Vec<u32>>().into();
     let go_on = |_| ControlFlow::Continue(());
     let mut run = drift(&checkpoint, &texts, &options, &Device::Cpu, go_on).unwrap();
     if everything {
@@ -122,6 +126,103 @@ fn parts_add_up() {
     assert!(!merger.finish().unwrap().complete);
     assert!(matches!(Merger::new().finish(), Err(Error::NoReports)));
     assert_eq!(refused(&[&whole]), InvalidReport::NotAPart);
+}
+
+/// Any tree over any order gives the same bytes. By induction: what is merged of some parts is what it is merged of any
+/// two halves of them. One part comes in two pieces, as a killed one does.
+#[test]
+fn parts_in_any_order_and_tree() {
+    let ids = 2..65;
+    let mut whole = on(ids.clone(), Shard::WHOLE, false);
+    let mut parts: Vec<_> =
+        (1..=4).map(|index| on(ids.clone(), Shard { index, of: 4 }, false)).collect();
+    let mut piece = parts[1].clone();
+    let windows = piece["part"]["windows"].as_array_mut().unwrap();
+    assert!(windows.len() > 1);
+    let last = windows.pop().unwrap();
+    parts[1]["part"]["windows"] = json!([last]);
+    parts.push(piece);
+    // Each from a machine of its own: that of the first window is named.
+    for (at, part) in parts.iter_mut().enumerate() {
+        part["origin"]["machine"] = json!(at.to_string());
+    }
+    whole["origin"]["machine"] = json!("0");
+    let parts: Vec<_> = parts.iter().map(Value::to_string).collect();
+    let merged = |parts: &mut dyn Iterator<Item = &String>| {
+        serde_json::to_string(&merge(parts.map(|part| ("part", part))).unwrap()).unwrap()
+    };
+    let chosen = |set: usize| (0..parts.len()).filter(move |at| set >> at & 1 == 1);
+    let all = (1 << parts.len()) - 1;
+    let of: Vec<_> = (0..=all)
+        .map(|set| match set {
+            0 => String::new(),
+            _ => merged(&mut chosen(set).map(|at| &parts[at])),
+        })
+        .collect();
+    assert_eq!(serde_json::from_str::<Value>(&of[all]).unwrap(), whole);
+    for set in 1..=all {
+        assert!(
+            merged(&mut chosen(set).rev().map(|at| &parts[at])) == of[set],
+            "{set:b} backwards"
+        );
+        for left in (1..set).filter(|left| left & !set == 0) {
+            let right = set & !left;
+            assert!(
+                merged(&mut [&of[left], &of[right]].into_iter()) == of[set],
+                "{left:b} {right:b}"
+            );
+        }
+    }
+}
+
+/// Parts that are missing or were ended early are named, and no others.
+#[test]
+fn parts_that_are_expected() {
+    let expected = |reports: &[&Value], parts| {
+        let mut merger = Merger::new();
+        reports.iter().for_each(|report| merger.add("part", &report.to_string()).unwrap());
+        merger.expect(parts)
+    };
+    let said = |reports: &[&Value], parts| expected(reports, parts).unwrap_err().to_string();
+    // Of 11 windows in 4 parts, the fourth has two.
+    let parts: Vec<_> = (1..=4).map(|index| on(2..79, Shard { index, of: 4 }, false)).collect();
+    let [one, two, three, four] = &parts[..] else { unreachable!() };
+    assert!(expected(&[four, two, three, one], 4).is_ok());
+    assert!(said(&[one], 3).contains("into 4 parts, not into 3: pass --expect 4"));
+    assert!(said(&[three], 4).starts_with("of 4 parts, missing: 1-2,4; run these again with"));
+    assert!(said(&[four, one], 4).starts_with("of 4 parts, missing: 2-3; "));
+    let ended = |part: &Value| {
+        let mut part = part.clone();
+        part["part"]["windows"].as_array_mut().unwrap().pop();
+        part
+    };
+    let (two, four) = (&ended(two), &ended(four));
+    let error = said(&[two, one, four], 4);
+    let named =
+        "missing or ended early: 2-4 (2 has 2 of its 3 windows, 4 has 1 of its 2 windows); ";
+    assert!(error.contains(named), "{error}");
+    assert!(said(&[one, three, four], 4).contains("early: 2,4 (4 has 1 of its 2 windows); "));
+    assert!(matches!(Merger::new().expect(2), Err(Error::NoReports)));
+    // Parts beyond the windows have none.
+    let of = 10;
+    let parts: Vec<_> = (1..=4).map(|index| measured(Shard { index, of }, false)).collect();
+    let parts: Vec<_> = parts.iter().collect();
+    assert!(expected(&parts, of).is_ok());
+    assert!(said(&parts[..3], of).starts_with("of 10 parts, missing: 4; "));
+}
+
+/// A file that tells of very many parts is not counted through.
+#[test]
+fn parts_without_number() {
+    let mut one = part(1);
+    let of = usize::MAX >> 20;
+    one["windows"] = json!(of);
+    one["part"]["shard"]["of"] = json!(of);
+    one["part"]["windows"].as_array_mut().unwrap().truncate(1);
+    let mut merger = Merger::new();
+    merger.add("part", &one.to_string()).unwrap();
+    let error = merger.expect(of).unwrap_err().to_string();
+    assert!(error.contains(&format!("missing: 2-{of}; ")), "{error}");
 }
 
 #[test]

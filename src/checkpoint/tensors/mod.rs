@@ -14,6 +14,7 @@ pub(super) mod table;
 use super::json::malformed;
 use super::remark::{Names, Remark, RemarkKind};
 use crate::error::{Error, Result};
+use crate::kernels::linear::matrix::{Source, deferred, is_deferring};
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
 use canonical::renamed;
@@ -25,6 +26,8 @@ pub use numbers::Numbers;
 use shard::Shard;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 pub use storage::Storage;
@@ -397,9 +400,49 @@ struct Backend {
 
 impl Backend {
     fn load(&self, name: &str, shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
+        self.tensors.load(name, shape, self.dtype(name, dtype)?, device)
+    }
+
+    /// What a tensor is read as, to be held in a dtype.
+    fn dtype(&self, name: &str, dtype: DType) -> Result<DType> {
         let stored = self.tensors.dtype(name)?;
-        let dtype = if self.as_stored && is_exact(stored, dtype) { stored } else { dtype };
-        self.tensors.load(name, shape, dtype, device)
+        Ok(if self.as_stored && is_exact(stored, dtype) { stored } else { dtype })
+    }
+
+    /// What stands for a matrix that is read when it is packed.
+    fn defer(&self, name: &str, shape: &[usize], dtype: DType) -> candle_core::Result<Tensor> {
+        let source = || -> Result<_> {
+            self.tensors.check(name, shape)?;
+            let (numbers, dtype) = (self.tensors.numbers(name)?, self.dtype(name, dtype)?);
+            let columns = shape.last().copied().unwrap_or(0);
+            Ok(StoredRows { name: name.into(), numbers, columns, dtype })
+        };
+        let source = source().map_err(candle_core::Error::wrap)?;
+        let dtype = source.dtype;
+        deferred(Arc::new(source), shape, dtype)
+    }
+}
+
+/// Rows of a matrix in a file.
+struct StoredRows {
+    name: String,
+    numbers: Numbers,
+    columns: usize,
+    /// What they are rounded to.
+    dtype: DType,
+}
+
+impl fmt::Debug for StoredRows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "tensor '{}'", self.name)
+    }
+}
+
+impl Source for StoredRows {
+    fn rows(&self, rows: Range<usize>) -> candle_core::Result<Tensor> {
+        let (columns, shape) = (self.columns, [rows.len(), self.columns]);
+        let numbers = self.numbers.tensor(rows.start * columns..rows.end * columns, &shape);
+        numbers.map_err(candle_core::Error::wrap)?.to_dtype(self.dtype)
     }
 }
 
@@ -418,10 +461,15 @@ impl SimpleBackend for Backend {
         &self,
         shape: Shape,
         name: &str,
-        _: Init,
+        init: Init,
         dtype: DType,
         device: &Device,
     ) -> candle_core::Result<Tensor> {
+        // Weights that would be drawn at random are those that are multiplied by, and packed for it.
+        let is_weight = shape.rank() >= 2 && !matches!(init, Init::Const(_));
+        if is_weight && self.as_stored && is_deferring() {
+            return self.defer(name, shape.dims(), dtype);
+        }
         self.load(name, shape.dims(), dtype, device).map_err(candle_core::Error::wrap)
     }
 

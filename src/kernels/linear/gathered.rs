@@ -1,14 +1,14 @@
 //! Rows of one x for several products, of which each takes some.
 
 use super::kernel::TILE;
-use super::packed::Packed;
+use super::panels::Panels;
 use super::rows::{Rows, TileType};
 use crate::kernels::memory::with_scratch;
 use crate::kernels::number::Float;
 use crate::kernels::threads;
 use half::bf16;
 
-impl Packed {
+impl Panels {
     /// Calls `f` with some rows of x, `[count, in]`, for each group that says which, for products with this
     /// weight and its like.
     pub(crate) fn with_gathered<T: Float, R>(

@@ -153,7 +153,7 @@ fn multiply_slivers<W: Stored, K: Kernel<W>>(
             1 => (panel.as_ptr().wrapping_byte_add(AHEAD_BYTES), size),
             _ => {
                 let part = panel.len() * sliver / slivers;
-                (panel.as_ptr().wrapping_add(panel.len() + part), size / slivers)
+                (panel.as_ptr().wrapping_add(TILE / W::WIDTH + part), size / slivers)
             }
         };
         macro_rules! multiply {

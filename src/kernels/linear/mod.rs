@@ -11,23 +11,34 @@ pub(crate) mod gathered;
 mod input;
 mod kernel;
 mod matmul;
+pub(crate) mod matrix;
+mod pack;
 mod packed;
+mod panels;
 pub(crate) mod rows;
 mod stored;
+pub(crate) mod streamed;
 mod strips;
 
 pub use input::InputRounding;
 pub use packed::Packed;
+#[doc(hidden)]
+pub use packed::in_pieces;
+#[doc(hidden)]
+pub use panels::Panels;
 
 pub(crate) use kernel::{PanelMatmul, TILE};
 pub(crate) use matmul::{packed_matmul, packed_matmul_wide};
-pub(crate) use packed::rows_at_a_time;
+pub(crate) use panels::rows_at_a_time;
 pub(crate) use rows::{Rows, TileType};
 pub(crate) use stored::{Columns, PANEL, Stored};
 pub(crate) use strips::{Strip, strips};
 
+pub(crate) use crate::kernels::number::is_float;
+
 use crate::error::InvalidLayer;
 use candle_core::{D, DType, Device, Error, Module, Result, Tensor};
+use matrix::Matrix;
 
 /// A matrix `[out, in]` that inputs are multiplied by.
 #[derive(Debug, Clone)]
@@ -47,6 +58,14 @@ impl Weight {
     pub fn packed(&self) -> Result<Self> {
         match self {
             Self::Tensor(weight) => Packed::new(weight).map(Self::Packed),
+            Self::Packed(_) => Ok(self.clone()),
+        }
+    }
+
+    /// The weight as a table that stays in its file, if it is in one.
+    pub(crate) fn table(&self) -> Result<Self> {
+        match self {
+            Self::Tensor(weight) => Packed::table(weight).map(Self::Packed),
             Self::Packed(_) => Ok(self.clone()),
         }
     }
@@ -211,11 +230,6 @@ fn cat(tensors: Vec<Tensor>) -> Result<Tensor> {
     Tensor::cat(&alike.collect::<Result<Vec<_>>>()?, 0)
 }
 
-/// Whether a layer takes numbers of this type.
-pub(crate) fn is_float(dtype: DType) -> bool {
-    matches!(dtype, DType::F64 | DType::F32 | DType::BF16 | DType::F16)
-}
-
 /// A tensor of any rank but 0 as a matrix: `[..., width]` to `[rows, width]`.
 pub(crate) fn as_rows(xs: &Tensor) -> Result<Tensor> {
     if xs.rank() == 0 {
@@ -295,13 +309,41 @@ impl Linear {
             Weight::Packed(packed) => Tensor::cat(&packed.unpacked()?, 0),
         });
         let weight = cat(weights.collect::<Result<Vec<_>>>()?)?;
+        Ok(Self::new(Weight::Tensor(weight), Self::stacked_biases(layers)?)?)
+    }
+
+    fn stacked_biases(layers: &[&Self]) -> Result<Option<Tensor>> {
         let biases: Vec<_> = layers.iter().filter_map(|layer| layer.bias().cloned()).collect();
-        let bias = match biases.len() {
-            0 => None,
-            n if n == layers.len() => Some(cat(biases)?),
+        match biases.len() {
+            0 => Ok(None),
+            n if n == layers.len() => cat(biases).map(Some),
             _ => candle_core::bail!("either all stacked layers have a bias or none"),
+        }
+    }
+
+    /// Several layers, each of which returns so many of the numbers that this one does, one behind the other.
+    ///
+    /// # Errors
+    /// More than there are; of a packed weight, parts that do not start at multiples of 32.
+    pub(crate) fn split(&self, rows: &[usize]) -> Result<Vec<Self>> {
+        let starts = rows.iter().scan(0, |next, len| {
+            *next += len;
+            Some(*next - len)
+        });
+        let parts = || starts.clone().zip(rows);
+        let weights = match &self.weight {
+            Weight::Tensor(weight) => {
+                matrix::split(weight, rows)?.into_iter().map(Weight::Tensor).collect()
+            }
+            packed => parts()
+                .map(|(start, &len)| packed.narrow(start, len))
+                .collect::<Result<Vec<_>>>()?,
         };
-        Ok(Self::new(Weight::Tensor(weight), bias)?)
+        let layers = weights.into_iter().zip(parts()).map(|(weight, (start, &len))| {
+            let bias = self.bias.as_ref().map(|bias| bias.narrow(0, start, len)).transpose()?;
+            Ok(Self::new(weight, bias)?)
+        });
+        layers.collect()
     }
 
     /// Its weight.
@@ -328,6 +370,23 @@ impl Linear {
     pub fn to_dtype(&self, dtype: DType) -> Result<Self> {
         let bias = self.bias.as_ref().map(|bias| bias.to_dtype(dtype)).transpose()?;
         Ok(Self::new(self.weight.to_dtype(dtype)?, bias)?)
+    }
+
+    /// [`Self::stacked`], packed.
+    ///
+    /// # Errors
+    /// Those of [`Self::stacked`] and [`Packed::new`].
+    pub(crate) fn stacked_and_packed(layers: &[&Self]) -> Result<Self> {
+        let tensors = layers.iter().map(|layer| match layer.weight() {
+            Weight::Tensor(weight) => Some(weight),
+            Weight::Packed(_) => None,
+        });
+        let Some(tensors) = tensors.collect::<Option<Vec<&Tensor>>>() else {
+            return Self::stacked(layers)?.packed();
+        };
+        let matrices = tensors.into_iter().map(Matrix::of).collect::<Result<_>>()?;
+        let weight = Packed::of(vec![Matrix::stacked(matrices)?])?;
+        Ok(Self::new(Weight::Packed(weight), Self::stacked_biases(layers)?)?)
     }
 
     /// The layer packed for inference on the CPU. Pack after training: a backward pass through a

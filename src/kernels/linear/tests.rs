@@ -249,3 +249,25 @@ fn rows_can_be_looked_up() -> Result<()> {
     }
     Ok(())
 }
+
+/// A table that is in several pieces, beside the same in memory.
+#[test]
+fn tables_in_files_are_multiplied_piece_by_piece() -> Result<()> {
+    let weight = Tensor::randn(0f32, 1., (1003, 40), &Device::Cpu)?;
+    let bias = Tensor::randn(0f32, 1., 1003, &Device::Cpu)?;
+    let numbers = |tensor: Tensor| tensor.to_dtype(DType::F32)?.to_vec2::<f32>();
+    for dtype in [DType::F32, DType::BF16] {
+        let memory = Weight::Tensor(weight.to_dtype(dtype)?).packed()?;
+        let file = Weight::Tensor(weight.to_dtype(dtype)?).table()?;
+        let x = Tensor::randn(0f32, 1., (3, 40), &Device::Cpu)?;
+        let ids = Tensor::new(&[0u32, 1, 2, 1002, 7, 7, 8], &Device::Cpu)?;
+        let all = |weight: &Weight| -> Result<_> {
+            let some = weight.narrow(96, 500)?;
+            let products = [weight.matmul(&x, Some(&bias))?, some.matmul(&x, None)?];
+            let rows = [weight.index_select(&ids)?, some.to_tensor(DType::F32)?];
+            products.into_iter().chain(rows).map(numbers).collect::<Result<Vec<_>>>()
+        };
+        assert_eq!(all(&memory)?, all(&file)?);
+    }
+    Ok(())
+}

@@ -22,6 +22,7 @@ use super::projection::GateUp;
 use crate::error::InvalidLayer;
 use crate::kernels::activation::Activation;
 use crate::kernels::gelu::Gelu;
+use crate::kernels::linear::matrix::Matrix;
 use crate::kernels::linear::{
     InputRounding, Packed, Weight, as_rows, is_float, packed_matmul, packed_matmul_wide,
 };
@@ -197,15 +198,13 @@ impl GatedExperts {
     /// Weights that are not in the CPU's memory, or of another dtype than f32, bf16 and f16.
     pub fn packed(&self) -> Result<Self> {
         let Weights::Tensors { gate_up, down } = &self.weights else { return Ok(self.clone()) };
-        let [experts, intermediate, _] = self.sizes;
-        let part = |tensor: &Tensor, start| tensor.narrow(1, start, intermediate);
-        let [gate, up] = [part(gate_up, 0)?, part(gate_up, intermediate)?];
-        let each =
-            |tensor: &Tensor| (0..experts).map(|i| tensor.get(i)).collect::<Result<Vec<_>>>();
-        let gates_ups = each(&gate)?.into_iter().zip(each(&up)?).map(|(gate, up)| vec![gate, up]);
-        let gates_ups = Packed::side_by_side(&gates_ups.collect::<Vec<_>>())?;
-        let downs = each(down)?.into_iter().map(|down| vec![down]).collect::<Vec<_>>();
-        let downs = Packed::side_by_side(&downs)?;
+        let [experts, intermediate, hidden] = self.sizes;
+        let (gate_up, down) = (Matrix::of(gate_up)?, Matrix::of(down)?);
+        let part = |at: usize| gate_up.narrow(at * intermediate, intermediate);
+        let gates_ups = (0..experts).map(|i| vec![part(2 * i), part(2 * i + 1)]);
+        let gates_ups = Packed::side_by_side(gates_ups.collect())?;
+        let downs = (0..experts).map(|i| vec![down.narrow(i * hidden, hidden)]);
+        let downs = Packed::side_by_side(downs.collect())?;
         let packed = gates_ups.into_iter().zip(downs);
         let packed = packed.map(|(gate_up, down)| Expert { gate_up, down }).collect();
         Ok(Self { weights: Weights::Packed(packed), ..self.clone() })

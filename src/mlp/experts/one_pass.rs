@@ -8,7 +8,7 @@
 use super::{Choice, Expert, runs};
 use crate::kernels::exp::vectorized;
 use crate::kernels::linear::gathered::{as_rows, split_mut};
-use crate::kernels::linear::{PANEL, Packed, Rows, Strip, TILE, TileType, rows_at_a_time, strips};
+use crate::kernels::linear::{PANEL, Panels, Rows, Strip, TILE, TileType, rows_at_a_time, strips};
 use crate::kernels::memory::with_scratch;
 use crate::kernels::number::{BUFFER, Float};
 use crate::kernels::operands::slice;
@@ -38,41 +38,62 @@ impl CustomOp1 for OnePass<'_> {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (rows, hidden) = layout.shape().dims2()?;
         let y = match x {
-            CpuStorage::F32(_) => self.forward::<f32>(slice(x, layout)?, rows),
-            CpuStorage::BF16(_) => self.forward::<bf16>(slice(x, layout)?, rows),
-            CpuStorage::F16(_) => self.forward::<f16>(slice(x, layout)?, rows),
+            CpuStorage::F32(_) => self.forward::<f32>(slice(x, layout)?, rows)?,
+            CpuStorage::BF16(_) => self.forward::<bf16>(slice(x, layout)?, rows)?,
+            CpuStorage::F16(_) => self.forward::<f16>(slice(x, layout)?, rows)?,
             _ => return Err(Error::UnsupportedDTypeForOp(x.dtype(), "gemma-experts")),
         };
         Ok((y, Shape::from((self.sides.len(), rows, hidden))))
     }
 }
 
+/// An expert in memory.
+struct InMemory {
+    gate_up: Panels,
+    down: Panels,
+}
+
 /// Rows that chose an expert.
 #[derive(Clone, Copy)]
 struct Piece<'a> {
-    expert: &'a Expert,
+    expert: &'a InMemory,
     rows: &'a [u32],
     /// Where their weights are.
     pairs: &'a [u32],
 }
 
 impl OnePass<'_> {
-    fn forward<T: Float>(&self, x: &[T], rows: usize) -> CpuStorage {
-        threads::operation(|| match self.experts[0].down.takes_bf16::<T>() {
-            true => self.forward_in::<T, bf16>(x, rows),
-            false => self.forward_in::<T, f32>(x, rows),
-        })
+    fn forward<T: Float>(&self, x: &[T], rows: usize) -> Result<CpuStorage> {
+        let in_memory = |choice: &Choice| {
+            let Expert { gate_up, down } = &self.experts[choice.expert];
+            Ok(InMemory { gate_up: gate_up.panels()?, down: down.panels()? })
+        };
+        let experts = self.choices.iter().map(in_memory).collect::<Result<Vec<_>>>()?;
+        let Some(first) = experts.first() else {
+            let zeros = vec![T::zero(); self.sides.len() * x.len()];
+            return Ok(T::to_cpu_storage_owned(zeros));
+        };
+        Ok(threads::operation(|| match first.down.takes_bf16::<T>() {
+            true => self.forward_in::<T, bf16>(&experts, x, rows),
+            false => self.forward_in::<T, f32>(&experts, x, rows),
+        }))
     }
 
     /// With the gated products in a type that down takes.
-    fn forward_in<T: Float, B: TileType>(&self, x: &[T], rows: usize) -> CpuStorage {
-        let Expert { gate_up, down } = &self.experts[0];
+    fn forward_in<T: Float, B: TileType>(
+        &self,
+        experts: &[InMemory],
+        x: &[T],
+        rows: usize,
+    ) -> CpuStorage {
+        let InMemory { gate_up, down } = &experts[0];
         let sides = self.sides.len();
         let mut sums = vec![0f32; sides * rows * down.out_features()];
         let at_a_time = rows_at_a_time(gate_up.in_features() + sides * down.in_features());
-        let pieces = self.choices.iter().flat_map(|Choice { expert, rows, pairs }| {
+        let chosen = self.choices.iter().zip(experts);
+        let pieces = chosen.flat_map(|(Choice { rows, pairs, .. }, expert)| {
             let chunks = rows.chunks(at_a_time).zip(pairs.chunks(at_a_time));
-            chunks.map(|(rows, pairs)| Piece { expert: &self.experts[*expert], rows, pairs })
+            chunks.map(move |(rows, pairs)| Piece { expert, rows, pairs })
         });
         let pieces: Vec<_> = pieces.collect();
         let mut rest = pieces.as_slice();
@@ -110,7 +131,7 @@ impl OnePass<'_> {
         products: impl Iterator<Item = &'a mut [[B; TILE]]> + Send,
         rows: usize,
     ) {
-        let gate_up = &self.experts[0].gate_up;
+        let gate_up = &pieces[0].expert.gate_up;
         let step = gate_up.panels_at_a_time() * PANEL;
         let work = pieces.iter().zip(x).zip(products).flat_map(|((piece, x), product)| {
             let tiles = product.chunks_mut(self.sides.len() * x.count()).enumerate();
@@ -174,7 +195,7 @@ impl OnePass<'_> {
 
     /// Adds to the sums, `[sides, rows, hidden]`, what down makes of the pieces' products, times the weights.
     fn add(&self, pieces: &[Piece], products: &[Rows], sums: &mut [f32], rows: usize) {
-        let down = &self.experts[0].down;
+        let down = &pieces[0].expert.down;
         let strips = strips(sums, down.out_features(), down.panels_at_a_time() * PANEL);
         threads::for_each(nanoseconds(products, down), strips, |mut strip| {
             for (piece, &product) in pieces.iter().zip(products) {
@@ -197,7 +218,7 @@ impl OnePass<'_> {
 }
 
 /// What products with a weight of each piece's take one thread, roughly.
-fn nanoseconds(products: &[Rows], weight: &Packed) -> usize {
+fn nanoseconds(products: &[Rows], weight: &Panels) -> usize {
     products.iter().map(|x| weight.nanoseconds(x.count())).sum()
 }
 

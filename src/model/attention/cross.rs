@@ -189,7 +189,7 @@ impl CrossAttention {
     pub(in crate::model) fn packed(self) -> Result<Self> {
         let keys = match &self.keys {
             KeysValues::Separate(keys, values) => {
-                KeysValues::Packed(Linear::stacked(&[keys, values])?.packed()?)
+                KeysValues::Packed(Linear::stacked_and_packed(&[keys, values])?)
             }
             packed => packed.clone(),
         };

@@ -574,7 +574,7 @@ impl Attention {
         let projections = match &self.projections {
             Projections::Separate(all) => {
                 let all: Vec<_> = all.iter().collect();
-                Projections::Packed(Linear::stacked(&all)?.packed()?)
+                Projections::Packed(Linear::stacked_and_packed(&all)?)
             }
             packed => packed.clone(),
         };
@@ -739,15 +739,8 @@ fn fused(
     bias: bool,
     vb: VarBuilder,
 ) -> Result<Vec<Linear>> {
-    let fused = linear_b(hidden_size, rows.iter().map(|(_, rows)| rows).sum(), bias, vb)?;
-    let mut start = 0;
-    let part = |&(_, len): &(&str, usize)| {
-        let weight = fused.weight().narrow(0, start, len)?.contiguous()?;
-        let bias = fused.bias().map(|bias| bias.narrow(0, start, len)).transpose()?;
-        start += len;
-        Ok(Linear::try_from(candle_nn::Linear::new(weight, bias))?)
-    };
-    rows.iter().map(part).collect()
+    let rows: Vec<usize> = rows.iter().map(|&(_, rows)| rows).collect();
+    Linear::try_from(linear_b(hidden_size, rows.iter().sum(), bias, vb)?)?.split(&rows)
 }
 
 #[cfg(test)]

@@ -53,7 +53,7 @@ impl RgLru {
                 )?)
             };
             let [input, recurrent] = gates;
-            Linear::stacked(&[&linear(input)?, &linear(recurrent)?])?.packed()
+            Linear::stacked_and_packed(&[&linear(input)?, &linear(recurrent)?])
         };
         let packed = (0..self.heads).map(head).collect::<Result<_>>()?;
         let param: Vec<f64> = self.param.to_dtype(DType::F64)?.to_vec1()?;

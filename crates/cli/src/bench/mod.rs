@@ -93,7 +93,7 @@ pub(crate) fn run(
 
 /// What is measured in some cases.
 enum Sides {
-    Block(block::Sides),
+    Block(Box<block::Sides>),
     Experts(mixture::Sides),
 }
 
@@ -101,7 +101,7 @@ impl Sides {
     /// Of a case's shape, type and experts.
     fn new(case: Case) -> Result<Self> {
         Ok(match case.experts {
-            None => Self::Block(block::Sides::new(case.shape, case.weights)?),
+            None => Self::Block(Box::new(block::Sides::new(case.shape, case.weights)?)),
             Some(experts) => Self::Experts(mixture::Sides::new(case, experts)?),
         })
     }

@@ -1,5 +1,6 @@
 //! The flags that subcommands share. Names follow candle's examples.
 
+use super::memory::MemoryArgs;
 use super::progress::Bytes;
 use super::target::TargetArgs;
 use super::text::{self, Input};
@@ -94,6 +95,11 @@ impl ComputeArgs {
     pub fn device(&self) -> Device {
         self.device.device()
     }
+
+    /// That of [`MemoryArgs::hold`].
+    pub fn hold(&self, checkpoint: Checkpoint, dtypes: &[DType], device: &Device) -> Checkpoint {
+        self.device.hold(checkpoint, dtypes, device)
+    }
 }
 
 /// Where to compute.
@@ -102,9 +108,16 @@ pub struct DeviceArgs {
     /// Compute on the CPU even if there is a GPU (GPUs need a build with cuda or metal)
     #[arg(long)]
     cpu: bool,
+    #[command(flatten)]
+    memory: MemoryArgs,
 }
 
 impl DeviceArgs {
+    /// That of [`MemoryArgs::hold`].
+    pub fn hold(&self, checkpoint: Checkpoint, dtypes: &[DType], device: &Device) -> Checkpoint {
+        self.memory.hold(checkpoint, dtypes, device)
+    }
+
     /// The GPU if there is one, and standard error says which; or the CPU, and it says why.
     pub fn device(&self) -> Device {
         if self.cpu || !device::IS_POSSIBLE {

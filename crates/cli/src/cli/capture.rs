@@ -85,7 +85,8 @@ pub fn run(args: &Args) -> Result<()> {
     let files: [&Path; 1] = [out];
     check_outputs(&files)?;
     check_inputs(&files, args.text.files())?;
-    let checkpoint = args.model.open()?;
+    let device = args.device.device();
+    let checkpoint = args.device.hold(args.model.open()?, &[args.dtype.into()], &device);
     check_inputs(&files, checkpoint.files())?;
     let Input { ids, remarks } = args.text.texts(&checkpoint)?;
     let ids = TokenIds::batched(ids)?;
@@ -104,7 +105,7 @@ pub fn run(args: &Args) -> Result<()> {
     };
     let stop = Interrupt::listen()?;
     let progress = Progress::share();
-    let captured = capture(&checkpoint, &ids, &options, &args.device.device(), |share| {
+    let captured = capture(&checkpoint, &ids, &options, &device, |share| {
         progress.set_share(share);
         stop.flow()
     });

@@ -195,7 +195,8 @@ fn with_model(
     let read = args.reader()?;
     let theirs = theirs.map(&read).transpose()?;
     let references = args.reference.iter().map(&read).collect::<Result<_>>()?;
-    let checkpoint = args.model.open()?;
+    let device = args.device.device();
+    let checkpoint = args.device.hold(args.model.open()?, &[DType::F32], &device);
     check_inputs(files, checkpoint.files())?;
     let layers = match &args.layers {
         Some(layers) => layers.of_checkpoint(&checkpoint)?,
@@ -228,7 +229,7 @@ fn with_model(
         (None, None) => return Err(Error::Input("pass a dump, or --server".into()).into()),
     };
     resolve(&mut theirs, &checkpoint)?;
-    let mut comparison = compare(&theirs, &checkpoint, &options, &args.device.device(), done)?;
+    let mut comparison = compare(&theirs, &checkpoint, &options, &device, done)?;
     comparison.remarks.extend(remarks);
     Ok(comparison)
 }

@@ -3,6 +3,7 @@
 use super::args::{DTypeArg, RunArgs, SideArgs};
 use super::clash::{check_inputs, check_outputs};
 use super::interrupt::Interrupt;
+use super::memory::windows_at_once;
 use super::mistakes;
 use super::output::{OutputArgs, Outputs};
 use super::progress::{Progress, TokenProgress};
@@ -45,6 +46,10 @@ pub struct Args {
     /// Which positions count: all, or the second half of each window, as in llama.cpp's perplexity
     #[arg(long, value_name = "WHICH", default_value = "all")]
     score: ScoreArg,
+    /// How many windows go through a layer before the next one [default: 1; with weights that stay in their
+    /// files, as many as there is memory for]
+    #[arg(long, value_name = "WINDOWS")]
+    windows_at_once: Option<NonZeroUsize>,
     /// Take only a part of the windows, as in 3/16; `merge` combines the parts' JSON reports
     #[arg(long, value_name = "I/N", value_parser = shard)]
     shard: Option<Shard>,
@@ -97,17 +102,21 @@ pub fn run(args: &Args) -> Result<()> {
     let compute = &run.compute;
     let sides = args.sides.sides(compute.dtype());
     let device = compute.device();
-    let Input { ids: texts, remarks } = run.texts(&checkpoint, sides.a, &device)?;
     let floor_dtype = args.floor_dtype.map_or(checkpoint.run_dtype(), DType::from);
+    let floor_sides = Sides::floor(sides.a, floor_dtype)?;
+    let dtypes = [sides.a, sides.b, floor_sides.a, floor_sides.b].map(|side| side.dtype);
+    let checkpoint = compute.hold(checkpoint, &dtypes, &device);
+    let Input { ids: texts, remarks } = run.texts(&checkpoint, sides.a, &device)?;
     let score = Score::from(args.score);
     let floor_tokens = match (args.floor_tokens, score) {
         (Some(tokens), _) => tokens.get(),
         (None, Score::All) => 512,
         (None, Score::SecondHalf) => args.window,
     };
+    let fitting = || windows_at_once(&checkpoint, &dtypes, args.window);
     let options = DriftOptions {
         sides,
-        floor_sides: Sides::floor(sides.a, floor_dtype)?,
+        floor_sides,
         layers: run.layers(&checkpoint)?,
         floor_tokens,
         windowing: Windowing {
@@ -116,6 +125,7 @@ pub fn run(args: &Args) -> Result<()> {
             score,
         },
         shard: args.shard.unwrap_or(Shard::WHOLE),
+        windows_at_once: args.windows_at_once.map_or_else(fitting, NonZeroUsize::get),
     };
     let stop = Interrupt::listen()?;
     let progress = TokenProgress::new(&stop);
@@ -157,8 +167,8 @@ fn not_ranked(named: &[&Difference], ranking: &[Ranked]) -> Option<Remark> {
     (!left_out.is_empty()).then(|| Remark::note(RemarkKind::Unused, text))
 }
 
-/// The command line to do the same again: without what says where the result goes, or which part of
-/// the work was done.
+/// The command line to do the same again: without what says where the result goes, which part of
+/// the work was done, or how much memory it took.
 fn command(args: impl Iterator<Item = OsString>) -> String {
     let mut command = "gemma-mlp".to_string();
     let mut args = args.peekable();
@@ -172,8 +182,8 @@ fn command(args: impl Iterator<Item = OsString>) -> String {
             None => (bytes, false),
         };
         match flag {
-            b"--json" => continue,
-            b"--out" | b"--html" | b"--csv" | b"--shard" => {
+            b"--json" | b"--stream" => continue,
+            b"--out" | b"--html" | b"--csv" | b"--shard" | b"--windows-at-once" => {
                 if !with_value {
                     args.next();
                 }
@@ -224,8 +234,19 @@ mod tests {
         let command = |args: &[&str]| super::command(args.iter().map(Into::into));
         assert_eq!(command(&[]), "gemma-mlp drift");
         assert_eq!(command(&["--b", "silu", "--json"]), "gemma-mlp drift --b silu");
-        let args =
-            ["drift", "--prompt", "it's", "--shard", "1/3", "--out=a", "--html", "b", "--rank"];
+        let args = [
+            "drift",
+            "--stream",
+            "--prompt",
+            "it's",
+            "--shard",
+            "1/3",
+            "--out=a",
+            "--html",
+            "b",
+            "--windows-at-once=2",
+            "--rank",
+        ];
         assert_eq!(command(&args), r"gemma-mlp drift --prompt 'it'\''s' --rank");
     }
 

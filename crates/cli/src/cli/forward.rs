@@ -55,9 +55,9 @@ pub fn run(args: &Args) -> Result<()> {
     let files: Vec<&Path> = args.out.as_deref().into_iter().collect();
     check_outputs(&files)?;
     check_inputs(&files, run.files())?;
-    let checkpoint = run.model.open()?;
-    check_inputs(&files, checkpoint.files())?;
     let device = run.compute.device();
+    let checkpoint = run.compute.hold(run.model.open()?, &[run.compute.dtype()], &device);
+    check_inputs(&files, checkpoint.files())?;
     let activation = Option::from(args.activation);
     let meant = checkpoint.config().decoder().activation.value;
     let side = Side::new(activation.unwrap_or(meant), run.compute.dtype());

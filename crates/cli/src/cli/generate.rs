@@ -31,7 +31,11 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let checkpoint = args.model.open()?;
+    let compute = &args.compute;
+    let sides = args.sides.sides(compute.dtype());
+    let device = compute.device();
+    let dtypes = [sides.a.dtype, sides.b.dtype];
+    let checkpoint = compute.hold(args.model.open()?, &dtypes, &device);
     let Input { ids, remarks } = match &args.ids {
         Some(path) => Input { ids: text::ids_of(path)?, remarks: vec![] },
         None => text::of_prompt(&checkpoint, &args.prompt)?,
@@ -40,11 +44,8 @@ pub fn run(args: &Args) -> Result<()> {
         let reason = format!("--ids has {} texts; one is continued", ids.len());
         return Err(Error::Input(reason).into());
     };
-    let compute = &args.compute;
-    let sides = args.sides.sides(compute.dtype());
     let stop = Interrupt::listen()?;
     let progress = Progress::new(args.sample_len, "tokens");
-    let device = compute.device();
     let mut generation =
         drift::generate(&checkpoint, prompt, sides, args.sample_len, &device, |done| {
             progress.set(done);

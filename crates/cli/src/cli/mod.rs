@@ -12,6 +12,7 @@ mod generate;
 mod input;
 mod inspect;
 mod interrupt;
+mod memory;
 mod merge;
 mod mistakes;
 mod output;

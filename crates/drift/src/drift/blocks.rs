@@ -4,6 +4,8 @@ use super::compare::{BlockSide, BlockSums};
 use super::layers::LayerSums;
 use super::options::DriftOptions;
 use super::side::{Side, Sides};
+use super::whole::WholeSums;
+use super::window::Window;
 use crate::error::{Error, Result};
 use crate::input::{TokenIds, gaussian_input};
 use candle_core::Device;
@@ -18,12 +20,22 @@ pub(super) struct Blocks<'a> {
 }
 
 impl Blocks<'_> {
-    /// The sums of the blocks that are reported, each on noise.
-    pub(super) fn window(
+    /// The sums of windows: of the blocks that are reported, each on noise.
+    pub(super) fn windows(
         &self,
-        ids: &TokenIds,
+        windows: &[Window],
         mut progress: impl FnMut(f64),
-    ) -> Result<Vec<LayerSums>> {
+    ) -> Result<Vec<WholeSums>> {
+        let sums = windows.iter().enumerate().map(|(i, window)| {
+            let of_all = |fraction| (i as f64 + fraction) / windows.len() as f64;
+            let layers = self.layers(&window.token_ids()?, |done| progress(of_all(done)))?;
+            let floor_positions = window.scored.len();
+            Ok(WholeSums { layers, floor_positions, logits: None, embedding: None })
+        });
+        sums.collect()
+    }
+
+    fn layers(&self, ids: &TokenIds, mut progress: impl FnMut(f64)) -> Result<Vec<LayerSums>> {
         let mut layers = vec![];
         for &layer in &self.options.layers {
             layers.push(self.block(layer, ids)?);

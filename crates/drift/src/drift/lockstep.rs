@@ -29,6 +29,30 @@ struct Group {
     sides: Vec<Side>,
 }
 
+/// A text for all sides.
+pub struct Text {
+    /// What an encoder reads, `[1, seq]`.
+    pub source: Option<Tensor>,
+    /// `[1, seq]`.
+    pub ids: Tensor,
+    /// On how many of the first ids each side runs, or on more: sides of one dtype run as far as the longest of them.
+    pub lengths: Vec<usize>,
+}
+
+/// A text between two layers: the streams of all groups, and what their layers hand to one another.
+struct Running<'a> {
+    seq: usize,
+    streams: Vec<Tensor>,
+    passes: Vec<Pass<'a>>,
+}
+
+impl<'a> Running<'a> {
+    fn new(seq: usize, groups: Vec<(Tensor, Pass<'a>)>) -> Self {
+        let (streams, passes) = groups.into_iter().unzip();
+        Self { seq, streams, passes }
+    }
+}
+
 /// One side in the middle of a layer, at some positions. Tensors are `[1, positions, …]`.
 pub struct LaneStep {
     /// The block's input, `[1, positions, hidden]`.
@@ -121,15 +145,10 @@ impl Lockstep {
         self.groups.first().map_or(0, |group| group.stacks.encoder_layers())
     }
 
-    /// Runs all sides on ids `[1, seq]`, each on as many of the first ones as `lengths` says (or
-    /// more: sides of one dtype run as far as the longest of them), beside the whole of a source `[1, seq]`, which an
-    /// encoder reads. Returns each side's normed hidden states, `[1, seq, hidden]`.
-    ///
-    /// `watch` is handed every layer in pieces of 256 positions: the layer's index, the
-    /// first position, and a step per side, which has none of the positions behind its end.
+    /// Runs all sides on a text, and returns each side's normed hidden states, `[1, seq, hidden]`: [`Self::run_all`] of one.
     ///
     /// # Errors
-    /// An id out of the vocabulary, a source that is missing, those of `watch`.
+    /// Those of [`Self::run_all`].
     pub fn run(
         &self,
         source: Option<&Tensor>,
@@ -137,60 +156,95 @@ impl Lockstep {
         lengths: &[usize],
         mut watch: impl FnMut(usize, usize, &[LaneStep]) -> Result<()>,
     ) -> Result<Vec<Tensor>> {
-        let encoded = match source {
-            Some(source) => self.encode(source, &mut watch)?,
-            None => vec![],
-        };
-        let length = |at: usize| {
-            let own = lengths.iter().zip(&self.places).filter(|(_, place)| place.0 == at);
-            own.map(|(&length, _)| length).max().unwrap_or(0).min(ids.dims()[1])
-        };
-        let begin = |(at, group): (usize, &Group)| {
-            let pass = group.pass(Pass::new(), encoded.get(at));
-            group.begin(&group.stacks.decoder, &ids.narrow(1, 0, length(at))?, pass)
-        };
-        let begun = self.groups.iter().enumerate().map(begin).collect::<Result<Vec<_>>>()?;
-        let streams = self.run_layers(
-            self.encoder_layers()..self.layers(),
-            begun,
-            ids.dims()[1],
-            &mut watch,
-        )?;
-        let normed = self.groups.iter().zip(&streams);
-        let normed = normed.map(|(group, x)| group.stacks.decoder.final_norm(x));
-        let normed = normed.collect::<candle_core::Result<Vec<_>>>()?;
-        self.places.iter().map(|&(group, at)| Ok(normed[group].narrow(0, at, 1)?)).collect()
+        let (source, ids, lengths) = (source.cloned(), ids.clone(), lengths.to_vec());
+        let text = Text { source, ids, lengths };
+        let watch = |_, layer, start, steps: &[LaneStep]| watch(layer, start, steps);
+        Ok(self.run_all(&[text], watch)?.swap_remove(0))
     }
 
-    /// Runs the encoder of all sides on a source `[1, seq]`; returns the states of each group's.
-    fn encode(
+    /// Runs all sides on texts, each layer on all of them before the next: so weights that are read from a file are
+    /// read once for all. Returns, for each text, each side's normed hidden states, `[1, seq, hidden]`.
+    ///
+    /// `watch` is handed every layer in pieces of 256 positions: the text's index, the layer's, the
+    /// first position, and a step per side, which has none of the positions behind its end.
+    ///
+    /// # Errors
+    /// An id out of the vocabulary, a source that is missing, those of `watch`.
+    pub fn run_all(
         &self,
-        source: &Tensor,
-        watch: &mut impl FnMut(usize, usize, &[LaneStep]) -> Result<()>,
-    ) -> Result<Vec<Encoded>> {
-        let encoders = || self.groups.iter().filter_map(|g| Some((g, g.stacks.encoder.as_ref()?)));
-        let begin = |(group, encoder): (&Group, &Gemma)| {
-            group.begin(encoder, source, group.pass(Pass::new(), None))
-        };
-        let begun = encoders().map(begin).collect::<Result<Vec<_>>>()?;
-        let streams = self.run_layers(0..self.encoder_layers(), begun, source.dims()[1], watch)?;
-        let states = encoders().zip(&streams);
-        states.map(|((_, encoder), x)| Ok(Encoded::new(encoder.final_norm(x)?, None)?)).collect()
+        texts: &[Text],
+        mut watch: impl FnMut(usize, usize, usize, &[LaneStep]) -> Result<()>,
+    ) -> Result<Vec<Vec<Tensor>>> {
+        let encoded = self.encode(texts.iter().map(|text| text.source.as_ref()), &mut watch)?;
+        let mut begun = vec![];
+        for (text, encoded) in texts.iter().zip(&encoded) {
+            let seq = text.ids.dim(1)?;
+            let length = |at: usize| {
+                let own = text.lengths.iter().zip(&self.places).filter(|(_, place)| place.0 == at);
+                own.map(|(&length, _)| length).max().unwrap_or(0).min(seq)
+            };
+            let begin = |(at, group): (usize, &Group)| {
+                let pass = group.pass(Pass::new(), encoded.get(at));
+                group.begin(&group.stacks.decoder, &text.ids.narrow(1, 0, length(at))?, pass)
+            };
+            let groups = self.groups.iter().enumerate().map(begin);
+            begun.push(Running::new(seq, groups.collect::<Result<_>>()?));
+        }
+        let layers = self.encoder_layers()..self.layers();
+        let all = self.run_layers(layers, begun, &mut watch)?;
+        let hidden = all.iter().map(|streams| {
+            let normed = self.groups.iter().zip(streams);
+            let normed = normed.map(|(group, x)| group.stacks.decoder.final_norm(x));
+            let normed = normed.collect::<candle_core::Result<Vec<_>>>()?;
+            self.places.iter().map(|&(group, at)| Ok(normed[group].narrow(0, at, 1)?)).collect()
+        });
+        hidden.collect()
     }
 
-    /// Some layers of all groups, from what enters the first to what leaves the last.
+    /// Runs the encoder of all sides on sources `[1, seq]`; returns, for each, the states of each group's.
+    fn encode<'a>(
+        &self,
+        sources: impl Iterator<Item = Option<&'a Tensor>>,
+        watch: &mut impl FnMut(usize, usize, usize, &[LaneStep]) -> Result<()>,
+    ) -> Result<Vec<Vec<Encoded>>> {
+        let encoders = || self.groups.iter().filter_map(|g| Some((g, g.stacks.encoder.as_ref()?)));
+        let mut begun = vec![];
+        for source in sources {
+            let Some(source) = source else {
+                begun.push(Running::new(0, vec![]));
+                continue;
+            };
+            let begin = |(group, encoder): (&Group, &Gemma)| {
+                group.begin(encoder, source, group.pass(Pass::new(), None))
+            };
+            let groups = encoders().map(begin).collect::<Result<Vec<_>>>()?;
+            begun.push(Running::new(source.dim(1)?, groups));
+        }
+        let all = self.run_layers(0..self.encoder_layers(), begun, watch)?;
+        let states = all.iter().map(|streams| {
+            let states = encoders().zip(streams);
+            let encoded = |((_, encoder), x): ((_, &Gemma), &Tensor)| {
+                Ok(Encoded::new(encoder.final_norm(x)?, None)?)
+            };
+            states.map(encoded).collect()
+        });
+        states.collect()
+    }
+
+    /// Some layers of all groups on all texts, from what enters the first to what leaves the last.
     fn run_layers(
         &self,
         layers: Range<usize>,
-        begun: Vec<(Tensor, Pass)>,
-        seq: usize,
-        watch: &mut impl FnMut(usize, usize, &[LaneStep]) -> Result<()>,
-    ) -> Result<Vec<Tensor>> {
-        let (mut streams, mut passes): (Vec<_>, Vec<_>) = begun.into_iter().unzip();
+        mut texts: Vec<Running>,
+        watch: &mut impl FnMut(usize, usize, usize, &[LaneStep]) -> Result<()>,
+    ) -> Result<Vec<Vec<Tensor>>> {
         for layer in layers {
-            streams = awake(|| self.run_layer(layer, &streams, &mut passes, seq, watch))?;
+            for (index, Running { seq, streams, passes }) in texts.iter_mut().enumerate() {
+                let mut watch = |start, steps: &[LaneStep]| watch(index, layer, start, steps);
+                *streams = awake(|| self.run_layer(layer, streams, passes, *seq, &mut watch))?;
+            }
         }
-        Ok(streams)
+        Ok(texts.into_iter().map(|text| text.streams).collect())
     }
 
     /// One layer of all groups, from stream to stream.
@@ -200,7 +254,7 @@ impl Lockstep {
         streams: &[Tensor],
         passes: &mut [Pass],
         seq: usize,
-        watch: &mut impl FnMut(usize, usize, &[LaneStep]) -> Result<()>,
+        watch: &mut impl FnMut(usize, &[LaneStep]) -> Result<()>,
     ) -> Result<Vec<Tensor>> {
         let each = self.groups.iter().zip(streams).zip(passes);
         let attended = each.map(|((group, x), pass)| Ok(group.layer(layer).attend(x, pass)?));
@@ -214,7 +268,7 @@ impl Lockstep {
                 next.push(stream);
             }
             let steps = self.places.iter().filter_map(|&(group, at)| steps[group][at].take());
-            watch(layer, start, &steps.collect::<Vec<_>>())?;
+            watch(start, &steps.collect::<Vec<_>>())?;
         }
         next.iter().map(|pieces| Ok(Tensor::cat(pieces, 1)?)).collect()
     }
@@ -224,7 +278,8 @@ impl Lockstep {
     /// # Errors
     /// An id out of the vocabulary.
     pub fn begin(&self, source: &Tensor, caches: &mut Caches) -> Result<()> {
-        caches.encoded = self.encode(source, &mut |_, _, _| Ok(()))?;
+        let sources = [Some(source)].into_iter();
+        caches.encoded = self.encode(sources, &mut |_, _, _, _| Ok(()))?.swap_remove(0);
         Ok(())
     }
 

@@ -1,13 +1,14 @@
 //! Adding up the parts of a run.
 
 use super::embedding::EmbeddingSums;
+use super::gradient::GradientDrift;
 use super::logits::LogitSums;
 use super::options::Shard;
 use super::origin::Origin;
 use super::result::{Drift, Header, Part};
 use super::sums::WindowSums;
-use crate::error::{Error, InvalidReport, Result};
-use std::collections::HashSet;
+use crate::error::{EndedPart, Error, InvalidReport, Result};
+use std::collections::{BTreeMap, HashSet};
 
 /// Adds up the parts of one run, one after the other, so that only one report's text has to be there
 /// at a time. The figures are exactly those of one run over all windows.
@@ -27,6 +28,8 @@ struct Merged {
     /// That of the first window that is in: whatever the order of the parts, the result is the same.
     origin: Origin,
     least: usize,
+    /// Those of the first window, which every part has that was asked for them and was not ended early.
+    gradients: Option<GradientDrift>,
     part: Part,
 }
 
@@ -44,7 +47,7 @@ impl Merger {
     pub fn add(&mut self, name: &str, json: &str) -> Result<()> {
         let report = Drift::from_json(name, json)?;
         let refused = |reason| Error::Report { name: name.into(), reason };
-        let Drift { header, origin, part, .. } = report;
+        let Drift { header, origin, gradients, part, .. } = report;
         let part = part.ok_or_else(|| refused(InvalidReport::NotAPart))?;
         check_shard(&part).map_err(refused)?;
         if let Some(Merged { first, header: other, part: sums, .. }) = &self.merged
@@ -68,20 +71,54 @@ impl Merger {
         match &mut self.merged {
             None => {
                 let first = name.to_string();
-                self.merged = Some(Merged { first, header, origin, least, part });
+                self.merged = Some(Merged { first, header, origin, least, gradients, part });
             }
             Some(merged) => {
+                if gradients.is_some() && (least < merged.least || merged.gradients.is_none()) {
+                    merged.gradients = gradients;
+                }
                 if least < merged.least {
                     (merged.origin, merged.least) = (origin, least);
                 }
                 merged.part.windows.extend(part.windows);
-                merged.part.also.extend(std::iter::once(part.shard.index).chain(part.also));
-                merged.part.also.retain(|&index| index != merged.part.shard.index);
-                merged.part.also.sort_unstable();
-                merged.part.also.dedup();
+                merged.part.take_in(part.shard.index, part.also);
             }
         }
         Ok(())
+    }
+
+    /// Checks that the run was split into `parts`, and that every window of every part is in. Parts beyond the number of
+    /// windows have none, and are not missed.
+    ///
+    /// # Errors
+    /// A run that was split into another number of parts; parts that are missing or were ended early; no parts.
+    pub fn expect(&self, parts: usize) -> Result<()> {
+        let Merged { header, part, .. } = self.merged.as_ref().ok_or(Error::NoReports)?;
+        let of = part.shard.of;
+        if of != parts {
+            return Err(Error::SplitOtherwise { parts, of });
+        }
+        let mut there = BTreeMap::<usize, usize>::new();
+        for window in &self.seen {
+            *there.entry(window % of + 1).or_default() += 1;
+        }
+        // What is not there is found between what is: the number of parts is only what a file says.
+        let last = of.min(header.windows);
+        let (mut incomplete, mut ended, mut next) = (vec![], vec![], 1);
+        for (index, windows) in there {
+            let all = (header.windows - index) / of + 1;
+            if windows < all {
+                ended.push(EndedPart { index, windows, of: all });
+                continue;
+            }
+            incomplete.extend((next < index).then(|| next..=index - 1));
+            next = index + 1;
+        }
+        incomplete.extend((next <= last).then_some(next..=last));
+        match incomplete.is_empty() {
+            true => Ok(()),
+            false => Err(Error::IncompleteParts { of, incomplete, ended }),
+        }
     }
 
     /// The run, or what of it is there.
@@ -89,8 +126,8 @@ impl Merger {
     /// # Errors
     /// No parts.
     pub fn finish(self) -> Result<Drift> {
-        let Merged { header, origin, part, .. } = self.merged.ok_or(Error::NoReports)?;
-        Ok(Drift::new(header, origin, part))
+        let Merged { header, origin, gradients, part, .. } = self.merged.ok_or(Error::NoReports)?;
+        Ok(Drift { gradients, ..Drift::new(header, origin, part) })
     }
 }
 

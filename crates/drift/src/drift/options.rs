@@ -23,6 +23,9 @@ pub struct DriftOptions {
     pub windowing: Windowing,
     /// The windows that this run takes: every n-th from the i-th on.
     pub shard: Shard,
+    /// How many windows go through a layer before the next one: more than one pays where the checkpoint
+    /// [streams](Checkpoint::streamed) its weights, which are then read once for all of them. It changes no figure.
+    pub windows_at_once: usize,
 }
 
 impl DriftOptions {
@@ -40,6 +43,7 @@ impl DriftOptions {
             floor_tokens: 512,
             windowing: Windowing { window: 2048, stride: 2048, score: Score::All },
             shard: Shard::WHOLE,
+            windows_at_once: 1,
         })
     }
 

@@ -178,17 +178,17 @@ fn compare(
     }
     let labels: Vec<_> = window.labels().collect();
     let pairs: Vec<_> = (1..sides.len()).map(|side| (0, side)).collect();
-    let sums = head::compare(&borrowed(&sides), &pairs, &labels, |f| {
-        progress(0.5 + 0.5 * f);
-    })?;
+    let text = head::Text { sides: borrowed(&sides), labels: labels.clone() };
+    let sums = head::compare(&[text], &pairs, |f| progress(0.5 + 0.5 * f))?.swap_remove(0);
     let mut additions: Vec<(usize, LogitSums)> = at.into_iter().zip(sums).collect();
     if let Some((i, other)) = without_bos {
         // The first position has no counterpart.
         let from = window.scored.start.max(1);
         let sides = [(reference, scored(&own, from, 0)?), (reference, scored(&other, from, 1)?)];
         let sides = sides.map(|(model, hidden)| side(model, hidden));
-        let labels = &labels[from - window.scored.start..];
-        let sums = head::compare(&borrowed(&sides), &[(0, 1)], labels, |_| ())?;
+        let labels = labels[from - window.scored.start..].to_vec();
+        let text = head::Text { sides: borrowed(&sides), labels };
+        let sums = head::compare(&[text], &[(0, 1)], |_| ())?.swap_remove(0);
         additions.extend(sums.into_iter().map(|sums| (i, sums)));
     }
     for (i, sums) in &mut additions {

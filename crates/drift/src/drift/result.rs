@@ -214,6 +214,16 @@ pub(super) struct Part {
     pub(super) windows: Vec<WindowSums>,
 }
 
+impl Part {
+    /// Notes that other parts were merged into it. It goes by the least index of all, so that their order leaves no trace.
+    pub(super) fn take_in(&mut self, index: usize, also: Vec<usize>) {
+        self.also.extend(also.into_iter().chain([index, self.shard.index]));
+        self.also.sort_unstable();
+        self.also.dedup();
+        self.shard.index = self.also.remove(0);
+    }
+}
+
 impl CheckpointSummary {
     /// The summary of an open checkpoint.
     pub fn new(checkpoint: &Checkpoint) -> Self {

@@ -68,10 +68,12 @@ pub fn drift(
         if matches!(&runner, Runner::Whole(whole) if whole.has_logits()) {
             scope.spawn(|| checkpoint.decode(&[]));
         }
-        for (index, window) in chosen() {
-            let length = window.ids.len() as f64;
+        let (indices, chosen): (Vec<_>, Vec<_>) = chosen().unzip();
+        let at_once = options.windows_at_once.max(1);
+        for (indices, windows) in indices.chunks(at_once).zip(chosen.chunks(at_once)) {
+            let length = windows.iter().map(|window| window.ids.len()).sum::<usize>() as f64;
             let mut stop = false;
-            sums.push(runner.window(checkpoint, index, &window, |fraction| {
+            sums.extend(runner.windows(checkpoint, indices, windows, |fraction| {
                 stop |= progress(Progress { tokens: done + fraction * length, of }).is_break();
             })?);
             done += length;
@@ -120,33 +122,41 @@ enum Runner<'a> {
 }
 
 impl Runner<'_> {
-    fn window(
+    fn windows(
         &self,
         checkpoint: &Checkpoint,
-        index: usize,
-        window: &Window,
+        indices: &[usize],
+        windows: &[Window],
         progress: impl FnMut(f64),
-    ) -> Result<WindowSums> {
-        let ids = window.token_ids()?;
-        let positions = window.scored.len();
-        let WholeSums { layers, floor_positions, mut logits, embedding } = match self {
-            Self::Whole(whole) => whole.window(&ids, window, progress)?,
-            Self::Blocks(blocks) => WholeSums {
-                layers: blocks.window(&ids, progress)?,
-                floor_positions: positions,
-                logits: None,
-                embedding: None,
-            },
+    ) -> Result<Vec<WindowSums>> {
+        let sums = match self {
+            Self::Whole(whole) => whole.windows(windows, progress)?,
+            Self::Blocks(blocks) => blocks.windows(windows, progress)?,
         };
-        let notable = match &logits {
-            Some([pair, ..]) => {
-                let positions: Vec<_> = window.scored.clone().collect();
-                let labels: Vec<_> = window.labels().collect();
-                Notable::of(checkpoint, &window.ids, &positions, &labels, pair, |id| id)
-            }
-            None => Notable::default(),
-        };
-        logits.iter_mut().flatten().for_each(LogitSums::forget_tokens);
-        Ok(WindowSums { index, positions, floor_positions, layers, logits, embedding, notable })
+        let each = indices.iter().zip(windows).zip(sums);
+        Ok(each
+            .map(|((&index, window), sums)| of_window(checkpoint, index, window, sums))
+            .collect())
     }
+}
+
+/// A window's sums, with the positions that stand out, and without what only these were found by.
+fn of_window(
+    checkpoint: &Checkpoint,
+    index: usize,
+    window: &Window,
+    sums: WholeSums,
+) -> WindowSums {
+    let WholeSums { layers, floor_positions, mut logits, embedding } = sums;
+    let positions: Vec<_> = window.scored.clone().collect();
+    let notable = match &logits {
+        Some([pair, ..]) => {
+            let labels: Vec<_> = window.labels().collect();
+            Notable::of(checkpoint, &window.ids, &positions, &labels, pair, |id| id)
+        }
+        None => Notable::default(),
+    };
+    logits.iter_mut().flatten().for_each(LogitSums::forget_tokens);
+    let positions = positions.len();
+    WindowSums { index, positions, floor_positions, layers, logits, embedding, notable }
 }

@@ -130,7 +130,7 @@ pub(crate) fn varied(reference: &Gemma, variations: &[Variation]) -> Result<Opti
 /// Whether a model in one dtype has the weights of another in another.
 pub(super) fn shares(checkpoint: &Checkpoint, other: DType, dtype: DType, device: &Device) -> bool {
     let exact = |dtype| checkpoint.tensors().are_exact_in(dtype);
-    let packs = |dtype| should_pack(dtype, device);
+    let packs = |dtype| should_pack(dtype, device) || checkpoint.is_streamed();
     let held_alike = other == dtype || (packs(other) && packs(dtype));
     exact(other) && exact(dtype) && held_alike
 }

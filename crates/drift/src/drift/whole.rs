@@ -3,7 +3,7 @@
 use super::embedding::EmbeddingSums;
 use super::head;
 use super::layers::{LayerSums, Places};
-use super::lockstep::Lockstep;
+use super::lockstep::{Lockstep, Text};
 use super::logits::LogitSums;
 use super::options::DriftOptions;
 use super::side::{Side, Sides, distinct};
@@ -62,58 +62,89 @@ impl<'a> Whole<'a> {
         self.heads.iter().any(Option::is_some)
     }
 
-    /// Adds up the layers that are reported, and, unless it is an encoder, the logits.
-    pub(super) fn window(
+    /// Adds up the layers that are reported, and, unless it is an encoder, the logits: of windows, through each layer
+    /// together.
+    pub(super) fn windows(
         &self,
-        ids: &TokenIds,
-        window: &Window,
+        windows: &[Window],
         mut progress: impl FnMut(f64),
-    ) -> Result<WholeSums> {
-        let mut layers: Vec<LayerSums> = vec![];
-        let lengths: Vec<_> = (0..self.heads.len()).map(|side| self.length(side, ids)).collect();
-        let source = ids.source().map(|source| source.tensor(self.device)).transpose()?;
-        let all = 0..ids.source().map_or(0, TokenIds::seq_len);
-        let tokens = ids.tensor(self.device)?;
-        let hidden =
-            self.lockstep.run(source.as_ref(), &tokens, &lengths, |layer, start, lanes| {
-                // All that the encoder reads counts.
-                let of_encoder = layer < self.lockstep.encoder_layers();
-                let scored = if of_encoder { &all } else { &window.scored };
-                let seq = if of_encoder { all.len() } else { ids.seq_len() };
-                if self.options.layers.contains(&layer) {
-                    let scored =
-                        scored.start.saturating_sub(start)..scored.end.saturating_sub(start);
-                    let sums =
-                        LayerSums::of_step(&self.lockstep, layer, lanes, self.places, &scored)?;
-                    match layers.last_mut().filter(|_| start > 0) {
-                        Some(layer) => layer.merge(&sums),
-                        None => layers.push(sums),
-                    }
+    ) -> Result<Vec<WholeSums>> {
+        let ids = windows.iter().map(Window::token_ids).collect::<Result<Vec<_>>>()?;
+        let texts = ids.iter().map(|ids| self.text(ids)).collect::<Result<Vec<_>>>()?;
+        let mut layers: Vec<Vec<LayerSums>> = windows.iter().map(|_| vec![]).collect();
+        let hidden = self.lockstep.run_all(&texts, |text, layer, start, lanes| {
+            let ids = &ids[text];
+            // All that the encoder reads counts.
+            let all = 0..ids.source().map_or(0, TokenIds::seq_len);
+            let (scored, seq) = match layer < self.lockstep.encoder_layers() {
+                true => (&all, all.len()),
+                false => (&windows[text].scored, ids.seq_len()),
+            };
+            if self.options.layers.contains(&layer) {
+                let scored = scored.start.saturating_sub(start)..scored.end.saturating_sub(start);
+                let sums = LayerSums::of_step(&self.lockstep, layer, lanes, self.places, &scored)?;
+                match layers[text].last_mut().filter(|_| start > 0) {
+                    Some(layer) => layer.merge(&sums),
+                    None => layers[text].push(sums),
                 }
-                let done = layer as f64 + start as f64 / seq as f64;
-                progress(0.5 * done / self.lockstep.layers() as f64);
-                Ok(())
-            })?;
-        let floor = [self.places.floor.0, self.places.floor.1].map(|side| hidden[side].dims()[1]);
-        let end = window.scored.end.min(floor[0]).min(floor[1]);
-        let floor_positions = end.saturating_sub(window.scored.start);
+            }
+            let of_text = (text as f64 + start as f64 / seq as f64) / windows.len() as f64;
+            progress(0.5 * (layer as f64 + of_text) / self.lockstep.layers() as f64);
+            Ok(())
+        })?;
+        drop(texts);
+        let Places { drift, floor } = self.places;
+        if !self.has_logits() {
+            let each = windows.iter().zip(hidden).zip(layers);
+            let sums = each.map(|((window, hidden), layers)| {
+                let of = |pair| self.embedding(pair, &hidden, window);
+                let floor_positions = self.floor_positions(&hidden, window);
+                let embedding = Some([of(drift)?, of(floor)?]);
+                Ok(WholeSums { layers, floor_positions, logits: None, embedding })
+            });
+            return sums.collect();
+        }
+        let pairs = [drift, floor, (floor.0, drift.1)];
+        let texts = windows.iter().zip(&hidden);
+        let texts = texts.map(|(window, hidden)| self.scored(window, hidden));
+        let texts = texts.collect::<Result<Vec<_>>>()?;
+        let logits = compare_heads(&texts, &pairs, |f| progress(0.5 + 0.5 * f))?;
+        let each = windows.iter().zip(&hidden).zip(layers).zip(logits);
+        let sums = each.map(|(((window, hidden), layers), logits)| WholeSums {
+            layers,
+            floor_positions: self.floor_positions(hidden, window),
+            logits: Some(logits),
+            embedding: None,
+        });
+        Ok(sums.collect())
+    }
+
+    /// A window for all sides.
+    fn text(&self, ids: &TokenIds) -> Result<Text> {
+        Ok(Text {
+            source: ids.source().map(|source| source.tensor(self.device)).transpose()?,
+            ids: ids.tensor(self.device)?,
+            lengths: (0..self.heads.len()).map(|side| self.length(side, ids)).collect(),
+        })
+    }
+
+    /// The scored positions of a window, as far as each side ran, for the heads.
+    fn scored(&self, window: &Window, hidden: &[Tensor]) -> Result<head::Text<'_>> {
         let mut sides = vec![];
-        for (head, hidden) in self.heads.iter().zip(&hidden) {
+        for (head, hidden) in self.heads.iter().zip(hidden) {
             let end = window.scored.end.min(hidden.dim(1)?);
             let start = window.scored.start.min(end);
             let scored = hidden.get(0)?.narrow(0, start, end - start)?; // [scored, hidden]
             sides.extend(head.as_ref().map(|head| (head, scored)));
         }
-        if sides.is_empty() {
-            let Places { drift, floor } = self.places;
-            let of = |pair| self.embedding(pair, &hidden, window);
-            let embedding = Some([of(drift)?, of(floor)?]);
-            return Ok(WholeSums { layers, floor_positions, logits: None, embedding });
-        }
-        let Places { drift, floor } = self.places;
-        let pairs = [drift, floor, (floor.0, drift.1)];
-        let logits = compare_heads(&sides, &pairs, window, |f| progress(0.5 + 0.5 * f))?;
-        Ok(WholeSums { layers, floor_positions, logits: Some(logits), embedding: None })
+        Ok(head::Text { sides, labels: window.labels().collect() })
+    }
+
+    /// Scored positions that the floor's sides ran on.
+    fn floor_positions(&self, hidden: &[Tensor], window: &Window) -> usize {
+        let floor = [self.places.floor.0, self.places.floor.1].map(|side| hidden[side].dims()[1]);
+        let end = window.scored.end.min(floor[0]).min(floor[1]);
+        end.saturating_sub(window.scored.start)
     }
 
     /// A pair's hidden states and embeddings of a window, as far as both sides ran.
@@ -159,21 +190,22 @@ fn floor_tokens(checkpoint: &Checkpoint, options: &DriftOptions) -> usize {
     options.floor_tokens.max(seen_ahead)
 }
 
-/// The three pairs' logits; pairs that are one and the same are compared once.
+/// The three pairs' logits on each text; pairs that are one and the same are compared once.
 fn compare_heads(
-    sides: &[(&Head, Tensor)],
+    texts: &[head::Text],
     pairs: &[(usize, usize); 3],
-    window: &Window,
     progress: impl FnMut(f64),
-) -> Result<[LogitSums; 3]> {
-    let labels: Vec<_> = window.labels().collect();
+) -> Result<Vec<[LogitSums; 3]>> {
     let mut distinct: Vec<(usize, usize)> = vec![];
     for &pair in pairs {
         if !distinct.contains(&pair) {
             distinct.push(pair);
         }
     }
-    let sums = head::compare(sides, &distinct, &labels, progress)?;
-    let of = |pair| distinct.iter().position(|&p| p == pair).map(|at| sums[at].clone());
-    Ok(pairs.map(|pair| of(pair).unwrap_or_default()))
+    let all = head::compare(texts, &distinct, progress)?;
+    let three = |sums: Vec<LogitSums>| {
+        let of = |pair| distinct.iter().position(|&p| p == pair).map(|at| sums[at].clone());
+        pairs.map(|pair| of(pair).unwrap_or_default())
+    };
+    Ok(all.into_iter().map(three).collect())
 }

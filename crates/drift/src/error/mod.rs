@@ -10,6 +10,8 @@ pub use server::ServerError;
 use candle_core::{DType, Shape};
 use gemma_mlp::checkpoint::Family;
 use gemma_mlp::internal::Line;
+use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 /// A [`std::result::Result`] with this crate's [`Error`].
@@ -250,6 +252,31 @@ pub enum Error {
     /// Nothing to merge.
     #[error("there are no reports to merge")]
     NoReports,
+    /// A run that was split into another number of parts than are expected.
+    #[error(
+        "the run was split into {of} parts, not into {parts}: pass --expect {of}, or the parts of the other run"
+    )]
+    SplitOtherwise {
+        /// How many are expected.
+        parts: usize,
+        /// How many there are.
+        of: usize,
+    },
+    /// Parts of a run that are missing, or that were ended early.
+    #[error(
+        "of {of} parts, {}: {}{}; run these again with --shard I/{of}, or leave out --expect to merge what there is",
+        if ended.is_empty() { "missing" } else { "missing or ended early" },
+        Ranges(incomplete),
+        Ended(ended)
+    )]
+    IncompleteParts {
+        /// How many parts there are.
+        of: usize,
+        /// Those that are missing or were ended early, in order.
+        incomplete: Vec<RangeInclusive<usize>>,
+        /// Those among them of which some windows are there, in order.
+        ended: Vec<EndedPart>,
+    },
     /// Logits that cannot be compared.
     #[error("logits of shapes {a:?} and {b:?} cannot be compared; both must be [seq, vocab]")]
     LogitShapes {
@@ -284,7 +311,7 @@ pub enum InvalidReport {
         reads: u32,
     },
     /// A whole run among parts.
-    #[error("not a part of a drift run, as --shard writes it")]
+    #[error("a whole run, not a part of one: there is nothing to merge")]
     NotAPart,
     /// Parts of two runs.
     #[error("belongs to another run than {first}")]
@@ -296,7 +323,7 @@ pub enum InvalidReport {
     #[error("a part without windows")]
     NoWindows,
     /// A window that is there twice, in one part or in two.
-    #[error("window {window} is there twice")]
+    #[error("window {window} is there twice; leave out one of the reports that have it")]
     Repeated {
         /// Which window.
         window: usize,
@@ -447,5 +474,50 @@ impl Error {
 impl From<candle_core::Error> for Error {
     fn from(error: candle_core::Error) -> Self {
         Self::Model(error.into())
+    }
+}
+
+/// A part of a run that was ended early.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EndedPart {
+    /// Which part, from 1 on.
+    pub index: usize,
+    /// How many of its windows are there.
+    pub windows: usize,
+    /// How many it has.
+    pub of: usize,
+}
+
+/// As in `3,7,10-12`, which Slurm's `--array` takes.
+struct Ranges<'a>(&'a [RangeInclusive<usize>]);
+
+impl fmt::Display for Ranges<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, range) in self.0.iter().enumerate() {
+            let (first, last) = (range.start(), range.end());
+            write!(f, "{}{first}", if at == 0 { "" } else { "," })?;
+            if first < last {
+                write!(f, "-{last}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The first few in brackets, with how far they came.
+struct Ended<'a>(&'a [EndedPart]);
+
+impl fmt::Display for Ended<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 10;
+        for (at, EndedPart { index, windows, of }) in self.0.iter().take(SHOWN).enumerate() {
+            let before = if at == 0 { " (" } else { ", " };
+            write!(f, "{before}{index} has {windows} of its {of} windows")?;
+        }
+        match self.0.len() {
+            0 => Ok(()),
+            all if all > SHOWN => write!(f, ", and so on for {} more)", all - SHOWN),
+            _ => f.write_str(")"),
+        }
     }
 }

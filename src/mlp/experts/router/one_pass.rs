@@ -2,7 +2,7 @@
 
 use super::{Router, Routing, top};
 use crate::kernels::exp::{exp, vectorized};
-use crate::kernels::linear::{PANEL, Packed, Weight};
+use crate::kernels::linear::{PANEL, Panels, Weight};
 use crate::kernels::number::Float;
 use crate::kernels::operands::with_slice;
 use crate::kernels::threads;
@@ -20,7 +20,7 @@ impl Router {
         if tracked || self.rounding.is_some() || !x.device().is_cpu() {
             return Ok(None);
         }
-        let x = x.contiguous()?;
+        let (x, proj) = (x.contiguous()?, &proj.panels()?);
         match x.dtype() {
             DType::F32 => with_slice(&x, |x: &[f32]| self.rows(proj, x))?.map(Some),
             DType::BF16 => with_slice(&x, |x: &[bf16]| self.rows(proj, x))?.map(Some),
@@ -29,7 +29,7 @@ impl Router {
         }
     }
 
-    fn rows<T: Float>(&self, proj: &Packed, x: &[T]) -> Result<Routing> {
+    fn rows<T: Float>(&self, proj: &Panels, x: &[T]) -> Result<Routing> {
         let numbers = |x: &Tensor| x.to_dtype(DType::F32)?.to_vec1::<f32>();
         let (scale, of_experts) = (numbers(&self.scale)?, numbers(&self.per_expert_scale)?);
         let (hidden, experts, k) = (self.hidden_size(), self.experts(), self.top_k);

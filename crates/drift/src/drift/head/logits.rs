@@ -1,7 +1,6 @@
 //! Logits that are there already, of any two models.
 
-use super::POSITIONS;
-use super::batch::Lane;
+use super::batch::{Lane, POSITIONS};
 use super::position::{Position, sums};
 use super::tensors::positions_of_logits;
 use crate::drift::logits::{LogitMetrics, LogitSums};

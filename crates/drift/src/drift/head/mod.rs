@@ -5,6 +5,7 @@ mod batch;
 mod logits;
 mod loss;
 mod packed;
+mod pieces;
 mod position;
 mod softmax;
 mod tensors;
@@ -14,62 +15,90 @@ pub(super) use loss::loss;
 
 use super::logits::LogitSums;
 use crate::error::Result;
-use batch::Batch;
+use batch::{Batch, POSITIONS};
 use candle_core::Tensor;
 use gemma_mlp::model::Head;
-use position::{Position, sums};
+use position::Position;
 
-/// Positions that are compared at a time, for all sides together: few enough for the logits of many
-/// words to stay in a cache, many enough for reading the head's weight not to count.
-const POSITIONS: usize = 1024;
+/// A text behind the last layer.
+pub(super) struct Text<'a> {
+    /// Each side's head and normed hidden states, `[n, hidden]`, in one dtype and through one head in all texts. A side
+    /// may have fewer positions than others, namely the first ones.
+    pub(super) sides: Vec<(&'a Head, Tensor)>,
+    /// The right tokens of all positions.
+    pub(super) labels: Vec<Option<u32>>,
+}
 
-/// Compares pairs of sides on their normed hidden states, `[n, hidden]` each, through their heads.
-/// `labels` are the right tokens of all positions; a side may have fewer, namely the first ones.
-/// `progress` is called with the fraction that is done.
+/// Compares pairs of sides on texts: their sums, text by text. `progress` is called with the fraction that is done.
+///
+/// A head that is in a file is read once for all texts.
 pub(super) fn compare(
-    sides: &[(&Head, Tensor)],
+    texts: &[Text],
     pairs: &[(usize, usize)],
-    labels: &[Option<u32>],
     mut progress: impl FnMut(f64),
-) -> Result<Vec<LogitSums>> {
-    let mut sums = vec![LogitSums::default(); pairs.len()];
+) -> Result<Vec<Vec<LogitSums>>> {
+    let sides = texts.first().map_or(&[][..], |text| &text.sides);
     let step = (POSITIONS / sides.len().max(1)).max(1);
-    for (i, labels_of_some) in labels.chunks(step).enumerate() {
-        let some = |(head, hidden): &(_, Tensor)| -> Result<_> {
-            let count = hidden.dim(0)?;
-            let (start, end) =
-                ((i * step).min(count), (i * step + labels_of_some.len()).min(count));
-            Ok((*head, hidden.narrow(0, start, end - start)?))
-        };
-        let sides = sides.iter().map(some).collect::<Result<Vec<_>>>()?;
-        let done = (i * step) as f64;
-        let more = compare_some(&sides, pairs, labels_of_some, |fraction| {
-            progress((done + fraction * labels_of_some.len() as f64) / labels.len() as f64);
-        })?;
-        sums.iter_mut().zip(&more).for_each(|(sums, more)| sums.merge(more));
+    let groups = batch::groups(sides);
+    let heads: Vec<&Head> = groups.iter().map(|group| sides[group[0]].0).collect();
+    let all: usize = texts.iter().map(|text| text.labels.len()).sum();
+    let mut chunks = vec![];
+    for (text, Text { sides, labels }) in texts.iter().enumerate() {
+        for (i, labels) in labels.chunks(step).enumerate() {
+            let some = |(_, hidden): &(&Head, Tensor)| -> Result<Tensor> {
+                let count = hidden.dim(0)?;
+                let (start, end) = ((i * step).min(count), (i * step + labels.len()).min(count));
+                Ok(hidden.narrow(0, start, end - start)?)
+            };
+            let hidden = sides.iter().map(some).collect::<Result<Vec<_>>>()?;
+            let batches = groups.iter().map(|group| Batch::of(&hidden, group));
+            let batches = batches.collect::<Result<Vec<_>>>()?;
+            let position = |&label| Position::new(sides.len(), pairs.len(), label);
+            let blank: Vec<_> = labels.iter().map(position).collect();
+            chunks.push(Chunk { text, batches, hidden, positions: blank.clone(), blank });
+        }
+    }
+    let vocab = heads.first().map_or(0, |head| head.vocab_size());
+    let is_packed = packed::takes(sides);
+    let part = if is_packed { packed::part(&heads) } else { tensors::part(sides.len()) };
+    pieces::each(&heads, part, |piece| {
+        let words = piece.words();
+        let mut done = 0;
+        for Chunk { batches, positions, blank, .. } in &mut chunks {
+            let count = blank.len();
+            let mut report = |fraction: f64| {
+                let of_piece = (done as f64 + fraction * count as f64) / all as f64;
+                progress((words.start as f64 + of_piece * words.len() as f64) / vocab as f64);
+            };
+            match is_packed {
+                true => packed::add(batches, piece, pairs, blank, positions)?,
+                false => tensors::add(batches, piece, pairs, positions, &mut report)?,
+            }
+            report(1.0);
+            done += count;
+        }
+        Ok(())
+    })?;
+    let mut sums = vec![vec![LogitSums::default(); pairs.len()]; texts.len()];
+    for Chunk { text, hidden, positions, .. } in &chunks {
+        for (i, (sums, &(a, b))) in sums[*text].iter_mut().zip(pairs).enumerate() {
+            let common = hidden[a].dim(0)?.min(hidden[b].dim(0)?);
+            sums.merge(&position::sums(&positions[..common], (a, b), i));
+        }
     }
     Ok(sums)
 }
 
-/// Compares pairs of sides at few positions.
-fn compare_some(
-    sides: &[(&Head, Tensor)],
-    pairs: &[(usize, usize)],
-    labels: &[Option<u32>],
-    mut progress: impl FnMut(f64),
-) -> Result<Vec<LogitSums>> {
-    let blank: Vec<Position> =
-        labels.iter().map(|&label| Position::new(sides.len(), pairs.len(), label)).collect();
-    let batches = Batch::all(sides)?;
-    let positions = match packed::positions(&batches, pairs, &blank)? {
-        Some(positions) => positions,
-        None => tensors::positions(&batches, pairs, blank, &mut progress)?,
-    };
-    progress(1.0);
-    let count = |side: usize| sides[side].1.dims()[0];
-    let common = |(a, b): (usize, usize)| count(a).min(count(b));
-    let sums = pairs.iter().enumerate().map(|(i, &pair)| sums(&positions[..common(pair)], pair, i));
-    Ok(sums.collect())
+/// Few positions of a text.
+struct Chunk {
+    text: usize,
+    batches: Vec<Batch>,
+    /// Each side's, `[count, hidden]`.
+    hidden: Vec<Tensor>,
+    /// What is known of them before the first word.
+    blank: Vec<Position>,
+    /// What is known so far.
+    positions: Vec<Position>,
 }
 
 #[cfg(test)]
@@ -78,6 +107,7 @@ mod tests {
     use crate::drift::LogitMetrics;
     use candle_core::{DType, Device};
     use gemma_mlp::linear::Weight;
+    use pieces::Piece;
 
     /// KL, likelihoods and tops by the definition, in f64.
     fn by_definition(a: &[f64], b: &[f64], label: usize) -> (f64, f64) {
@@ -101,7 +131,8 @@ mod tests {
         let labels = [Some(3), Some(19_999), None, Some(8_192), Some(8_191)];
         for head in &heads {
             let sides = [(head, a.clone()), (head, b.clone())];
-            let sums = compare(&sides, &[(0, 1), (0, 0)], &labels, |_| ())?;
+            let text = Text { sides: sides.to_vec(), labels: labels.to_vec() };
+            let sums = compare(&[text], &[(0, 1), (0, 0)], |_| ())?.swap_remove(0);
             let logits = |t: &Tensor| head.forward(t)?.to_dtype(DType::F64)?.to_vec2::<f64>();
             let (za, zb) = (logits(&a)?, logits(&b)?);
             let mut right = 0;
@@ -143,12 +174,30 @@ mod tests {
         let pairs = [(0, 2), (1, 0), (0, 0)];
         let labels = [Some(0), Some(20_002), None, Some(255), Some(256), Some(512), Some(7)];
         let blank: Vec<Position> = labels.iter().map(|&label| Position::new(3, 3, label)).collect();
-        let batches = Batch::all(&sides)?;
-        let by_parts = packed::positions(&batches, &pairs, &blank)?.expect("the head is packed");
-        let by_tensors = tensors::positions(&batches, &pairs, blank, &mut |_| ())?;
+        let hidden = sides.each_ref().map(|(_, hidden)| hidden.clone());
+        let groups = batch::groups(&sides);
+        let batches = groups.iter().map(|group| Batch::of(&hidden, group));
+        let batches = batches.collect::<Result<Vec<_>>>()?;
+        let heads = vec![head.clone(); batches.len()];
+        let (mut by_parts, mut by_tensors) = (blank.clone(), blank.clone());
+        let part = packed::part(&[&head]);
+        let whole = |part| Piece { heads: &heads, first: 0, part };
+        packed::add(&batches, whole(part), &pairs, &blank, &mut by_parts)?;
+        tensors::add(&batches, whole(tensors::part(3)), &pairs, &mut by_tensors, &mut |_| ())?;
+        // Piece by piece, as a head in a file comes.
+        let mut by_pieces = blank.clone();
+        for first in (0..vocab).step_by(3 * part) {
+            let weight = head.weight().narrow(first, (3 * part).min(vocab - first))?;
+            let heads = vec![head.with_weight(weight)?; batches.len()];
+            let piece = Piece { heads: &heads, first, part };
+            packed::add(&batches, piece, &pairs, &blank, &mut by_pieces)?;
+        }
         for (i, (&pair, count)) in pairs.iter().zip([n, 4, n]).enumerate() {
-            let [one, other] =
-                [&by_parts, &by_tensors].map(|positions| sums(&positions[..count], pair, i));
+            let [whole, pieces] = [&by_parts, &by_pieces]
+                .map(|positions| position::sums(&positions[..count], pair, i));
+            assert_eq!((whole.kl_nats, whole.tops), (pieces.kl_nats, pieces.tops));
+            let [one, other] = [&by_parts, &by_tensors]
+                .map(|positions| position::sums(&positions[..count], pair, i));
             assert_eq!((&one.tops, &one.top5), (&other.tops, &other.top5));
             assert_eq!(one.metrics().max_abs, other.metrics().max_abs);
             let close = |a: &[f64], b: &[f64]| {
@@ -159,7 +208,7 @@ mod tests {
             close(&one.nll_a, &other.nll_a);
             close(&one.nll_b, &other.nll_b);
         }
-        assert_eq!(sums(&by_parts, (0, 0), 2).metrics().kl_max_nats, 0.0);
+        assert_eq!(position::sums(&by_parts, (0, 0), 2).metrics().kl_max_nats, 0.0);
         Ok(())
     }
 }

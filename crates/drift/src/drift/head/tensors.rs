@@ -1,31 +1,41 @@
 //! Logits as tensors, on any device: a piece of the vocabulary at a time, which all threads read.
 
-use super::batch::{Batch, Lane};
+use super::batch::{Batch, Lane, POSITIONS};
+use super::pieces::Piece;
 use super::position::{Buffers, Position};
 use crate::drift::values::{Values, with_values};
 use crate::error::Result;
 use candle_core::Tensor;
 use gemma_mlp::internal::threads;
 use gemma_mlp::internal::vectorized;
+use std::ops::Range;
 
 /// Bytes of logits, as f32 or narrower, that are held at a time for all sides: few enough to stay
 /// in a large cache, and to be memory that the allocator keeps from one piece to the next.
 const WORKSPACE: usize = 8 << 20;
 
-/// What all words say of some positions, through heads that are tensors.
-pub(super) fn positions(
+/// Words of a part, which are added at once, of sides that share out the positions which are compared at a time.
+pub(super) fn part(sides: usize) -> usize {
+    let sides = sides.max(1);
+    words_at_a_time(sides, (POSITIONS / sides).max(1))
+}
+
+/// Adds to some positions what the words of a piece say, through heads that may be tensors.
+pub(super) fn add(
     batches: &[Batch],
+    piece: Piece,
     pairs: &[(usize, usize)],
-    positions: Vec<Position>,
+    positions: &mut [Position],
     progress: &mut dyn FnMut(f64),
-) -> Result<Vec<Position>> {
+) -> Result<()> {
+    let Piece { heads, first, part } = piece;
     let lanes: Vec<Lane> = batches.iter().flat_map(|batch| batch.lanes.iter().copied()).collect();
-    let vocab = batches.first().map_or(0, |batch| batch.head.vocab_size());
-    let logits = |start, len| {
-        let all = batches.iter().map(|batch| batch.logits(start, len));
+    let logits = |start: usize, len| {
+        let all = batches.iter().zip(heads);
+        let all = all.map(|(batch, head)| batch.logits(head, start - first, len));
         Ok(all.collect::<Result<Vec<_>>>()?.concat())
     };
-    add_words(&lanes, vocab, logits, pairs, positions, progress)
+    add_words(&lanes, piece.words(), part, logits, pairs, positions, progress)
 }
 
 /// What all words say of some positions, by the logits themselves: `[count, vocab]` for
@@ -34,26 +44,28 @@ pub(super) fn positions_of_logits(
     lanes: &[Lane],
     logits: &[Tensor],
     pairs: &[(usize, usize)],
-    positions: Vec<Position>,
+    mut positions: Vec<Position>,
 ) -> Result<Vec<Position>> {
     let vocab = logits.first().map_or(Ok(0), |logits| logits.dim(1))?;
     let some = |start, len| logits.iter().map(|t| Ok(t.narrow(1, start, len)?)).collect();
-    add_words(lanes, vocab, some, pairs, positions, &mut |_| ())
+    let words = words_at_a_time(lanes.len(), positions.len());
+    add_words(lanes, 0..vocab, words, some, pairs, &mut positions, &mut |_| ())?;
+    Ok(positions)
 }
 
-/// Adds all words to some positions. `logits` computes those of some words, `[count, len]` for each
+/// Adds words to some positions, a few at a time. `logits` computes those of some words, `[count, len]` for each
 /// lane.
 fn add_words(
     lanes: &[Lane],
-    vocab: usize,
+    words: Range<usize>,
+    at_a_time: usize,
     logits: impl Fn(usize, usize) -> Result<Vec<Tensor>>,
     pairs: &[(usize, usize)],
-    mut positions: Vec<Position>,
+    positions: &mut [Position],
     progress: &mut dyn FnMut(f64),
-) -> Result<Vec<Position>> {
-    let words = words_at_a_time(lanes.len(), positions.len(), vocab);
-    for start in (0..vocab).step_by(words) {
-        let len = words.min(vocab - start);
+) -> Result<()> {
+    for start in words.clone().step_by(at_a_time) {
+        let len = at_a_time.min(words.end - start);
         let logits = logits(start, len)?;
         read_all(&logits, vec![], &mut |values: &[Values]| {
             let nanoseconds = positions.len() * len;
@@ -76,15 +88,15 @@ fn add_words(
                 },
             );
         })?;
-        progress((start + len) as f64 / vocab as f64);
+        progress((start + len - words.start) as f64 / words.len() as f64);
     }
-    Ok(positions)
+    Ok(())
 }
 
 /// Words at a time: as many as fit the workspace, whatever the number of threads.
-fn words_at_a_time(sides: usize, positions: usize, vocab: usize) -> usize {
+fn words_at_a_time(sides: usize, positions: usize) -> usize {
     let words = WORKSPACE / 4 / (sides * positions).max(1);
-    (words / 64 * 64).clamp(256, 8192).min(vocab.max(1))
+    (words / 64 * 64).clamp(256, 8192)
 }
 
 /// Calls `read` with the elements of all tensors.

@@ -1,0 +1,136 @@
+//! What a run takes of memory, roughly, before it is started.
+
+use candle_core::DType;
+use gemma_mlp::Checkpoint;
+use gemma_mlp::internal::should_pack;
+use std::collections::BTreeMap;
+
+/// What a run takes of memory on the CPU, in bytes, roughly: by names, shapes and dtypes, without a weight being read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Footprint {
+    /// All weights, once for each of the dtypes that cannot share them.
+    pub weights: u64,
+    /// Those that are there at a time if they [stay in their files](Checkpoint::streamed): two layers, and two pieces of
+    /// the head.
+    pub streamed: u64,
+    /// What is between two layers, and inside one, for each token of a text.
+    pub token: u64,
+}
+
+impl Footprint {
+    /// Of a model that runs in some dtypes at once.
+    pub fn of(checkpoint: &Checkpoint, dtypes: &[DType]) -> Self {
+        /// Bytes of two pieces of the head, and of what is not counted.
+        const OTHERS: u64 = 192 << 20;
+        let mut held: Vec<Held> = dtypes.iter().map(|&dtype| Held::of(checkpoint, dtype)).collect();
+        held.sort_unstable();
+        held.dedup();
+        let (mut weights, mut layers) = (0, BTreeMap::<&str, u64>::new());
+        for (name, shape, dtype) in checkpoint.tensors().entries() {
+            let count: u64 = shape.iter().map(|&n| n as u64).product();
+            let stored = dtype.bitsize() as u64 / 8;
+            let bytes: u64 = held.iter().map(|held| count * held.bytes(stored)).sum();
+            // Rows of it are read where they lie.
+            if !name.contains("embed_tokens_per_layer") {
+                weights += bytes;
+            }
+            if let Some(layer) = layer(name) {
+                *layers.entry(layer).or_default() += bytes;
+            }
+        }
+        let largest = layers.values().max().copied().unwrap_or(weights);
+        let (mut hidden, mut heads) = (0, 0);
+        for stack in &checkpoint.config().stacks {
+            let streams = stack.altup.as_ref().map_or(1, |altup| altup.inputs);
+            hidden = hidden.max(stack.hidden_size * streams);
+            if let Ok(attention) = &stack.attention {
+                let width = |kv: usize, dim: usize| (attention.num_attention_heads + 2 * kv) * dim;
+                let layers = attention.layers.iter();
+                let widest = layers.map(|layer| width(layer.num_key_value_heads, layer.head_dim));
+                heads = heads.max(widest.max().unwrap_or(0));
+            }
+        }
+        let streamed = 2 * largest + OTHERS;
+        let token = (4 * dtypes.len() * (6 * hidden + 3 * heads)) as u64;
+        Self { weights, streamed, token }
+    }
+
+    /// How many texts of so many tokens fit into so much memory, at least one.
+    pub fn texts(self, tokens: usize, memory: u64) -> usize {
+        let free = memory.saturating_sub(self.streamed);
+        usize::try_from(free / (self.token * tokens as u64).max(1)).unwrap_or(usize::MAX).max(1)
+    }
+}
+
+/// The layer that a tensor belongs to: what is in front of its number, and the number.
+fn layer(name: &str) -> Option<&str> {
+    let at = name.find("layers.")? + "layers.".len();
+    let digits = name[at..].bytes().take_while(u8::is_ascii_digit).count();
+    (digits > 0).then(|| &name[..at + digits])
+}
+
+/// How weights are held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Held {
+    /// As they are stored.
+    Stored,
+    /// In so many bytes each.
+    In(u64),
+}
+
+impl Held {
+    fn of(checkpoint: &Checkpoint, dtype: DType) -> Self {
+        let packs = should_pack(dtype, &candle_core::Device::Cpu) || checkpoint.is_streamed();
+        match packs && checkpoint.tensors().are_exact_in(dtype) {
+            true => Self::Stored,
+            false => Self::In(dtype.size_in_bytes() as u64),
+        }
+    }
+
+    fn bytes(self, stored: u64) -> u64 {
+        match self {
+            Self::Stored => stored,
+            Self::In(bytes) => bytes,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_can_be_shared_counts_once() -> gemma_mlp::Result<()> {
+        let checkpoint = Checkpoint::open("../../weights/tiny-gemma3")?;
+        let of = |dtypes: &[DType]| Footprint::of(&checkpoint, dtypes);
+        let bytes: u64 = checkpoint
+            .tensors()
+            .entries()
+            .map(|(_, shape, dtype)| {
+                shape.iter().product::<usize>() as u64 * dtype.bitsize() as u64 / 8
+            })
+            .sum();
+        assert_eq!(of(&[DType::BF16]).weights, bytes, "stored in bf16");
+        assert_eq!(of(&[DType::F32, DType::BF16]).weights, bytes);
+        assert_eq!(of(&[DType::F32, DType::F64]).weights, 5 * bytes);
+        assert_eq!(of(&[DType::F32, DType::BF16]).token, 2 * of(&[DType::F32]).token);
+        Ok(())
+    }
+
+    #[test]
+    fn as_many_texts_as_fit() {
+        let footprint = Footprint { weights: 0, streamed: 1000, token: 10 };
+        assert_eq!(footprint.texts(5, 1000), 1);
+        assert_eq!(footprint.texts(5, 1199), 3);
+        assert_eq!(footprint.texts(0, 1005), 5);
+    }
+
+    #[test]
+    fn layers_by_name() {
+        let expected = Some("model.language_model.layers.12");
+        assert_eq!(layer("model.language_model.layers.12.mlp.up_proj.weight"), expected);
+        assert_eq!(layer("model.layers.x.weight"), None);
+        assert_eq!(layer("model.embed_tokens.weight"), None);
+    }
+}

@@ -1,0 +1,239 @@
+//! Packed matrices in memory, and the products with them.
+
+#[cfg(target_arch = "x86_64")]
+use super::dot_bf16::DotBf16;
+use super::kernel::{PanelMatmul, TILE};
+use super::matrix::Matrix;
+use super::pack::{STEPS, pack};
+use super::rows::{Rows, Tiles};
+use super::stored::{Columns, PANEL, Stored};
+use super::strips::strips;
+use crate::kernels::memory::{kept, with_scratch};
+use crate::kernels::number::Float;
+use crate::kernels::threads;
+use candle_core::{DType, Device, Error, Result, Tensor, WithDType};
+use half::{bf16, f16};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Panels of one or of several matrices of one shape, `[panels, parts, steps]`.
+#[derive(Debug)]
+pub(crate) enum Data {
+    F32(Vec<Columns<f32>>),
+    BF16(Vec<Columns<bf16>>),
+    F16(Vec<Columns<f16>>),
+}
+
+/// Evaluates an expression with the columns of a packed matrix and their dtype.
+macro_rules! with_columns {
+    ($data:expr, $W:ident, $columns:ident => $call:expr) => {
+        match $data {
+            Data::F32($columns) => {
+                type $W = f32;
+                $call
+            }
+            Data::BF16($columns) => {
+                type $W = bf16;
+                $call
+            }
+            Data::F16($columns) => {
+                type $W = f16;
+                $call
+            }
+        }
+    };
+}
+
+impl Data {
+    /// Packs several streams of as many matrices each, all of one shape and dtype.
+    ///
+    /// # Errors
+    /// Another dtype than f32, bf16 and f16; what is in a file and cannot be read.
+    pub fn pack(streams: &[Vec<Matrix>]) -> Result<Self> {
+        match streams[0][0].dtype() {
+            DType::F32 => pack::<f32>(streams).map(Self::F32),
+            DType::BF16 => pack::<bf16>(streams).map(Self::BF16),
+            DType::F16 => pack::<f16>(streams).map(Self::F16),
+            dtype => Err(Error::UnsupportedDTypeForOp(dtype, "pack")),
+        }
+    }
+}
+
+/// Which rows of which panels a weight is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct View {
+    /// The first panel, of each part, that belongs to it.
+    pub first: usize,
+    pub parts: usize,
+    pub out_features: usize,
+    pub in_features: usize,
+    pub dtype: DType,
+}
+
+/// A packed weight in memory, ready for products. Cloning shares it.
+#[doc(hidden)]
+#[derive(Debug, Clone)]
+pub struct Panels {
+    pub(super) data: Arc<Data>,
+    pub(super) view: View,
+}
+
+impl Panels {
+    /// Rows of each of its matrices.
+    pub fn out_features(&self) -> usize {
+        self.view.out_features
+    }
+
+    /// Columns.
+    pub fn in_features(&self) -> usize {
+        self.view.in_features
+    }
+
+    /// Some rows of one of its matrices as a tensor, `[rows, in]`, in the dtype it is stored in.
+    pub(super) fn gather(&self, part: usize, rows: &[usize]) -> Result<Tensor> {
+        /// Rows that a thread takes at a time.
+        const ROWS: usize = 16;
+        let (steps, shape) = (self.steps(), (rows.len(), self.view.in_features));
+        with_columns!(&*self.data, W, data => {
+            let mut gathered = vec![<W as WithDType>::from_f64(0.0); rows.len() * self.view.in_features];
+            let out = gathered.chunks_mut((ROWS * self.view.in_features).max(1)).zip(rows.chunks(ROWS));
+            threads::for_each(rows.len() * self.view.in_features, out, |(out, rows)| {
+                for (out, &row) in out.chunks_mut(self.view.in_features).zip(rows) {
+                    let panel = (self.view.first + row / PANEL) * self.view.parts + part;
+                    let columns = &data[panel * steps..];
+                    for (out, columns) in out.chunks_mut(W::WIDTH).zip(columns) {
+                        for (column, out) in out.iter_mut().enumerate() {
+                            *out = <W as Stored>::get(columns, row % PANEL, column);
+                        }
+                    }
+                }
+            });
+            Tensor::from_vec(gathered, shape, &Device::Cpu)
+        })
+    }
+
+    /// Steps in a panel.
+    fn steps(&self) -> usize {
+        with_columns!(&*self.data, W, _data => self.view.in_features.div_ceil(W::WIDTH * STEPS) * STEPS)
+    }
+
+    /// Panels of each matrix that one thread takes at a time: enough pieces for all threads to end
+    /// together, and few enough panels for some tiles of them to stay in the second-level cache,
+    /// while rows of x are multiplied by one after the other. A power of two.
+    pub(crate) fn panels_at_a_time(&self) -> usize {
+        const PIECES: usize = 16;
+        let fair = self.view.out_features.div_ceil(PANEL) / (PIECES * threads::likely());
+        1 << fair.clamp(1, 4).ilog2()
+    }
+
+    /// Calls `f` with the products of x and some rows, which start at a multiple of 32:
+    /// `[count, panels, parts, 32]`, in f32. The last panel may hold rows behind the last one,
+    /// whose products are without meaning.
+    #[doc(hidden)]
+    pub fn sums<R>(&self, x: Rows, rows: Range<usize>, f: impl FnOnce(&mut [f32]) -> R) -> R {
+        kept!(SUMS);
+        let panels = rows.start / PANEL..rows.end.div_ceil(PANEL);
+        let steps = self.steps();
+        let range = (self.view.first + panels.start) * self.view.parts * steps
+            ..(self.view.first + panels.end) * self.view.parts * steps;
+        let len = x.count() * panels.len() * self.view.parts * PANEL;
+        with_scratch(&SUMS, len, |sums: &mut [f32]| {
+            sums.fill(0.0);
+            let (rows, width, memory) =
+                (x.count(), panels.len() * self.view.parts * PANEL, &mut *sums);
+            match x.tiles {
+                Tiles::F32(x) => with_columns!(&*self.data, W, data => {
+                    let panels = &data[range];
+                    PanelMatmul::<W, f32> { x, rows, panels, steps, sums: memory, width }.add();
+                }),
+                Tiles::BF16(x) => self.dots(x, range, memory),
+            }
+            f(sums)
+        })
+    }
+
+    /// Whether x of a type is multiplied as bf16: where it is, the weights are, and the machine has
+    /// the instruction.
+    pub(crate) fn takes_bf16<T: WithDType>(&self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        if (T::DTYPE, self.view.dtype) == (DType::BF16, DType::BF16) {
+            return DotBf16::new().is_some();
+        }
+        false
+    }
+
+    /// Calls `f` with the rows of x, `[count, in]`, for products with this weight.
+    #[doc(hidden)]
+    pub fn with_rows<T: Float, R>(&self, x: &[T], f: impl FnOnce(Rows) -> R) -> R {
+        match self.takes_bf16::<T>() {
+            true => Rows::with::<T, bf16, R>(x, self.view.in_features, f),
+            false => Rows::with::<T, f32, R>(x, self.view.in_features, f),
+        }
+    }
+
+    /// The sums of bf16 with bf16.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
+    fn dots(&self, x: &[[bf16; TILE]], range: Range<usize>, sums: &mut [f32]) {
+        #[cfg(target_arch = "x86_64")]
+        if let (Some(kernel), Data::BF16(data)) = (DotBf16::new(), &*self.data) {
+            let (rows, steps, panels) =
+                (x.len() / self.view.in_features.div_ceil(TILE), self.steps(), &data[range]);
+            let width = panels.len() / steps * PANEL;
+            return PanelMatmul::<bf16, bf16> { x, rows, panels, steps, sums, width }
+                .add_with(kernel);
+        }
+        unreachable!("`takes_bf16` said that x comes in f32");
+    }
+
+    /// What a product with some rows of x takes one thread, roughly: the longer of reading the weights
+    /// at 25 GB/s and of 40 multiplications a nanosecond.
+    #[doc(hidden)]
+    pub fn nanoseconds(&self, count: usize) -> usize {
+        let weights = self.view.out_features * self.view.in_features * self.view.parts;
+        (weights * self.view.dtype.size_in_bytes() / 25).max(weights * count / 40)
+    }
+
+    /// Writes `x·weightᵀ + bias`, rounded once, for each matrix, into the rows that `row_of` says, of
+    /// a part and a row of x: out is `[all of these, rows]`. A bias is `[parts, rows]`.
+    pub(crate) fn matmul<T: Float>(
+        &self,
+        x: Rows,
+        bias: Option<&[f32]>,
+        out: &mut [T],
+        row_of: impl Fn(usize, usize) -> usize + Sync,
+    ) {
+        let step = self.panels_at_a_time() * PANEL;
+        if x.count() == 0 {
+            return;
+        }
+        let strips = strips(out, self.view.out_features, step);
+        threads::for_each(self.nanoseconds(x.count()), strips, |mut strip| {
+            let columns = strip.columns();
+            let bias = |part: usize| {
+                bias.map(|bias| &bias[part * self.view.out_features + columns.start..])
+            };
+            self.sums(x, columns.clone(), |sums| {
+                // The panels of the parts take turns, unless there is only one part.
+                let run = if self.view.parts == 1 { columns.len() } else { PANEL };
+                let per_row = sums.len() / x.count();
+                for (row, sums) in sums.chunks_exact_mut(per_row).enumerate() {
+                    for (i, sums) in sums.chunks_mut(run.next_multiple_of(PANEL)).enumerate() {
+                        let (first, part) = (i / self.view.parts * PANEL, i % self.view.parts);
+                        let sums = &mut sums[..run.min(columns.len() - first)];
+                        if let Some(bias) = bias(part) {
+                            sums.iter_mut().zip(&bias[first..]).for_each(|(sum, b)| *sum += b);
+                        }
+                        let out = strip.row(row_of(part, row));
+                        T::from_f32s(sums, &mut out[first..][..sums.len()]);
+                    }
+                }
+            });
+        });
+    }
+}
+
+/// Rows of x that are multiplied at a time, where every row takes some elements of scratch: as many as
+/// take 64 MiB, and no more than 2048, but always enough for reading the weights not to count.
+pub fn rows_at_a_time(elements: usize) -> usize {
+    ((16 << 20) / elements.max(1)).clamp(256, 2048)
+}
