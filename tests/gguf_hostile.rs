@@ -173,7 +173,7 @@ fn tensors() {
         ("a", vec![8], 0, 32, "within the one before it"),
         ("a", vec![64], 0, 64, "the file ends before tensor 'a'"),
         ("a", vec![8], 0, 7, "no multiple of 32"),
-        ("token_embd.weight", vec![0], 0, 64, "'model.embed_tokens.weight' is there twice"),
+        ("output_norm.weight", vec![8], 0, 64, "'model.norm.weight' is there twice"),
         ("blk.0.ffn_down.weight", vec![8, 7], 0, 64, "the file ends before"),
     ] {
         let tensor = (name.to_string(), dims, kind, offset);

@@ -3,6 +3,8 @@
 //! shows an exit code other than 0. The files that a page's commands write are there for those behind them. (The
 //! README's Rust block is a documentation test.)
 
+use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 /// The pages whose commands are run, with how many of those each has.
@@ -168,10 +170,22 @@ fn same_logits(expected: &[Vec<&str>], printed: &[Vec<&str>]) -> bool {
     agree(expected) && agree(printed) && expected.iter().zip(printed).all(same_row)
 }
 
+/// A directory to run in, with the one model that pages name.
+fn with_model() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("tests/goldens/gguf");
+    fs::create_dir_all(&place).unwrap();
+    for name in ["types.gguf", "tokenizer.json"] {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/gguf").join(name);
+        fs::copy(from, place.join(name)).unwrap();
+    }
+    dir
+}
+
 #[test]
 fn commands_print_what_the_pages_show() {
     let mut ran = [0; PAGES.len()];
-    let directories = PAGES.map(|_| tempfile::tempdir().unwrap());
+    let directories = PAGES.map(|_| with_model());
     for example in examples() {
         let Some(args) = example.args() else { continue };
         let Example { page, command, output, code } = example;
