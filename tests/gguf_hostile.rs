@@ -173,12 +173,14 @@ fn tensors() {
         ("a", vec![8], 0, 32, "within the one before it"),
         ("a", vec![64], 0, 64, "the file ends before tensor 'a'"),
         ("a", vec![8], 0, 7, "no multiple of 32"),
-        ("output_norm.weight", vec![8], 0, 64, "'model.norm.weight' is there twice"),
         ("blk.0.ffn_down.weight", vec![8, 7], 0, 64, "the file ends before"),
     ] {
         let tensor = (name.to_string(), dims, kind, offset);
         assert_refused(spoiled(|file| file.tensors.push(tensor)), word);
     }
+    let empty = ("output_norm.weight".to_string(), vec![0], 0, 64);
+    let twice = spoiled(|file| file.tensors.extend([empty.clone(), empty]));
+    assert_refused(twice, "'model.norm.weight' is there twice");
     let long = spoiled(|file| file.tensors.push(("x".repeat(300), vec![8], 0, 64)));
     assert_refused(long, "at most 256 are read");
 }
