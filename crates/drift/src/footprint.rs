@@ -2,6 +2,7 @@
 
 use candle_core::DType;
 use gemma_mlp::Checkpoint;
+use gemma_mlp::checkpoint::Storage;
 use gemma_mlp::internal::should_pack;
 use std::collections::BTreeMap;
 
@@ -27,10 +28,9 @@ impl Footprint {
         held.sort_unstable();
         held.dedup();
         let (mut weights, mut layers) = (0, BTreeMap::<&str, u64>::new());
-        for (name, shape, dtype) in checkpoint.tensors().entries() {
+        for (name, shape, storage) in checkpoint.tensors().entries() {
             let count: u64 = shape.iter().map(|&n| n as u64).product();
-            let stored = dtype.bitsize() as u64 / 8;
-            let bytes: u64 = held.iter().map(|held| count * held.bytes(stored)).sum();
+            let bytes: u64 = held.iter().map(|held| held.bytes(count, storage)).sum();
             // Rows of it are read where they lie.
             if !name.contains("embed_tokens_per_layer") {
                 weights += bytes;
@@ -75,23 +75,29 @@ fn layer(name: &str) -> Option<&str> {
 enum Held {
     /// As they are stored.
     Stored,
+    /// In so many bytes each, unless they stay quantised.
+    Rounded(u64),
     /// In so many bytes each.
-    In(u64),
+    Tensors(u64),
 }
 
 impl Held {
     fn of(checkpoint: &Checkpoint, dtype: DType) -> Self {
         let packs = should_pack(dtype, &candle_core::Device::Cpu) || checkpoint.is_streamed();
-        match packs && checkpoint.tensors().are_exact_in(dtype) {
-            true => Self::Stored,
-            false => Self::In(dtype.size_in_bytes() as u64),
+        let bytes = dtype.size_in_bytes() as u64;
+        match packs {
+            false => Self::Tensors(bytes),
+            true if checkpoint.tensors().are_exact_in(dtype) => Self::Stored,
+            true => Self::Rounded(bytes),
         }
     }
 
-    fn bytes(self, stored: u64) -> u64 {
+    /// Bytes of so many weights.
+    fn bytes(self, count: u64, storage: Storage) -> u64 {
         match self {
-            Self::Stored => stored,
-            Self::In(bytes) => bytes,
+            Self::Tensors(bytes) => count * bytes,
+            Self::Rounded(bytes) if storage.kept().is_none() => count * bytes,
+            _ => (count as f64 * storage.bits() / 8.0) as u64,
         }
     }
 }
@@ -107,8 +113,8 @@ mod tests {
         let bytes: u64 = checkpoint
             .tensors()
             .entries()
-            .map(|(_, shape, dtype)| {
-                shape.iter().product::<usize>() as u64 * dtype.bitsize() as u64 / 8
+            .map(|(_, shape, storage)| {
+                shape.iter().product::<usize>() as u64 * storage.bits() as u64 / 8
             })
             .sum();
         assert_eq!(of(&[DType::BF16]).weights, bytes, "stored in bf16");

@@ -15,6 +15,7 @@ use super::json::malformed;
 use super::remark::{Names, Remark, RemarkKind};
 use crate::error::{Error, Result};
 use crate::kernels::linear::matrix::{Source, deferred, is_deferring};
+use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
 use canonical::renamed;
@@ -413,7 +414,11 @@ impl Backend {
     fn defer(&self, name: &str, shape: &[usize], dtype: DType) -> candle_core::Result<Tensor> {
         let source = || -> Result<_> {
             self.tensors.check(name, shape)?;
-            let (numbers, dtype) = (self.tensors.numbers(name)?, self.dtype(name, dtype)?);
+            let numbers = self.tensors.numbers(name)?;
+            let dtype = match numbers.storage().kept() {
+                Some(_) => DType::F32,
+                None => self.dtype(name, dtype)?,
+            };
             let columns = shape.last().copied().unwrap_or(0);
             Ok(StoredRows { name: name.into(), numbers, columns, dtype })
         };
@@ -443,6 +448,15 @@ impl Source for StoredRows {
         let (columns, shape) = (self.columns, [rows.len(), self.columns]);
         let numbers = self.numbers.tensor(rows.start * columns..rows.end * columns, &shape);
         numbers.map_err(candle_core::Error::wrap)?.to_dtype(self.dtype)
+    }
+
+    fn blocks(&self) -> Option<GgmlDType> {
+        self.numbers.storage().kept()
+    }
+
+    fn read_blocks(&self, rows: Range<usize>) -> candle_core::Result<Vec<u8>> {
+        let blocks = self.numbers.blocks(rows.start * self.columns..rows.end * self.columns);
+        blocks.map_err(candle_core::Error::wrap)
     }
 }
 

@@ -99,6 +99,24 @@ impl Numbers {
         Ok(tensor?)
     }
 
+    /// The blocks that some of them lie in, as they are stored.
+    ///
+    /// # Errors
+    /// Numbers that are not quantised; a range that is no whole blocks, or beyond the end; a file that cannot be read, or was
+    /// written to since it was opened.
+    pub fn blocks(&self, range: Range<usize>) -> Result<Vec<u8>> {
+        self.check(&range)?;
+        let bytes =
+            |numbers: usize| self.storage.bytes(numbers).filter(|_| self.storage.is_quantised());
+        let (Some(start), Some(end)) = (bytes(range.start), bytes(range.end)) else {
+            return Err(self.input(format!("numbers {range:?} of {self:?} are no whole blocks")));
+        };
+        let mut blocks = vec![0; end - start];
+        self.file.fill(self.at + start as u64, &mut blocks)?;
+        self.file.check_unchanged()?;
+        Ok(blocks)
+    }
+
     /// Some of them in f32, whatever they are stored as.
     fn read_f32(&self, range: Range<usize>) -> Result<Vec<f32>> {
         let mut numbers = match self.storage {

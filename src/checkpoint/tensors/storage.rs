@@ -2,6 +2,7 @@
 
 use super::file::{File, PIECE};
 use crate::error::Result;
+use crate::kernels::linear::quantised::{bits, is_kept};
 use candle_core::quantized::GgmlDType;
 use candle_core::{CpuStorage, DType};
 use pulp::bytemuck::{cast_slice, cast_slice_mut};
@@ -16,7 +17,7 @@ use std::fmt;
 pub enum Storage {
     /// Numbers one by one, little-endian.
     Numbers(Dtype),
-    /// Blocks of quantised numbers that share scales, as ggml has them. They are dequantised when they are read.
+    /// Blocks of quantised numbers that share scales, as ggml has them.
     Blocks(GgmlDType),
 }
 
@@ -33,11 +34,20 @@ impl Storage {
         }
     }
 
-    /// Bits that each takes once it is read.
-    pub fn bitsize(self) -> usize {
+    /// The type of the blocks, if a weight keeps them in memory, on the CPU. Of other types it is dequantised when it is
+    /// read.
+    pub fn kept(self) -> Option<GgmlDType> {
         match self {
-            Self::Numbers(dtype) => dtype.bitsize(),
-            Self::Blocks(_) => Dtype::F32.bitsize(),
+            Self::Blocks(kind) if is_kept(kind) => Some(kind),
+            _ => None,
+        }
+    }
+
+    /// Bits that a weight takes in memory, as it is held on the CPU: up to 3 % more in blocks than in the file.
+    pub fn bits(self) -> f64 {
+        match self {
+            Self::Numbers(dtype) => dtype.bitsize() as f64,
+            Self::Blocks(kind) => bits(kind).unwrap_or(32.0),
         }
     }
 

@@ -15,7 +15,7 @@ pub const TILE: usize = 512;
 
 /// Rows of x that are computed between two visits of a panel: their tiles stay in the second-level
 /// cache.
-const GROUP: usize = 96;
+pub const GROUP: usize = 96;
 
 /// Tiles of x that are gone through panel by panel: as many as stay in a large cache, all that
 /// there are if x is small, since a panel is read fastest from end to end.
@@ -83,7 +83,7 @@ impl<W: Stored, X: Copy> PanelMatmul<'_, W, X> {
     pub fn add_with(self, kernel: impl Kernel<W, X = X>) {
         let Self { x, rows, panels, steps, sums, width } = self;
         let tiles = steps.div_ceil(TILE / W::WIDTH);
-        let step = (TILES_OF_X / rows.max(1)).max(1);
+        let step = tiles_at_a_time(rows);
         for first in (0..tiles).step_by(step) {
             for start in (0..rows).step_by(GROUP) {
                 let group = GROUP.min(rows - start);
@@ -103,8 +103,13 @@ impl<W: Stored, X: Copy> PanelMatmul<'_, W, X> {
     }
 }
 
+/// Tiles of so many rows of x that are gone through panel by panel.
+pub fn tiles_at_a_time(rows: usize) -> usize {
+    (TILES_OF_X / rows.max(1)).max(1)
+}
+
 /// One tile of a panel times a group of rows; `next` is the group's next tile, if it is to be fetched.
-fn multiply_tile<W: Stored, K: Kernel<W>>(
+pub fn multiply_tile<W: Stored, K: Kernel<W>>(
     kernel: K,
     x: &[[K::X; TILE]],
     next: Option<*const [K::X; TILE]>,
@@ -175,7 +180,7 @@ fn multiply_slivers<W: Stored, K: Kernel<W>>(
 
 /// Fused multiplication and addition of f32, with vectors of any instruction set.
 #[derive(Clone, Copy)]
-pub struct MulAdd<S>(S);
+pub struct MulAdd<S>(pub S);
 
 impl<W: Stored> WithSimd for PanelMatmul<'_, W, f32> {
     type Output = ();

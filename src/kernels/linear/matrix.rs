@@ -1,10 +1,13 @@
 //! Matrices before they are packed: in memory, or in a file.
 
+use super::stored::PANEL;
 use crate::kernels::number::is_float;
+use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Error, Result, Tensor};
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
+use std::iter::repeat_n;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -15,6 +18,19 @@ pub(crate) trait Source: Debug + Send + Sync {
     /// # Errors
     /// Rows that cannot be read.
     fn rows(&self, rows: Range<usize>) -> Result<Tensor>;
+
+    /// The type of its blocks, if its numbers are quantised and are to stay so.
+    fn blocks(&self) -> Option<GgmlDType> {
+        None
+    }
+
+    /// Some of its rows, as blocks.
+    ///
+    /// # Errors
+    /// Rows that cannot be read; numbers that are not quantised.
+    fn read_blocks(&self, rows: Range<usize>) -> Result<Vec<u8>> {
+        candle_core::bail!("rows {rows:?} of {self:?} are not quantised")
+    }
 }
 
 thread_local! {
@@ -91,6 +107,14 @@ struct Part {
 impl Source for Part {
     fn rows(&self, rows: Range<usize>) -> Result<Tensor> {
         self.source.rows(self.first + rows.start..self.first + rows.end)
+    }
+
+    fn blocks(&self) -> Option<GgmlDType> {
+        self.source.blocks()
+    }
+
+    fn read_blocks(&self, rows: Range<usize>) -> Result<Vec<u8>> {
+        self.source.read_blocks(self.first + rows.start..self.first + rows.end)
     }
 }
 
@@ -202,6 +226,30 @@ impl Matrix {
     /// Whether any of it is not in memory.
     pub fn is_deferred(&self) -> bool {
         self.blocks.iter().any(|block| matches!(block.content, Content::Source(_)))
+    }
+
+    /// The type of the blocks of each 32 rows; `None` unless all of it is quantised, and each 32 are of one type.
+    pub fn blocks(&self) -> Option<Vec<GgmlDType>> {
+        let mut kinds = vec![];
+        for (i, Block { content, rows }) in self.blocks.iter().enumerate() {
+            let Content::Source(source) = content else { return None };
+            let last = i + 1 == self.blocks.len();
+            let kind = source.blocks().filter(|_| last || rows.len().is_multiple_of(PANEL))?;
+            kinds.extend(repeat_n(kind, rows.len().div_ceil(PANEL)));
+        }
+        Some(kinds)
+    }
+
+    /// Its rows, one below the other, as blocks.
+    ///
+    /// # Errors
+    /// Those of [`Source::read_blocks`].
+    pub fn read_blocks(&self) -> Result<Vec<u8>> {
+        let read = |Block { content, rows }: &Block| match content {
+            Content::Tensor(_) => candle_core::bail!("rows {rows:?} in memory are not quantised"),
+            Content::Source(source) => source.read_blocks(rows.clone()),
+        };
+        Ok(self.blocks.iter().map(read).collect::<Result<Vec<_>>>()?.concat())
     }
 
     /// Its rows, one below the other: `[rows, columns]` of each block. Nothing in memory is copied.

@@ -15,6 +15,7 @@ pub(crate) mod matrix;
 mod pack;
 mod packed;
 mod panels;
+pub(crate) mod quantised;
 pub(crate) mod rows;
 mod stored;
 pub(crate) mod streamed;

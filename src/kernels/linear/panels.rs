@@ -5,6 +5,7 @@ use super::dot_bf16::DotBf16;
 use super::kernel::{PanelMatmul, TILE};
 use super::matrix::Matrix;
 use super::pack::{STEPS, pack};
+use super::quantised::{BlockMatmul, Blocks};
 use super::rows::{Rows, Tiles};
 use super::stored::{Columns, PANEL, Stored};
 use super::strips::strips;
@@ -22,11 +23,13 @@ pub(crate) enum Data {
     F32(Vec<Columns<f32>>),
     BF16(Vec<Columns<bf16>>),
     F16(Vec<Columns<f16>>),
+    /// Quantised weights, which are f32 when they are read.
+    Blocks(Blocks),
 }
 
-/// Evaluates an expression with the columns of a packed matrix and their dtype.
+/// Evaluates an expression with the columns of a packed matrix and their dtype, or one with its blocks.
 macro_rules! with_columns {
-    ($data:expr, $W:ident, $columns:ident => $call:expr) => {
+    ($data:expr, $W:ident, $columns:ident => $call:expr, $blocks:ident => $other:expr) => {
         match $data {
             Data::F32($columns) => {
                 type $W = f32;
@@ -40,6 +43,7 @@ macro_rules! with_columns {
                 type $W = f16;
                 $call
             }
+            Data::Blocks($blocks) => $other,
         }
     };
 }
@@ -50,6 +54,9 @@ impl Data {
     /// # Errors
     /// Another dtype than f32, bf16 and f16; what is in a file and cannot be read.
     pub fn pack(streams: &[Vec<Matrix>]) -> Result<Self> {
+        if let Some(blocks) = Blocks::pack(streams) {
+            return blocks.map(Self::Blocks);
+        }
         match streams[0][0].dtype() {
             DType::F32 => pack::<f32>(streams).map(Self::F32),
             DType::BF16 => pack::<bf16>(streams).map(Self::BF16),
@@ -93,28 +100,38 @@ impl Panels {
     pub(super) fn gather(&self, part: usize, rows: &[usize]) -> Result<Tensor> {
         /// Rows that a thread takes at a time.
         const ROWS: usize = 16;
-        let (steps, shape) = (self.steps(), (rows.len(), self.view.in_features));
+        fn gather<W: WithDType>(
+            rows: &[usize],
+            width: usize,
+            get: impl Fn(usize, &mut [W]) + Sync,
+        ) -> Result<Tensor> {
+            let mut gathered = vec![W::from_f64(0.0); rows.len() * width];
+            let out = gathered.chunks_mut((ROWS * width).max(1)).zip(rows.chunks(ROWS));
+            threads::for_each(rows.len() * width, out, |(out, rows)| {
+                out.chunks_mut(width).zip(rows).for_each(|(out, &row)| get(row, out));
+            });
+            Tensor::from_vec(gathered, (rows.len(), width), &Device::Cpu)
+        }
+        let width = self.view.in_features;
+        let panel = |row: usize| (self.view.first + row / PANEL) * self.view.parts + part;
         with_columns!(&*self.data, W, data => {
-            let mut gathered = vec![<W as WithDType>::from_f64(0.0); rows.len() * self.view.in_features];
-            let out = gathered.chunks_mut((ROWS * self.view.in_features).max(1)).zip(rows.chunks(ROWS));
-            threads::for_each(rows.len() * self.view.in_features, out, |(out, rows)| {
-                for (out, &row) in out.chunks_mut(self.view.in_features).zip(rows) {
-                    let panel = (self.view.first + row / PANEL) * self.view.parts + part;
-                    let columns = &data[panel * steps..];
-                    for (out, columns) in out.chunks_mut(W::WIDTH).zip(columns) {
-                        for (column, out) in out.iter_mut().enumerate() {
-                            *out = <W as Stored>::get(columns, row % PANEL, column);
-                        }
+            let steps = self.steps::<W>();
+            gather::<W>(rows, width, |row, out| {
+                let columns = &data[panel(row) * steps..];
+                for (out, columns) in out.chunks_mut(W::WIDTH).zip(columns) {
+                    for (column, out) in out.iter_mut().enumerate() {
+                        *out = <W as Stored>::get(columns, row % PANEL, column);
                     }
                 }
-            });
-            Tensor::from_vec(gathered, shape, &Device::Cpu)
+            })
+        }, blocks => {
+            gather::<f32>(rows, width, |row, out| blocks.get(panel(row), row % PANEL, out))
         })
     }
 
     /// Steps in a panel.
-    fn steps(&self) -> usize {
-        with_columns!(&*self.data, W, _data => self.view.in_features.div_ceil(W::WIDTH * STEPS) * STEPS)
+    fn steps<W: Stored>(&self) -> usize {
+        self.view.in_features.div_ceil(W::WIDTH * STEPS) * STEPS
     }
 
     /// Panels of each matrix that one thread takes at a time: enough pieces for all threads to end
@@ -132,21 +149,22 @@ impl Panels {
     #[doc(hidden)]
     pub fn sums<R>(&self, x: Rows, rows: Range<usize>, f: impl FnOnce(&mut [f32]) -> R) -> R {
         kept!(SUMS);
-        let panels = rows.start / PANEL..rows.end.div_ceil(PANEL);
-        let steps = self.steps();
-        let range = (self.view.first + panels.start) * self.view.parts * steps
-            ..(self.view.first + panels.end) * self.view.parts * steps;
-        let len = x.count() * panels.len() * self.view.parts * PANEL;
-        with_scratch(&SUMS, len, |sums: &mut [f32]| {
+        let at = |row: usize| (self.view.first + row / PANEL) * self.view.parts;
+        let panels = at(rows.start)..at(rows.end.next_multiple_of(PANEL));
+        let (rows, width) = (x.count(), panels.len() * PANEL);
+        with_scratch(&SUMS, rows * width, |sums: &mut [f32]| {
             sums.fill(0.0);
-            let (rows, width, memory) =
-                (x.count(), panels.len() * self.view.parts * PANEL, &mut *sums);
+            let memory = &mut *sums;
             match x.tiles {
                 Tiles::F32(x) => with_columns!(&*self.data, W, data => {
-                    let panels = &data[range];
+                    let steps = self.steps::<W>();
+                    let panels = &data[panels.start * steps..panels.end * steps];
                     PanelMatmul::<W, f32> { x, rows, panels, steps, sums: memory, width }.add();
+                }, blocks => {
+                    let columns = self.view.in_features;
+                    BlockMatmul { x, rows, blocks, panels, columns, sums: memory, width }.add();
                 }),
-                Tiles::BF16(x) => self.dots(x, range, memory),
+                Tiles::BF16(x) => self.dots(x, panels, memory),
             }
             f(sums)
         })
@@ -173,12 +191,12 @@ impl Panels {
 
     /// The sums of bf16 with bf16.
     #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
-    fn dots(&self, x: &[[bf16; TILE]], range: Range<usize>, sums: &mut [f32]) {
+    fn dots(&self, x: &[[bf16; TILE]], panels: Range<usize>, sums: &mut [f32]) {
         #[cfg(target_arch = "x86_64")]
         if let (Some(kernel), Data::BF16(data)) = (DotBf16::new(), &*self.data) {
-            let (rows, steps, panels) =
-                (x.len() / self.view.in_features.div_ceil(TILE), self.steps(), &data[range]);
-            let width = panels.len() / steps * PANEL;
+            let rows = x.len() / self.view.in_features.div_ceil(TILE);
+            let (steps, width) = (self.steps::<bf16>(), panels.len() * PANEL);
+            let panels = &data[panels.start * steps..panels.end * steps];
             return PanelMatmul::<bf16, bf16> { x, rows, panels, steps, sums, width }
                 .add_with(kernel);
         }
@@ -190,7 +208,12 @@ impl Panels {
     #[doc(hidden)]
     pub fn nanoseconds(&self, count: usize) -> usize {
         let weights = self.view.out_features * self.view.in_features * self.view.parts;
-        (weights * self.view.dtype.size_in_bytes() / 25).max(weights * count / 40)
+        let bytes = match &*self.data {
+            // At half that speed, since they are dequantised meanwhile.
+            Data::Blocks(_) => 2 * weights,
+            _ => weights * self.view.dtype.size_in_bytes(),
+        };
+        (bytes / 25).max(weights * count / 40)
     }
 
     /// Writes `x·weightᵀ + bias`, rounded once, for each matrix, into the rows that `row_of` says, of

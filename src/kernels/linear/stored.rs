@@ -20,11 +20,28 @@ impl<W> Columns<W> {
     pub const ZEROS: Self = Self([0; PANEL], PhantomData);
 }
 
+// SAFETY: 128 bytes without padding, of which any bits are numbers.
+unsafe impl bytemuck::Zeroable for Columns<f32> {}
+// SAFETY: as above.
+unsafe impl bytemuck::Pod for Columns<f32> {}
+
 impl Columns<bf16> {
     /// The pairs of all rows.
     #[cfg(target_arch = "x86_64")]
     pub fn pairs(&self) -> [u32; PANEL] {
         self.0
+    }
+}
+
+impl Columns<u32> {
+    /// The words of all rows.
+    pub fn words(&self) -> &[u32; PANEL] {
+        &self.0
+    }
+
+    /// The words of all rows, to be changed.
+    pub fn words_mut(&mut self) -> &mut [u32; PANEL] {
+        &mut self.0
     }
 }
 
@@ -135,7 +152,7 @@ fn one_of(pair: u32, column: usize) -> u16 {
 /// them, are off by a power of two, which one multiplication mends exactly, subnormals too; only
 /// infinities and NaN need their exponent set.
 #[inline(always)]
-fn widen_f16<S: Simd>(simd: S, upper: S::u32s) -> S::f32s {
+pub fn widen_f16<S: Simd>(simd: S, upper: S::u32s) -> S::f32s {
     let magnitude = simd.and_u32s(upper, simd.splat_u32s(0x7fff_0000));
     let moved = simd.wrapping_dyn_shr_u32s(magnitude, simd.splat_u32s(3));
     let scaled = simd.mul_f32s(simd.transmute_f32s_u32s(moved), simd.splat_f32s(2f32.powi(112)));
