@@ -14,6 +14,7 @@ mod layers;
 mod names;
 mod notes;
 mod parts;
+mod quantised;
 pub(crate) mod remark;
 pub(crate) mod tensors;
 pub(crate) mod tokenizer;
@@ -27,6 +28,7 @@ pub use config::attention::{AttentionConfig, CrossAttentionConfig, LayerAttentio
 pub use config::feed_forward::{AltUpConfig, ExpertsConfig, FeedForward, PerLayerInputs};
 pub use config::head::HeadKind;
 pub use config::prefix::Prefix;
+pub use config::quantization::Quantization;
 pub use config::recurrent::RecurrentConfig;
 pub use config::rope::Rotated;
 pub use config::stack::Stack;
@@ -37,7 +39,7 @@ pub use inspect::{Inspection, LayerKind, StackInspection, inspect};
 pub use layers::Layers;
 pub(crate) use parts::Parts;
 pub use remark::{Level, Remark, RemarkKind};
-pub use tensors::{Storage, Tensors};
+pub use tensors::{Codes, Storage, Tensors};
 
 use crate::error::{Error, Result};
 use candle_core::DType;
@@ -112,8 +114,8 @@ impl Checkpoint {
     /// a split one, or a directory that holds one such and no safetensors weights.
     ///
     /// Reads the config and the headers, and checks the name, shape and dtype of every MLP weight.
-    /// The files stay open; weights are read from them when they are asked for. Those that a GGUF file
-    /// quantises are dequantised then.
+    /// The files stay open; weights are read from them when they are asked for. Those that are quantised, in
+    /// GGUF or by `fp8`, compressed-tensors or Google's `gemma` in safetensors, are dequantised then.
     ///
     /// # Errors
     /// Anything missing, malformed or contradictory, by file and tensor; a family whose MLP is
@@ -198,16 +200,19 @@ impl Checkpoint {
         tensors: Tensors,
         tokenizer: Tokenizer,
     ) -> Result<Self> {
-        let by_method = |e: Error| e.quantised(config.quantization.as_deref());
+        let quantization = config.quantization.as_ref();
+        let (tensors, dequantised) = quantised::dequantised(tensors, quantization)?;
+        let by_method = |e: Error| e.quantised(quantization.map(Quantization::said));
         let blocks = blocks::find(&config, &tensors).map_err(by_method)?;
         let mut remarks = [tensors.remarks(), &config.remarks].concat();
-        if let Some(method) = &config.quantization {
+        if let (Some(Quantization { method, .. }), []) = (quantization, &dequantised[..]) {
             let text = format!(
                 "the config says that the weights are quantised ({method}); they are stored as {}, and taken as they are",
                 blocks[0].dtype.as_str()
             );
             remarks.push(Remark::warning(RemarkKind::Unused, text));
         }
+        remarks.extend(dequantised);
         let parts = parts::find(&mut config, &blocks, &tensors, &mut remarks)?;
         let streamed = false;
         let mut checkpoint =
@@ -256,7 +261,8 @@ impl Checkpoint {
         self.attention()?;
         for (name, shape) in self.whole_tensors().unwrap_or_default() {
             let checked = self.tensors.check(&name, &shape);
-            checked.map_err(|e| e.quantised(self.config.quantization.as_deref()))?;
+            let said = || self.config.quantization.as_ref().map(Quantization::said);
+            checked.map_err(|e| e.quantised(said()))?;
         }
         Ok(())
     }

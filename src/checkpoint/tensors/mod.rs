@@ -2,10 +2,12 @@
 //! headers are read when files are opened; a tensor's bytes are read when it is asked for.
 
 mod canonical;
+mod elements;
 mod file;
 pub(super) mod header;
 pub(super) mod index;
 mod numbers;
+pub(super) mod scaled;
 pub(super) mod shard;
 pub(super) mod siblings;
 mod storage;
@@ -23,9 +25,11 @@ use half::bf16;
 use header::Stored;
 use index::Index;
 pub use numbers::Numbers;
+pub use scaled::Codes;
+use scaled::{Place, Scaled};
 use shard::Shard;
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -247,7 +251,7 @@ impl Tensors {
     /// Checks shape and dtype of a weight by the header alone and returns its dtype.
     ///
     /// # Errors
-    /// A tensor that is missing, has another shape, or holds neither F64, F32, BF16 or F16 nor quantised blocks.
+    /// A tensor that is missing, has another shape, or holds neither F64, F32, BF16 or F16 nor what is dequantised.
     pub fn check(&self, name: &str, shape: &[usize]) -> Result<DType> {
         let (shard, stored) = self.info(name)?;
         // Packed weights have another shape too, which is not what is wrong with them.
@@ -266,9 +270,11 @@ impl Tensors {
     /// The dtype that a weight is read as: the stored one, f32 where it is quantised.
     ///
     /// # Errors
-    /// A tensor that is missing or holds neither F64, F32, BF16 or F16 nor quantised blocks.
+    /// A tensor that is missing, or holds neither F64, F32, BF16 or F16 nor what is dequantised; one whose scales do not
+    /// fit it.
     pub fn dtype(&self, name: &str) -> Result<DType> {
         let (shard, stored) = self.info(name)?;
+        fits(name, shard, stored)?;
         shard.numbers(stored).float().ok_or_else(|| Error::WeightDType {
             path: shard.path().into(),
             tensor: name.into(),
@@ -306,10 +312,79 @@ impl Tensors {
     /// The elements of a tensor of any dtype, row-major, to be read later and in part.
     ///
     /// # Errors
-    /// A name that no file has.
+    /// A name that no file has; a weight whose scales do not fit it.
     #[doc(hidden)]
     pub fn numbers(&self, name: &str) -> Result<Numbers> {
-        self.info(name).map(|(shard, stored)| shard.numbers(stored))
+        let (shard, stored) = self.info(name)?;
+        fits(name, shard, stored)?;
+        Ok(shard.numbers(stored))
+    }
+
+    /// Where the numbers of a tensor are, if a file has it and they lie there one by one.
+    pub(in crate::checkpoint) fn place(&self, name: &str) -> Option<Place> {
+        let (shard, stored) = self.find(name)?;
+        shard.place_of(stored)
+    }
+
+    /// The same with something else to check where a tensor is missing.
+    pub(in crate::checkpoint) fn with_remedy(&self, remedy: &'static str) -> Result<Self> {
+        self.with(remedy, &HashMap::new(), &HashSet::new())
+    }
+
+    /// The same with weights in place of the codes that are stored for them, by the names of these, and without some
+    /// tensors.
+    ///
+    /// # Errors
+    /// A weight that is there twice.
+    pub(in crate::checkpoint) fn with_weights(
+        &self,
+        weights: &HashMap<String, Weight>,
+        without: &HashSet<String>,
+    ) -> Result<Self> {
+        self.with(self.remedy(), weights, without)
+    }
+
+    fn with(
+        &self,
+        remedy: &'static str,
+        weights: &HashMap<String, Weight>,
+        without: &HashSet<String>,
+    ) -> Result<Self> {
+        let Inner { path, shards, remarks, .. } = &*self.0;
+        let invalid =
+            |path: &Path, reason: String| Error::Safetensors { path: path.into(), reason };
+        let shards = shards.iter().map(|shard| {
+            let mut table = Table::default();
+            let left = shard.tensors().iter().filter(|(name, _)| !without.contains(*name));
+            for (name, stored) in left {
+                let (name, stored) = match weights.get(name) {
+                    Some(weight) => (&*weight.name, stored.clone().of(&weight.scaled)),
+                    None => (name, stored.clone()),
+                };
+                let pushed = table.push(name, stored);
+                pushed.map_err(|_| invalid(shard.path(), "its names are too long".into()))?;
+            }
+            let twice = |name| {
+                invalid(
+                    shard.path(),
+                    format!("tensor '{name}' is there twice, with and without scales"),
+                )
+            };
+            Ok(shard.with_tensors(table.sorted().map_err(twice)?))
+        });
+        let shards = shards.collect::<Result<Vec<_>>>()?;
+        let (path, remarks) = (path.clone(), remarks.clone());
+        let mut routing = Table::default();
+        for (name, &at) in self.0.routing.iter().filter(|(name, _)| !without.contains(*name)) {
+            let name = weights.get(name).map_or(name, |weight| &weight.name);
+            let pushed = routing.push(name, at);
+            pushed.map_err(|_| malformed(&path, "its names are too long"))?;
+        }
+        let twice = |name| {
+            malformed(&path, format!("tensor '{name}' is there twice, with and without scales"))
+        };
+        let routing = routing.sorted().map_err(twice)?;
+        Ok(Self(Arc::new(Inner { path, shards, routing, remarks, remedy })))
     }
 
     /// Whether a dtype holds every weight as exactly as it is stored.
@@ -320,6 +395,9 @@ impl Tensors {
     /// Whether two tensors have one dtype, one shape and the same bytes. Reads both up to where they differ.
     pub(in crate::checkpoint) fn are_equal(&self, name: &str, other: &str) -> Result<bool> {
         let ((shard, stored), other) = (self.info(name)?, self.info(other)?);
+        if let (Some(Ok(scaled)), Some(Ok(other))) = (&stored.scaled, &other.1.scaled) {
+            return scaled.is_equal(other);
+        }
         let alike = stored.storage == other.1.storage
             && stored.plus_one == other.1.plus_one
             && stored.shape() == other.1.shape();
@@ -367,6 +445,26 @@ impl Tensors {
             _ => &shards[usize::from(*routing.get(name)?)],
         };
         Some((shard, shard.tensors().get(name)?))
+    }
+}
+
+/// What stands for the codes that a file has.
+pub(in crate::checkpoint) struct Weight {
+    /// What it is called.
+    pub(in crate::checkpoint) name: String,
+    /// The weight, or why there is none.
+    pub(in crate::checkpoint) scaled: std::result::Result<Arc<Scaled>, Arc<str>>,
+}
+
+/// Refuses a weight of codes that cannot be dequantised.
+fn fits(name: &str, shard: &Shard, stored: &Stored) -> Result<()> {
+    match &stored.scaled {
+        Some(Err(reason)) => Err(Error::Quantised {
+            path: shard.path().into(),
+            tensor: name.into(),
+            reason: reason.to_string(),
+        }),
+        _ => Ok(()),
     }
 }
 

@@ -1,6 +1,8 @@
 //! Numbers that lie one behind the other in a file.
 
-use super::file::{File, PIECE};
+use super::elements::elements;
+use super::file::File;
+use super::scaled::Scaled;
 use super::storage::{Storage, blocks_at_a_time, dequantise};
 use crate::error::{Error, Result};
 use crate::kernels::memory::on_large_pages;
@@ -25,6 +27,8 @@ pub struct Numbers {
     storage: Storage,
     /// Whether the file has every one plus 1.
     plus_one: bool,
+    /// The weight whose codes they are.
+    scaled: Option<Arc<Scaled>>,
 }
 
 impl fmt::Debug for Numbers {
@@ -37,12 +41,23 @@ impl fmt::Debug for Numbers {
 impl Numbers {
     pub(super) fn new(file: &Arc<File>, at: u64, bytes: usize, storage: Storage) -> Self {
         let len = storage.numbers(bytes);
-        Self { file: file.clone(), at, len, storage, plus_one: false }
+        Self { file: file.clone(), at, len, storage, plus_one: false, scaled: None }
     }
 
     /// Numbers of which the file has every one plus 1, if it does. They are read in f32.
     pub(super) fn plus_one(self, plus_one: bool) -> Self {
         Self { plus_one, ..self }
+    }
+
+    /// Those of a weight of codes, in place of the codes.
+    pub(super) fn scaled(self, scaled: Option<Arc<Scaled>>) -> Self {
+        match scaled {
+            Some(scaled) => {
+                let (len, storage) = (scaled.len(), Storage::Codes(scaled.codes()));
+                Self { len, storage, scaled: Some(scaled), ..self }
+            }
+            None => self,
+        }
     }
 
     /// So many numbers from a byte on; `None` if the file ends before.
@@ -101,14 +116,18 @@ impl Numbers {
 
     /// Some of them in f32, whatever they are stored as.
     fn read_f32(&self, range: Range<usize>) -> Result<Vec<f32>> {
+        if let Some(scaled) = &self.scaled {
+            self.check(&range)?;
+            return scaled.read(range);
+        }
         let mut numbers = match self.storage {
             Storage::Blocks(kind) => self.dequantised(range, kind),
             Storage::Numbers(Dtype::F64) => self.read(range, |b| f64::from_le_bytes(b) as f32),
             Storage::Numbers(Dtype::F32) => self.read(range, f32::from_le_bytes),
             Storage::Numbers(Dtype::BF16) => self.read(range, |b| bf16::from_le_bytes(b).to_f32()),
             Storage::Numbers(Dtype::F16) => self.read(range, |b| f16::from_le_bytes(b).to_f32()),
-            Storage::Numbers(other) => {
-                Err(self.input(format!("{other:?} is no dtype of floats that are read")))
+            Storage::Numbers(_) | Storage::Codes(_) => {
+                Err(self.input(format!("{} is no dtype of floats that are read", self.storage)))
             }
         }?;
         if self.plus_one {
@@ -190,28 +209,4 @@ impl Numbers {
     fn input(&self, what: String) -> Error {
         Error::Input(format!("{}: {what}", self.file.path().display()))
     }
-}
-
-/// The elements that lie in so many bytes from a place on, each made of its `N` bytes by a function: read
-/// and converted by all threads, straight into their place.
-pub(super) fn elements<const N: usize, T: Copy + Send>(
-    file: &File,
-    at: u64,
-    bytes: usize,
-    element: impl Fn([u8; N]) -> T + Sync + Send,
-) -> Result<Vec<T>> {
-    let len = bytes / N;
-    let mut all = on_large_pages(len);
-    let places = all.spare_capacity_mut()[..len].par_chunks_mut(PIECE / N);
-    file.read(at, bytes, PIECE, places, |bytes, places| {
-        let (elements, _) = bytes.as_chunks::<N>();
-        assert_eq!(elements.len(), places.len(), "a piece for its places");
-        for (place, &bytes) in places.iter_mut().zip(elements) {
-            place.write(element(bytes));
-        }
-        Ok(())
-    })?;
-    // SAFETY: there is room for them, and nothing failed: each place was written.
-    unsafe { all.set_len(len) };
-    Ok(all)
 }

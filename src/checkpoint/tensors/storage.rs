@@ -1,6 +1,7 @@
-//! What a tensor's numbers are stored as: one by one, or in blocks of quantised ones.
+//! What a tensor's numbers are stored as: one by one, in blocks of quantised ones, or as codes with scales elsewhere.
 
 use super::file::{File, PIECE};
+use super::scaled::Codes;
 use crate::error::Result;
 use candle_core::quantized::GgmlDType;
 use candle_core::{CpuStorage, DType};
@@ -18,15 +19,17 @@ pub enum Storage {
     Numbers(Dtype),
     /// Blocks of quantised numbers that share scales, as ggml has them. They are dequantised when they are read.
     Blocks(GgmlDType),
+    /// Codes whose scales are tensors of their own, as safetensors files have them. They are dequantised when they are read.
+    Codes(Codes),
 }
 
 impl Storage {
     /// What they are read as, if they are floats of 16 to 64 bits: quantised ones as f32, which holds what
-    /// ggml's dequantisation makes of them.
+    /// dequantisation makes of them.
     pub fn float(self) -> Option<DType> {
         match self {
             Self::Numbers(Dtype::F64) => Some(DType::F64),
-            Self::Numbers(Dtype::F32) | Self::Blocks(_) => Some(DType::F32),
+            Self::Numbers(Dtype::F32) | Self::Blocks(_) | Self::Codes(_) => Some(DType::F32),
             Self::Numbers(Dtype::BF16) => Some(DType::BF16),
             Self::Numbers(Dtype::F16) => Some(DType::F16),
             Self::Numbers(_) => None,
@@ -37,23 +40,25 @@ impl Storage {
     pub fn bitsize(self) -> usize {
         match self {
             Self::Numbers(dtype) => dtype.bitsize(),
-            Self::Blocks(_) => Dtype::F32.bitsize(),
+            Self::Blocks(_) | Self::Codes(_) => Dtype::F32.bitsize(),
         }
     }
 
     /// Whether they are quantised.
     pub fn is_quantised(self) -> bool {
-        matches!(self, Self::Blocks(_))
+        matches!(self, Self::Blocks(_) | Self::Codes(_))
     }
 
-    /// How many bytes so many numbers take; `None` if they fill no whole bytes or blocks, or if these cannot be
-    /// counted.
+    /// How many bytes so many numbers take, without scales elsewhere; `None` if they fill no whole bytes or blocks, or
+    /// if these cannot be counted.
     pub(in crate::checkpoint) fn bytes(self, numbers: usize) -> Option<usize> {
+        let of_bits = |bits: usize| {
+            let bits = numbers.checked_mul(bits)?;
+            bits.is_multiple_of(8).then_some(bits / 8)
+        };
         match self {
-            Self::Numbers(dtype) => {
-                let bits = numbers.checked_mul(dtype.bitsize())?;
-                bits.is_multiple_of(8).then_some(bits / 8)
-            }
+            Self::Numbers(dtype) => of_bits(dtype.bitsize()),
+            Self::Codes(codes) => of_bits(codes.bits()),
             Self::Blocks(kind) => {
                 let blocks = numbers / kind.block_size();
                 let whole = numbers.is_multiple_of(kind.block_size());
@@ -66,16 +71,18 @@ impl Storage {
     pub(super) fn numbers(self, bytes: usize) -> usize {
         match self {
             Self::Numbers(dtype) => (bytes as u64 * 8 / dtype.bitsize() as u64) as usize,
+            Self::Codes(codes) => (bytes as u64 * 8 / codes.bits() as u64) as usize,
             Self::Blocks(kind) => bytes / kind.type_size() * kind.block_size(),
         }
     }
 }
 
-/// As the formats call it: `BF16`, `Q4_K`.
+/// As the formats call it: `BF16`, `Q4_K`, `INT4`.
 impl fmt::Display for Storage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Numbers(dtype) => write!(f, "{dtype:?}"),
+            Self::Codes(codes) => write!(f, "{codes}"),
             Self::Blocks(kind) => match format!("{kind:?}").split_once('K') {
                 // candle leaves the line out.
                 Some((bits, "")) => write!(f, "{bits}_K"),
