@@ -473,7 +473,7 @@ pub enum Error {
         expected: Vec<usize>,
     },
     /// A weight is stored as integers or in a packed type.
-    #[error("{}: tensor '{}' is {}; weights must be F64, F32, BF16 or F16: dequantise the checkpoint first", Line(path.display()), Line(tensor), Line(dtype))]
+    #[error("{}: tensor '{}' is {}; weights must be F64, F32, BF16 or F16: take the unquantised model or a GGUF file of it, or dequantise it first", Line(path.display()), Line(tensor), Line(dtype))]
     WeightDType {
         /// The safetensors file.
         path: PathBuf,
@@ -481,6 +481,16 @@ pub enum Error {
         tensor: String,
         /// Its dtype there.
         dtype: String,
+    },
+    /// A quantised weight cannot be dequantised.
+    #[error("{}: tensor '{}' cannot be dequantised: {}", Line(path.display()), Line(tensor), Line(reason))]
+    Quantised {
+        /// The safetensors file.
+        path: PathBuf,
+        /// The tensor's name.
+        tensor: String,
+        /// What is wrong with it or its scales, and what to do.
+        reason: String,
     },
     /// The tokenizer is unreadable or failed on the text.
     #[error("{}: {}", Line(path.display()), Line(reason))]
@@ -515,18 +525,14 @@ impl Error {
         !matches!(self, Self::Candle(_))
     }
 
-    /// The error about a weight or a config, with what the weights are quantised by, if the config says so.
-    pub(crate) fn quantised(mut self, method: Option<&str>) -> Self {
-        let Some(method) = method else { return self };
+    /// The error about a weight or a config, with what the config says that the weights are quantised by.
+    pub(crate) fn quantised(mut self, said: Option<String>) -> Self {
+        let Some(said) = said else { return self };
         match &mut self {
             Self::MissingTensor { remedy: text, .. } | Self::WeightDType { dtype: text, .. } => {
-                *text += &format!(" (config.json: quantised by {method})");
+                *text += &format!(" (config.json: {said})");
             }
-            Self::Json { reason, .. } => {
-                *reason += &format!(
-                    "; its weights are quantised by {method}, which is not read: dequantise the checkpoint first"
-                );
-            }
+            Self::Json { reason, .. } => *reason += &format!(" (its weights are {said})"),
             _ => {}
         }
         self

@@ -11,9 +11,11 @@ pub(crate) mod hub;
 mod inspect;
 pub(crate) mod json;
 mod layers;
+mod mixture;
 mod names;
 mod notes;
 mod parts;
+mod quantised;
 pub(crate) mod remark;
 pub(crate) mod tensors;
 pub(crate) mod tokenizer;
@@ -27,6 +29,7 @@ pub use config::attention::{AttentionConfig, CrossAttentionConfig, LayerAttentio
 pub use config::feed_forward::{AltUpConfig, ExpertsConfig, FeedForward, PerLayerInputs};
 pub use config::head::HeadKind;
 pub use config::prefix::Prefix;
+pub use config::quantization::Quantization;
 pub use config::recurrent::RecurrentConfig;
 pub use config::rope::Rotated;
 pub use config::stack::Stack;
@@ -35,9 +38,10 @@ pub use families::{Cross, EmbeddingScale, Family, NormNames, NormWeight, PerLaye
 pub use hub::Hub;
 pub use inspect::{Inspection, LayerKind, StackInspection, inspect};
 pub use layers::Layers;
+pub use mixture::Mixture;
 pub(crate) use parts::Parts;
 pub use remark::{Level, Remark, RemarkKind};
-pub use tensors::{Storage, Tensors};
+pub use tensors::{Codes, Storage, Tensors};
 
 use crate::error::{Error, Result};
 use candle_core::DType;
@@ -48,6 +52,7 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use tokenizer::Tokenizer;
 
 const CONFIG: &str = "config.json";
@@ -70,7 +75,7 @@ pub struct Checkpoint {
     blocks: Vec<BlockSpec>,
     /// Of each stack.
     parts: Vec<Parts>,
-    tokenizer: Tokenizer,
+    tokenizer: Arc<Tokenizer>,
     remarks: Vec<Remark>,
     streamed: bool,
 }
@@ -112,8 +117,8 @@ impl Checkpoint {
     /// a split one, or a directory that holds one such and no safetensors weights.
     ///
     /// Reads the config and the headers, and checks the name, shape and dtype of every MLP weight.
-    /// The files stay open; weights are read from them when they are asked for. Those that a GGUF file
-    /// quantises are dequantised then.
+    /// The files stay open; weights are read from them when they are asked for. Those that are quantised, in
+    /// GGUF or by `fp8`, compressed-tensors or Google's `gemma` in safetensors, are dequantised then.
     ///
     /// # Errors
     /// Anything missing, malformed or contradictory, by file and tensor; a family whose MLP is
@@ -198,18 +203,21 @@ impl Checkpoint {
         tensors: Tensors,
         tokenizer: Tokenizer,
     ) -> Result<Self> {
-        let by_method = |e: Error| e.quantised(config.quantization.as_deref());
+        let quantization = config.quantization.as_ref();
+        let (tensors, dequantised) = quantised::dequantised(tensors, quantization)?;
+        let by_method = |e: Error| e.quantised(quantization.map(Quantization::said));
         let blocks = blocks::find(&config, &tensors).map_err(by_method)?;
         let mut remarks = [tensors.remarks(), &config.remarks].concat();
-        if let Some(method) = &config.quantization {
+        if let (Some(Quantization { method, .. }), []) = (quantization, &dequantised[..]) {
             let text = format!(
                 "the config says that the weights are quantised ({method}); they are stored as {}, and taken as they are",
                 blocks[0].dtype.as_str()
             );
             remarks.push(Remark::warning(RemarkKind::Unused, text));
         }
+        remarks.extend(dequantised);
         let parts = parts::find(&mut config, &blocks, &tensors, &mut remarks)?;
-        let streamed = false;
+        let (tokenizer, streamed) = (Arc::new(tokenizer), false);
         let mut checkpoint =
             Self { source, config, tensors, blocks, parts, tokenizer, remarks, streamed };
         let unused = checkpoint.unused();
@@ -256,7 +264,8 @@ impl Checkpoint {
         self.attention()?;
         for (name, shape) in self.whole_tensors().unwrap_or_default() {
             let checked = self.tensors.check(&name, &shape);
-            checked.map_err(|e| e.quantised(self.config.quantization.as_deref()))?;
+            let said = || self.config.quantization.as_ref().map(Quantization::said);
+            checked.map_err(|e| e.quantised(said()))?;
         }
         Ok(())
     }
@@ -277,6 +286,33 @@ impl Checkpoint {
     /// Whether models leave their weights in its files.
     pub fn is_streamed(&self) -> bool {
         self.streamed
+    }
+
+    /// The checkpoint with its weights quantised when they are read, by candle's quantiser: models that are loaded of it
+    /// have the weights that llama.cpp would make of them.
+    ///
+    /// # Errors
+    /// Weights that are quantised already.
+    pub fn quantised(&self, mixture: Mixture) -> Result<Self> {
+        let entries = || self.tensors.entries();
+        if let Some((name, _, storage)) = entries().find(|(.., storage)| storage.is_quantised()) {
+            return Err(Error::Input(format!(
+                "{}: tensor '{name}' is in {storage} already, and is not quantised to {mixture} as well; take the weights \
+                 that it was made of",
+                self.source
+            )));
+        }
+        let to = mixture.of(entries().map(|(name, shape, _)| (name, shape)));
+        Ok(Self {
+            source: self.source.clone(),
+            config: self.config.clone(),
+            tensors: self.tensors.requantised(to),
+            blocks: self.blocks.clone(),
+            parts: self.parts.clone(),
+            tokenizer: self.tokenizer.clone(),
+            remarks: self.remarks.clone(),
+            streamed: self.streamed,
+        })
     }
 
     /// The checkpoint with other tokens at a text's start that all see one another, in place of all of them; for all

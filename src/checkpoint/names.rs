@@ -59,7 +59,8 @@ fn remedy(layer: &str, prefixes: &[&str], tensors: &Tensors) -> String {
     }
     if let [first, ..] = parts[..] {
         return format!(
-            "there is '…{layer}{first}' in its place: the weights are quantised; dequantise the checkpoint first"
+            "there is '…{layer}{first}' in its place: the weights are quantised; take the unquantised model or a GGUF file \
+             of it, or dequantise it first"
         );
     }
     let first = tensors.names().next().map_or("none".into(), |name| format!("'{name}' and so on"));

@@ -7,6 +7,7 @@ pub(super) mod head;
 mod keys;
 pub(super) mod limits;
 pub(super) mod prefix;
+pub(super) mod quantization;
 pub(super) mod raw;
 pub(super) mod recurrent;
 pub(super) mod rope;
@@ -22,7 +23,8 @@ use activation::Resolved;
 use attention::CrossAttentionConfig;
 use head::HeadKind;
 use prefix::Prefix;
-use raw::{RawConfig, RawKind, RawModelType, RawQuantized};
+use quantization::Quantization;
+use raw::{RawConfig, RawKind, RawModelType};
 use stack::{DECODER, ENCODER, Stack, stack};
 use std::path::Path;
 
@@ -40,7 +42,7 @@ pub struct Config {
     /// The ids that end a text: of every level of the file, and of `generation_config.json`.
     pub eos_token_ids: Vec<u32>,
     /// By what the weights are quantised, if the file says that they are.
-    pub quantization: Option<String>,
+    pub quantization: Option<Quantization>,
     /// What in it is not used, was guessed, or is odd.
     pub remarks: Vec<Remark>,
 }
@@ -57,9 +59,10 @@ impl Config {
             let unsupported = |reason| Error::UnsupportedModel { path: path.into(), reason };
             Family::covers(model_type).map_err(unsupported)?;
         }
-        let quantization = parse_json::<RawQuantized>(json, path)?.method();
+        let quantization = Quantization::parse(json, path)?;
         let config = Self::parse_fields(json, path, model_type);
-        let mut config = config.map_err(|e| e.quantised(quantization.as_deref()))?;
+        let mut config =
+            config.map_err(|e| e.quantised(quantization.as_ref().map(Quantization::said)))?;
         config.quantization = quantization;
         Ok(config)
     }
@@ -447,15 +450,16 @@ mod tests {
     fn quantised_files_say_so_first() {
         for (method, named) in [
             (
-                r#""quantization_config": {"quant_method": "gemma", "module_quant_configs": {".*": 4}}"#,
+                r#""quantization_config": {"quant_method": "gemma", "module_quant_configs": {".*": {"num_bits": 4}}}"#,
                 "gemma",
             ),
             (
                 r#""quantization_config": {"quant_method": "compressed-tensors"}"#,
                 "compressed-tensors",
             ),
-            (r#""quantization_config": {"bits": 4}"#, "an unnamed method"),
-            (r#""quantization": {"group_size": 64, "bits": 4}"#, "mlx"),
+            (r#""quantization_config": {"quant_method": "gptq"}"#, "gptq, which is not read"),
+            (r#""quantization_config": {"bits": 4}"#, "an unnamed method, which is not read"),
+            (r#""quantization": {"group_size": 64, "bits": 4}"#, "mlx, which is not read"),
         ] {
             for fields in [
                 r#""hidden_size": "8""#,
@@ -466,9 +470,7 @@ mod tests {
             ] {
                 let json = format!(r#"{{"model_type": "gemma4", {method}, {fields}}}"#);
                 let e = parse(&json).unwrap_err();
-                let said = format!(
-                    "quantised by {named}, which is not read: dequantise the checkpoint first"
-                );
+                let said = format!("its weights are quantised by {named})");
                 assert!(e.is_input() && e.to_string().contains(&said), "{e}");
             }
         }

@@ -18,24 +18,6 @@ pub(in crate::checkpoint) struct RawModelType {
     pub(in crate::checkpoint) model_type: Option<String>,
 }
 
-/// By what its weights are quantised.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(in crate::checkpoint) struct RawQuantized {
-    quantization_config: Option<RawQuantization>,
-    /// MLX's, which names no method.
-    quantization: Option<IgnoredAny>,
-}
-
-impl RawQuantized {
-    /// The method, if the file says that they are.
-    pub(in crate::checkpoint) fn method(self) -> Option<String> {
-        let unnamed = || "an unnamed method".to_string();
-        let method = self.quantization_config.map(|raw| raw.quant_method.unwrap_or_else(unnamed));
-        method.or(self.quantization.map(|_| "mlx".into()))
-    }
-}
-
 /// What kind of file it is.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -52,13 +34,6 @@ pub(in crate::checkpoint) struct RawKind {
 #[serde(default)]
 pub(in crate::checkpoint) struct RawTextKind {
     pub(in crate::checkpoint) model_type: Option<String>,
-}
-
-/// The name of what the weights are quantised by.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct RawQuantization {
-    quant_method: Option<String>,
 }
 
 /// The fields that are read, in the Hub's spelling and in that of transformers 5.
@@ -297,7 +272,7 @@ pub(in crate::checkpoint) struct RawGeneration {
 }
 
 /// `Some` for a field that is there, be it null.
-fn present<'de, D, T>(field: D) -> Result<Option<Option<T>>, D::Error>
+pub(super) fn present<'de, D, T>(field: D) -> Result<Option<Option<T>>, D::Error>
 where
     D: Deserializer<'de>,
     T: Deserialize<'de>,

@@ -5,6 +5,7 @@
 
 use super::canonical::canonical;
 use super::file::File;
+use super::scaled::Scaled;
 use super::storage::Storage;
 use super::table::Table;
 use crate::checkpoint::json::is_lfs_pointer;
@@ -14,6 +15,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 /// A length in front of everything.
 const LENGTH: u64 = size_of::<u64>() as u64;
@@ -41,7 +43,7 @@ pub(in crate::checkpoint) struct Header {
 }
 
 /// A tensor in a file.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(in crate::checkpoint) struct Stored {
     pub(in crate::checkpoint) storage: Storage,
     shape: Dims,
@@ -49,6 +51,8 @@ pub(in crate::checkpoint) struct Stored {
     pub(in crate::checkpoint) offsets: [usize; 2],
     /// Whether the file has every number plus 1, which is taken off again (norms in GGUF).
     pub(in crate::checkpoint) plus_one: bool,
+    /// The weight that it is with its scales, where it has some, or why these make none of it.
+    pub(in crate::checkpoint) scaled: Option<std::result::Result<Arc<Scaled>, Arc<str>>>,
 }
 
 impl Stored {
@@ -60,7 +64,18 @@ impl Stored {
     ) -> Option<Self> {
         let mut dims = Dims { rank: shape.len().try_into().ok()?, ..Dims::default() };
         dims.dims.get_mut(..shape.len())?.copy_from_slice(shape);
-        Some(Self { storage, shape: dims, offsets, plus_one: false })
+        Some(Self { storage, shape: dims, offsets, plus_one: false, scaled: None })
+    }
+
+    /// The weight that it is with its scales, or why it is none.
+    pub(in crate::checkpoint) fn of(
+        self,
+        scaled: &std::result::Result<Arc<Scaled>, Arc<str>>,
+    ) -> Self {
+        let own = scaled.as_ref().ok().and_then(|scaled| {
+            Self::new(Storage::Codes(scaled.codes()), scaled.shape(), self.offsets)
+        });
+        Self { scaled: Some(scaled.clone()), ..own.unwrap_or(self) }
     }
 
     pub(in crate::checkpoint) fn shape(&self) -> &[usize] {
@@ -172,7 +187,8 @@ impl<'de> Visitor<'de> for HeaderVisitor {
             let about = |e: A::Error| A::Error::custom(format!("tensor '{name}': {e}"));
             let Entry { dtype, shape, data_offsets } = map.next_value().map_err(about)?;
             let storage = Storage::Numbers(dtype);
-            let stored = Stored { storage, shape, offsets: data_offsets, plus_one: false };
+            let stored =
+                Stored { storage, shape, offsets: data_offsets, plus_one: false, scaled: None };
             let own = canonical(&name);
             renamed += usize::from(own != name);
             table.push(&own, stored).map_err(|_| A::Error::custom("its names are too long"))?;

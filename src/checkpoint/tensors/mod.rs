@@ -2,10 +2,12 @@
 //! headers are read when files are opened; a tensor's bytes are read when it is asked for.
 
 mod canonical;
+mod elements;
 mod file;
 pub(super) mod header;
 pub(super) mod index;
 mod numbers;
+pub(super) mod scaled;
 pub(super) mod shard;
 pub(super) mod siblings;
 mod storage;
@@ -24,9 +26,11 @@ use half::bf16;
 use header::Stored;
 use index::Index;
 pub use numbers::Numbers;
+pub use scaled::Codes;
+use scaled::{Place, Scaled};
 use shard::Shard;
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -41,7 +45,11 @@ pub(in crate::checkpoint) const INDEX: &str = "model.safetensors.index.json";
 ///
 /// Names are without what wrappers add to them (`_orig_mod.`, `module.`, `base_model.model.`).
 #[derive(Clone)]
-pub struct Tensors(Arc<Inner>);
+pub struct Tensors {
+    files: Arc<Inner>,
+    /// What weights are turned into when they are read, by name.
+    requantised: Option<Arc<BTreeMap<String, Storage>>>,
+}
 
 struct Inner {
     /// The checkpoint, for messages about tensors that no file has.
@@ -118,7 +126,7 @@ impl Tensors {
         remedy: &'static str,
     ) -> Result<Self> {
         let routing = routing(path, &shards)?;
-        Ok(Self(Arc::new(Inner { path: path.into(), shards, routing, remarks: vec![], remedy })))
+        Ok(Self::of(Inner { path: path.into(), shards, routing, remarks: vec![], remedy }))
     }
 
     /// One file in memory, with a path for messages.
@@ -135,7 +143,7 @@ impl Tensors {
     ) -> Result<Self> {
         remarks.extend(renamed(shards.iter().map(Shard::renamed).sum()));
         let (path, remedy) = (path.into(), BELONG_TOGETHER);
-        Ok(Self(Arc::new(Inner { path, shards, routing, remarks, remedy })))
+        Ok(Self::of(Inner { path, shards, routing, remarks, remedy }))
     }
 
     /// All tensors of all shards, as transformers has them. The index says which shards there are, and decides where
@@ -175,28 +183,28 @@ impl Tensors {
 
     /// The checkpoint's directory, for messages.
     pub(in crate::checkpoint) fn path(&self) -> &Path {
-        &self.0.path
+        &self.files.path
     }
 
     /// What is odd about the files.
     pub fn remarks(&self) -> &[Remark] {
-        &self.0.remarks
+        &self.files.remarks
     }
 
     /// What to check where a tensor is missing.
     pub(in crate::checkpoint) fn remedy(&self) -> &'static str {
-        self.0.remedy
+        self.files.remedy
     }
 
     /// The files.
     pub(in crate::checkpoint) fn files(&self) -> impl Iterator<Item = &Path> {
-        self.0.shards.iter().map(Shard::path)
+        self.files.shards.iter().map(Shard::path)
     }
 
     /// The files, each with what its header says of itself (`__metadata__`, of which the first 1024 entries
     /// and the first MiB are kept).
     pub fn metadata(&self) -> impl Iterator<Item = (&Path, &BTreeMap<String, String>)> {
-        self.0.shards.iter().map(|shard| (shard.path(), shard.metadata()))
+        self.files.shards.iter().map(|shard| (shard.path(), shard.metadata()))
     }
 
     /// Whether a file has the tensor.
@@ -204,14 +212,28 @@ impl Tensors {
         self.find(name).is_some()
     }
 
+    fn of(files: Inner) -> Self {
+        Self { files: Arc::new(files), requantised: None }
+    }
+
+    /// The same with weights that are quantised, or rounded to f16, when they are read.
+    pub(in crate::checkpoint) fn requantised(&self, to: BTreeMap<String, Storage>) -> Self {
+        Self { files: self.files.clone(), requantised: Some(Arc::new(to)) }
+    }
+
+    /// What a weight is turned into when it is read.
+    fn target(&self, name: &str) -> Option<Storage> {
+        self.requantised.as_ref()?.get(name).copied()
+    }
+
     /// All names, sorted.
     pub(in crate::checkpoint) fn names(&self) -> impl Iterator<Item = &str> {
         self.entries().map(|(name, ..)| name)
     }
 
-    /// All names, sorted, with shape and what the tensor is stored as. No tensor is read.
+    /// All names, sorted, with shape and what the tensor is stored as, or turned into. No tensor is read.
     pub fn entries(&self) -> impl Iterator<Item = (&str, &[usize], Storage)> {
-        let Inner { shards, routing, .. } = &*self.0;
+        let Inner { shards, routing, .. } = &*self.files;
         let one = match &shards[..] {
             [only] => Some(only.tensors().iter()),
             _ => None,
@@ -220,12 +242,14 @@ impl Tensors {
             .iter()
             .filter_map(|(name, &at)| Some((name, shards[usize::from(at)].tensors().get(name)?)));
         let all = one.into_iter().flatten().chain(several);
-        all.map(|(name, stored)| (name, stored.shape(), stored.storage))
+        all.map(|(name, stored)| {
+            (name, stored.shape(), self.target(name).unwrap_or(stored.storage))
+        })
     }
 
     /// Bytes of all files together.
     pub fn size_in_bytes(&self) -> u64 {
-        self.0.shards.iter().map(|shard| shard.len()).sum()
+        self.files.shards.iter().map(|shard| shard.len()).sum()
     }
 
     /// Refuses files that were written to since they were opened. Every read does so for its own
@@ -234,7 +258,7 @@ impl Tensors {
     /// # Errors
     /// The first such file.
     pub fn check_unchanged(&self) -> Result<()> {
-        self.0.shards.iter().try_for_each(|shard| shard.check_unchanged())
+        self.files.shards.iter().try_for_each(|shard| shard.check_unchanged())
     }
 
     /// The shape of a tensor. It is not read.
@@ -248,7 +272,7 @@ impl Tensors {
     /// Checks shape and dtype of a weight by the header alone and returns its dtype.
     ///
     /// # Errors
-    /// A tensor that is missing, has another shape, or holds neither F64, F32, BF16 or F16 nor quantised blocks.
+    /// A tensor that is missing, has another shape, or holds neither F64, F32, BF16 or F16 nor what is dequantised.
     pub fn check(&self, name: &str, shape: &[usize]) -> Result<DType> {
         let (shard, stored) = self.info(name)?;
         // Packed weights have another shape too, which is not what is wrong with them.
@@ -267,10 +291,12 @@ impl Tensors {
     /// The dtype that a weight is read as: the stored one, f32 where it is quantised.
     ///
     /// # Errors
-    /// A tensor that is missing or holds neither F64, F32, BF16 or F16 nor quantised blocks.
+    /// A tensor that is missing, or holds neither F64, F32, BF16 or F16 nor what is dequantised; one whose scales do not
+    /// fit it.
     pub fn dtype(&self, name: &str) -> Result<DType> {
         let (shard, stored) = self.info(name)?;
-        shard.numbers(stored).float().ok_or_else(|| Error::WeightDType {
+        let numbers = self.numbers(name)?;
+        numbers.float().ok_or_else(|| Error::WeightDType {
             path: shard.path().into(),
             tensor: name.into(),
             dtype: stored.storage.to_string(),
@@ -291,13 +317,13 @@ impl Tensors {
         let stored = self.check(name, shape)?;
         let (shard, info) = self.info(name)?;
         let tensor = match (stored, dtype) {
-            // Widened as they are read.
+            // Widened as they are read. What is turned into something else is read in another dtype.
             (DType::BF16, DType::F32) => {
                 let wide = shard.elements(info, |b| bf16::from_le_bytes(b).to_f32())?;
                 Tensor::from_vec(wide, shape, device)?
             }
             _ => {
-                let numbers = shard.numbers(info);
+                let numbers = self.numbers(name)?;
                 numbers.tensor(0..numbers.len(), shape)?.to_device(device)?
             }
         };
@@ -307,20 +333,96 @@ impl Tensors {
     /// The elements of a tensor of any dtype, row-major, to be read later and in part.
     ///
     /// # Errors
-    /// A name that no file has.
+    /// A name that no file has; a weight whose scales do not fit it.
     #[doc(hidden)]
     pub fn numbers(&self, name: &str) -> Result<Numbers> {
-        self.info(name).map(|(shard, stored)| shard.numbers(stored))
+        let (shard, stored) = self.info(name)?;
+        fits(name, shard, stored)?;
+        Ok(shard.numbers(stored).requantised(name, self.target(name)))
     }
 
-    /// Whether a dtype holds every weight as exactly as it is stored.
+    /// Where the numbers of a tensor are, if a file has it and they lie there one by one.
+    pub(in crate::checkpoint) fn place(&self, name: &str) -> Option<Place> {
+        let (shard, stored) = self.find(name)?;
+        shard.place_of(stored)
+    }
+
+    /// The same with something else to check where a tensor is missing.
+    pub(in crate::checkpoint) fn with_remedy(&self, remedy: &'static str) -> Result<Self> {
+        self.with(remedy, &HashMap::new(), &HashSet::new())
+    }
+
+    /// The same with weights in place of the codes that are stored for them, by the names of these, and without some
+    /// tensors.
+    ///
+    /// # Errors
+    /// A weight that is there twice.
+    pub(in crate::checkpoint) fn with_weights(
+        &self,
+        weights: &HashMap<String, Weight>,
+        without: &HashSet<String>,
+    ) -> Result<Self> {
+        self.with(self.remedy(), weights, without)
+    }
+
+    fn with(
+        &self,
+        remedy: &'static str,
+        weights: &HashMap<String, Weight>,
+        without: &HashSet<String>,
+    ) -> Result<Self> {
+        let Inner { path, shards, remarks, .. } = &*self.files;
+        let invalid =
+            |path: &Path, reason: String| Error::Safetensors { path: path.into(), reason };
+        let shards = shards.iter().map(|shard| {
+            let mut table = Table::default();
+            let left = shard.tensors().iter().filter(|(name, _)| !without.contains(*name));
+            for (name, stored) in left {
+                let (name, stored) = match weights.get(name) {
+                    Some(weight) => (&*weight.name, stored.clone().of(&weight.scaled)),
+                    None => (name, stored.clone()),
+                };
+                let pushed = table.push(name, stored);
+                pushed.map_err(|_| invalid(shard.path(), "its names are too long".into()))?;
+            }
+            let twice = |name| {
+                invalid(
+                    shard.path(),
+                    format!("tensor '{name}' is there twice, with and without scales"),
+                )
+            };
+            Ok(shard.with_tensors(table.sorted().map_err(twice)?))
+        });
+        let shards = shards.collect::<Result<Vec<_>>>()?;
+        let (path, remarks) = (path.clone(), remarks.clone());
+        let mut routing = Table::default();
+        for (name, &at) in self.files.routing.iter().filter(|(name, _)| !without.contains(*name)) {
+            let name = weights.get(name).map_or(name, |weight| &weight.name);
+            let pushed = routing.push(name, at);
+            pushed.map_err(|_| malformed(&path, "its names are too long"))?;
+        }
+        let twice = |name| {
+            malformed(&path, format!("tensor '{name}' is there twice, with and without scales"))
+        };
+        let routing = routing.sorted().map_err(twice)?;
+        Ok(Self::of(Inner { path, shards, routing, remarks, remedy }))
+    }
+
+    /// Whether a dtype holds every weight as exactly as it is stored, but for those that stay in their blocks, whatever a
+    /// model runs in.
     pub fn are_exact_in(&self, dtype: DType) -> bool {
-        self.names().all(|name| self.dtype(name).map_or(true, |stored| is_exact(stored, dtype)))
+        self.entries().all(|(name, _, storage)| {
+            let is_exact = |stored| is_exact(stored, dtype);
+            storage.kept().is_some() || self.dtype(name).map_or(true, is_exact)
+        })
     }
 
     /// Whether two tensors have one dtype, one shape and the same bytes. Reads both up to where they differ.
     pub(in crate::checkpoint) fn are_equal(&self, name: &str, other: &str) -> Result<bool> {
         let ((shard, stored), other) = (self.info(name)?, self.info(other)?);
+        if let (Some(Ok(scaled)), Some(Ok(other))) = (&stored.scaled, &other.1.scaled) {
+            return scaled.is_equal(other);
+        }
         let alike = stored.storage == other.1.storage
             && stored.plus_one == other.1.plus_one
             && stored.shape() == other.1.shape();
@@ -355,19 +457,39 @@ impl Tensors {
 
     fn info(&self, name: &str) -> Result<(&Shard, &Stored)> {
         self.find(name).ok_or_else(|| Error::MissingTensor {
-            path: self.0.path.clone(),
+            path: self.files.path.clone(),
             tensor: name.into(),
             remedy: self.remedy().into(),
         })
     }
 
     fn find(&self, name: &str) -> Option<(&Shard, &Stored)> {
-        let Inner { shards, routing, .. } = &*self.0;
+        let Inner { shards, routing, .. } = &*self.files;
         let shard = match &shards[..] {
             [only] => only,
             _ => &shards[usize::from(*routing.get(name)?)],
         };
         Some((shard, shard.tensors().get(name)?))
+    }
+}
+
+/// What stands for the codes that a file has.
+pub(in crate::checkpoint) struct Weight {
+    /// What it is called.
+    pub(in crate::checkpoint) name: String,
+    /// The weight, or why there is none.
+    pub(in crate::checkpoint) scaled: std::result::Result<Arc<Scaled>, Arc<str>>,
+}
+
+/// Refuses a weight of codes that cannot be dequantised.
+fn fits(name: &str, shard: &Shard, stored: &Stored) -> Result<()> {
+    match &stored.scaled {
+        Some(Err(reason)) => Err(Error::Quantised {
+            path: shard.path().into(),
+            tensor: name.into(),
+            reason: reason.to_string(),
+        }),
+        _ => Ok(()),
     }
 }
 

@@ -1,7 +1,9 @@
 //! Numbers that lie one behind the other in a file.
 
-use super::file::{File, PIECE};
-use super::storage::{Storage, blocks_at_a_time, dequantise};
+use super::elements::elements;
+use super::file::File;
+use super::scaled::Scaled;
+use super::storage::{Storage, blocks_at_a_time, dequantise, of_blocks, to_blocks};
 use crate::error::{Error, Result};
 use crate::kernels::memory::on_large_pages;
 use candle_core::quantized::GgmlDType;
@@ -25,6 +27,18 @@ pub struct Numbers {
     storage: Storage,
     /// Whether the file has every one plus 1.
     plus_one: bool,
+    /// The weight whose codes they are.
+    scaled: Option<Arc<Scaled>>,
+    /// What they are turned into when they are read.
+    requantised: Option<Requantised>,
+}
+
+/// Blocks or halves that floats are turned into.
+#[derive(Clone)]
+struct Requantised {
+    /// The tensor.
+    name: Arc<str>,
+    storage: Storage,
 }
 
 impl fmt::Debug for Numbers {
@@ -37,12 +51,37 @@ impl fmt::Debug for Numbers {
 impl Numbers {
     pub(super) fn new(file: &Arc<File>, at: u64, bytes: usize, storage: Storage) -> Self {
         let len = storage.numbers(bytes);
-        Self { file: file.clone(), at, len, storage, plus_one: false }
+        Self {
+            file: file.clone(),
+            at,
+            len,
+            storage,
+            plus_one: false,
+            scaled: None,
+            requantised: None,
+        }
     }
 
     /// Numbers of which the file has every one plus 1, if it does. They are read in f32.
     pub(super) fn plus_one(self, plus_one: bool) -> Self {
         Self { plus_one, ..self }
+    }
+
+    /// Those of a weight of codes, in place of the codes.
+    pub(super) fn scaled(self, scaled: Option<Arc<Scaled>>) -> Self {
+        match scaled {
+            Some(scaled) => {
+                let (len, storage) = (scaled.len(), Storage::Codes(scaled.codes()));
+                Self { len, storage, scaled: Some(scaled), ..self }
+            }
+            None => self,
+        }
+    }
+
+    /// The numbers of a tensor as other ones, quantised or rounded when they are read.
+    pub(super) fn requantised(self, name: &str, storage: Option<Storage>) -> Self {
+        let requantised = storage.map(|storage| Requantised { name: name.into(), storage });
+        Self { requantised, ..self }
     }
 
     /// So many numbers from a byte on; `None` if the file ends before.
@@ -58,14 +97,14 @@ impl Numbers {
         self.len
     }
 
-    /// What they are stored as.
+    /// What they are stored as, or turned into.
     pub fn storage(&self) -> Storage {
-        self.storage
+        self.requantised.as_ref().map_or(self.storage, |requantised| requantised.storage)
     }
 
     /// What they are read as.
     pub fn dtype(&self) -> Dtype {
-        match self.storage {
+        match self.storage() {
             Storage::Numbers(dtype) if !self.plus_one => dtype,
             _ => Dtype::F32,
         }
@@ -84,6 +123,24 @@ impl Numbers {
     /// file that cannot be read, or was written to since it was opened.
     pub fn tensor(&self, range: Range<usize>, shape: &[usize]) -> Result<Tensor> {
         let cpu = &Device::Cpu;
+        match self.requantised.as_ref().map(|requantised| requantised.storage) {
+            Some(Storage::Blocks(kind)) => {
+                let size = kind.block_size();
+                let whole = range.start / size * size..range.end.next_multiple_of(size);
+                let mut numbers = of_blocks(&self.blocks(whole.clone())?, kind)?;
+                numbers.truncate(range.end - whole.start);
+                return Ok(Tensor::from_vec(
+                    numbers.split_off(range.start - whole.start),
+                    shape,
+                    cpu,
+                )?);
+            }
+            Some(_) => {
+                let rounded = self.read_f32(range)?.into_iter().map(f16::from_f32).collect();
+                return Ok(Tensor::from_vec::<_, f16>(rounded, shape, cpu)?);
+            }
+            None => {}
+        }
         if self.plus_one || self.storage.is_quantised() {
             return Ok(Tensor::from_vec(self.read_f32(range)?, shape, cpu)?);
         }
@@ -99,18 +156,29 @@ impl Numbers {
         Ok(tensor?)
     }
 
-    /// The blocks that some of them lie in, as they are stored.
+    /// The blocks that some of them lie in, as they are stored, or as they are quantised.
     ///
     /// # Errors
-    /// Numbers that are not quantised; a range that is no whole blocks, or beyond the end; a file that cannot be read, or was
-    /// written to since it was opened.
+    /// Numbers that are not in blocks; a range that is no whole blocks, or beyond the end; NaN or infinite ones that are to
+    /// be quantised; a file that cannot be read, or was written to since it was opened.
     pub fn blocks(&self, range: Range<usize>) -> Result<Vec<u8>> {
         self.check(&range)?;
-        let bytes =
-            |numbers: usize| self.storage.bytes(numbers).filter(|_| self.storage.is_quantised());
+        let Storage::Blocks(kind) = self.storage() else {
+            return Err(self.input(format!("{self:?} are not in blocks")));
+        };
+        let bytes = |numbers: usize| self.storage().bytes(numbers);
         let (Some(start), Some(end)) = (bytes(range.start), bytes(range.end)) else {
             return Err(self.input(format!("numbers {range:?} of {self:?} are no whole blocks")));
         };
+        if let Some(Requantised { name, .. }) = &self.requantised {
+            let numbers = self.read_f32(range)?;
+            if !numbers.iter().all(|number| number.is_finite()) {
+                return Err(self.input(format!(
+                    "tensor '{name}' has NaN or infinite weights, which are not quantised; find out where they come from"
+                )));
+            }
+            return Ok(to_blocks(numbers, kind)?);
+        }
         let mut blocks = vec![0; end - start];
         self.file.fill(self.at + start as u64, &mut blocks)?;
         self.file.check_unchanged()?;
@@ -119,14 +187,18 @@ impl Numbers {
 
     /// Some of them in f32, whatever they are stored as.
     fn read_f32(&self, range: Range<usize>) -> Result<Vec<f32>> {
+        if let Some(scaled) = &self.scaled {
+            self.check(&range)?;
+            return scaled.read(range);
+        }
         let mut numbers = match self.storage {
             Storage::Blocks(kind) => self.dequantised(range, kind),
             Storage::Numbers(Dtype::F64) => self.read(range, |b| f64::from_le_bytes(b) as f32),
             Storage::Numbers(Dtype::F32) => self.read(range, f32::from_le_bytes),
             Storage::Numbers(Dtype::BF16) => self.read(range, |b| bf16::from_le_bytes(b).to_f32()),
             Storage::Numbers(Dtype::F16) => self.read(range, |b| f16::from_le_bytes(b).to_f32()),
-            Storage::Numbers(other) => {
-                Err(self.input(format!("{other:?} is no dtype of floats that are read")))
+            Storage::Numbers(_) | Storage::Codes(_) => {
+                Err(self.input(format!("{} is no dtype of floats that are read", self.storage)))
             }
         }?;
         if self.plus_one {
@@ -208,28 +280,4 @@ impl Numbers {
     fn input(&self, what: String) -> Error {
         Error::Input(format!("{}: {what}", self.file.path().display()))
     }
-}
-
-/// The elements that lie in so many bytes from a place on, each made of its `N` bytes by a function: read
-/// and converted by all threads, straight into their place.
-pub(super) fn elements<const N: usize, T: Copy + Send>(
-    file: &File,
-    at: u64,
-    bytes: usize,
-    element: impl Fn([u8; N]) -> T + Sync + Send,
-) -> Result<Vec<T>> {
-    let len = bytes / N;
-    let mut all = on_large_pages(len);
-    let places = all.spare_capacity_mut()[..len].par_chunks_mut(PIECE / N);
-    file.read(at, bytes, PIECE, places, |bytes, places| {
-        let (elements, _) = bytes.as_chunks::<N>();
-        assert_eq!(elements.len(), places.len(), "a piece for its places");
-        for (place, &bytes) in places.iter_mut().zip(elements) {
-            place.write(element(bytes));
-        }
-        Ok(())
-    })?;
-    // SAFETY: there is room for them, and nothing failed: each place was written.
-    unsafe { all.set_len(len) };
-    Ok(all)
 }

@@ -1,8 +1,10 @@
 //! One file of tensors, and these as numbers.
 
+use super::elements::elements;
 use super::file::{File, PIECE};
 use super::header::{self, Header, Stored};
-use super::numbers::{Numbers, elements};
+use super::numbers::Numbers;
+use super::scaled::Place;
 use super::storage::{Storage, blocks_at_a_time, dequantise};
 use super::table::Table;
 use crate::error::Result;
@@ -104,7 +106,22 @@ impl Shard {
     /// A tensor's elements, to be read later and in part.
     pub(super) fn numbers(&self, stored: &Stored) -> Numbers {
         let (at, bytes) = self.place(stored);
-        Numbers::new(&self.file, at, bytes, stored.storage).plus_one(stored.plus_one)
+        let numbers = Numbers::new(&self.file, at, bytes, stored.storage).plus_one(stored.plus_one);
+        numbers.scaled(stored.scaled.clone().and_then(Result::ok))
+    }
+
+    /// Where the numbers of a tensor are, if they lie there one by one.
+    pub(super) fn place_of(&self, stored: &Stored) -> Option<Place> {
+        let Storage::Numbers(dtype) = stored.storage else { return None };
+        let (at, shape) = (self.place(stored).0, stored.shape().into());
+        Some(Place { file: self.file.clone(), at, dtype, shape })
+    }
+
+    /// The file with another table of its tensors.
+    pub(super) fn with_tensors(&self, tensors: Table<Stored>) -> Self {
+        let Header { data, renamed, ref metadata, .. } = self.header;
+        let header = Header { data, tensors, renamed, metadata: metadata.clone() };
+        Self { file: self.file.clone(), header }
     }
 
     /// The elements of a tensor, each made of its `N` bytes by a function: read and converted by all
@@ -120,6 +137,9 @@ impl Shard {
 
     /// How many elements of a tensor are NaN or infinite; 0 of one that holds no floats.
     pub(super) fn count_nonfinite(&self, stored: &Stored) -> Result<usize> {
+        if let Some(Ok(scaled)) = &stored.scaled {
+            return scaled.count_nonfinite();
+        }
         let (at, bytes) = self.place(stored);
         match stored.storage {
             Storage::Numbers(Dtype::F64) => {
@@ -134,7 +154,7 @@ impl Shard {
             Storage::Numbers(Dtype::F16) => {
                 self.count(stored, |b| !f16::from_le_bytes(b).is_finite())
             }
-            Storage::Numbers(_) => Ok(0),
+            Storage::Numbers(_) | Storage::Codes(_) => Ok(0),
             Storage::Blocks(kind) => {
                 let nonfinite = AtomicUsize::new(0);
                 let blocks = bytes / kind.type_size();

@@ -1,10 +1,11 @@
-//! What a tensor's numbers are stored as: one by one, or in blocks of quantised ones.
+//! What a tensor's numbers are stored as: one by one, in blocks of quantised ones, or as codes with scales elsewhere.
 
 use super::file::{File, PIECE};
+use super::scaled::Codes;
 use crate::error::Result;
 use crate::kernels::linear::quantised::{bits, is_kept};
-use candle_core::quantized::GgmlDType;
-use candle_core::{CpuStorage, DType};
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{CpuStorage, DType, Device, Tensor};
 use pulp::bytemuck::{cast_slice, cast_slice_mut};
 use rayon::iter::IndexedParallelIterator;
 use safetensors::Dtype;
@@ -19,15 +20,17 @@ pub enum Storage {
     Numbers(Dtype),
     /// Blocks of quantised numbers that share scales, as ggml has them.
     Blocks(GgmlDType),
+    /// Codes whose scales are tensors of their own, as safetensors files have them. They are dequantised when they are read.
+    Codes(Codes),
 }
 
 impl Storage {
     /// What they are read as, if they are floats of 16 to 64 bits: quantised ones as f32, which holds what
-    /// ggml's dequantisation makes of them.
+    /// dequantisation makes of them.
     pub fn float(self) -> Option<DType> {
         match self {
             Self::Numbers(Dtype::F64) => Some(DType::F64),
-            Self::Numbers(Dtype::F32) | Self::Blocks(_) => Some(DType::F32),
+            Self::Numbers(Dtype::F32) | Self::Blocks(_) | Self::Codes(_) => Some(DType::F32),
             Self::Numbers(Dtype::BF16) => Some(DType::BF16),
             Self::Numbers(Dtype::F16) => Some(DType::F16),
             Self::Numbers(_) => None,
@@ -48,22 +51,25 @@ impl Storage {
         match self {
             Self::Numbers(dtype) => dtype.bitsize() as f64,
             Self::Blocks(kind) => bits(kind).unwrap_or(32.0),
+            Self::Codes(_) => 32.0,
         }
     }
 
     /// Whether they are quantised.
     pub fn is_quantised(self) -> bool {
-        matches!(self, Self::Blocks(_))
+        matches!(self, Self::Blocks(_) | Self::Codes(_))
     }
 
-    /// How many bytes so many numbers take; `None` if they fill no whole bytes or blocks, or if these cannot be
-    /// counted.
+    /// How many bytes so many numbers take, without scales elsewhere; `None` if they fill no whole bytes or blocks, or
+    /// if these cannot be counted.
     pub(in crate::checkpoint) fn bytes(self, numbers: usize) -> Option<usize> {
+        let of_bits = |bits: usize| {
+            let bits = numbers.checked_mul(bits)?;
+            bits.is_multiple_of(8).then_some(bits / 8)
+        };
         match self {
-            Self::Numbers(dtype) => {
-                let bits = numbers.checked_mul(dtype.bitsize())?;
-                bits.is_multiple_of(8).then_some(bits / 8)
-            }
+            Self::Numbers(dtype) => of_bits(dtype.bitsize()),
+            Self::Codes(codes) => of_bits(codes.bits()),
             Self::Blocks(kind) => {
                 let blocks = numbers / kind.block_size();
                 let whole = numbers.is_multiple_of(kind.block_size());
@@ -76,16 +82,18 @@ impl Storage {
     pub(super) fn numbers(self, bytes: usize) -> usize {
         match self {
             Self::Numbers(dtype) => (bytes as u64 * 8 / dtype.bitsize() as u64) as usize,
+            Self::Codes(codes) => (bytes as u64 * 8 / codes.bits() as u64) as usize,
             Self::Blocks(kind) => bytes / kind.type_size() * kind.block_size(),
         }
     }
 }
 
-/// As the formats call it: `BF16`, `Q4_K`.
+/// As the formats call it: `BF16`, `Q4_K`, `INT4`.
 impl fmt::Display for Storage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Numbers(dtype) => write!(f, "{dtype:?}"),
+            Self::Codes(codes) => write!(f, "{codes}"),
             Self::Blocks(kind) => match format!("{kind:?}").split_once('K') {
                 // candle leaves the line out.
                 Some((bits, "")) => write!(f, "{bits}_K"),
@@ -107,16 +115,27 @@ pub(super) fn dequantise<I: Send>(
 ) -> Result<()> {
     let size = kind.type_size();
     file.read(at, blocks * size, blocks_at_a_time(kind) * size, items, |bytes, item| {
-        // candle takes blocks that lie where blocks may, in memory.
-        let mut aligned = vec![0u64; bytes.len().div_ceil(size_of::<u64>())];
-        cast_slice_mut(&mut aligned)[..bytes.len()].copy_from_slice(bytes);
-        let blocks = kind.from_data(Cow::Borrowed(&cast_slice(&aligned)[..bytes.len()]));
-        match blocks.dequantize(bytes.len() / size * kind.block_size())? {
-            CpuStorage::F32(numbers) => work(&numbers, item),
-            _ => candle_core::bail!("candle dequantises {kind:?} to what is not f32"),
-        }
+        work(&of_blocks(bytes, kind)?, item);
         Ok(())
     })
+}
+
+/// The numbers of some blocks, as candle dequantises them, which is as ggml does.
+pub(super) fn of_blocks(bytes: &[u8], kind: GgmlDType) -> candle_core::Result<Vec<f32>> {
+    // candle takes blocks that lie where blocks may, in memory.
+    let mut aligned = vec![0u64; bytes.len().div_ceil(size_of::<u64>())];
+    cast_slice_mut(&mut aligned)[..bytes.len()].copy_from_slice(bytes);
+    let blocks = kind.from_data(Cow::Borrowed(&cast_slice(&aligned)[..bytes.len()]));
+    match blocks.dequantize(bytes.len() / kind.type_size() * kind.block_size())? {
+        CpuStorage::F32(numbers) => Ok(numbers),
+        _ => candle_core::bail!("candle dequantises {kind:?} to what is not f32"),
+    }
+}
+
+/// Finite numbers that make whole blocks, as blocks, by candle's quantiser.
+pub(super) fn to_blocks(numbers: Vec<f32>, kind: GgmlDType) -> candle_core::Result<Vec<u8>> {
+    let numbers = Tensor::from_vec(numbers, ((),), &Device::Cpu)?;
+    Ok(QTensor::quantize(&numbers, kind)?.data()?.into_owned())
 }
 
 /// How many blocks are read at a time.
