@@ -288,8 +288,8 @@ impl Checkpoint {
         self.streamed
     }
 
-    /// The checkpoint with its weights quantised when they are read, by candle's quantiser: models that are loaded of it
-    /// have the weights that llama.cpp would make of them.
+    /// The checkpoint with its weights quantised when they are read: models that are loaded of it have the weights that
+    /// `llama-quantize` makes of it, without an importance matrix.
     ///
     /// # Errors
     /// Weights that are quantised already.

@@ -5,7 +5,7 @@
 
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
-use gemma_mlp::{Activation, Checkpoint, Rounding};
+use gemma_mlp::{Activation, Checkpoint};
 use gemma_mlp_drift::drift::{Caches, Lockstep, Side};
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ fn main() -> Result<()> {
         Some(dir) => Checkpoint::open(dir)?,
         None => Checkpoint::open("weights/tiny-gemma3")?,
     };
-    let side = |activation| Side { activation, rounding: Rounding::Once, dtype: DType::F32 };
+    let side = |activation| Side::new(activation, DType::F32);
     let (tanh, exact) = (side(Activation::TANH), side(Activation::EXACT));
     let one = Lockstep::load(&checkpoint, &[tanh], &Device::Cpu)?;
     let both = Lockstep::load(&checkpoint, &[tanh, exact], &Device::Cpu)?;

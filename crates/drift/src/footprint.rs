@@ -1,5 +1,7 @@
 //! What a run takes of memory, roughly, before it is started.
 
+use crate::drift::Model;
+use crate::error::Result;
 use candle_core::DType;
 use gemma_mlp::Checkpoint;
 use gemma_mlp::checkpoint::Storage;
@@ -20,24 +22,35 @@ pub struct Footprint {
 }
 
 impl Footprint {
-    /// Of a model that runs in some dtypes at once.
-    pub fn of(checkpoint: &Checkpoint, dtypes: &[DType]) -> Self {
+    /// Of models of a checkpoint that run at once.
+    ///
+    /// # Errors
+    /// Weights that are to be quantised, and are already.
+    pub fn of(checkpoint: &Checkpoint, models: &[Model]) -> Result<Self> {
         /// Bytes of two pieces of the head, and of what is not counted.
         const OTHERS: u64 = 192 << 20;
-        let mut held: Vec<Held> = dtypes.iter().map(|&dtype| Held::of(checkpoint, dtype)).collect();
-        held.sort_unstable();
-        held.dedup();
-        let (mut weights, mut layers) = (0, BTreeMap::<&str, u64>::new());
-        for (name, shape, storage) in checkpoint.tensors().entries() {
-            let count: u64 = shape.iter().map(|&n| n as u64).product();
-            let bytes: u64 = held.iter().map(|held| held.bytes(count, storage)).sum();
-            // Rows of it are read where they lie.
-            if !name.contains("embed_tokens_per_layer") {
-                weights += bytes;
-            }
-            if let Some(layer) = layer(name) {
-                *layers.entry(layer).or_default() += bytes;
-            }
+        let (mut weights, mut layers) = (0, BTreeMap::<String, u64>::new());
+        let mut counted = vec![];
+        for &model in models {
+            model.of(checkpoint, |checkpoint| {
+                let held = Held::of(checkpoint, model.dtype);
+                if counted.contains(&(model.weights, held)) {
+                    return Ok(());
+                }
+                counted.push((model.weights, held));
+                for (name, shape, storage) in checkpoint.tensors().entries() {
+                    let count: u64 = shape.iter().map(|&n| n as u64).product();
+                    let bytes = held.bytes(count, storage);
+                    // Rows of it are read where they lie.
+                    if !name.contains("embed_tokens_per_layer") {
+                        weights += bytes;
+                    }
+                    if let Some(layer) = layer(name) {
+                        *layers.entry(layer.into()).or_default() += bytes;
+                    }
+                }
+                Ok(())
+            })?;
         }
         let largest = layers.values().max().copied().unwrap_or(weights);
         let (mut hidden, mut heads) = (0, 0);
@@ -52,8 +65,8 @@ impl Footprint {
             }
         }
         let streamed = 2 * largest + OTHERS;
-        let token = (4 * dtypes.len() * (6 * hidden + 3 * heads)) as u64;
-        Self { weights, streamed, token }
+        let token = (4 * models.len() * (6 * hidden + 3 * heads)) as u64;
+        Ok(Self { weights, streamed, token })
     }
 
     /// How many texts of so many tokens fit into so much memory, at least one.
@@ -71,7 +84,7 @@ fn layer(name: &str) -> Option<&str> {
 }
 
 /// How weights are held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Held {
     /// As they are stored.
     Stored,
@@ -105,11 +118,15 @@ impl Held {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gemma_mlp::checkpoint::Mixture;
 
     #[test]
     fn what_can_be_shared_counts_once() -> gemma_mlp::Result<()> {
         let checkpoint = Checkpoint::open("../../weights/tiny-gemma3")?;
-        let of = |dtypes: &[DType]| Footprint::of(&checkpoint, dtypes);
+        let of = |dtypes: &[DType]| {
+            let models: Vec<_> = dtypes.iter().map(|&dtype| Model::new(dtype)).collect();
+            Footprint::of(&checkpoint, &models).unwrap()
+        };
         let bytes: u64 = checkpoint
             .tensors()
             .entries()
@@ -120,6 +137,9 @@ mod tests {
         assert_eq!(of(&[DType::BF16]).weights, bytes, "stored in bf16");
         assert_eq!(of(&[DType::F32, DType::BF16]).weights, bytes);
         assert_eq!(of(&[DType::F32, DType::F64]).weights, 5 * bytes);
+        let quantised = Model { weights: Some(Mixture::Q8_0), ..Model::new(DType::F32) };
+        let both = Footprint::of(&checkpoint, &[Model::new(DType::F32), quantised]).unwrap();
+        assert!((1.5..1.6).contains(&(both.weights as f64 / bytes as f64)), "bf16 and 8.5 bits");
         assert_eq!(of(&[DType::F32, DType::BF16]).token, 2 * of(&[DType::F32]).token);
         Ok(())
     }

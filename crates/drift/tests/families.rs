@@ -23,7 +23,7 @@ fn open(name: &str) -> Checkpoint {
 }
 
 fn side(gelu: Gelu, dtype: DType) -> Side {
-    Side { activation: gelu.into(), rounding: Rounding::Once, dtype }
+    Side::new(gelu, dtype)
 }
 
 /// Longer than a piece of a layer, and than every window.

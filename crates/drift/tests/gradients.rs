@@ -22,7 +22,7 @@ fn gradient_drift_agrees_with_autograd() {
         let [(_, tanh), (_, exact)] =
             [Gelu::Tanh, Gelu::Exact].map(|gelu| gradients(&checkpoint, &weights, &text, gelu));
         let side =
-            |gelu: Gelu, dtype| Side { activation: gelu.into(), rounding: Rounding::Once, dtype };
+            |gelu: Gelu, dtype| Side::new(gelu, dtype);
         let sides = Sides { a: side(Gelu::Tanh, DType::F32), b: side(Gelu::Exact, DType::F32) };
         let options = DriftOptions {
             sides,

@@ -16,7 +16,7 @@ fn drift_of_the_whole_model() -> gemma_mlp_drift::Result<()> {
     let text =
         checkpoint.encode("Every Friday, Mia and Leo sing in the garden. The small dog runs.")?;
     let figures = |device: &Device, dtype: DType| -> gemma_mlp_drift::Result<Vec<f64>> {
-        let side = |gelu: Gelu| Side { activation: gelu.into(), rounding: Rounding::Once, dtype };
+        let side = |gelu: Gelu| Side::new(gelu, dtype);
         let options = DriftOptions {
             sides: Sides { a: side(Gelu::Tanh), b: side(Gelu::Exact) },
             floor_sides: Sides::floor(side(Gelu::Tanh), DType::BF16)?,

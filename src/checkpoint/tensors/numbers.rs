@@ -3,8 +3,9 @@
 use super::elements::elements;
 use super::file::File;
 use super::scaled::Scaled;
-use super::storage::{Storage, blocks_at_a_time, dequantise, of_blocks, to_blocks};
+use super::storage::{Storage, blocks_at_a_time, dequantise, of_blocks};
 use crate::error::{Error, Result};
+use crate::kernels::linear::quantised::quantise;
 use crate::kernels::memory::on_large_pages;
 use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor};
@@ -177,7 +178,7 @@ impl Numbers {
                     "tensor '{name}' has NaN or infinite weights, which are not quantised; find out where they come from"
                 )));
             }
-            return Ok(to_blocks(numbers, kind)?);
+            return Ok(quantise(numbers, kind)?);
         }
         let mut blocks = vec![0; end - start];
         self.file.fill(self.at + start as u64, &mut blocks)?;

@@ -4,8 +4,8 @@ use super::file::{File, PIECE};
 use super::scaled::Codes;
 use crate::error::Result;
 use crate::kernels::linear::quantised::{bits, is_kept};
-use candle_core::quantized::{GgmlDType, QTensor};
-use candle_core::{CpuStorage, DType, Device, Tensor};
+use candle_core::quantized::GgmlDType;
+use candle_core::{CpuStorage, DType};
 use pulp::bytemuck::{cast_slice, cast_slice_mut};
 use rayon::iter::IndexedParallelIterator;
 use safetensors::Dtype;
@@ -130,12 +130,6 @@ pub(super) fn of_blocks(bytes: &[u8], kind: GgmlDType) -> candle_core::Result<Ve
         CpuStorage::F32(numbers) => Ok(numbers),
         _ => candle_core::bail!("candle dequantises {kind:?} to what is not f32"),
     }
-}
-
-/// Finite numbers that make whole blocks, as blocks, by candle's quantiser.
-pub(super) fn to_blocks(numbers: Vec<f32>, kind: GgmlDType) -> candle_core::Result<Vec<u8>> {
-    let numbers = Tensor::from_vec(numbers, ((),), &Device::Cpu)?;
-    Ok(QTensor::quantize(&numbers, kind)?.data()?.into_owned())
 }
 
 /// How many blocks are read at a time.

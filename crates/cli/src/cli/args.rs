@@ -97,8 +97,13 @@ impl ComputeArgs {
     }
 
     /// That of [`MemoryArgs::hold`].
-    pub fn hold(&self, checkpoint: Checkpoint, dtypes: &[DType], device: &Device) -> Checkpoint {
-        self.device.hold(checkpoint, dtypes, device)
+    pub fn hold(
+        &self,
+        checkpoint: Checkpoint,
+        models: &[Model],
+        device: &Device,
+    ) -> Result<Checkpoint> {
+        self.device.hold(checkpoint, models, device)
     }
 }
 
@@ -114,8 +119,13 @@ pub struct DeviceArgs {
 
 impl DeviceArgs {
     /// That of [`MemoryArgs::hold`].
-    pub fn hold(&self, checkpoint: Checkpoint, dtypes: &[DType], device: &Device) -> Checkpoint {
-        self.memory.hold(checkpoint, dtypes, device)
+    pub fn hold(
+        &self,
+        checkpoint: Checkpoint,
+        models: &[Model],
+        device: &Device,
+    ) -> Result<Checkpoint> {
+        self.memory.hold(checkpoint, models, device)
     }
 
     /// The GPU if there is one, and standard error says which; or the CPU, and it says why.

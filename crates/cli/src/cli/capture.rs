@@ -12,6 +12,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 use gemma_mlp::Error;
 use gemma_mlp_drift::compare::{CaptureOptions, Point, capture};
+use gemma_mlp_drift::drift::Model;
 use gemma_mlp_drift::input::TokenIds;
 use regex::Regex;
 use std::path::{Path, PathBuf};
@@ -86,7 +87,7 @@ pub fn run(args: &Args) -> Result<()> {
     check_outputs(&files)?;
     check_inputs(&files, args.text.files())?;
     let device = args.device.device();
-    let checkpoint = args.device.hold(args.model.open()?, &[args.dtype.into()], &device);
+    let checkpoint = args.device.hold(args.model.open()?, &[Model::new(args.dtype.into())], &device)?;
     check_inputs(&files, checkpoint.files())?;
     let Input { ids, remarks } = args.text.texts(&checkpoint)?;
     let ids = TokenIds::batched(ids)?;

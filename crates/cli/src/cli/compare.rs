@@ -18,7 +18,7 @@ use gemma_mlp_drift::compare::server::Server;
 use gemma_mlp_drift::compare::{
     Allow, CompareOptions, Comparison, Dump, Names, compare, compare_dumps, resolve,
 };
-use gemma_mlp_drift::drift::Difference;
+use gemma_mlp_drift::drift::{Difference, Model};
 use gemma_mlp_drift::input::TokenIds;
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
@@ -196,7 +196,7 @@ fn with_model(
     let theirs = theirs.map(&read).transpose()?;
     let references = args.reference.iter().map(&read).collect::<Result<_>>()?;
     let device = args.device.device();
-    let checkpoint = args.device.hold(args.model.open()?, &[DType::F32], &device);
+    let checkpoint = args.device.hold(args.model.open()?, &[Model::new(DType::F32)], &device)?;
     check_inputs(files, checkpoint.files())?;
     let layers = match &args.layers {
         Some(layers) => layers.of_checkpoint(&checkpoint)?,

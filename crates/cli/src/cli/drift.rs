@@ -104,8 +104,8 @@ pub fn run(args: &Args) -> Result<()> {
     let device = compute.device();
     let floor_dtype = args.floor_dtype.map_or(checkpoint.run_dtype(), DType::from);
     let floor_sides = Sides::floor(sides.a, floor_dtype)?;
-    let dtypes = [sides.a, sides.b, floor_sides.a, floor_sides.b].map(|side| side.dtype);
-    let checkpoint = compute.hold(checkpoint, &dtypes, &device);
+    let models = [sides.a, sides.b, floor_sides.a, floor_sides.b].map(Side::model);
+    let checkpoint = compute.hold(checkpoint, &models, &device)?;
     let Input { ids: texts, remarks } = run.texts(&checkpoint, sides.a, &device)?;
     let score = Score::from(args.score);
     let floor_tokens = match (args.floor_tokens, score) {
@@ -113,7 +113,6 @@ pub fn run(args: &Args) -> Result<()> {
         (None, Score::All) => 512,
         (None, Score::SecondHalf) => args.window,
     };
-    let fitting = || windows_at_once(&checkpoint, &dtypes, args.window);
     let options = DriftOptions {
         sides,
         floor_sides,
@@ -125,7 +124,10 @@ pub fn run(args: &Args) -> Result<()> {
             score,
         },
         shard: args.shard.unwrap_or(Shard::WHOLE),
-        windows_at_once: args.windows_at_once.map_or_else(fitting, NonZeroUsize::get),
+        windows_at_once: match args.windows_at_once {
+            Some(windows) => windows.get(),
+            None => windows_at_once(&checkpoint, &models, args.window)?,
+        },
     };
     let stop = Interrupt::listen()?;
     let progress = TokenProgress::new(&stop);

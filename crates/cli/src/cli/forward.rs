@@ -8,7 +8,7 @@ use super::text::Input;
 use crate::report;
 use anyhow::Result;
 use gemma_mlp::Activation;
-use gemma_mlp_drift::drift::Side;
+use gemma_mlp_drift::drift::{Model, Side};
 use gemma_mlp_drift::forward::{ForwardOptions, forward};
 use gemma_mlp_drift::input::TokenIds;
 use std::path::{Path, PathBuf};
@@ -56,7 +56,7 @@ pub fn run(args: &Args) -> Result<()> {
     check_outputs(&files)?;
     check_inputs(&files, run.files())?;
     let device = run.compute.device();
-    let checkpoint = run.compute.hold(run.model.open()?, &[run.compute.dtype()], &device);
+    let checkpoint = run.compute.hold(run.model.open()?, &[Model::new(run.compute.dtype())], &device)?;
     check_inputs(&files, checkpoint.files())?;
     let activation = Option::from(args.activation);
     let meant = checkpoint.config().decoder().activation.value;

@@ -8,7 +8,7 @@ use super::text::{self, Input};
 use crate::report;
 use anyhow::Result;
 use gemma_mlp::Error;
-use gemma_mlp_drift::drift;
+use gemma_mlp_drift::drift::{self, Side};
 use std::path::PathBuf;
 
 #[derive(clap::Args)]
@@ -34,8 +34,8 @@ pub fn run(args: &Args) -> Result<()> {
     let compute = &args.compute;
     let sides = args.sides.sides(compute.dtype());
     let device = compute.device();
-    let dtypes = [sides.a.dtype, sides.b.dtype];
-    let checkpoint = compute.hold(args.model.open()?, &dtypes, &device);
+    let models = [sides.a, sides.b].map(Side::model);
+    let checkpoint = compute.hold(args.model.open()?, &models, &device)?;
     let Input { ids, remarks } = match &args.ids {
         Some(path) => Input { ids: text::ids_of(path)?, remarks: vec![] },
         None => text::of_prompt(&checkpoint, &args.prompt)?,

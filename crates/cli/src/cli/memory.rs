@@ -1,9 +1,11 @@
 //! How much memory there is, and whether weights are to stay in their files.
 
-use candle_core::{DType, Device};
+use anyhow::Result;
+use candle_core::Device;
 use clap::Args;
 use gemma_mlp::Checkpoint;
 use gemma_mlp_drift::Footprint;
+use gemma_mlp_drift::drift::Model;
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
@@ -19,16 +21,24 @@ pub struct MemoryArgs {
 }
 
 impl MemoryArgs {
-    /// The checkpoint, with its weights in memory if they fit beside one another in all dtypes; else in its files, and
+    /// The checkpoint, with its weights in memory if those of all models fit beside one another; else in its files, and
     /// standard error says so.
-    pub fn hold(&self, checkpoint: Checkpoint, dtypes: &[DType], device: &Device) -> Checkpoint {
+    ///
+    /// # Errors
+    /// Weights that are to be quantised, and are already.
+    pub fn hold(
+        &self,
+        checkpoint: Checkpoint,
+        models: &[Model],
+        device: &Device,
+    ) -> Result<Checkpoint> {
+        let weights = Footprint::of(&checkpoint, models)?.weights;
         if self.stream {
-            return checkpoint.streamed();
+            return Ok(checkpoint.streamed());
         }
-        let (Some(free), true) = (free(), device.is_cpu()) else { return checkpoint };
-        let weights = Footprint::of(&checkpoint, dtypes).weights;
+        let (Some(free), true) = (free(), device.is_cpu()) else { return Ok(checkpoint) };
         if weights < free {
-            return checkpoint;
+            return Ok(checkpoint);
         }
         let _ = writeln!(
             io::stderr(),
@@ -36,17 +46,20 @@ impl MemoryArgs {
             gigabytes(weights),
             gigabytes(free),
         );
-        checkpoint.streamed()
+        Ok(checkpoint.streamed())
     }
 }
 
 /// How many windows of so many tokens go through a layer at once: several, if each time the weights are read, and as many
 /// as there is memory for.
-pub fn windows_at_once(checkpoint: &Checkpoint, dtypes: &[DType], tokens: usize) -> usize {
-    match (checkpoint.is_streamed(), free()) {
-        (true, Some(free)) => Footprint::of(checkpoint, dtypes).texts(tokens, free),
+///
+/// # Errors
+/// Weights that are to be quantised, and are already.
+pub fn windows_at_once(checkpoint: &Checkpoint, models: &[Model], tokens: usize) -> Result<usize> {
+    Ok(match (checkpoint.is_streamed(), free()) {
+        (true, Some(free)) => Footprint::of(checkpoint, models)?.texts(tokens, free),
         _ => 1,
-    }
+    })
 }
 
 fn gigabytes(bytes: u64) -> String {

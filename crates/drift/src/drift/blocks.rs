@@ -51,7 +51,9 @@ impl Blocks<'_> {
         let input = gaussian_input(checkpoint, block, ids, device)?;
         let compare = |Sides { a, b }: Sides| {
             let load = |side: Side| {
-                let mlp = load_mlp(checkpoint, block, side.dtype, device)?;
+                let mlp = side.model().of(checkpoint, |checkpoint| {
+                    Ok(load_mlp(checkpoint, block, side.dtype, device)?)
+                })?;
                 Ok::<_, Error>(mlp.with_activation(side.activation).with_rounding(side.rounding))
             };
             let (mlp_a, mlp_b) = (load(a)?, load(b)?);

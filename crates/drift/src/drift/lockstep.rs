@@ -1,6 +1,6 @@
 //! Several sides of one model, layer by layer in one pass over the text.
 
-use super::side::Side;
+use super::side::{Model, Side};
 use super::stacks::{Stacks, shares};
 use crate::error::Result;
 use candle_core::{DType, Device, Tensor};
@@ -15,16 +15,17 @@ use std::ops::Range;
 const POSITIONS: usize = 256;
 
 /// Models that differ by their sides alone, of one stack of layers or of an encoder's and a decoder's, whose layers are
-/// counted from the encoder's first one on. Sides of one dtype run as one batch, so that every
-/// weight is read once for all of them; sides whose weights have the same values share these.
+/// counted from the encoder's first one on. Sides of one dtype, with weights that are quantised alike, run as one batch, so
+/// that every weight is read once for all of them; sides whose weights have the same values share these.
 pub struct Lockstep {
     groups: Vec<Group>,
     /// For each side, its group and its place in there.
     places: Vec<(usize, usize)>,
 }
 
-/// The sides of one dtype.
+/// The sides of one dtype and one kind of weights.
 struct Group {
+    model: Model,
     stacks: Stacks,
     sides: Vec<Side>,
 }
@@ -78,12 +79,16 @@ impl Lockstep {
         let mut groups: Vec<Group> = vec![];
         let mut places = vec![];
         for &side in sides {
-            let at = match groups.iter().position(|group| group.stacks.dtype() == side.dtype) {
+            let model = side.model();
+            let at = match groups.iter().position(|group| group.model == model) {
                 Some(at) => at,
                 None => {
-                    let known = groups.iter().map(|group| &group.stacks);
-                    let stacks = Stacks::load_sharing(checkpoint, known, side.dtype, device)?;
-                    groups.push(Group { stacks, sides: vec![] });
+                    let alike = groups.iter().filter(|group| group.model.weights == model.weights);
+                    let known = alike.map(|group| &group.stacks);
+                    let stacks = model.of(checkpoint, |checkpoint| {
+                        Stacks::load_sharing(checkpoint, known, model.dtype, device)
+                    })?;
+                    groups.push(Group { model, stacks, sides: vec![] });
                     groups.len() - 1
                 }
             };
@@ -120,7 +125,7 @@ impl Lockstep {
         self.groups[group].block(place, layer)
     }
 
-    /// Whether two sides have their dtype in common, and with it weights and projections.
+    /// Whether two sides have dtype and weights in common, and with them projections.
     pub fn share(&self, a: usize, b: usize) -> bool {
         self.places[a].0 == self.places[b].0
     }

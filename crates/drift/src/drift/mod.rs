@@ -62,7 +62,7 @@ pub use rank::{Ranked, rank};
 pub(crate) use result::RemarkSchema;
 pub use result::{CheckpointSummary, Drift, EXCERPT, Floor, Header, RRatio, SCHEMA};
 pub use run::drift;
-pub use side::{Side, Sides};
+pub use side::{Model, Side, Sides};
 pub use spelling::{InvalidSide, SideSpec};
 pub(crate) use stacks::varied;
 pub use verdict::{Basis, Size, Verdict};

@@ -63,7 +63,8 @@ pub fn rank(
     mut progress: impl FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Vec<Ranked>> {
     let side = options.sides.a;
-    let reference = Stacks::load(checkpoint, side.dtype, device)?.of_side(side);
+    let load = |checkpoint: &Checkpoint| Stacks::load(checkpoint, side.dtype, device);
+    let reference = side.model().of(checkpoint, load)?.of_side(side);
     if reference.head().is_none() {
         return Err(Error::NoHead { lacks: "has no logits to rank by" });
     }

@@ -2,11 +2,13 @@
 
 use crate::error::{Error, Result};
 use candle_core::DType;
-use gemma_mlp::{Activation, Rounding};
+use gemma_mlp::checkpoint::Mixture;
+use gemma_mlp::{Activation, Checkpoint, Rounding};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// One way of computing the model: an activation, where and how it is rounded, and a dtype.
+/// One way of computing the model: an activation, where and how it is rounded, a dtype, and what the weights are
+/// quantised to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub struct Side {
@@ -20,12 +22,52 @@ pub struct Side {
     #[serde(with = "dtype")]
     #[cfg_attr(feature = "schemars", schemars(with = "String"))]
     pub dtype: DType,
+    /// What the weights are quantised to, if they are not as they are stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schemars", schemars(with = "Option<String>"))]
+    pub weights: Option<Mixture>,
 }
 
 impl Side {
     /// An activation in a dtype, rounded once.
     pub fn new(activation: impl Into<Activation>, dtype: DType) -> Self {
-        Self { activation: activation.into(), rounding: Rounding::Once, dtype }
+        Self { activation: activation.into(), rounding: Rounding::Once, dtype, weights: None }
+    }
+
+    /// What its model is loaded as.
+    pub fn model(self) -> Model {
+        Model { dtype: self.dtype, weights: self.weights }
+    }
+}
+
+/// What a model is loaded as. Sides that have it in common share their weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Model {
+    /// What it runs in.
+    pub dtype: DType,
+    /// What its weights are quantised to, if they are not as they are stored.
+    pub weights: Option<Mixture>,
+}
+
+impl Model {
+    /// In a dtype, with the weights as they are stored.
+    pub fn new(dtype: DType) -> Self {
+        Self { dtype, weights: None }
+    }
+
+    /// Calls `f` with the checkpoint, with its weights quantised if this model's are.
+    ///
+    /// # Errors
+    /// Weights that are quantised already; those of `f`.
+    pub(crate) fn of<R>(
+        self,
+        checkpoint: &Checkpoint,
+        f: impl FnOnce(&Checkpoint) -> Result<R>,
+    ) -> Result<R> {
+        match self.weights {
+            Some(mixture) => f(&checkpoint.quantised(mixture)?),
+            None => f(checkpoint),
+        }
     }
 }
 
@@ -69,7 +111,11 @@ impl fmt::Display for Side {
             Rounding::Like(_) => {}
             rounding => write!(f, ", rounded {rounding}")?,
         }
-        write!(f, " in {}", self.dtype.as_str())
+        write!(f, " in {}", self.dtype.as_str())?;
+        match self.weights {
+            Some(mixture) => write!(f, " with weights in {mixture}"),
+            None => Ok(()),
+        }
     }
 }
 

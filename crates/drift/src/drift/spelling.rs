@@ -2,6 +2,7 @@
 
 use super::side::{DTYPES, Side, float};
 use candle_core::DType;
+use gemma_mlp::checkpoint::Mixture;
 use gemma_mlp::{Activation, Rounding, UnknownActivation};
 use std::str::FromStr;
 
@@ -11,13 +12,14 @@ pub struct SideSpec {
     activation: Activation,
     rounding: Rounding,
     dtype: Option<DType>,
+    weights: Option<Mixture>,
 }
 
 impl SideSpec {
     /// The side, in a dtype unless the spelling names its own.
     pub fn side(self, dtype: DType) -> Side {
-        let Self { activation, rounding, dtype: own } = self;
-        Side { activation, rounding, dtype: own.unwrap_or(dtype) }
+        let Self { activation, rounding, dtype: own, weights } = self;
+        Side { activation, rounding, dtype: own.unwrap_or(dtype), weights }
     }
 }
 
@@ -25,10 +27,10 @@ impl SideSpec {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidSide {
-    /// A part that is neither an activation nor a rounding nor a dtype.
+    /// A part that is neither an activation nor a rounding nor a dtype nor what weights are quantised to.
     #[error(
-        "'{part}' in '{text}' is neither a rounding ({}) nor a dtype ({}); {source}",
-        roundings(), DTYPES.map(|dtype| dtype.as_str()).join(", ")
+        "'{part}' in '{text}' is neither a rounding ({}) nor a dtype ({}) nor what weights are quantised to ({}); {source}",
+        roundings(), DTYPES.map(|dtype| dtype.as_str()).join(", "), mixtures()
     )]
     UnknownPart {
         /// The part.
@@ -38,7 +40,7 @@ pub enum InvalidSide {
         /// Why it is no activation.
         source: UnknownActivation,
     },
-    /// Two activations, roundings or dtypes.
+    /// Two activations, roundings, dtypes or mixtures.
     #[error("'{part}' in '{text}' repeats a setting")]
     Repeated {
         /// The second one.
@@ -54,15 +56,17 @@ pub enum InvalidSide {
 impl FromStr for SideSpec {
     type Err = InvalidSide;
 
-    /// Reads an activation, and optionally a rounding and a dtype, separated by colons, in any
-    /// order: `exact`, `tanh:bf16`, `tanh:every-op:bf16`, `pytorch:exact`.
+    /// Reads an activation, and optionally a rounding, a dtype and what weights are quantised to, separated by colons, in
+    /// any order: `exact`, `tanh:bf16`, `tanh:every-op:bf16`, `pytorch:exact`, `tanh:q4_k_m`.
     fn from_str(text: &str) -> Result<Self, InvalidSide> {
-        let (mut activation, mut rounding, mut dtype) = (None, None, None);
+        let (mut activation, mut rounding, mut dtype, mut weights) = (None, None, None, None);
         for part in text.split(':') {
             let repeated = if let Some(value) = Rounding::from_name(part) {
                 rounding.replace(value).is_some()
             } else if let Some(value) = float(part) {
                 dtype.replace(value).is_some()
+            } else if let Some(value) = Mixture::from_name(part) {
+                weights.replace(value).is_some()
             } else {
                 let value = part.parse().map_err(|source| InvalidSide::UnknownPart {
                     part: part.into(),
@@ -76,13 +80,18 @@ impl FromStr for SideSpec {
             }
         }
         let activation = activation.ok_or_else(|| InvalidSide::NoActivation(text.into()))?;
-        Ok(Self { activation, rounding: rounding.unwrap_or_default(), dtype })
+        Ok(Self { activation, rounding: rounding.unwrap_or_default(), dtype, weights })
     }
 }
 
 /// The names of all roundings.
 fn roundings() -> String {
     Rounding::names().map(|(name, _)| name).collect::<Vec<_>>().join(", ")
+}
+
+/// The names of all mixtures.
+fn mixtures() -> String {
+    Mixture::ALL.map(|mixture| mixture.name().to_lowercase()).join(", ")
 }
 
 #[cfg(test)]
@@ -93,8 +102,7 @@ mod tests {
     #[test]
     fn spellings() {
         let side = |text: &str| text.parse::<SideSpec>().map(|spec| spec.side(DType::F32));
-        let tanh =
-            Side { activation: Activation::TANH, rounding: Rounding::Once, dtype: DType::F32 };
+        let tanh = Side::new(Activation::TANH, DType::F32);
         assert_eq!(side("tanh").unwrap(), tanh);
         assert_eq!(side("tanh:bf16").unwrap(), Side { dtype: DType::BF16, ..tanh });
         let candle = side("gelu_pytorch_tanh:f16:every-op").unwrap();
@@ -107,7 +115,11 @@ mod tests {
         assert_eq!(pytorch.to_string(), "tanh in f32", "where it is like any other");
         let half = Side { dtype: DType::BF16, ..pytorch };
         assert_eq!(half.to_string(), "tanh as pytorch in bf16");
-        for text in ["", "mish", "tanh:u8", "tanh:", "bf16", "jax", "tanh:exact", "tanh:jax:candle"]
+        let quantised = side("q4_k_m:tanh").unwrap();
+        assert_eq!(quantised, Side { weights: Some(Mixture::Q4KM), ..tanh });
+        assert_eq!(quantised.to_string(), "tanh in f32 with weights in Q4_K_M");
+        assert_eq!(side("tanh:bf16:Q8_0").unwrap().weights, Some(Mixture::Q8_0));
+        for text in ["", "mish", "tanh:u8", "tanh:", "bf16", "jax", "tanh:exact", "tanh:jax:candle", "tanh:q4_0:q8_0"]
         {
             assert!(side(text).is_err(), "{text}");
         }
@@ -117,7 +129,7 @@ mod tests {
     fn errors_say_what_to_write() {
         let error = |text: &str| text.parse::<SideSpec>().unwrap_err().to_string();
         assert!(error("pytorch:bf16").contains("add exact or tanh"), "{}", error("pytorch:bf16"));
-        for name in ["after-activation", "llama.cpp", "f16", "gelu_pytorch_tanh", "silu"] {
+        for name in ["after-activation", "llama.cpp", "f16", "gelu_pytorch_tanh", "silu", "q5_k_m"] {
             assert!(error("tanh:torch").contains(name), "{}", error("tanh:torch"));
         }
     }

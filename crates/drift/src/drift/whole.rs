@@ -169,7 +169,7 @@ impl<'a> Whole<'a> {
     /// with the pair's.
     pub(super) fn floor_reach(checkpoint: &Checkpoint, options: &DriftOptions) -> usize {
         let Sides { a, b } = options.sides;
-        let along = |side: Side| side.dtype == a.dtype || side.dtype == b.dtype;
+        let along = |side: Side| [a, b].map(Side::model).contains(&side.model());
         let Sides { a: wide, b: narrow } = options.floor_sides;
         match along(wide) && along(narrow) {
             true => usize::MAX,

@@ -9,9 +9,11 @@ mod format;
 mod formats;
 mod matmul;
 mod pack;
+mod quantise;
 
 pub use matmul::BlockMatmul;
 pub use pack::Blocks;
+pub use quantise::quantise;
 
 use candle_core::quantized::GgmlDType;
 use format::Format;
