@@ -172,7 +172,7 @@ fn refused(name: &str, words: &[&str], change: impl FnOnce(&mut Value, &mut Vec<
         Err(error) => error.to_string(),
         Ok(checkpoint) => {
             let gemma = Gemma::load(&checkpoint, &Device::Cpu, DType::F32);
-            gemma.err().expect("it is refused").to_string()
+            gemma.expect_err("it is refused").to_string()
         }
     };
     assert!(!error.contains('\n'), "{error}");
