@@ -3,6 +3,7 @@
 use candle_core::DType;
 use std::convert::Infallible;
 use std::fmt::{self, Write};
+use std::io;
 use std::path::PathBuf;
 
 /// A [`std::result::Result`] with this crate's [`Error`].
@@ -522,7 +523,16 @@ pub enum Error {
 impl Error {
     /// Whether the cause lies in what was passed in, as opposed to a failure while computing.
     pub fn is_input(&self) -> bool {
-        !matches!(self, Self::Candle(_))
+        match self {
+            Self::Candle(error) => of_library(error).is_some_and(Self::is_input),
+            _ => true,
+        }
+    }
+
+    /// Itself as candle's, where a function has that alone. [`Self::is_input`] finds it there.
+    pub(crate) fn into_candle(self) -> candle_core::Error {
+        // candle's own wrapping keeps the text alone.
+        candle_core::Error::Io(io::Error::other(self))
     }
 
     /// The error about a weight or a config, with what the config says that the weights are quantised by.
@@ -560,6 +570,15 @@ impl<T: fmt::Display> fmt::Display for Line<T> {
             }
         }
         write!(Escaped(f), "{}", self.0)
+    }
+}
+
+/// One of ours that candle's is made of.
+fn of_library(error: &candle_core::Error) -> Option<&Error> {
+    match error {
+        candle_core::Error::Io(error) => error.get_ref()?.downcast_ref(),
+        candle_core::Error::WithBacktrace { inner, .. } => of_library(inner),
+        _ => None,
     }
 }
 

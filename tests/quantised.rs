@@ -7,6 +7,8 @@ use candle_core::{DType, Device};
 use common::{Spec, rel_l2, to_f64, write_safetensors};
 use gemma_mlp::checkpoint::{Codes, Level, Storage, Tensors, inspect};
 use gemma_mlp::{Checkpoint, Gemma};
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -172,7 +174,7 @@ fn refused(name: &str, words: &[&str], change: impl FnOnce(&mut Value, &mut Vec<
         Err(error) => error.to_string(),
         Ok(checkpoint) => {
             let gemma = Gemma::load(&checkpoint, &Device::Cpu, DType::F32);
-            gemma.err().expect("it is refused").to_string()
+            gemma.expect_err("it is refused").to_string()
         }
     };
     assert!(!error.contains('\n'), "{error}");
@@ -400,5 +402,58 @@ fn matrices_below_one_another() {
         let scale = f32::from_le_bytes(scales[2 * matrix + row / 16]);
         let code = float8::F8E4M3::from_bits((i * 7 % 120) as u8).to_f32();
         assert_eq!(number.to_bits(), (code * scale).to_bits(), "{i}");
+    }
+}
+
+/// Sizes that fit something of the goldens, or almost.
+const SIZES: [usize; 12] = [0, 1, 2, 3, 4, 6, 12, 16, 24, 48, 96, 97];
+
+const DTYPES: [Dtype; 10] = [
+    Dtype::BF16,
+    Dtype::F16,
+    Dtype::F32,
+    Dtype::F64,
+    Dtype::F8_E4M3,
+    Dtype::F8_E8M0,
+    Dtype::I8,
+    Dtype::I32,
+    Dtype::I64,
+    Dtype::U8,
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever a tensor is, there or not, a checkpoint is read or refused in one line.
+    #[test]
+    fn any_tensor_is_read_or_refused(
+        name in select(&NAMES[..]),
+        which in any::<Index>(),
+        shape in proptest::collection::vec(select(&SIZES[..]), 0..4),
+        dtype in select(&DTYPES[..]),
+        (keeps_dtype, keeps_shape, is_left_out) in any::<(bool, bool, bool)>(),
+        fill in any::<Option<u8>>(),
+    ) {
+        let dir = changed(name, |_, specs| {
+            let Spec { name, shape: own, dtype: before, .. } = which.get(specs);
+            let (name, own) = (name.clone(), own.clone());
+            let dtype = if keeps_dtype { *before } else { dtype };
+            spec(specs, &name).dtype = dtype;
+            reshape(specs, &name, if keeps_shape { &own } else { &shape });
+            if let Some(fill) = fill {
+                spec(specs, &name).bytes.fill(fill);
+            }
+            if is_left_out && keeps_shape {
+                specs.retain(|spec| spec.name != name);
+            }
+        });
+        let read = || -> gemma_mlp::Result<()> {
+            let checkpoint = Checkpoint::open(dir.path())?;
+            inspect(&checkpoint, |_| {})?;
+            Gemma::load(&checkpoint, &Device::Cpu, DType::F32).map(drop)
+        };
+        if let Err(error) = read() {
+            prop_assert!(error.is_input() && !error.to_string().contains('\n'), "{error}");
+        }
     }
 }

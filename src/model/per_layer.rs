@@ -4,9 +4,10 @@ use super::embedding::rounded;
 use super::norm::RmsNorm;
 use crate::checkpoint::tensors::Numbers;
 use crate::checkpoint::{PerLayerInputs, Stack};
+use crate::error::Error;
 use crate::kernels::linear::{InputRounding, Linear, Weight};
 use crate::mlp::{Gating, InputGate, input_gate};
-use candle_core::{DType, Error, Module, Result, Tensor};
+use candle_core::{DType, Module, Result, Tensor};
 use candle_nn::{VarBuilder, linear_no_bias};
 
 /// What makes the inputs of all layers: rows of a table, and a projection of the embeddings.
@@ -136,7 +137,8 @@ impl PerLayerEmbedding {
             }
             Table::File(numbers) => {
                 let read = |row: usize| {
-                    numbers.tensor(row * width..(row + 1) * width, &[1, width]).map_err(Error::wrap)
+                    let row = numbers.tensor(row * width..(row + 1) * width, &[1, width]);
+                    row.map_err(Error::into_candle)
                 };
                 let read = rows.into_iter().map(read).collect::<Result<Vec<_>>>()?;
                 Tensor::cat(&read, 0)

@@ -119,7 +119,59 @@ fn later_families() {
     with_fields("gemma3n-b", &inputs, &["hidden_size_per_layer_input is 9223372036854775808"]);
     let method =
         [("quantization_config", json!({"quant_method": "awq"})), ("hidden_size", json!("12"))];
-    with_fields("gemma4-moe", &method, &["config.json", "quantised by awq"]);
+    with_fields("gemma4-moe", &method, &["config.json", "quantised by awq, which is not read"]);
+}
+
+#[test]
+fn quantised_weights() {
+    let method = |method: Value| [("quantization_config", method)];
+    for name in ["gptq", "awq", "bitsandbytes", "hqq"] {
+        let words = ["model.safetensors", "F8_E4M3", name, "which is not read", "GGUF"];
+        with_fields("../quantised/fp8", &method(json!({"quant_method": name})), &words);
+    }
+    let blocks = json!({"quant_method": "fp8", "weight_block_size": [0, 0]});
+    with_fields("../quantised/fp8", &method(blocks), &["config.json", "weight_block_size has a 0"]);
+    let group = json!({"weights": {"num_bits": 4, "group_size": 0}});
+    let groups = json!({"quant_method": "compressed-tensors", "config_groups": {"a": group}});
+    with_fields(
+        "../quantised/compressed-int",
+        &method(groups),
+        &["config.json", "group_size of a"],
+    );
+    let groups =
+        json!({"quant_method": "compressed-tensors", "config_groups": {"a": {"weights": 4}}});
+    with_fields("../quantised/compressed-int", &method(groups), &["config.json", "config_groups"]);
+    let bits = json!({"quant_method": "gemma", "num_bits": 3});
+    let words = ["model.safetensors", "model.layers.0.mlp.gate_proj.weight", "says 3", "again"];
+    with_fields("../quantised/gemma", &method(bits), &words);
+}
+
+/// A scale that is no number is met when weights are loaded, and `inspect` counts what it spoils.
+#[test]
+fn scales_that_are_no_numbers() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/quantised/fp8");
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::copy(golden.join("config.json"), dir.path().join("config.json")).unwrap();
+    let mut bytes = std::fs::read(golden.join("model.safetensors")).unwrap();
+    let name = "model.layers.0.mlp.gate_proj.weight_scale_inv";
+    let (header, tensors) = {
+        let (header, metadata) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+        (header, metadata.info(name).unwrap().data_offsets)
+    };
+    let place = 8 + header + tensors.0;
+    bytes[place..place + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(dir.path().join("model.safetensors"), bytes).unwrap();
+    let model = dir.path().to_str().unwrap();
+    let words =
+        ["model.safetensors", name, "1 of its scales are NaN", "download or quantise it again"];
+    let ids = dir.path().join("ids.json");
+    std::fs::write(&ids, "[2, 3, 4, 5]").unwrap();
+    for subcommand in ["forward", "drift", "generate"] {
+        refused(&[subcommand, "--model", model, "--ids", ids.to_str().unwrap()], &words);
+    }
+    let output = command(&["inspect", "--model", model]).output().unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert!(stdout.contains("gate_proj.weight holds 384 values that are NaN"), "{stdout}");
 }
 
 #[test]
@@ -153,7 +205,7 @@ fn configs() {
             c["quantization_config"] = json!({"quant_method": "gemma", "module_quant_configs": {}});
             c["layer_types"] = "all".into();
         },
-        &["config.json", "quantised by gemma", "dequantise the checkpoint first"],
+        &["config.json", "expected a list", "quantised by gemma"],
     );
     with_config(
         |c| c["hidden_activation"] = "mish".into(),

@@ -544,7 +544,7 @@ impl Backend {
             let columns = shape.last().copied().unwrap_or(0);
             Ok(StoredRows { name: name.into(), numbers, columns, dtype })
         };
-        let source = source().map_err(candle_core::Error::wrap)?;
+        let source = source().map_err(Error::into_candle)?;
         let dtype = source.dtype;
         deferred(Arc::new(source), shape, dtype)
     }
@@ -569,7 +569,7 @@ impl Source for StoredRows {
     fn rows(&self, rows: Range<usize>) -> candle_core::Result<Tensor> {
         let (columns, shape) = (self.columns, [rows.len(), self.columns]);
         let numbers = self.numbers.tensor(rows.start * columns..rows.end * columns, &shape);
-        numbers.map_err(candle_core::Error::wrap)?.to_dtype(self.dtype)
+        numbers.map_err(Error::into_candle)?.to_dtype(self.dtype)
     }
 
     fn blocks(&self) -> Option<GgmlDType> {
@@ -606,7 +606,7 @@ impl SimpleBackend for Backend {
         if is_weight && self.as_stored && is_deferring() {
             return self.defer(name, shape.dims(), dtype);
         }
-        self.load(name, shape.dims(), dtype, device).map_err(candle_core::Error::wrap)
+        self.load(name, shape.dims(), dtype, device).map_err(Error::into_candle)
     }
 
     fn get_unchecked(
@@ -615,8 +615,8 @@ impl SimpleBackend for Backend {
         dtype: DType,
         device: &Device,
     ) -> candle_core::Result<Tensor> {
-        let shape = self.tensors.shape(name).map_err(candle_core::Error::wrap)?;
-        self.load(name, shape, dtype, device).map_err(candle_core::Error::wrap)
+        let shape = self.tensors.shape(name).map_err(Error::into_candle)?;
+        self.load(name, shape, dtype, device).map_err(Error::into_candle)
     }
 
     fn contains_tensor(&self, name: &str) -> bool {

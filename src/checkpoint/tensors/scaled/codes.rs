@@ -16,6 +16,17 @@ pub enum Codes {
     Packed(u8),
 }
 
+/// The floats of 8 bits by their codes.
+static FP8: [f32; 256] = {
+    let mut all = [0.0; 256];
+    let mut code = 0;
+    while code < all.len() {
+        all[code] = F8E4M3::from_bits(code as u8).to_f32();
+        code += 1;
+    }
+    all
+};
+
 impl Codes {
     /// Bits of each.
     pub fn bits(self) -> usize {
@@ -30,7 +41,7 @@ impl Codes {
         match self {
             Self::Fp8 => {
                 let all = numbers.iter_mut().zip(row);
-                all.for_each(|(number, &code)| *number = F8E4M3::from_bits(code).to_f32());
+                all.for_each(|(number, &code)| *number = FP8[usize::from(code)]);
             }
             Self::Int8 => {
                 let all = numbers.iter_mut().zip(row);
