@@ -4,7 +4,7 @@ mod common;
 
 use candle_core::{DType, Device, Tensor};
 use gemma_mlp::model::{Gemma, Observer};
-use gemma_mlp::{Checkpoint, Gelu, Rounding};
+use gemma_mlp::{Checkpoint, Gelu};
 use gemma_mlp_drift::drift::{Caches, Lockstep, Side};
 
 const MODELS: [&str; 7] = [

@@ -5,7 +5,7 @@ mod common;
 use candle_core::{DType, Device};
 use common::goldens::{checkpoint, goldens, gradients, ids, weights_of};
 use common::rel_l2;
-use gemma_mlp::{Gelu, Rounding};
+use gemma_mlp::Gelu;
 use gemma_mlp_drift::drift::{
     BlockGradients, DriftOptions, Score, Shard, Side, Sides, Windowing, gradient_drift,
 };
@@ -21,8 +21,7 @@ fn gradient_drift_agrees_with_autograd() {
         let weights = weights_of(&goldens, family);
         let [(_, tanh), (_, exact)] =
             [Gelu::Tanh, Gelu::Exact].map(|gelu| gradients(&checkpoint, &weights, &text, gelu));
-        let side =
-            |gelu: Gelu, dtype| Side::new(gelu, dtype);
+        let side = |gelu: Gelu, dtype| Side::new(gelu, dtype);
         let sides = Sides { a: side(Gelu::Tanh, DType::F32), b: side(Gelu::Exact, DType::F32) };
         let options = DriftOptions {
             sides,

@@ -4,7 +4,7 @@ mod common;
 
 use candle_core::{DType, Device};
 use common::devices;
-use gemma_mlp::{Checkpoint, Gelu, Rounding};
+use gemma_mlp::{Checkpoint, Gelu};
 use gemma_mlp_drift::drift::{DriftOptions, Score, Shard, Side, Sides, Windowing, drift};
 use std::ops::ControlFlow;
 

@@ -578,7 +578,7 @@ impl Source for StoredRows {
 
     fn read_blocks(&self, rows: Range<usize>) -> candle_core::Result<Vec<u8>> {
         let blocks = self.numbers.blocks(rows.start * self.columns..rows.end * self.columns);
-        blocks.map_err(candle_core::Error::wrap)
+        blocks.map_err(Error::into_candle)
     }
 }
 

@@ -9,7 +9,7 @@ use candle_core::{DType, Device};
 use clap::{Args, ValueEnum};
 use gemma_mlp::checkpoint::{Hub, Prefix};
 use gemma_mlp::{Checkpoint, device};
-use gemma_mlp_drift::drift::{Side, SideSpec, Sides};
+use gemma_mlp_drift::drift::{Model, Side, SideSpec, Sides};
 use gemma_mlp_drift::input::Texts;
 use std::io::{self, Write};
 use std::ops::RangeInclusive;

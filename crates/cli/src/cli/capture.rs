@@ -87,7 +87,8 @@ pub fn run(args: &Args) -> Result<()> {
     check_outputs(&files)?;
     check_inputs(&files, args.text.files())?;
     let device = args.device.device();
-    let checkpoint = args.device.hold(args.model.open()?, &[Model::new(args.dtype.into())], &device)?;
+    let checkpoint =
+        args.device.hold(args.model.open()?, &[Model::new(args.dtype.into())], &device)?;
     check_inputs(&files, checkpoint.files())?;
     let Input { ids, remarks } = args.text.texts(&checkpoint)?;
     let ids = TokenIds::batched(ids)?;

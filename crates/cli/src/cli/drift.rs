@@ -14,7 +14,7 @@ use candle_core::DType;
 use clap::ValueEnum;
 use gemma_mlp::checkpoint::{Remark, RemarkKind};
 use gemma_mlp_drift::drift::{
-    DIFFERENCES, Difference, DriftOptions, Ranked, Score, Shard, Sides, Windowing, drift,
+    DIFFERENCES, Difference, DriftOptions, Ranked, Score, Shard, Side, Sides, Windowing, drift,
     gradient_drift, rank,
 };
 use std::ffi::OsString;

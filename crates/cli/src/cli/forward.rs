@@ -56,7 +56,8 @@ pub fn run(args: &Args) -> Result<()> {
     check_outputs(&files)?;
     check_inputs(&files, run.files())?;
     let device = run.compute.device();
-    let checkpoint = run.compute.hold(run.model.open()?, &[Model::new(run.compute.dtype())], &device)?;
+    let checkpoint =
+        run.compute.hold(run.model.open()?, &[Model::new(run.compute.dtype())], &device)?;
     check_inputs(&files, checkpoint.files())?;
     let activation = Option::from(args.activation);
     let meant = checkpoint.config().decoder().activation.value;

@@ -70,9 +70,9 @@ pub fn drift_table(drift: &Drift, paint: Paint) -> String {
 }
 
 pub(super) fn pair(Sides { a, b }: &Sides) -> String {
-    let alike = a.dtype == b.dtype && a.rounding == b.rounding;
+    let alike = a.model() == b.model() && a.rounding == b.rounding;
     if alike && a.rounding == Rounding::Once {
-        format!("{} against {}, both in {}", b.activation, a.activation, a.dtype.as_str())
+        format!("{} against {}, both in {}", b.activation, a.activation, a.model())
     } else {
         format!("{b} against {a}")
     }

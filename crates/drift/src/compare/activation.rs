@@ -46,7 +46,10 @@ pub(super) fn read(
                 continue; // they have no arithmetic of their own there
             }
             let ours = rounding.activate(&gate, activation)?;
-            tried.push((activation, fit(Side { rounding, ..Side::new(activation, dtype) }, &ours, &theirs)?));
+            tried.push((
+                activation,
+                fit(Side { rounding, ..Side::new(activation, dtype) }, &ours, &theirs)?,
+            ));
         }
     }
     // What has the most bits in common; in f32, where functions differ in their last bits, what is nearest.

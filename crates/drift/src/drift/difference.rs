@@ -2,6 +2,7 @@
 //! right. An entry of the list below is all that a difference needs.
 
 use candle_core::DType;
+use gemma_mlp::checkpoint::Mixture;
 use gemma_mlp::model::{NormRounding, PartialRope, RopeRounding, Variation};
 use gemma_mlp::{Activation, Gelu};
 
@@ -27,10 +28,18 @@ pub enum Change {
     NoBos,
     /// Another dtype for the whole model.
     DType(DType),
+    /// Weights that are quantised.
+    Weights(Mixture),
 }
 
 use Change::Model;
 use Variation as V;
+
+/// A yardstick that says what quantised weights do.
+const fn quantised(name: &'static str, mixture: Mixture) -> Difference {
+    let source = "llama-quantize, without an importance matrix; activations are not rounded";
+    Difference { name, source, change: Change::Weights(mixture) }
+}
 
 /// All differences that are known.
 pub static DIFFERENCES: &[Difference] = &[
@@ -317,4 +326,9 @@ pub static DIFFERENCES: &[Difference] = &[
         source: "the rounding of f32 itself",
         change: Change::DType(DType::F64),
     },
+    quantised("yardstick: weights in Q8_0", Mixture::Q8_0),
+    quantised("yardstick: weights in Q6_K", Mixture::Q6K),
+    quantised("yardstick: weights in Q5_K_M", Mixture::Q5KM),
+    quantised("yardstick: weights in Q4_K_M", Mixture::Q4KM),
+    quantised("yardstick: weights in Q4_0", Mixture::Q4_0),
 ];

@@ -106,7 +106,7 @@ impl Lockstep {
     /// The model of a side, under its activation.
     pub(super) fn stacks(&self, side: usize) -> Stacks {
         let (group, place) = self.places[side];
-        let Group { stacks, sides } = &self.groups[group];
+        let Group { stacks, sides, .. } = &self.groups[group];
         stacks.of_side(sides[place])
     }
 

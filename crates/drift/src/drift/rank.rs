@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::input::Texts;
 use candle_core::{DType, Device, Tensor};
 use gemma_mlp::Checkpoint;
-use gemma_mlp::checkpoint::{Config, LayerAttention};
+use gemma_mlp::checkpoint::{Config, LayerAttention, Storage};
 use gemma_mlp::model::{Head, Variation};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -50,7 +50,8 @@ pub struct Ranked {
 const F64_PARAMETERS: usize = 1 << 31;
 
 /// Measures differences, all of [`DIFFERENCES`](super::DIFFERENCES) or some, one at a time against the options' side a,
-/// and sorts them by mean KL divergence, largest first. Those that change nothing of the model on these texts are left out.
+/// and sorts them by mean KL divergence, largest first. Those that change nothing of the model on these texts are left out, and
+/// so are quantised weights where they are quantised already.
 ///
 /// # Errors
 /// A family whose whole model does not run here, an encoder without a head.
@@ -69,21 +70,33 @@ pub fn rank(
         return Err(Error::NoHead { lacks: "has no logits to rank by" });
     }
     let windows = options.windows(checkpoint, texts)?;
-    let mut applied = applying(checkpoint, side, &reference, differences, windows, device)?;
-    let of = windows.iter().map(|window| window.ids.len()).sum();
-    let mut done = 0.0;
-    for window in windows.iter() {
-        let mut stop = false;
-        let length = window.ids.len() as f64;
-        compare(&reference, &mut applied, &window, |fraction| {
-            stop |= progress(Progress { tokens: done + fraction * length, of }).is_break();
-        })?;
-        done += length;
+    // Models of other weights take memory, and run one after the other.
+    let (of_weights, others): (Vec<_>, Vec<_>) =
+        differences.into_iter().partition(|other| matches!(other.change, Change::Weights(_)));
+    let batches: Vec<_> =
+        [others].into_iter().chain(of_weights.into_iter().map(|d| vec![d])).collect();
+    let of: usize = windows.iter().map(|window| window.ids.len()).sum();
+    let (mut ranked, mut stop, mut done, count) = (vec![], false, 0.0, batches.len() as f64);
+    for batch in batches {
+        let mut applied = applying(checkpoint, side, &reference, batch, windows, device)?;
+        for window in windows.iter() {
+            let length = window.ids.len() as f64 / count;
+            let mut go_on = |fraction| {
+                stop |= progress(Progress { tokens: done + fraction * length, of }).is_break();
+            };
+            if !applied.is_empty() {
+                compare(&reference, &mut applied, &window, &mut go_on)?;
+            }
+            done += length;
+            if stop {
+                break;
+            }
+        }
+        ranked.extend(applied.iter().map(Applied::ranked));
         if stop {
             break;
         }
     }
-    let mut ranked: Vec<_> = applied.iter().map(Applied::ranked).collect();
     ranked.sort_by(|a, b| b.kl_mean_nats.total_cmp(&a.kl_mean_nats));
     Ok(ranked)
 }
@@ -109,6 +122,8 @@ fn applying(
     let config = checkpoint.config();
     let parameters: usize =
         checkpoint.tensors().entries().map(|(_, shape, _)| shape.iter().product::<usize>()).sum();
+    let quantised = |(.., storage): (_, _, Storage)| storage.is_quantised();
+    let is_quantised = side.weights.is_some() || checkpoint.tensors().entries().any(quantised);
     let mut applied = vec![];
     for difference in differences {
         let model = match difference.change {
@@ -118,8 +133,16 @@ fn applying(
             Change::DType(dtype) if dtype == reference.dtype() => None,
             Change::DType(DType::F64) if parameters > F64_PARAMETERS => None,
             Change::DType(dtype) => {
-                let known = [reference].into_iter();
-                Some(Stacks::load_sharing(checkpoint, known, dtype, device)?.of_side(side))
+                let load = |checkpoint: &Checkpoint| {
+                    Stacks::load_sharing(checkpoint, [reference].into_iter(), dtype, device)
+                };
+                Some(side.model().of(checkpoint, load)?.of_side(side))
+            }
+            Change::Weights(_) if is_quantised => None,
+            Change::Weights(mixture) => {
+                let side = Side { weights: Some(mixture), ..side };
+                let load = |checkpoint: &Checkpoint| Stacks::load(checkpoint, side.dtype, device);
+                Some(side.model().of(checkpoint, load)?.of_side(side))
             }
         };
         let bos = |window: &Window| window.ids[0] == config.bos_token_id && window.ids.len() > 1;

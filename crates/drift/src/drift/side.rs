@@ -111,7 +111,13 @@ impl fmt::Display for Side {
             Rounding::Like(_) => {}
             rounding => write!(f, ", rounded {rounding}")?,
         }
-        write!(f, " in {}", self.dtype.as_str())?;
+        write!(f, " in {}", self.model())
+    }
+}
+
+impl fmt::Display for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.dtype.as_str())?;
         match self.weights {
             Some(mixture) => write!(f, " with weights in {mixture}"),
             None => Ok(()),

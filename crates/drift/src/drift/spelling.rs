@@ -119,8 +119,17 @@ mod tests {
         assert_eq!(quantised, Side { weights: Some(Mixture::Q4KM), ..tanh });
         assert_eq!(quantised.to_string(), "tanh in f32 with weights in Q4_K_M");
         assert_eq!(side("tanh:bf16:Q8_0").unwrap().weights, Some(Mixture::Q8_0));
-        for text in ["", "mish", "tanh:u8", "tanh:", "bf16", "jax", "tanh:exact", "tanh:jax:candle", "tanh:q4_0:q8_0"]
-        {
+        for text in [
+            "",
+            "mish",
+            "tanh:u8",
+            "tanh:",
+            "bf16",
+            "jax",
+            "tanh:exact",
+            "tanh:jax:candle",
+            "tanh:q4_0:q8_0",
+        ] {
             assert!(side(text).is_err(), "{text}");
         }
     }
@@ -129,7 +138,8 @@ mod tests {
     fn errors_say_what_to_write() {
         let error = |text: &str| text.parse::<SideSpec>().unwrap_err().to_string();
         assert!(error("pytorch:bf16").contains("add exact or tanh"), "{}", error("pytorch:bf16"));
-        for name in ["after-activation", "llama.cpp", "f16", "gelu_pytorch_tanh", "silu", "q5_k_m"] {
+        for name in ["after-activation", "llama.cpp", "f16", "gelu_pytorch_tanh", "silu", "q5_k_m"]
+        {
             assert!(error("tanh:torch").contains(name), "{}", error("tanh:torch"));
         }
     }
