@@ -4,6 +4,7 @@ mod common;
 
 use candle_core::{DType, Device};
 use common::goldens::{checkpoint, goldens, ids};
+use gemma_mlp::checkpoint::Mixture;
 use gemma_mlp::{Activation, Checkpoint};
 use gemma_mlp_drift::drift::{DIFFERENCES, DriftOptions, Ranked, Side, Sides, rank};
 use gemma_mlp_drift::input::Texts;
@@ -61,6 +62,13 @@ const ANY: &[&str] = &[
     "no BOS",
     "yardstick: the whole model in bf16",
     "yardstick: the whole model in f64",
+];
+const QUANTISED: &[&str] = &[
+    "yardstick: weights in Q8_0",
+    "yardstick: weights in Q6_K",
+    "yardstick: weights in Q5_K_M",
+    "yardstick: weights in Q4_K_M",
+    "yardstick: weights in Q4_0",
 ];
 const ONE_PLUS: &[&str] = &["norm: w in place of 1+w", "norm: 1+w rounded to bf16"];
 const PLAIN: &[&str] = &["norm: 1+w in place of w"];
@@ -130,7 +138,11 @@ fn what_each_family_can_have() {
         let rows = ranked(&checkpoint, Activation::TANH, DType::F32);
         assert!(rows.is_sorted_by(|a, b| a.kl_mean_nats >= b.kl_mean_nats), "{name}");
         assert!(rows.iter().all(|row| row.rel_l2 > 0.0), "{name}: {rows:?}");
-        let (found, expected) = (names(rows), expected.into_iter().map(String::from).collect());
+        let quantised = checkpoint.quantised(Mixture::Q4_0).unwrap();
+        let has_blocks = quantised.tensors().entries().any(|(.., storage)| storage.is_quantised());
+        let yardsticks = if has_blocks { QUANTISED } else { &[] };
+        let expected = expected.into_iter().chain(yardsticks.iter().copied());
+        let (found, expected) = (names(rows), expected.map(String::from).collect());
         let differ: Vec<_> = found.symmetric_difference(&expected).collect();
         assert!(differ.is_empty(), "{name}: {differ:?}");
     }

@@ -191,8 +191,8 @@ fn quantised(tensors: &[(Arc<File>, Info)]) -> Option<Remark> {
     let counts: Vec<_> = counts.iter().map(|(kind, count)| format!("{kind}: {count}")).collect();
     (all > 0).then(|| {
         let text = format!(
-            "{all} of {} tensors are quantised ({}); they are dequantised to f32 as ggml does it, and what they are \
-             multiplied by is not quantised, as it is in llama.cpp",
+            "{all} of {} tensors are quantised ({}); they stand for \
+             the numbers that ggml makes of them, and what they are multiplied by is not quantised, as it is in llama.cpp",
             tensors.len(),
             counts.join(", ")
         );

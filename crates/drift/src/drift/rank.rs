@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::input::Texts;
 use candle_core::{DType, Device, Tensor};
 use gemma_mlp::Checkpoint;
-use gemma_mlp::checkpoint::{Config, LayerAttention, Storage};
+use gemma_mlp::checkpoint::{Config, LayerAttention, Mixture, Storage};
 use gemma_mlp::model::{Head, Variation};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -139,6 +139,7 @@ fn applying(
                 Some(side.model().of(checkpoint, load)?.of_side(side))
             }
             Change::Weights(_) if is_quantised => None,
+            Change::Weights(mixture) if !quantises(checkpoint, mixture)? => None,
             Change::Weights(mixture) => {
                 let side = Side { weights: Some(mixture), ..side };
                 let load = |checkpoint: &Checkpoint| Stacks::load(checkpoint, side.dtype, device);
@@ -153,6 +154,13 @@ fn applying(
         }
     }
     Ok(applied)
+}
+
+/// Whether a mixture turns any weight into blocks: rows of no whole ones are only rounded.
+fn quantises(checkpoint: &Checkpoint, mixture: Mixture) -> Result<bool> {
+    let quantised = checkpoint.quantised(mixture)?;
+    let mut entries = quantised.tensors().entries();
+    Ok(entries.any(|(.., storage)| storage.is_quantised()))
 }
 
 /// Whether variations change sliding windows alone, and no text is long enough to tell.
