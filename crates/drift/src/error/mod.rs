@@ -93,6 +93,17 @@ pub enum Error {
         /// Its name.
         name: &'static str,
     },
+    /// Ours was to round what another framework rounds, which is known of llama.cpp in f32 alone.
+    #[error(
+        "our model can be made to round like a dump that says it is of llama.cpp in f32; this one is of {} in {dtype}",
+        .framework.as_deref().unwrap_or("an unnamed framework")
+    )]
+    NotReproduced {
+        /// Its name, if the dump says it.
+        framework: Option<String>,
+        /// What it computed in.
+        dtype: &'static str,
+    },
     /// JSON that is not token ids: what is wrong, and where.
     #[error("not token ids, as in [2, 818, 63937]: {}", Line(.0))]
     InvalidIds(String),
