@@ -7,8 +7,8 @@ use half::f16;
 /// How the input of a matrix product is rounded before it. The weights are as they are.
 ///
 /// Both roundings to 8 bits are **proven** bit for bit against ggml of llama-cpp-python 0.3.36 on x86-64 with AVX2:
-/// `quantize_row_q8_0` and `quantize_row_q8_K` of libggml-cpu, and the kernels that take four rows at a time. Other
-/// processors and GPUs round a few numbers in a million to the neighbouring step.
+/// `quantize_row_q8_0` and `quantize_row_q8_K` of libggml-cpu, and the kernels that take four rows at a time. ggml's
+/// portable C takes 2 numbers in a million to the neighbouring step; kernels of other processors and of GPUs were not run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum InputRounding {
