@@ -13,6 +13,9 @@ of scripts/requirements.txt, and sentencepiece 0.2.3:
     types.gguf          a random Gemma 3 whose matrices are each stored as another type, quantised by ggml, with the
                         small tokenizer below, as the converter writes it
     types.json          of each of its tensors the type, and SHA-256 of what gguf-py dequantises it to, f32 little-endian
+    ggml.safetensors    what libggml-cpu.so beside LIBGGML_BASE makes of some rows: x f32 [rows, 512], and x quantised by
+                        quantize_row_q8_0 and quantize_row_q8_K and dequantised again, f32; and its table of GELU, u8, as
+                        SHA-256 of the f16 of all 65,536 f16 in order. x86-64 with AVX2 and FMA
     tokenizer.json      a small tokenizer of Gemma's kind, trained by SentencePiece on generated words and converted by
                         transformers' own rule: the one that types.gguf and gemma4-dense.gguf have
 
@@ -225,6 +228,42 @@ def types(llama: Path, library: Path, folder: Path):
     assert not left, left
 
 
+def kernels(library: Path):
+    """ggml.safetensors, from ggml's CPU kernels."""
+    ggml, cpu = ctypes.CDLL(str(library)), ctypes.CDLL(str(library.with_name("libggml-cpu.so")))
+    width = 512
+    generator = np.random.default_rng(8)
+    x = generator.standard_normal((12, width)).astype(np.float32)
+    x[1:3] *= np.exp(generator.standard_normal((2, width)) * 2).astype(np.float32)
+    x[3] = generator.integers(-254, 255, width)  # Between two steps, where the largest is 254.
+    x[3, ::32] = 254
+    x[4] = -x[3]
+    x[5, ::256], x[5, 1::256] = 9, -9  # As far from 0 on both sides.
+    x[6] *= 1e-5  # Scales that f16 has few bits of, and none.
+    x[7] *= 1e-8
+    x[8] *= 1e-38  # Too small for their inverse scale.
+    x[9, : width // 2] = 0
+    x[10] *= 1e4
+    x[11] = np.arange(width) - width / 2
+    tensors = {"x": torch.from_numpy(x)}
+    for name, block, size in [("q8_0", 32, 2 + 32), ("q8_K", 256, 4 + 256 + 2 * 16)]:
+        quantise, dequantise = getattr(cpu, f"quantize_row_{name}"), getattr(ggml, f"dequantize_row_{name}")
+        for function in quantise, dequantise:
+            function.restype, function.argtypes = None, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
+        data, back = np.zeros((x.size // block, size), dtype=np.uint8), np.zeros_like(x)
+        quantise(x.ctypes.data, data.ctypes.data, x.size)
+        dequantise(data.ctypes.data, back.ctypes.data, x.size)
+        tensors[name] = torch.from_numpy(back)
+    cpu.ggml_cpu_init()
+    table = (ctypes.c_uint16 * (1 << 16)).in_dll(cpu, "ggml_table_gelu_f16")
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    # What is beyond is not read from the table.
+    table = np.where(np.abs(every) < 10, np.array(table, dtype=np.uint16), 0).astype("<u2")
+    digest = hashlib.sha256(table.tobytes()).digest()
+    tensors["gelu"] = torch.from_numpy(np.frombuffer(digest, dtype=np.uint8).copy())
+    save_file(tensors, OUT / "ggml.safetensors")
+
+
 def main():
     llama, library = map(Path, sys.argv[1:3])
     sys.path[:0] = [str(llama), str(llama / "gguf-py")]
@@ -232,6 +271,7 @@ def main():
     OUT.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         types(llama, library, Path(folder))
+    kernels(library)
     for name in [*MODELS, *FAMILIES]:
         with tempfile.TemporaryDirectory() as folder:
             folder = Path(folder)

@@ -1,5 +1,6 @@
 //! Frameworks' arithmetic of GEGLU on half types, bit for bit on all 65,536 numbers of each: against
-//! what `scripts/goldens_rounding.py` recorded of PyTorch and JAX, and against candle in process.
+//! what `scripts/goldens_rounding.py` recorded of PyTorch and JAX and `scripts/goldens_gguf.py` of ggml, and against
+//! candle in process.
 
 mod common;
 
@@ -8,6 +9,7 @@ use candle_nn::Linear;
 use common::halves::{HALVES, bits, differing, every, goldens, ups};
 use gemma_mlp::mlp::GateUp;
 use gemma_mlp::{Activation, Framework, Gelu, GemmaMlp, Rounding};
+use sha2::{Digest, Sha256};
 
 /// The activation and the product of a block that computes so.
 fn activated_and_product(
@@ -49,6 +51,20 @@ fn proven_frameworks_bit_for_bit() {
     assert_eq!(compared, goldens.len(), "every golden");
     let proven = Framework::ALL.iter().filter(|framework| framework.is_proven());
     assert_eq!(proven.count(), 2, "the others are read from source");
+}
+
+/// llama.cpp's table of GELU, as ggml filled it: of every f16 that is looked up in it.
+#[test]
+fn table_of_ggml_bit_for_bit() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/gguf/ggml.safetensors");
+    let goldens = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
+    let llama = Rounding::Like(Framework::LlamaCpp);
+    let (x, up) = (every(DType::F16), ups(DType::F16));
+    let [activated, _] = activated_and_product(llama, Gelu::Tanh, &x, &up);
+    let looked_up = x.to_vec1::<half::f16>().unwrap().into_iter().map(|x| x.to_f32().abs() < 10.0);
+    let table = bits(&activated).into_iter().zip(looked_up);
+    let table = table.flat_map(|(y, is)| (y * u16::from(is)).to_le_bytes()).collect::<Vec<_>>();
+    assert_eq!(Sha256::digest(&table).to_vec(), goldens["gelu"].to_vec1::<u8>().unwrap());
 }
 
 /// candle's own operations, in process.

@@ -9,7 +9,7 @@ use super::sparsity::Sparsity;
 use super::trace::Trace;
 use crate::error::InvalidLayer;
 use crate::kernels::activation::Activation;
-use crate::kernels::linear::{InputRounding, Linear, Weight};
+use crate::kernels::linear::{InputRoundings, Linear, Weight};
 use crate::rounding::Rounding;
 use candle_core::{DType, Module, Tensor, Var};
 use candle_nn::{VarBuilder, linear_b};
@@ -41,7 +41,7 @@ pub struct GemmaMlp {
     down: Linear,
     gating: Gating,
     sparsity: Option<Sparsity>,
-    inputs: InputRounding,
+    inputs: InputRoundings,
 }
 
 /// Builds the block without biases, as all Gemmas but RecurrentGemma have it.
@@ -150,7 +150,7 @@ impl GemmaMlp {
             let expected = [hidden, intermediate];
             return Err(InvalidLayer::Down { down: found.into(), expected: expected.to_vec() });
         }
-        let (gating, inputs) = (Gating::new(activation), InputRounding::Exact);
+        let (gating, inputs) = (Gating::new(activation), InputRoundings::default());
         Ok(Self { gate_up, down, gating, sparsity: None, inputs })
     }
 
@@ -227,8 +227,8 @@ impl GemmaMlp {
     }
 
     /// The block with inputs of its matrix products that are rounded before them.
-    pub fn with_input_rounding(&self, inputs: InputRounding) -> Self {
-        Self { inputs, ..self.clone() }
+    pub fn with_input_rounding(&self, inputs: impl Into<InputRoundings>) -> Self {
+        Self { inputs: inputs.into(), ..self.clone() }
     }
 
     /// How sparse the gate is made before its activation, if it is.
@@ -267,7 +267,7 @@ impl GemmaMlp {
     /// An input whose last dimension is not the hidden size, or that is not f64, f32, bf16 or f16; of a
     /// packed block, one that is not on the CPU.
     pub fn project(&self, xs: &Tensor) -> Result<GateUp> {
-        self.gate_up.forward(&self.inputs.round(xs)?)
+        self.gate_up.forward(&self.inputs.entering.round(xs)?)
     }
 
     /// `activation(gate)` alone, of the gate made sparse if the block has a [sparsity](Self::sparsity),
@@ -293,7 +293,7 @@ impl GemmaMlp {
     /// # Errors
     /// A product whose last dimension is not the intermediate size.
     pub fn down(&self, product: &Tensor) -> Result<Tensor> {
-        self.down.forward(&self.inputs.round(product)?)
+        self.down.forward(&self.inputs.leaving.round(product)?)
     }
 
     /// The block's output from projections at hand, `down(activation(gate) ⊙ up)`: `[..., hidden]`. They
@@ -337,7 +337,7 @@ impl GemmaMlp {
             (Projection::Packed(gate_up, bias), Weight::Packed(down))
                 if self.gating.rounding == Rounding::Once
                     && self.sparsity.is_none()
-                    && self.inputs == InputRounding::Exact
+                    && self.inputs.are_exact()
                     && !xs.track_op()
                     && xs.dtype() != DType::F64 =>
             {

@@ -6,7 +6,7 @@ use super::pair::Pair;
 use super::trace::Trace;
 use crate::error::InvalidLayer;
 use crate::kernels::activation::Activation;
-use crate::kernels::linear::{InputRounding, Linear};
+use crate::kernels::linear::{InputRoundings, Linear};
 use crate::rounding::Rounding;
 use candle_core::{DType, Module, Tensor, Var};
 use candle_nn::{VarBuilder, linear_b};
@@ -46,7 +46,7 @@ pub struct InputGate {
     gate: Linear,
     out: Linear,
     gating: Gating,
-    inputs: InputRounding,
+    inputs: InputRoundings,
 }
 
 /// Builds the gate without biases, as Gemma 3n and 4 have it.
@@ -108,7 +108,7 @@ impl InputGate {
         if of_out[1] != of_gate[0] {
             return Err(InvalidLayer::Out { out: of_out.into(), gate: of_gate.into() });
         }
-        Ok(Self { gate, out, gating: Gating::new(activation), inputs: InputRounding::Exact })
+        Ok(Self { gate, out, gating: Gating::new(activation), inputs: InputRoundings::default() })
     }
 
     /// The gate for inference on the CPU, its weights packed in the dtype they have. Pack after training:
@@ -178,8 +178,8 @@ impl InputGate {
     }
 
     /// The same with inputs of its matrix products that are rounded before them.
-    pub fn with_input_rounding(&self, inputs: InputRounding) -> Self {
-        Self { inputs, ..self.clone() }
+    pub fn with_input_rounding(&self, inputs: impl Into<InputRoundings>) -> Self {
+        Self { inputs: inputs.into(), ..self.clone() }
     }
 
     /// The first step: what gate makes of `x`, `[..., hidden]` to `[..., width]`. An `x` whose dtype is
@@ -190,7 +190,7 @@ impl InputGate {
     /// An input whose last dimension is not the hidden size, or that is not f64, f32, bf16 or f16; of a
     /// packed gate, one that is not on the CPU.
     pub fn project(&self, x: &Tensor) -> Result<Tensor> {
-        self.gate.forward(&self.inputs.round(x)?)
+        self.gate.forward(&self.inputs.entering.round(x)?)
     }
 
     /// `activation(gate)` alone, rounded as the gate rounds it: the shape and dtype of `gate`.
@@ -214,7 +214,7 @@ impl InputGate {
     /// # Errors
     /// A product whose last dimension is not the width.
     pub fn out(&self, product: &Tensor) -> Result<Tensor> {
-        self.out.forward(&self.inputs.round(product)?)
+        self.out.forward(&self.inputs.leaving.round(product)?)
     }
 
     /// `out(activation(gate(x)) ⊙ input)`, of `x`, `[..., hidden]`, and `input`, `[..., width]`:

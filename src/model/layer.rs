@@ -9,7 +9,7 @@ use super::per_layer::PerLayerBlock;
 use super::recurrent::RecurrentBlock;
 use super::rope::RotaryEmbedding;
 use crate::checkpoint::{AttentionConfig, Cross, CrossAttentionConfig, Stack};
-use crate::kernels::linear::InputRounding;
+use crate::kernels::linear::{InputRounding, InputRoundings};
 use crate::mlp::{Gating, GemmaMlp, Sparsity, gemma_mlp_b};
 use candle_core::{D, Error, Module, Result, Tensor, Var};
 use candle_nn::VarBuilder;
@@ -332,16 +332,17 @@ impl Layer {
         }
     }
 
-    /// Rounds the inputs of every product with packed weights.
-    pub(super) fn round_inputs(&mut self, inputs: InputRounding) {
+    /// Rounds the inputs of its products.
+    pub(super) fn round_inputs(&mut self, inputs: LayerInputs) {
+        let LayerInputs { mixer, mlp, experts, per_layer } = inputs;
         match &mut self.mixer {
-            Mixer::Attention(attention) => attention.inputs = inputs,
-            Mixer::Recurrent(block) => **block = block.with_input_rounding(inputs),
+            Mixer::Attention(attention) => attention.inputs = mixer,
+            Mixer::Recurrent(block) => **block = block.with_input_rounding(mixer),
         }
-        self.cross.iter_mut().for_each(|cross| cross.attention.inputs = inputs);
-        self.mlp = self.mlp.with_input_rounding(inputs);
-        self.experts = self.experts.as_ref().map(|experts| experts.with_input_rounding(inputs));
-        self.per_layer = self.per_layer.as_ref().map(|block| block.with_input_rounding(inputs));
+        self.cross.iter_mut().for_each(|cross| cross.attention.inputs = mixer);
+        self.mlp = self.mlp.with_input_rounding(mlp);
+        self.experts = self.experts.as_ref().map(|own| own.with_input_rounding(experts));
+        self.per_layer = self.per_layer.as_ref().map(|own| own.with_input_rounding(per_layer));
     }
 
     /// All its norms.
@@ -626,5 +627,23 @@ fn add(stream: &Tensor, x: Tensor, norm: Option<&RmsNorm>) -> Result<Tensor> {
     match norm {
         Some(norm) => norm.forward_add(&x, stream),
         None => stream + x,
+    }
+}
+
+/// How the inputs of a layer's products are rounded, by module.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct LayerInputs {
+    /// Attention or what stands in its place, and attention to an encoder's states.
+    pub(super) mixer: InputRoundings,
+    pub(super) mlp: InputRoundings,
+    pub(super) experts: InputRoundings,
+    pub(super) per_layer: InputRoundings,
+}
+
+/// One for all.
+impl From<InputRounding> for LayerInputs {
+    fn from(all: InputRounding) -> Self {
+        let all = all.into();
+        Self { mixer: all, mlp: all, experts: all, per_layer: all }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::norm::RmsNorm;
 use crate::checkpoint::{ExpertsConfig, Stack};
-use crate::kernels::linear::InputRounding;
+use crate::kernels::linear::InputRoundings;
 use crate::mlp::{ExpertSizes, Gating, MixtureOfExperts, Routing, mixture_of_experts};
 use candle_core::{Module, Result, Tensor, Var};
 use candle_nn::VarBuilder;
@@ -64,7 +64,7 @@ impl ExpertsBranch {
         Ok((Self { mixture, ..self.clone() }, variables))
     }
 
-    pub(super) fn with_input_rounding(&self, inputs: InputRounding) -> Self {
+    pub(super) fn with_input_rounding(&self, inputs: InputRoundings) -> Self {
         Self { mixture: self.mixture.with_input_rounding(inputs), ..self.clone() }
     }
 

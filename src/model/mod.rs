@@ -17,6 +17,7 @@ mod pass;
 mod per_layer;
 mod recurrent;
 mod rope;
+mod stored_inputs;
 mod variation;
 
 pub use attention::{

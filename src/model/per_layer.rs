@@ -5,7 +5,7 @@ use super::norm::RmsNorm;
 use crate::checkpoint::tensors::Numbers;
 use crate::checkpoint::{PerLayerInputs, Stack};
 use crate::error::Error;
-use crate::kernels::linear::{InputRounding, Linear, Weight};
+use crate::kernels::linear::{InputRoundings, Linear, Weight};
 use crate::mlp::{Gating, InputGate, input_gate};
 use candle_core::{DType, Module, Result, Tensor};
 use candle_nn::{VarBuilder, linear_no_bias};
@@ -185,7 +185,7 @@ impl PerLayerBlock {
         Self { gate: self.gate.frozen(), ..self.clone() }
     }
 
-    pub(super) fn with_input_rounding(&self, inputs: InputRounding) -> Self {
+    pub(super) fn with_input_rounding(&self, inputs: InputRoundings) -> Self {
         Self { gate: self.gate.with_input_rounding(inputs), ..self.clone() }
     }
 

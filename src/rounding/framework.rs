@@ -60,7 +60,9 @@ pub enum Framework {
     /// llama.cpp on the CPU: the tanh form from a table of f16, the exact form and the product in
     /// f32; the product is rounded to the side's type, which llama.cpp itself does not do.
     ///
-    /// **Read from source, not run**: `ggml/src/ggml-cpu/vec.h` (08512d75).
+    /// The table is **proven** bit for bit against ggml of llama-cpp-python 0.3.36, built for a processor with FMA; without
+    /// FMA one of its entries, that of -1.999, has another bit. The exact form is **read from source, not run**:
+    /// `ggml/src/ggml-cpu/vec.h` (08512d75).
     LlamaCpp,
 }
 

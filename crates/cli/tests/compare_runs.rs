@@ -58,6 +58,18 @@ fn help_has_the_exit_codes() {
     }
 }
 
+/// Whose roundings are not known to the bit, or where there is no model of ours to round.
+#[test]
+fn ours_rounds_like_llama_cpp_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let captured = tool(dir.path(), &["capture", "--out", "a.safetensors"]);
+    assert!(captured.status.success(), "{}", stderr(&captured));
+    let of =
+        |args: &[&'static str]| [&["compare", "a.safetensors", "--like-theirs"], args].concat();
+    fails(dir.path(), &of(&[]), 2, &["llama.cpp", "of gemma-mlp in f32"]);
+    fails(dir.path(), &of(&["a.safetensors"]), 2, &["[OURS]", "--like-theirs"]);
+}
+
 #[test]
 fn scripts_are_printed_as_they_are() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,6 +1,6 @@
 //! On the real Gemma 3 270M, against figures that PyTorch computed. Skipped, with a message, where
 //! the weights or the figures are absent: GEMMA_MODEL names the directory of the one,
-//! GEMMA_REFERENCE that of the other.
+//! GEMMA_REFERENCE that of the other. And against llama.cpp, on a file of its own.
 
 mod common;
 
@@ -111,6 +111,36 @@ fn gradients_of_gemma3_270m() {
     let input = &pytorch["gradients"]["input embeddings (after scaling)"]["rel_l2"];
     assert_close(&drift["input_gradient"]["rel_l2"], input, 0.01, "input");
     assert_close(&drift["loss"][0], &pytorch["loss_A"], 1e-6, "loss");
+}
+
+/// llama.cpp on a quantised file, made to round alike: of each operation on its own input the last bits alone are left.
+/// GEMMA_GGUF names the file, GEMMA_LLAMA_DUMP what `capture --script llama.cpp` wrote of it on x86-64.
+#[test]
+fn llama_cpp_on_its_own_file() {
+    let file = |variable: &str| {
+        let path = std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_file());
+        if path.is_none() {
+            skip("real", format!("{variable} does not name a file"));
+        }
+        path
+    };
+    let (Some(gguf), Some(dump)) = (file("GEMMA_GGUF"), file("GEMMA_LLAMA_DUMP")) else { return };
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gemma-mlp"));
+    command.args(["compare", "--json", "--like-theirs", "--model"]).arg(gguf).arg(dump);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let compared: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let mut seen = 0;
+    for layer in compared["layers"].as_array().unwrap() {
+        for point in layer["points"].as_array().unwrap() {
+            let (name, distance) = (point["point"].as_str().unwrap(), &point["same_input"]);
+            // The heads' outputs are rounded on its way, and not in the dump: a number may move across a step.
+            let bound = if name == "attn.output" { 1e-3 } else { 1e-6 };
+            assert!(number(&distance["rel_l2"]) < bound, "{layer}: {name}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 0);
 }
 
 /// Porting differences: PyTorch's order, and its size.

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use gemma_mlp::model::{Gemma, Keys, Layer, NormRounding, Pass, RopeRounding, Variation};
-use gemma_mlp::{Activation, Checkpoint};
+use gemma_mlp::{Activation, Checkpoint, Framework, Rounding};
 use gemma_mlp_drift::compare::{
     CaptureOptions, CompareOptions, Comparison, Dump, DumpText, Glimpse, Likeliest, Names, Place,
     Plane, Point, Word, capture, compare, compare_dumps,
@@ -455,6 +455,50 @@ fn rules_let_points_differ() -> Result<()> {
     let options = CompareOptions { references: vec![theirs.clone()], ..CompareOptions::default() };
     let report = compare(&theirs, &checkpoint(), &options, &Device::Cpu, go_on)?;
     assert!(report.layers.iter().flat_map(|l| &l.points).all(|point| !point.differs));
+    Ok(())
+}
+
+/// A quantised port whose inputs are rounded to 8 bits by the types of its weights: that rounding hides another GELU until
+/// ours rounds alike.
+#[test]
+fn ours_rounds_like_llama_cpp() -> Result<()> {
+    let checkpoint = Checkpoint::open("tests/goldens/gguf/types.gguf").unwrap();
+    let plain = Gemma::load(&checkpoint, &Device::Cpu, DType::F32).unwrap();
+    let iterated = Variation::RopeRounding(RopeRounding::Iterated);
+    let llama = plain.with_rounding(Rounding::Like(Framework::LlamaCpp)).varied(iterated).unwrap();
+    let (llama, remarks) = llama.unwrap().with_inputs_as_stored(&checkpoint).unwrap();
+    assert!(remarks[0].text.starts_with("in layer 1 matrices"), "{remarks:?}");
+    let keep = |point| !matches!(point, Point::Layer(_, Place::Activated));
+    let named = |gemma: &Gemma, framework: &str| {
+        // It has 448 words.
+        let ids: Vec<u32> = ids().into_iter().map(|id| id % 400).collect();
+        let mut theirs = dump(gemma, &ids, keep);
+        theirs.metadata.insert("framework".into(), framework.into());
+        theirs.metadata.insert("weights".into(), "gemma3 Q4_K - Medium".into());
+        theirs
+    };
+    let like = CompareOptions { like_theirs: true, ..CompareOptions::default() };
+    let run = |theirs: &Dump, options| compare(theirs, &checkpoint, options, &Device::Cpu, go_on);
+    let theirs = named(&llama, "llama.cpp");
+    let farthest = |report: &Comparison| {
+        let points = report.layers.iter().flat_map(|layer| &layer.points);
+        let distances = points.filter_map(|point| Some(point.same_input.as_ref()?.rel_l2));
+        distances.fold(0.0, f64::max)
+    };
+    let default = CompareOptions::default();
+    let (plainly, alike) = (run(&theirs, &default)?, run(&theirs, &like)?);
+    assert!(plainly.agrees && alike.agrees, "{}\n{}", plainly.verdict, alike.verdict);
+    assert!(farthest(&plainly) > 1e-3 && farthest(&alike) < 1e-6);
+    for remark in &remarks {
+        assert!(alike.remarks.iter().any(|said| said.text == remark.text));
+    }
+    assert!(remarks[1].text.starts_with("2 tensors in Q4_1 and Q5_1"), "{remarks:?}");
+    let exact = llama.with_activation(Activation::EXACT);
+    let exact = run(&named(&exact, "llama.cpp"), &like)?;
+    assert_eq!(exact.first.as_ref().unwrap().point, "mlp.product", "{}", exact.verdict);
+    assert_eq!(exact.causes[0].name, "GELU: exact (erf)", "{}", exact.verdict);
+    let refused = run(&named(&llama, "jax"), &like).unwrap_err().to_string();
+    assert!(refused.contains("of jax in f32"), "{refused}");
     Ok(())
 }
 

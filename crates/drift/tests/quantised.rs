@@ -48,6 +48,26 @@ fn sides_beside_one_another_are_sides_alone() {
     assert!((1..5).all(|other| all[other] != all[0]));
 }
 
+/// Inputs are rounded for weights in blocks, on one side of two.
+#[test]
+fn activations_are_rounded_for_quantised_weights() {
+    let checkpoint = Checkpoint::open("weights/tiny-gemma3").unwrap();
+    let plain = quantised(Mixture::Q4KM, DType::F32);
+    let rounding = Side { q8_activations: true, ..plain };
+    let lockstep = Lockstep::load(&checkpoint, &[rounding, plain], &Device::Cpu).unwrap();
+    let ids = Tensor::new(vec![ids()], &Device::Cpu).unwrap();
+    let together = lockstep.run(None, &ids, &[61; 2], |_, _, _| Ok(())).unwrap();
+    let own = checkpoint.quantised(Mixture::Q4KM).unwrap();
+    let alone = Gemma::load(&own, &Device::Cpu, DType::F32).unwrap();
+    assert!(numbers(&alone.hidden(&ids, &mut ()).unwrap()) == numbers(&together[1]));
+    let (alone, _) = alone.with_inputs_as_stored(&own).unwrap();
+    assert!(numbers(&alone.hidden(&ids, &mut ()).unwrap()) == numbers(&together[0]));
+    assert!(numbers(&together[0]) != numbers(&together[1]));
+    let unquantised = Side { weights: None, ..rounding };
+    let refused = Lockstep::load(&checkpoint, &[unquantised], &Device::Cpu).err().unwrap();
+    assert!(refused.is_input() && refused.to_string().contains("8 bits"), "{refused}");
+}
+
 #[test]
 fn fewer_bits_move_the_logits_further() {
     let checkpoint = Checkpoint::open("weights/tiny-gemma3").unwrap();

@@ -192,7 +192,8 @@ fn quantised(tensors: &[(Arc<File>, Info)]) -> Option<Remark> {
     (all > 0).then(|| {
         let text = format!(
             "{all} of {} tensors are quantised ({}); they stand for \
-             the numbers that ggml makes of them, and what they are multiplied by is not quantised, as it is in llama.cpp",
+             the numbers that ggml makes of them; llama.cpp also rounds what they are multiplied by to 8 bits, which a side \
+             with q8-activations does",
             tensors.len(),
             counts.join(", ")
         );

@@ -21,7 +21,7 @@ mod stored;
 pub(crate) mod streamed;
 mod strips;
 
-pub use input::InputRounding;
+pub use input::{InputRounding, InputRoundings};
 pub use packed::Packed;
 #[doc(hidden)]
 pub use packed::in_pieces;

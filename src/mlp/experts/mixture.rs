@@ -3,7 +3,7 @@
 use super::{ExpertsTrace, GatedExperts, Router, Routing};
 use crate::error::InvalidLayer;
 use crate::kernels::activation::Activation;
-use crate::kernels::linear::InputRounding;
+use crate::kernels::linear::InputRoundings;
 use crate::mlp::gating::Gating;
 use crate::mlp::layers::Result;
 use crate::mlp::pair::Pair;
@@ -144,7 +144,7 @@ impl MixtureOfExperts {
 
     /// The same with inputs of the experts' matrix products that are rounded before them. The router's are
     /// not: [`GatedExperts::with_input_rounding`].
-    pub fn with_input_rounding(&self, inputs: InputRounding) -> Self {
+    pub fn with_input_rounding(&self, inputs: impl Into<InputRoundings>) -> Self {
         self.with_experts(self.experts.with_input_rounding(inputs))
     }
 

@@ -24,7 +24,7 @@ use crate::kernels::activation::Activation;
 use crate::kernels::gelu::Gelu;
 use crate::kernels::linear::matrix::Matrix;
 use crate::kernels::linear::{
-    InputRounding, Packed, Weight, as_rows, is_float, packed_matmul, packed_matmul_wide,
+    InputRoundings, Packed, Weight, as_rows, is_float, packed_matmul, packed_matmul_wide,
 };
 use crate::kernels::number::wide_dtype;
 use crate::rounding::Rounding;
@@ -51,7 +51,7 @@ pub struct GatedExperts {
     weights: Weights,
     sizes: [usize; 3],
     gating: Gating,
-    inputs: InputRounding,
+    inputs: InputRoundings,
 }
 
 /// How the weights are held.
@@ -141,7 +141,7 @@ impl GatedExperts {
         }
         let (weights, sizes) = (Weights::Tensors { gate_up, down }, [experts, rows / 2, hidden]);
         let gating = Gating { activation: activation.into(), rounding: Rounding::Once };
-        Ok(Self { weights, sizes, gating, inputs: InputRounding::Exact })
+        Ok(Self { weights, sizes, gating, inputs: InputRoundings::default() })
     }
 
     /// How many experts there are.
@@ -181,8 +181,8 @@ impl GatedExperts {
     }
 
     /// The experts with inputs of their matrix products that are rounded before them.
-    pub fn with_input_rounding(&self, inputs: InputRounding) -> Self {
-        Self { inputs, ..self.clone() }
+    pub fn with_input_rounding(&self, inputs: impl Into<InputRoundings>) -> Self {
+        Self { inputs: inputs.into(), ..self.clone() }
     }
 
     /// The experts for inference on the CPU, their weights packed in the dtype they have: one token reads the
@@ -380,8 +380,7 @@ impl GatedExperts {
         let Weights::Packed(experts) = &self.weights else { return Ok(None) };
         let tracked = x.track_op() || routing.weights().track_op();
         let once = |gating: &Gating| gating.rounding == Rounding::Once;
-        let plain =
-            sides.iter().copied().flatten().all(once) && self.inputs == InputRounding::Exact;
+        let plain = sides.iter().copied().flatten().all(once) && self.inputs.are_exact();
         if tracked || !plain || x.dtype() == DType::F64 || !x.device().is_cpu() {
             return Ok(None);
         }
@@ -405,7 +404,7 @@ impl GatedExperts {
 
     /// What gate and up of an expert make of some rows, `[rows, hidden]`.
     fn project(&self, expert: usize, x: &Tensor) -> Result<GateUp> {
-        let x = self.inputs.round(x)?;
+        let x = self.inputs.entering.round(x)?;
         let weight = match &self.weights {
             Weights::Packed(experts) if x.dtype() != DType::F64 => {
                 let both = packed_matmul(&experts[expert].gate_up, &x, None)?; // [2, rows, intermediate]
@@ -423,7 +422,7 @@ impl GatedExperts {
 
     /// The projection down of an expert, `[rows, intermediate]` to `[rows, hidden]`, in f32 (f64 for f64).
     fn down(&self, expert: usize, product: &Tensor) -> Result<Tensor> {
-        let product = self.inputs.round(product)?;
+        let product = self.inputs.leaving.round(product)?;
         let wide = wide_dtype(product.dtype());
         match &self.weights {
             Weights::Packed(experts) if wide != DType::F64 => {

@@ -214,7 +214,7 @@ fn gradients() -> Result<()> {
 #[test]
 fn inputs_are_rounded() -> Result<()> {
     let (_, gate) = varmap_gate(false);
-    let rounded = gate.with_input_rounding(InputRounding::To(DType::BF16));
+    let rounded = gate.with_input_rounding(crate::kernels::linear::InputRounding::To(DType::BF16));
     let (x, input) = (random(&[3, 8], DType::F32)?, random(&[3, 5], DType::F32)?);
     let to_bf16 = |t: &Tensor| t.to_dtype(DType::BF16)?.to_dtype(DType::F32);
     let product = gate.gated(&gate.project(&to_bf16(&x)?)?, &input)?;

@@ -6,7 +6,7 @@ use super::rounding::{AttentionRounding, round};
 use super::softmax::{Scores, SoftmaxRounding};
 use super::{KeyValues, attend, heads, in_runs};
 use crate::checkpoint::{AttentionConfig, LayerAttention, Stack};
-use crate::kernels::linear::{InputRounding, Linear};
+use crate::kernels::linear::{InputRoundings, Linear};
 use crate::kernels::number::Float;
 use crate::kernels::operands::with_slice;
 use crate::kernels::threads;
@@ -28,7 +28,7 @@ pub struct CrossAttention {
     pub(in crate::model) rounding: Option<AttentionRounding>,
     /// What the softmax's scores and weights are rounded to, if to anything.
     pub(in crate::model) softmax_dtype: Option<DType>,
-    pub(in crate::model) inputs: InputRounding,
+    pub(in crate::model) inputs: InputRoundings,
     num_attention_heads: usize,
     num_key_value_heads: usize,
     head_dim: usize,
@@ -79,7 +79,7 @@ impl CrossAttention {
             scores: Scores { scaling: config.scaling, softcap: config.softcap },
             rounding: None,
             softmax_dtype: None,
-            inputs: InputRounding::Exact,
+            inputs: InputRoundings::default(),
             num_attention_heads: count,
             num_key_value_heads: kv_heads,
             head_dim,
@@ -95,7 +95,7 @@ impl CrossAttention {
     pub fn forward(&self, x: &Tensor, encoder: EncoderKeys) -> Result<Tensor> {
         let mut own = KeyValues::default();
         let place = encoder.place(x.dim(0)?, &mut own)?;
-        let queries = self.q_proj.forward(&self.inputs.round(x)?)?; // [batch, seq, heads · head_dim]
+        let queries = self.q_proj.forward(&self.inputs.entering.round(x)?)?; // [batch, seq, heads · head_dim]
         let is_one_pass = matches!(self.keys, KeysValues::Packed(_))
             && self.rounding.is_none()
             && self.softmax_dtype.is_none()
@@ -107,12 +107,12 @@ impl CrossAttention {
             DType::F16 if is_one_pass => self.one_pass::<f16>(&queries, place)?,
             _ => self.composed(&queries, place)?.to_dtype(x.dtype())?,
         };
-        self.o_proj.forward(&self.inputs.round(&attended)?) // [batch, seq, hidden]
+        self.o_proj.forward(&self.inputs.leaving.round(&attended)?) // [batch, seq, hidden]
     }
 
     /// Keys and values of states, `[batch, seq, kv_heads · head_dim]` each, side by side.
     fn project(&self, states: &Tensor) -> Result<Tensor> {
-        let states = self.inputs.round(states)?;
+        let states = self.inputs.entering.round(states)?;
         match &self.keys {
             KeysValues::Packed(both) => both.forward(&states),
             KeysValues::Separate(keys, values) => {

@@ -23,7 +23,7 @@ use super::rope::RotaryEmbedding;
 use crate::checkpoint::{
     AttentionConfig, Cross, CrossAttentionConfig, LayerAttention, Prefix, Stack, ValuesFrom,
 };
-use crate::kernels::linear::{InputRounding, Linear, PANEL};
+use crate::kernels::linear::{InputRoundings, Linear, PANEL};
 use crate::kernels::number::Float;
 use crate::kernels::number::wide_dtype;
 use crate::kernels::operands::with_slice;
@@ -67,7 +67,7 @@ pub struct Attention {
     pub(in crate::model) values_after_key_norm: bool,
     /// Keys and values that the file has for a layer that shares another's.
     pub(in crate::model) stray: Option<StrayKeys>,
-    pub(in crate::model) inputs: InputRounding,
+    pub(in crate::model) inputs: InputRoundings,
     num_attention_heads: usize,
     num_key_value_heads: usize,
     head_dim: usize,
@@ -220,7 +220,7 @@ impl Attention {
             softmax_dtype: None,
             values_after_key_norm: false,
             stray: None,
-            inputs: InputRounding::Exact,
+            inputs: InputRoundings::default(),
             num_attention_heads: heads,
             num_key_value_heads: kv_heads,
             head_dim,
@@ -294,11 +294,11 @@ impl Attention {
         let attended = match &self.projections {
             Projections::Packed(all) if self.is_one_pass(x, seen.encoder.as_ref()) => {
                 // [batch, seq, (heads + key heads + value heads) · head_dim]
-                self.one_pass(&all.forward(&self.inputs.round(x)?)?, seen)?
+                self.one_pass(&all.forward(&self.inputs.entering.round(x)?)?, seen)?
             }
             _ => self.composed(x, seen)?,
         };
-        self.o_proj.forward(&self.inputs.round(&attended)?) // [batch, seq, hidden]
+        self.o_proj.forward(&self.inputs.leaving.round(&attended)?) // [batch, seq, hidden]
     }
 
     /// Out of candle's operations, which it differentiates: `[batch, seq, heads · head_dim]`.
@@ -408,7 +408,7 @@ impl Attention {
         let [q, k, v] = [wide(&qkv[0])?, wide(&qkv[1])?, wide(&qkv[2])?];
         let reach = self.reach(&Keys::Own, q.dim(2)?)?;
         let mixed = self.mixed([&q, &k, &v], 0, reach, None, None)?.to_dtype(dtype)?;
-        self.o_proj.forward(&self.inputs.round(&mixed)?)
+        self.o_proj.forward(&self.inputs.leaving.round(&mixed)?)
     }
 
     /// Attention in one pass, out of what the projections return in one.
@@ -495,7 +495,7 @@ impl Attention {
     /// What its keys' and values' projections make of an encoder's states: those of keys and those of values, `[batch,
     /// seq, kv_heads · head_dim]` each, side by side.
     fn project_states(&self, states: &Tensor) -> Result<Tensor> {
-        let x = self.inputs.round(states)?;
+        let x = self.inputs.entering.round(states)?;
         match &self.projections {
             Projections::Separate(all) => {
                 let parts = all[1..].iter().map(|projection| projection.forward(&x));
@@ -624,7 +624,7 @@ impl Attention {
     /// What its projections make of `x`, `[batch, seq, hidden]`: queries, then keys and values, if it has them, in f32
     /// (f64 in an f64 model), `[batch, heads, seq, head_dim]` each.
     fn projected(&self, x: &Tensor) -> Result<Vec<Tensor>> {
-        let x = self.inputs.round(x)?;
+        let x = self.inputs.entering.round(x)?;
         match &self.projections {
             Projections::Separate(all) => {
                 all.iter().map(|projection| heads(projection.forward(&x)?, self.head_dim)).collect()

@@ -11,7 +11,7 @@ use super::identity::Identity;
 use super::per_layer::by_part;
 use crate::checkpoint::RecurrentConfig;
 use crate::kernels::activation::Activation;
-use crate::kernels::linear::{InputRounding, Linear};
+use crate::kernels::linear::{InputRounding, InputRoundings, Linear};
 use crate::mlp::{Gating, InputGate, Pair, input_gate_b};
 use candle_core::{Module, Result, Tensor};
 use candle_nn::{VarBuilder, linear};
@@ -112,8 +112,10 @@ impl RecurrentBlock {
     }
 
     /// The same with inputs of its matrix products that are rounded before them.
-    pub fn with_input_rounding(&self, inputs: InputRounding) -> Self {
-        Self { inputs, ..self.with_gate(self.gate.with_input_rounding(inputs)) }
+    pub fn with_input_rounding(&self, inputs: impl Into<InputRoundings>) -> Self {
+        let inputs = inputs.into();
+        let gate = self.gate.with_input_rounding(inputs);
+        Self { inputs: inputs.entering, ..self.with_gate(gate) }
     }
 
     /// What the gate lets through, of `x`, `[batch, seq, hidden]`: `[batch, seq, width]`, in the dtype of `x`. The

@@ -167,7 +167,7 @@ impl Gemma {
             }
             V::InputRounding(rounding) => Some(
                 self.with_head(|head| head.with_input_rounding(rounding))
-                    .map_layers(|layer| layer.round_inputs(rounding)),
+                    .map_layers(|layer| layer.round_inputs(rounding.into())),
             ),
             V::ChoiceRounding(dtype) => self.with_choice_rounding(dtype),
             V::RopeRounding(rounding) => Some(self.map_attention(|attention| {

@@ -59,8 +59,8 @@ pub struct SideArgs {
     /// The reference side: an activation, optionally followed by where it is rounded (once,
     /// after-activation, every-op) or whose arithmetic to use (pytorch, transformers, jax, candle,
     /// candle-cuda, pytorch-cuda, vllm, liger, flashinfer, llama.cpp), by a dtype if not --dtype, and
-    /// by what its weights are quantised to (q8_0, q6_k, q5_k_m, q5_k_s, q5_0, q4_k_m, q4_k_s, q4_0),
-    /// as in tanh:every-op:bf16, pytorch:exact or tanh:q4_k_m
+    /// by what its weights are quantised to (q8_0, q6_k, q5_k_m, q5_k_s, q5_0, q4_k_m, q4_k_s, q4_0)
+    /// and q8-activations, as in tanh:every-op:bf16, pytorch:exact or tanh:q4_k_m
     #[arg(long, value_name = "SIDE", default_value = "tanh")]
     a: SideSpec,
     /// The side that is compared with it

@@ -62,6 +62,11 @@ pub struct Args {
     /// May be given more than once
     #[arg(long, value_name = "NAME", value_parser = mistakes::mistake, conflicts_with = "ours")]
     with: Vec<&'static Difference>,
+    /// Let our model round what llama.cpp rounds on a CPU, where theirs is a dump of llama.cpp: GELU in
+    /// f16, and the inputs of matrix products as the weights' types need it. What is left is what f32
+    /// rounds
+    #[arg(long, conflicts_with_all = ["ours", "server"])]
+    like_theirs: bool,
     /// What their model computed in, where the dump does not say
     #[arg(long)]
     dtype: Option<DTypeArg>,
@@ -152,6 +157,7 @@ impl Args {
             allow: self.allow.clone(),
             references,
             with: self.with.clone(),
+            like_theirs: self.like_theirs,
             tokens: None,
         }
     }

@@ -1,11 +1,17 @@
 //! Whose arithmetic a dump was computed with. What a framework rounds on its way belongs to the noise floor, and not to
 //! the mistakes.
 
+use crate::drift;
+use crate::error::{Error, Result};
 use candle_core::DType;
+use gemma_mlp::checkpoint::{Remark, Storage};
 use gemma_mlp::linear::InputRounding;
 use gemma_mlp::model::{AttentionRounding, NormRounding, RopeRounding, Variation};
-use gemma_mlp::{Framework, Rounding};
+use gemma_mlp::{Checkpoint, Framework, Gemma, Rounding};
 use std::collections::BTreeMap;
+
+/// Types in blocks of 32, by which llama.cpp calls a file that has most of its weights in one of them.
+const OF_32: [&str; 6] = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL"];
 
 /// A framework's arithmetic, as changes of our model.
 pub(super) struct Arithmetic {
@@ -19,20 +25,41 @@ pub(super) struct Arithmetic {
     /// Differences that it has of its own: none of them is a mistake.
     own: Vec<Variation>,
     /// Of the gated activation.
-    pub(super) rounding: Rounding,
+    rounding: Rounding,
+    /// Whether inputs of products are rounded by the types that our checkpoint stores weights in.
+    inputs_as_stored: bool,
+    /// Whether ours computes with it too.
+    pub(super) in_ours: bool,
     /// In a few words.
     pub(super) description: String,
 }
 
 impl Arithmetic {
-    /// Of what a dump says of itself.
-    pub(super) fn of(metadata: &BTreeMap<String, String>, dtype: DType) -> Self {
+    /// Of what a dump says of itself, beside a checkpoint; if ours is to be `like_theirs`, in both.
+    ///
+    /// # Errors
+    /// Ours like a dump that is none of llama.cpp in f32: what a half type rounds depends on the last bits of everything
+    /// before.
+    pub(super) fn of(
+        metadata: &BTreeMap<String, String>,
+        dtype: DType,
+        checkpoint: &Checkpoint,
+        like_theirs: bool,
+    ) -> Result<Self> {
         let say = |key: &str| metadata.get(key).map(String::as_str);
         // Scores stay f32 in kernels that fuse attention.
         let fused = matches!(say("attention"), Some("sdpa" | "flash" | "flash_attention_2"));
         let half = dtype.size_in_bytes() == 2;
-        match say("framework") {
-            Some("llama.cpp") => Self::llama_cpp(say("weights"), dtype),
+        Ok(match say("framework") {
+            Some("llama.cpp") if dtype == DType::F32 || !like_theirs => {
+                let mut entries = checkpoint.tensors().entries();
+                let quantised = entries.any(|(.., storage)| matches!(storage, Storage::Blocks(_)));
+                Self::llama_cpp(say("weights").unwrap_or_default(), quantised, dtype, like_theirs)
+            }
+            other if like_theirs => {
+                let (framework, dtype) = (other.map(str::to_owned), dtype.as_str());
+                return Err(Error::NotReproduced { framework, dtype });
+            }
             _ if !half => Self::wide(Rounding::Once, "our model in f32 beside it in f64"),
             Some("transformers" | "torch") => {
                 let like = Rounding::Like(Framework::PyTorch);
@@ -42,7 +69,7 @@ impl Arithmetic {
             Some("keras") => Self::every_op("Keras", dtype, true, Rounding::Like(Framework::Jax)),
             Some("candle") => Self::candle(dtype),
             _ => Self::every_op("most frameworks", dtype, true, Rounding::AfterActivation),
-        }
+        })
     }
 
     /// Of a model in f32, whose rounding is the distance of ours from the same in f64.
@@ -56,6 +83,8 @@ impl Arithmetic {
             centre: vec![],
             own: vec![],
             rounding,
+            inputs_as_stored: false,
+            in_ours: false,
             description: description.into(),
         }
     }
@@ -79,6 +108,8 @@ impl Arithmetic {
             centre: vec![Variation::EmbeddingScaleRounded(dtype), tables],
             own: in_dtype(dtype).into_iter().chain([tables]).chain(softmax).collect(),
             rounding,
+            inputs_as_stored: false,
+            in_ours: false,
             description: described(name, dtype),
         }
     }
@@ -102,6 +133,8 @@ impl Arithmetic {
             ]
             .concat(),
             rounding: Rounding::Like(Framework::Jax),
+            inputs_as_stored: false,
+            in_ours: false,
             description: described("JAX", dtype),
         }
     }
@@ -122,36 +155,59 @@ impl Arithmetic {
     }
 
     /// llama.cpp on a CPU: f32 throughout, but for GELU's table of f16 and the inputs of matrix products, which are
-    /// rounded by the weights' type.
-    fn llama_cpp(weights: Option<&str>, dtype: DType) -> Self {
-        let has = |name: &str| weights.is_some_and(|weights| weights.contains(name));
-        let table = Rounding::Like(Framework::LlamaCpp);
-        if has("F32") {
-            let description =
-                "our model in f32 beside it in f64, with llama.cpp's table of GELU in f16";
-            let variations = vec![Variation::RopeRounding(RopeRounding::Iterated)];
-            return Self { variations, ..Self::wide(table, description) };
-        }
+    /// rounded by the weights' type: that of our checkpoint's, if they are `quantised` too, or what theirs are called.
+    fn llama_cpp(weights: &str, quantised: bool, dtype: DType, in_ours: bool) -> Self {
+        let has = |name: &&str| weights.contains(name);
         let (inputs, words) = match () {
-            () if has("BF16") => {
-                (InputRounding::To(DType::BF16), " and inputs of products in bf16")
+            () if has(&"F32") => (Some(InputRounding::Exact), ""),
+            () if has(&"BF16") => {
+                (Some(InputRounding::To(DType::BF16)), " and inputs of products in bf16")
             }
-            () if has("F16") => (InputRounding::To(DType::F16), " and inputs of products in f16"),
-            () => (InputRounding::Q8, " and inputs of products in 8 bits"),
+            () if has(&"F16") => {
+                (Some(InputRounding::To(DType::F16)), " and inputs of products in f16")
+            }
+            () if quantised => (None, " and inputs of products in 8 bits"),
+            () if OF_32.iter().any(has) => {
+                (Some(InputRounding::Q8_0), " and inputs of products in 8 bits")
+            }
+            () => (Some(InputRounding::Q8), " and inputs of products in 8 bits"),
+        };
+        // What is rounded before a product is far more than what f32 rounds behind it, unless ours has it too.
+        let wide = in_ours || inputs == Some(InputRounding::Exact);
+        let (models, both) = match (wide, in_ours) {
+            (true, true) => ("f32 beside it in f64", " both"),
+            (true, false) => ("f32 beside it in f64", ""),
+            (false, _) => (dtype.as_str(), ""),
         };
         Self {
-            dtype,
-            variations: vec![
-                Variation::RopeRounding(RopeRounding::Iterated),
-                Variation::InputRounding(inputs),
-            ],
+            dtype: if wide { DType::F64 } else { dtype },
+            variations: [Variation::RopeRounding(RopeRounding::Iterated)]
+                .into_iter()
+                .chain(inputs.map(Variation::InputRounding))
+                .chain(wide.then_some(Variation::ChoiceRounding(DType::F32)))
+                .collect(),
             centre: vec![],
             own: vec![],
-            rounding: table,
+            rounding: Rounding::Like(Framework::LlamaCpp),
+            inputs_as_stored: inputs.is_none(),
+            in_ours,
             description: format!(
-                "our model in {}, with llama.cpp's table of GELU in f16{words}",
-                dtype.as_str()
+                "our model in {models},{both} with llama.cpp's table of GELU in f16{words}"
             ),
+        }
+    }
+
+    /// A model that computes so, and what there is to say of it.
+    pub(super) fn applied(
+        &self,
+        gemma: &Gemma,
+        checkpoint: &Checkpoint,
+    ) -> Result<(Gemma, Vec<Remark>)> {
+        let varied = drift::varied(gemma, &self.variations)?.unwrap_or_else(|| gemma.clone());
+        let varied = varied.with_rounding(self.rounding);
+        match self.inputs_as_stored {
+            true => Ok(varied.with_inputs_as_stored(checkpoint)?),
+            false => Ok((varied, vec![])),
         }
     }
 

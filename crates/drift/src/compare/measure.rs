@@ -22,6 +22,8 @@ pub(super) struct PointSums {
     pub(super) accumulated: Pair,
     /// Theirs against what ours makes of theirs; nothing where a point's inputs are not in the dump.
     pub(super) same_input: Option<Pair>,
+    /// Whether that depends on which numbers f32 moves across a step of a coarser rounding: a few, and by chance.
+    pub(super) scatters: bool,
     /// The same by a few numbers, where that is all there is.
     pub(super) glimpse: Option<GlimpseSums>,
     /// The points of theirs that this was made of.

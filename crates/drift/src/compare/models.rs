@@ -6,6 +6,7 @@ use crate::drift::{self, Change, Difference, load_sharing};
 use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use gemma_mlp::Checkpoint;
+use gemma_mlp::checkpoint::Remark;
 use gemma_mlp::model::{Gemma, Head, Variation};
 
 /// Ours, and the one beside it.
@@ -27,11 +28,12 @@ pub(super) fn one_stack(checkpoint: &Checkpoint) -> Result<()> {
 }
 
 impl Models {
+    /// Both, and what there is to say of the arithmetic.
     pub(super) fn load(
         checkpoint: &Checkpoint,
         arithmetic: &Arithmetic,
         device: &Device,
-    ) -> Result<Self> {
+    ) -> Result<(Self, Vec<Remark>)> {
         one_stack(checkpoint)?;
         let ours = Gemma::load(checkpoint, device, DType::F32)?;
         let beside = match arithmetic.dtype {
@@ -39,8 +41,12 @@ impl Models {
             DType::F64 => ours.with_dtype(DType::F64),
             dtype => load_sharing(checkpoint, [&ours].into_iter(), dtype, device)?,
         };
-        let beside = varied(&beside, &arithmetic.variations)?.with_rounding(arithmetic.rounding);
-        Ok(Self { ours, beside })
+        let (beside, remarks) = arithmetic.applied(&beside, checkpoint)?;
+        let ours = match arithmetic.in_ours {
+            true => arithmetic.applied(&ours, checkpoint)?.0,
+            false => ours,
+        };
+        Ok((Self { ours, beside }, remarks))
     }
 
     /// These with mistakes put in, one on top of the other.

@@ -18,6 +18,9 @@ pub struct CompareOptions {
     pub references: Vec<Dump>,
     /// Mistakes that are put into ours first, one on top of the other, to find what is behind them.
     pub with: Vec<&'static Difference>,
+    /// Whether ours rounds what the framework of theirs is known to round, so that this is no part of what differs. Of
+    /// llama.cpp alone.
+    pub like_theirs: bool,
     /// The tokens that should have been run, if the dump's own are to be checked.
     pub tokens: Option<Vec<u32>>,
 }

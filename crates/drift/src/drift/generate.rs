@@ -98,6 +98,7 @@ pub fn generate(
         }
     }
     remarks.extend(without_texts(checkpoint, prompt));
+    remarks.extend(lockstep.remarks().iter().cloned());
     Ok(Generation {
         schema: 2,
         checkpoint: CheckpointSummary::new(checkpoint),

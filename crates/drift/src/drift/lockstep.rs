@@ -5,6 +5,7 @@ use super::stacks::{Stacks, shares};
 use crate::error::Result;
 use candle_core::{DType, Device, Tensor};
 use gemma_mlp::Checkpoint;
+use gemma_mlp::checkpoint::Remark;
 use gemma_mlp::internal::threads::awake;
 use gemma_mlp::mlp::{GateUp, Gating, GemmaMlp};
 use gemma_mlp::model::{Attended, Cache, Encoded, Gemma, Layer, Pass};
@@ -21,11 +22,16 @@ pub struct Lockstep {
     groups: Vec<Group>,
     /// For each side, its group and its place in there.
     places: Vec<(usize, usize)>,
+    /// What there is to say of how sides compute.
+    remarks: Vec<Remark>,
 }
 
 /// The sides of one dtype and one kind of weights.
 struct Group {
     model: Model,
+    /// As they were loaded.
+    loaded: Stacks,
+    /// The same with what this model rounds.
     stacks: Stacks,
     sides: Vec<Side>,
 }
@@ -77,25 +83,33 @@ impl Lockstep {
     /// Those of [`Gemma::load`].
     pub fn load(checkpoint: &Checkpoint, sides: &[Side], device: &Device) -> Result<Self> {
         let mut groups: Vec<Group> = vec![];
-        let mut places = vec![];
+        let (mut places, mut remarks) = (vec![], vec![]);
         for &side in sides {
             let model = side.model();
             let at = match groups.iter().position(|group| group.model == model) {
                 Some(at) => at,
                 None => {
                     let alike = groups.iter().filter(|group| group.model.weights == model.weights);
-                    let known = alike.map(|group| &group.stacks);
-                    let stacks = model.of(checkpoint, |checkpoint| {
-                        Stacks::load_sharing(checkpoint, known, model.dtype, device)
+                    let known = alike.map(|group| &group.loaded);
+                    let (loaded, stacks) = model.of(checkpoint, |checkpoint| {
+                        let all = Stacks::load_sharing(checkpoint, known, model.dtype, device)?;
+                        let (stacks, said) = all.rounding_inputs(model, checkpoint)?;
+                        remarks.extend(said.into_iter().filter(|remark| !remarks.contains(remark)));
+                        Ok((all, stacks))
                     })?;
-                    groups.push(Group { model, stacks, sides: vec![] });
+                    groups.push(Group { model, loaded, stacks, sides: vec![] });
                     groups.len() - 1
                 }
             };
             places.push((at, groups[at].sides.len()));
             groups[at].sides.push(side);
         }
-        Ok(Self { groups, places })
+        Ok(Self { groups, places, remarks })
+    }
+
+    /// What there is to say of how sides compute.
+    pub fn remarks(&self) -> &[Remark] {
+        &self.remarks
     }
 
     /// The model of a side, under its activation; of two stacks the decoder.

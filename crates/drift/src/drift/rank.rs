@@ -64,8 +64,7 @@ pub fn rank(
     mut progress: impl FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Vec<Ranked>> {
     let side = options.sides.a;
-    let load = |checkpoint: &Checkpoint| Stacks::load(checkpoint, side.dtype, device);
-    let reference = side.model().of(checkpoint, load)?.of_side(side);
+    let reference = load(checkpoint, side, [].into_iter(), device)?;
     if reference.head().is_none() {
         return Err(Error::NoHead { lacks: "has no logits to rank by" });
     }
@@ -133,17 +132,14 @@ fn applying(
             Change::DType(dtype) if dtype == reference.dtype() => None,
             Change::DType(DType::F64) if parameters > F64_PARAMETERS => None,
             Change::DType(dtype) => {
-                let load = |checkpoint: &Checkpoint| {
-                    Stacks::load_sharing(checkpoint, [reference].into_iter(), dtype, device)
-                };
-                Some(side.model().of(checkpoint, load)?.of_side(side))
+                let side = Side { dtype, ..side };
+                Some(load(checkpoint, side, [reference].into_iter(), device)?)
             }
             Change::Weights(_) if is_quantised => None,
             Change::Weights(mixture) if !quantises(checkpoint, mixture)? => None,
             Change::Weights(mixture) => {
                 let side = Side { weights: Some(mixture), ..side };
-                let load = |checkpoint: &Checkpoint| Stacks::load(checkpoint, side.dtype, device);
-                Some(side.model().of(checkpoint, load)?.of_side(side))
+                Some(load(checkpoint, side, [].into_iter(), device)?)
             }
         };
         let bos = |window: &Window| window.ids[0] == config.bos_token_id && window.ids.len() > 1;
@@ -154,6 +150,20 @@ fn applying(
         }
     }
     Ok(applied)
+}
+
+/// A side's model, with the weights of one that is there if their values are the same.
+fn load<'a>(
+    checkpoint: &Checkpoint,
+    side: Side,
+    known: impl Iterator<Item = &'a Stacks>,
+    device: &Device,
+) -> Result<Stacks> {
+    let model = side.model();
+    model.of(checkpoint, |checkpoint| {
+        let stacks = Stacks::load_sharing(checkpoint, known, model.dtype, device)?;
+        Ok(stacks.rounding_inputs(model, checkpoint)?.0.of_side(side))
+    })
 }
 
 /// Whether a mixture turns any weight into blocks: rows of no whole ones are only rounded.

@@ -86,6 +86,7 @@ pub fn drift(
     let mut header = Header::new(checkpoint, options, device, texts, count)?;
     if let Runner::Whole(whole) = &runner {
         header.gates = whole.gates();
+        header.remarks.extend(whole.remarks().iter().cloned());
         header.remarks.extend(streams(checkpoint));
         let tokens = |texts: &Texts| texts.iter().map(<[u32]>::len).sum();
         header.remarks.extend(

@@ -7,8 +7,8 @@ use gemma_mlp::{Activation, Checkpoint, Rounding};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// One way of computing the model: an activation, where and how it is rounded, a dtype, and what the weights are
-/// quantised to.
+/// One way of computing the model: an activation, where and how it is rounded, a dtype, what the weights are quantised to,
+/// and whether what they are multiplied by is too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub struct Side {
@@ -26,17 +26,27 @@ pub struct Side {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schemars", schemars(with = "Option<String>"))]
     pub weights: Option<Mixture>,
+    /// Whether inputs of products are rounded to 8 bits as llama.cpp does it for quantised weights
+    /// ([`Gemma::with_inputs_as_stored`](gemma_mlp::Gemma::with_inputs_as_stored)).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub q8_activations: bool,
 }
 
 impl Side {
     /// An activation in a dtype, rounded once.
     pub fn new(activation: impl Into<Activation>, dtype: DType) -> Self {
-        Self { activation: activation.into(), rounding: Rounding::Once, dtype, weights: None }
+        Self {
+            activation: activation.into(),
+            rounding: Rounding::Once,
+            dtype,
+            weights: None,
+            q8_activations: false,
+        }
     }
 
     /// What its model is loaded as.
     pub fn model(self) -> Model {
-        Model { dtype: self.dtype, weights: self.weights }
+        Model { dtype: self.dtype, weights: self.weights, q8_activations: self.q8_activations }
     }
 }
 
@@ -47,12 +57,14 @@ pub struct Model {
     pub dtype: DType,
     /// What its weights are quantised to, if they are not as they are stored.
     pub weights: Option<Mixture>,
+    /// Whether inputs of products are rounded to 8 bits.
+    pub q8_activations: bool,
 }
 
 impl Model {
     /// In a dtype, with the weights as they are stored.
     pub fn new(dtype: DType) -> Self {
-        Self { dtype, weights: None }
+        Self { dtype, weights: None, q8_activations: false }
     }
 
     /// Calls `f` with the checkpoint, with its weights quantised if this model's are.
@@ -118,10 +130,10 @@ impl fmt::Display for Side {
 impl fmt::Display for Model {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.dtype.as_str())?;
-        match self.weights {
-            Some(mixture) => write!(f, " with weights in {mixture}"),
-            None => Ok(()),
-        }
+        let weights = self.weights.map(|mixture| format!("weights in {mixture}"));
+        let inputs = self.q8_activations.then(|| "activations in Q8".to_string());
+        let both: Vec<_> = weights.into_iter().chain(inputs).collect();
+        if both.is_empty() { Ok(()) } else { write!(f, " with {}", both.join(" and ")) }
     }
 }
 

@@ -13,13 +13,17 @@ pub struct SideSpec {
     rounding: Rounding,
     dtype: Option<DType>,
     weights: Option<Mixture>,
+    q8_activations: bool,
 }
+
+/// As [`Side::q8_activations`] is spelled.
+const Q8_ACTIVATIONS: &str = "q8-activations";
 
 impl SideSpec {
     /// The side, in a dtype unless the spelling names its own.
     pub fn side(self, dtype: DType) -> Side {
-        let Self { activation, rounding, dtype: own, weights } = self;
-        Side { activation, rounding, dtype: own.unwrap_or(dtype), weights }
+        let Self { activation, rounding, dtype: own, weights, q8_activations } = self;
+        Side { activation, rounding, dtype: own.unwrap_or(dtype), weights, q8_activations }
     }
 }
 
@@ -29,7 +33,7 @@ impl SideSpec {
 pub enum InvalidSide {
     /// A part that is neither an activation nor a rounding nor a dtype nor what weights are quantised to.
     #[error(
-        "'{part}' in '{text}' is neither a rounding ({}) nor a dtype ({}) nor what weights are quantised to ({}); {source}",
+        "'{part}' in '{text}' is neither a rounding ({}) nor a dtype ({}) nor what weights are quantised to ({}) nor {Q8_ACTIVATIONS}; {source}",
         roundings(), DTYPES.map(|dtype| dtype.as_str()).join(", "), mixtures()
     )]
     UnknownPart {
@@ -56,10 +60,11 @@ pub enum InvalidSide {
 impl FromStr for SideSpec {
     type Err = InvalidSide;
 
-    /// Reads an activation, and optionally a rounding, a dtype and what weights are quantised to, separated by colons, in
-    /// any order: `exact`, `tanh:bf16`, `tanh:every-op:bf16`, `pytorch:exact`, `tanh:q4_k_m`.
+    /// Reads an activation, and optionally a rounding, a dtype, what weights are quantised to and `q8-activations`, separated
+    /// by colons, in any order: `exact`, `tanh:bf16`, `tanh:every-op:bf16`, `pytorch:exact`, `tanh:q4_k_m`.
     fn from_str(text: &str) -> Result<Self, InvalidSide> {
         let (mut activation, mut rounding, mut dtype, mut weights) = (None, None, None, None);
+        let mut q8_activations = false;
         for part in text.split(':') {
             let repeated = if let Some(value) = Rounding::from_name(part) {
                 rounding.replace(value).is_some()
@@ -67,6 +72,8 @@ impl FromStr for SideSpec {
                 dtype.replace(value).is_some()
             } else if let Some(value) = Mixture::from_name(part) {
                 weights.replace(value).is_some()
+            } else if part == Q8_ACTIVATIONS {
+                std::mem::replace(&mut q8_activations, true)
             } else {
                 let value = part.parse().map_err(|source| InvalidSide::UnknownPart {
                     part: part.into(),
@@ -80,7 +87,13 @@ impl FromStr for SideSpec {
             }
         }
         let activation = activation.ok_or_else(|| InvalidSide::NoActivation(text.into()))?;
-        Ok(Self { activation, rounding: rounding.unwrap_or_default(), dtype, weights })
+        Ok(Self {
+            activation,
+            rounding: rounding.unwrap_or_default(),
+            dtype,
+            weights,
+            q8_activations,
+        })
     }
 }
 
@@ -119,6 +132,8 @@ mod tests {
         assert_eq!(quantised, Side { weights: Some(Mixture::Q4KM), ..tanh });
         assert_eq!(quantised.to_string(), "tanh in f32 with weights in Q4_K_M");
         assert_eq!(side("tanh:bf16:Q8_0").unwrap().weights, Some(Mixture::Q8_0));
+        let both = side("tanh:q8-activations:q8_0").unwrap().to_string();
+        assert_eq!(both, "tanh in f32 with weights in Q8_0 and activations in Q8");
         for text in [
             "",
             "mish",
@@ -129,6 +144,7 @@ mod tests {
             "tanh:exact",
             "tanh:jax:candle",
             "tanh:q4_0:q8_0",
+            "tanh:q8-activations:q8-activations",
         ] {
             assert!(side(text).is_err(), "{text}");
         }

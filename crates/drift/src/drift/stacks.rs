@@ -1,8 +1,9 @@
 //! A model of one stack of layers, or of an encoder's and a decoder's.
 
-use super::side::Side;
-use crate::error::Result;
+use super::side::{Model, Side};
+use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor};
+use gemma_mlp::checkpoint::{Remark, Storage};
 use gemma_mlp::internal::should_pack;
 use gemma_mlp::model::{Encoded, EncoderDecoder, Gemma, Head, Layer, Pass, Variation};
 use gemma_mlp::{Activation, Checkpoint};
@@ -55,6 +56,26 @@ impl Stacks {
     pub(super) fn of_side(&self, side: Side) -> Self {
         let activation: Activation = side.activation;
         self.map(|gemma| gemma.with_activation(activation).with_rounding(side.rounding))
+    }
+
+    /// The model with inputs of products rounded to 8 bits, if it is to be, and what there is to say of that.
+    ///
+    /// # Errors
+    /// Weights that are not quantised; an encoder and a decoder.
+    pub(super) fn rounding_inputs(
+        &self,
+        model: Model,
+        checkpoint: &Checkpoint,
+    ) -> Result<(Self, Vec<Remark>)> {
+        if !model.q8_activations {
+            return Ok((self.clone(), vec![]));
+        }
+        let in_blocks = |storage| matches!(storage, Storage::Blocks(_));
+        if !checkpoint.tensors().entries().any(|(.., storage)| in_blocks(storage)) {
+            return Err(Error::NoBlocks);
+        }
+        let (decoder, remarks) = self.decoder.with_inputs_as_stored(checkpoint)?;
+        Ok((Self { decoder, ..self.clone() }, remarks))
     }
 
     /// It under several variations, each in whichever stack has what it changes; `None` if none applies to either.

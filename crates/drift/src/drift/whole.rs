@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::input::TokenIds;
 use candle_core::{Device, Tensor};
 use gemma_mlp::Checkpoint;
-use gemma_mlp::checkpoint::AttentionConfig;
+use gemma_mlp::checkpoint::{AttentionConfig, Remark};
 use gemma_mlp::model::Head;
 
 /// The sides of a run, loaded.
@@ -55,6 +55,11 @@ impl<'a> Whole<'a> {
     /// How many GELUs follow the switch.
     pub(super) fn gates(&self) -> usize {
         self.lockstep.gates()
+    }
+
+    /// What there is to say of how its sides compute.
+    pub(super) fn remarks(&self) -> &[Remark] {
+        self.lockstep.remarks()
     }
 
     /// Whether it predicts tokens, which encoders do not.

@@ -93,6 +93,17 @@ pub enum Error {
         /// Its name.
         name: &'static str,
     },
+    /// Ours was to round what another framework rounds, which is known of llama.cpp in f32 alone.
+    #[error(
+        "our model can be made to round like a dump that says it is of llama.cpp in f32; this one is of {} in {dtype}",
+        .framework.as_deref().unwrap_or("an unnamed framework")
+    )]
+    NotReproduced {
+        /// Its name, if the dump says it.
+        framework: Option<String>,
+        /// What it computed in.
+        dtype: &'static str,
+    },
     /// JSON that is not token ids: what is wrong, and where.
     #[error("not token ids, as in [2, 818, 63937]: {}", Line(.0))]
     InvalidIds(String),
@@ -192,6 +203,12 @@ pub enum Error {
     /// A dtype of which there is no noise floor.
     #[error("{} has no noise floor here: pass f32, bf16 or f16", .0.as_str())]
     NoFloor(DType),
+    /// Activations that are to be rounded for weights that are not quantised.
+    #[error(
+        "activations are rounded to 8 bits for quantised weights, and these are not: take a quantised GGUF file, or quantise \
+         them too, as in tanh:q4_k_m:q8-activations"
+    )]
+    NoBlocks,
     /// A floor that is measured on no token.
     #[error(
         "the noise floor would be measured on no scored position: of each window's first \

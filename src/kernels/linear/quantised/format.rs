@@ -77,7 +77,9 @@ impl<'a, S: Simd> Words<'a, S> {
     }
 }
 
-/// Calls `each` with every column of a group and its numbers in `V` vectors from the `at`-th on.
+/// Calls `each` with every column of a group and its numbers in `V` vectors from the `at`-th on. Its loops go by index, as
+/// those of the other kernels do.
+#[allow(clippy::needless_range_loop)]
 #[inline(always)]
 pub fn numbers<F: Format, S: Simd, const V: usize>(
     simd: S,

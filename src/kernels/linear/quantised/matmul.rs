@@ -169,6 +169,8 @@ impl<F: Format, const R: usize> Few<'_, F, R> {
         }
     }
 
+    /// The products with `V` vectors from the `at`-th on. Its loops go by index, as those of the other kernels do.
+    #[allow(clippy::needless_range_loop)]
     #[inline(always)]
     fn vectors<S: Simd, const V: usize>(&mut self, simd: S, at: usize) {
         let mut sums = [[simd.splat_f32s(0.0); V]; R];

@@ -198,8 +198,12 @@ impl Run<'_> {
         if let Some(pair) = sums.same_input {
             let given = self.given();
             let inputs = self.graph(&given).inputs(Point::Logits);
-            let point =
-                PointSums { accumulated: pair, same_input: Some(pair), inputs, glimpse: None };
+            let point = PointSums {
+                accumulated: pair,
+                same_input: Some(pair),
+                inputs,
+                ..PointSums::default()
+            };
             measured.points.insert(Point::Logits, point);
         }
         self.remarks.extend(sums.masked.remarks(["theirs", "ours"]));

@@ -61,6 +61,7 @@ impl Run<'_> {
         let PointSums { accumulated, same_input, glimpse, .. } = sums;
         let accumulated = (accumulated.drift.count() > 0).then_some(accumulated);
         match (same_input, glimpse, accumulated) {
+            (Some(pair), ..) if sums.scatters => Some((pair.distance(floor), FEW_NUMBERS)),
             (Some(pair), ..) => Some((pair.distance(floor), 1.0)),
             (None, Some(glimpse), _) => Some((glimpse.pair.distance(floor), FEW_NUMBERS)),
             (None, None, Some(pair)) => Some((pair.distance(floor), FEW_NUMBERS)),
