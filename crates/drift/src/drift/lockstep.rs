@@ -94,7 +94,9 @@ impl Lockstep {
                     let (loaded, stacks) = model.of(checkpoint, |checkpoint| {
                         let all = Stacks::load_sharing(checkpoint, known, model.dtype, device)?;
                         let (stacks, said) = all.rounding_inputs(model, checkpoint)?;
-                        remarks.extend(said.into_iter().filter(|remark| !remarks.contains(remark)));
+                        let new = |remark: &Remark| !remarks.contains(remark);
+                        let new: Vec<_> = said.into_iter().filter(new).collect();
+                        remarks.extend(new);
                         Ok((all, stacks))
                     })?;
                     groups.push(Group { model, loaded, stacks, sides: vec![] });
