@@ -74,6 +74,19 @@ impl Projection {
         Ok(Self::Packed(weight, bias))
     }
 
+    /// With other weights in place of its tensors.
+    ///
+    /// # Errors
+    /// Packed ones; those of `f`.
+    pub fn map_tensors(&self, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Self> {
+        let map = |linear: &Linear| linear.map_tensor(&f);
+        Ok(match self {
+            Self::Separate { gate, up } => Self::Separate { gate: map(gate)?, up: map(up)? },
+            Self::Merged(both) => Self::Merged(map(both)?),
+            Self::Packed(..) => candle_core::bail!("the weights are packed already"),
+        })
+    }
+
     pub fn frozen(&self) -> Self {
         match self {
             Self::Packed(weight, bias) => Self::Packed(weight.frozen(), bias.clone()),

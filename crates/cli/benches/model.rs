@@ -1,14 +1,15 @@
 //! The whole model of a checkpoint: ours in f32 and bf16 beside candle-transformers' Gemma 3 in f32
 //! and what this machine allows at best, interleaved in one run.
 //!
-//! `cargo bench --bench model [-- DIRECTORY] [--json]` prints tokens a second of a prompt (bound by
+//! `cargo bench --bench model [-- DIRECTORY | FILE.gguf] [--json]` prints tokens a second of a prompt (bound by
 //! arithmetic) and of generation (bound by reading weights); scripts/bench_model.py puts PyTorch's
 //! beside them. Limits count weights as read from memory: a model that fits the caches passes them.
 
 use anyhow::{Context, Result};
+use candle_core::quantized::gguf_file;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use candle_transformers::models::gemma3;
+use candle_transformers::models::{gemma3, quantized_gemma3};
 use gemma_mlp::checkpoint::{AttentionConfig, Stack};
 use gemma_mlp::model::Cache;
 use gemma_mlp::{Checkpoint, Gemma};
@@ -90,7 +91,7 @@ struct Figures {
 fn bench(directory: PathBuf) -> Result<Bench> {
     let checkpoint = Checkpoint::open(&directory)?;
     let size = Size { stack: &checkpoint.config().stacks[0], attention: checkpoint.attention()? };
-    let (mut sides, notes) = sides(&directory, checkpoint.dtype())?;
+    let (mut sides, notes) = sides(&directory, &checkpoint)?;
     let limits = measure(&mut sides)?;
     let mut bench = Bench {
         directory,
@@ -106,18 +107,39 @@ fn bench(directory: PathBuf) -> Result<Bench> {
 }
 
 /// What takes part, and a note on what does not.
-fn sides(directory: &Path, stored: DType) -> Result<(Vec<Side>, Vec<String>)> {
+fn sides(directory: &Path, checkpoint: &Checkpoint) -> Result<(Vec<Side>, Vec<String>)> {
     let (mut sides, mut notes) = (vec![], vec![]);
-    for dtype in Weights::ALL {
-        // Ours holds weights as they are stored, unless that is wider.
-        let size = stored.size_in_bytes().min(dtype.dtype().size_in_bytes());
+    for dtype in Weights::FLOATS {
+        let size = size(checkpoint, dtype.dtype());
         sides.push(Side::load("ours", dtype, size, || Ours::load(directory, dtype))?);
     }
-    match Side::load("candle", Weights::F32, 4, || Candle::load(directory)) {
+    let candle = match directory.is_dir() {
+        true => Side::load("candle", Weights::F32, 4.0, || Candle::load(directory)),
+        false => {
+            let size = size(checkpoint, DType::F32);
+            Side::load("candle", Weights::F32, size, || CandleGguf::load(directory))
+        }
+    };
+    match candle {
         Ok(side) => sides.push(side),
         Err(e) => notes.push(format!("candle-transformers does not run it as Gemma 3: {e:#}")),
     }
     Ok((sides, notes))
+}
+
+/// Bytes that a weight takes on average, of those that are multiplied by: ours holds them as they are stored, unless that is
+/// wider than what the model runs in.
+fn size(checkpoint: &Checkpoint, dtype: DType) -> f64 {
+    let matrices = || checkpoint.tensors().entries().filter(|(_, shape, _)| shape.len() == 2);
+    let bytes = matrices().map(|(_, shape, storage)| {
+        let bits = match storage.kept() {
+            Some(_) => storage.bits(),
+            None => storage.bits().min(8.0 * dtype.size_in_bytes() as f64),
+        };
+        shape.iter().product::<usize>() as f64 * bits / 8.0
+    });
+    let count: usize = matrices().map(|(_, shape, _)| shape.iter().product::<usize>()).sum();
+    bytes.sum::<f64>() / count.max(1) as f64
 }
 
 /// All sides and the machine's limits in turns.
@@ -146,7 +168,7 @@ impl Bench {
     fn row(&self, side: &Side, sides: &[Side]) -> Row {
         let ours = sides.iter().find(|ours| ours.dtype == side.dtype).unwrap_or(side);
         let figures = |work: Work, times: fn(&Side) -> &[f64]| {
-            let bytes = (work.passes * self.weights * side.size) as f64;
+            let bytes = (work.passes * self.weights) as f64 * side.size;
             let limit = self.limits.milliseconds(side.dtype, bytes, work.operations) / 1e3;
             let [ours, seconds] = [ours, side].map(|side| median(times(side)));
             Figures {
@@ -229,7 +251,7 @@ struct Side {
     name: &'static str,
     dtype: Weights,
     /// Bytes in which it holds a weight.
-    size: usize,
+    size: f64,
     load_s: f64,
     model: Box<dyn Model>,
     /// Seconds.
@@ -243,7 +265,7 @@ impl Side {
     fn load<M: Model + 'static>(
         name: &'static str,
         dtype: Weights,
-        size: usize,
+        size: f64,
         load: impl Fn() -> Result<M>,
     ) -> Result<Self> {
         drop(load()?);
@@ -336,6 +358,34 @@ impl Model for Candle {
 
     fn clear(&mut self) {
         self.model.clear_kv_cache();
+        self.seen = 0;
+    }
+}
+
+/// candle's model of a GGUF file, whose weights stay quantised, and whose inputs are rounded to 8 bits.
+struct CandleGguf {
+    model: quantized_gemma3::ModelWeights,
+    seen: usize,
+}
+
+impl CandleGguf {
+    fn load(path: &Path) -> Result<Self> {
+        let mut file = std::fs::File::open(path)?;
+        let content = gguf_file::Content::read(&mut file)?;
+        let model = quantized_gemma3::ModelWeights::from_gguf(content, &mut file, &Device::Cpu)?;
+        Ok(Self { model, seen: 0 })
+    }
+}
+
+impl Model for CandleGguf {
+    fn next(&mut self, ids: &Tensor) -> candle_core::Result<Tensor> {
+        let logits = self.model.forward(ids, self.seen)?;
+        self.seen += ids.dim(1)?;
+        Ok(logits)
+    }
+
+    fn clear(&mut self) {
+        // A position of 0 starts anew.
         self.seen = 0;
     }
 }

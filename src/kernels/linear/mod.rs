@@ -390,6 +390,17 @@ impl Linear {
         Ok(Self::new(Weight::Packed(weight), Self::stacked_biases(layers)?)?)
     }
 
+    /// The layer with another tensor in place of its weight.
+    ///
+    /// # Errors
+    /// A packed weight; those of `f`.
+    pub(crate) fn map_tensor(&self, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Self> {
+        let Weight::Tensor(weight) = &self.weight else {
+            candle_core::bail!("the weight is packed already")
+        };
+        Ok(Self { weight: Weight::Tensor(f(weight)?), bias: self.bias.clone() })
+    }
+
     /// The layer packed for inference on the CPU. Pack after training: a backward pass through a
     /// packed layer is an error, unless it is [frozen](Self::frozen).
     ///

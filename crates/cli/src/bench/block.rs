@@ -5,6 +5,7 @@ use super::noise::gaussian;
 use super::shape::Shape;
 use super::timing::{Time, turns};
 use super::weights::Weights;
+use candle_core::quantized::{QMatMul, QTensor};
 use candle_core::{Module, Tensor};
 use candle_nn::Linear;
 use gemma_mlp::Gelu;
@@ -14,9 +15,36 @@ use gemma_mlp::Result;
 /// One block as we compute it and as candle does.
 pub(super) struct Sides {
     ours: GemmaMlp,
-    gate: Linear,
-    up: Linear,
-    down: Linear,
+    gate: Candle,
+    up: Candle,
+    down: Candle,
+}
+
+/// A layer as candle computes it: quantised weights with an input that it rounds to 8 bits.
+enum Candle {
+    Linear(Linear),
+    Quantised(QMatMul),
+}
+
+impl Candle {
+    fn new(layer: Linear, weights: Weights) -> Result<Self> {
+        Ok(match weights.blocks() {
+            Some(kind) => {
+                let quantised = QTensor::quantize(layer.weight(), kind)?;
+                Self::Quantised(QMatMul::from_qtensor(quantised)?)
+            }
+            None => Self::Linear(layer),
+        })
+    }
+}
+
+impl Module for Candle {
+    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        match self {
+            Self::Linear(layer) => layer.forward(x),
+            Self::Quantised(layer) => layer.forward(x),
+        }
+    }
 }
 
 impl Sides {
@@ -29,8 +57,13 @@ impl Sides {
         let gate = layer(shape.intermediate(), shape.hidden(), 1)?;
         let up = layer(shape.intermediate(), shape.hidden(), 2)?;
         let down = layer(shape.hidden(), shape.intermediate(), 3)?;
-        let ours = GemmaMlp::new(gate.clone(), up.clone(), down.clone(), Gelu::Tanh)?.packed()?;
-        Ok(Self { ours, gate, up, down })
+        let ours = GemmaMlp::new(gate.clone(), up.clone(), down.clone(), Gelu::Tanh)?;
+        let ours = match weights.blocks() {
+            Some(kind) => ours.quantised(kind)?,
+            None => ours.packed()?,
+        };
+        let candle = |layer| Candle::new(layer, weights);
+        Ok(Self { ours, gate: candle(gate)?, up: candle(up)?, down: candle(down)? })
     }
 
     /// candle's forward pass.
@@ -56,9 +89,9 @@ mod tests {
     /// Both sides compute one function, so that their times can be compared.
     #[test]
     fn both_sides_agree() -> Result<()> {
-        for weights in [Weights::F32, Weights::Bf16] {
-            let sides = Sides::new(Shape::new(64, 96).unwrap(), weights)?;
-            let x = gaussian(5, 64, 1.0, 0)?.to_dtype(weights.dtype())?;
+        for weights in Weights::ALL {
+            let sides = Sides::new(Shape::new(256, 512).unwrap(), weights)?;
+            let x = gaussian(5, 256, 1.0, 0)?.to_dtype(weights.dtype())?;
             assert_agree(weights, &sides.ours.forward(&x)?, &sides.candle(&x)?)?;
         }
         Ok(())

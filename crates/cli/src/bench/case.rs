@@ -25,7 +25,7 @@ impl Case {
     /// The size of its weights, each read once at least: of experts, those of the ones that are chosen.
     pub fn bytes(&self) -> f64 {
         let read = self.experts.map_or(1, |experts| experts.read(self.tokens.get()));
-        (read * self.shape.weights()) as f64 * self.weights.dtype().size_in_bytes() as f64
+        (read * self.shape.weights()) as f64 * self.weights.bytes()
     }
 
     /// Its operations, a multiplication and an addition for every weight and token; those of the

@@ -36,8 +36,8 @@ impl Limits {
     /// The peak of products of a type: 10⁹ operations a second.
     pub fn gflops(&self, weights: Weights) -> f64 {
         match weights {
-            Weights::F32 => self.fma_gflops,
             Weights::Bf16 => self.bf16_gflops,
+            _ => self.fma_gflops,
         }
     }
 

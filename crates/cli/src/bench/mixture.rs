@@ -31,8 +31,8 @@ impl Sides {
         let down = weight(hidden, intermediate, 3)?;
         let ours = GatedExperts::new(gate_up.clone(), down.clone(), Gelu::Tanh)?.packed()?;
         let part = |all: &Tensor, i| match case.weights {
-            Weights::F32 => all.get(i),
             Weights::Bf16 => all.get(i)?.force_contiguous(),
+            _ => all.get(i),
         };
         let theirs = (0..experts.count()).map(|i| Ok([part(&gate_up, i)?, part(&down, i)?]));
         let theirs = theirs.collect::<Result<Vec<_>>>()?;

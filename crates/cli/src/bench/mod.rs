@@ -41,7 +41,7 @@ impl Default for BenchOptions {
     /// From one token, which reading the weights limits, to a prompt, which arithmetic limits.
     fn default() -> Self {
         let tokens = [1, 4, 16, 64, 512].into_iter().filter_map(NonZeroUsize::new).collect();
-        Self { tokens, weights: Weights::ALL.to_vec(), experts: None }
+        Self { tokens, weights: Weights::FLOATS.to_vec(), experts: None }
     }
 }
 
@@ -131,8 +131,21 @@ fn cases(shapes: &[Shape], options: &BenchOptions) -> Vec<Case> {
     cases
 }
 
-/// Refuses what would exhaust the memory: the system would end the program without a word.
+/// Refuses what cannot be measured, and what would exhaust the memory: the system would end the program without a word.
 fn check(case: &Case, free: u64) -> Result<()> {
+    if let Some(kind) = case.weights.blocks() {
+        let (size, shape, weights) = (kind.block_size(), case.shape, case.weights);
+        if case.experts.is_some() {
+            let reason =
+                "experts are measured in f32 and bf16; leave --experts or other --weights out";
+            return Err(Error::Input(reason.into()));
+        }
+        if ![shape.hidden(), shape.intermediate()].iter().all(|n| n.is_multiple_of(size)) {
+            return Err(Error::Input(format!(
+                "{shape} has rows of no whole blocks of {weights}, of {size}; pass another --shape or other --weights"
+            )));
+        }
+    }
     let needed = case.memory();
     if needed <= free {
         return Ok(());
@@ -159,6 +172,8 @@ fn assert_agree(
     let tolerance = match weights {
         Weights::F32 => 1e-5,
         Weights::Bf16 => 0.05,
+        // candle rounds the input to 8 bits.
+        _ => 0.05,
     };
     assert_eq!((ours.dims(), ours.dtype()), (candle.dims(), candle.dtype()));
     let [ours, candle] = [ours.to_dtype(DType::F32)?, candle.to_dtype(DType::F32)?];

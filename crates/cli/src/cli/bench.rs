@@ -36,8 +36,9 @@ pub struct Args {
     /// How many tokens go through the block at once
     #[arg(long, value_delimiter = ',', default_values_t = BenchOptions::default().tokens)]
     tokens: Vec<NonZeroUsize>,
-    /// Types of weights and input
-    #[arg(long, value_delimiter = ',', default_values_t = Weights::ALL)]
+    /// Types of weights and input: f32, bf16, or quantised weights (q8_0, q6_k, q5_k, q4_k, q4_0) and an
+    /// input in f32
+    #[arg(long, value_delimiter = ',', default_values_t = Weights::FLOATS)]
     weights: Vec<Weights>,
     /// Print one JSON object instead of a table
     #[arg(long)]

@@ -12,10 +12,6 @@ use pulp::{Arch, Simd, WithSimd, bytemuck};
 use std::marker::PhantomData;
 use std::ops::Range;
 
-/// Up to so many rows of x are multiplied by numbers as they are dequantised, in registers. With more it pays to write these
-/// down.
-const FEW: usize = 4;
-
 /// How far ahead of its use a panel is fetched.
 const AHEAD_BYTES: usize = 4096;
 
@@ -73,7 +69,8 @@ impl WithSimd for BlockMatmul<'_> {
     }
 }
 
-/// A tile of a panel times some rows of x.
+/// A tile of a panel times some rows of x: a few by numbers as they are dequantised, in registers; with more it pays to write
+/// these down.
 #[inline(always)]
 fn multiply<F: Format, S: Simd>(
     simd: S,
@@ -88,7 +85,8 @@ fn multiply<F: Format, S: Simd>(
         1 => few::<F, S, 1>(simd, words, len, x, sums, width),
         2 => few::<F, S, 2>(simd, words, len, x, sums, width),
         3 => few::<F, S, 3>(simd, words, len, x, sums, width),
-        FEW => few::<F, S, FEW>(simd, words, len, x, sums, width),
+        // 16 registers do not hold the sums of four.
+        4 if S::F32_LANES == 16 => few::<F, S, 4>(simd, words, len, x, sums, width),
         _ => {
             let numbers = &mut memory[..len];
             dequantise::<F, S>(simd, words, numbers);
@@ -153,7 +151,6 @@ impl<F: Format, const R: usize> WithSimd for Few<'_, F, R> {
     fn with_simd<S: Simd>(mut self, simd: S) {
         // As many sums as the registers can hold beside what is on the way to them.
         match (S::F32_LANES, R) {
-            (8, 1) => self.all::<S, 4>(simd),
             (4 | 8 | 16, _) => self.all::<S, 2>(simd),
             _ => self.all::<S, 1>(simd),
         }

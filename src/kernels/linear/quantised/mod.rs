@@ -10,10 +10,12 @@ mod formats;
 mod matmul;
 mod pack;
 mod quantise;
+mod tensor;
 
 pub use matmul::BlockMatmul;
 pub use pack::Blocks;
 pub use quantise::quantise;
+pub use tensor::quantised;
 
 use candle_core::quantized::GgmlDType;
 use format::Format;
