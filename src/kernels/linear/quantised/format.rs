@@ -38,8 +38,13 @@ pub trait Format {
     /// one.
     fn split(at: usize, block: &[u8], scales: &mut [u32], codes: &mut [u8]);
 
-    /// By what the codes of a run of columns are multiplied, and what is added.
-    fn scale<S: Simd>(simd: S, words: Words<S>, run: usize) -> (S::f32s, Option<S::f32s>);
+    /// By what the codes of a run of columns are multiplied, and what is added. `halves` are the two of the first word.
+    fn scale<S: Simd>(
+        simd: S,
+        halves: [S::f32s; 2],
+        words: Words<S>,
+        run: usize,
+    ) -> (S::f32s, Option<S::f32s>);
 }
 
 /// A vector of each of a group's words.
@@ -62,11 +67,11 @@ impl<'a, S: Simd> Words<'a, S> {
         S::as_simd_u32s(self.group[word].words()).0[self.at]
     }
 
-    /// An f16: the lower half of a word, or the upper.
+    /// The first word as two f16, the lower half first.
     #[inline(always)]
-    pub fn half(self, word: usize, upper: bool) -> S::f32s {
-        let bits = self.get(word);
-        widen_f16(self.simd, if upper { bits } else { shl(self.simd, bits, 16) })
+    fn halves(self) -> [S::f32s; 2] {
+        let bits = self.get(0);
+        [widen_f16(self.simd, shl(self.simd, bits, 16)), widen_f16(self.simd, bits)]
     }
 
     /// A byte of a word as a number, less that of 0.
@@ -77,25 +82,30 @@ impl<'a, S: Simd> Words<'a, S> {
     }
 }
 
-/// Calls `each` with every column of a group and its numbers in `V` vectors from the `at`-th on. Its loops go by index, as
-/// those of the other kernels do.
+/// Calls `each` with every column of a group and its numbers in `V` vectors from the `at`-th on, and `octet` with the number
+/// of every 8 columns before these. Its loops go by index, as those of the other kernels do.
 #[allow(clippy::needless_range_loop)]
 #[inline(always)]
 pub fn numbers<F: Format, S: Simd, const V: usize>(
     simd: S,
     group: &[Columns<u32>],
     at: usize,
+    octet: impl Fn(usize),
     mut each: impl FnMut(usize, [S::f32s; V]),
 ) {
     let group = &group[..F::WORDS];
     let vector = |v: usize| Words::new(simd, group, at + v);
     let nothing = simd.splat_f32s(0.0);
+    let mut halves = [[nothing; 2]; V];
+    for v in 0..V {
+        halves[v] = vector(v).halves();
+    }
     for run in 0..F::GROUP / F::SHARED {
         let (mut scale, mut addend) = ([nothing; V], [None; V]);
         let mut above = [[simd.splat_u32s(0); V]; 2];
         for v in 0..V {
             let words = vector(v);
-            (scale[v], addend[v]) = F::scale(simd, words, run);
+            (scale[v], addend[v]) = F::scale(simd, halves[v], words, run);
             if matches!(F::BITS, 5 | 6) {
                 // What is above 4 bits, to where it belongs for the first columns; later ones are beside it.
                 let bits = words.get(F::SCALES + F::GROUP / OCTET + run);
@@ -103,8 +113,9 @@ pub fn numbers<F: Format, S: Simd, const V: usize>(
                 above[1][v] = shr(simd, bits, 12);
             }
         }
-        for octet in 0..F::SHARED / OCTET {
-            let octet_of_group = run * (F::SHARED / OCTET) + octet;
+        for at in 0..F::SHARED / OCTET {
+            let octet_of_group = run * (F::SHARED / OCTET) + at;
+            octet(octet_of_group);
             for half in 0..2 {
                 let mut low = [simd.splat_u32s(0); V];
                 let mut high = [simd.splat_u32s(0); V];

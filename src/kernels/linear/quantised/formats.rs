@@ -50,8 +50,12 @@ macro_rules! small {
             }
 
             #[inline(always)]
-            fn scale<S: Simd>(_: S, words: Words<S>, run: usize) -> (S::f32s, Option<S::f32s>) {
-                let (lower, upper) = (words.half(0, false), words.half(0, true));
+            fn scale<S: Simd>(
+                _: S,
+                [lower, upper]: [S::f32s; 2],
+                _: Words<S>,
+                run: usize,
+            ) -> (S::f32s, Option<S::f32s>) {
                 (if run == 0 { lower } else { upper }, None)
             }
         }
@@ -74,8 +78,13 @@ macro_rules! small {
             }
 
             #[inline(always)]
-            fn scale<S: Simd>(_: S, words: Words<S>, _: usize) -> (S::f32s, Option<S::f32s>) {
-                (words.half(0, false), Some(words.half(0, true)))
+            fn scale<S: Simd>(
+                _: S,
+                [d, m]: [S::f32s; 2],
+                _: Words<S>,
+                _: usize,
+            ) -> (S::f32s, Option<S::f32s>) {
+                (d, Some(m))
             }
         }
     };
@@ -156,8 +165,12 @@ macro_rules! large {
             }
 
             #[inline(always)]
-            fn scale<S: Simd>(simd: S, words: Words<S>, run: usize) -> (S::f32s, Option<S::f32s>) {
-                let (d, min) = (words.half(0, false), words.half(0, true));
+            fn scale<S: Simd>(
+                simd: S,
+                [d, min]: [S::f32s; 2],
+                words: Words<S>,
+                run: usize,
+            ) -> (S::f32s, Option<S::f32s>) {
                 let byte = |i: usize| words.byte(1 + run / 2, 2 * (run % 2) + i, 0.0);
                 let min = simd.mul_f32s(min, byte(1));
                 (simd.mul_f32s(d, byte(0)), Some(simd.neg_f32s(min)))
@@ -211,9 +224,13 @@ impl Format for Q6K {
     }
 
     #[inline(always)]
-    fn scale<S: Simd>(simd: S, words: Words<S>, run: usize) -> (S::f32s, Option<S::f32s>) {
-        let of_run = words.byte(1 + run / 4, run % 4, 128.0);
-        (simd.mul_f32s(words.half(0, false), of_run), None)
+    fn scale<S: Simd>(
+        simd: S,
+        [d, _]: [S::f32s; 2],
+        words: Words<S>,
+        run: usize,
+    ) -> (S::f32s, Option<S::f32s>) {
+        (simd.mul_f32s(d, words.byte(1 + run / 4, run % 4, 128.0)), None)
     }
 }
 

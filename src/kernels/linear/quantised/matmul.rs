@@ -1,6 +1,6 @@
 //! Products with quantised panels: a few rows of x as the numbers come, many with tiles that were dequantised before.
 
-use super::format::{Format, numbers};
+use super::format::{Format, OCTET, numbers};
 use super::formats::with_format;
 use super::pack::Blocks;
 use crate::kernels::linear::kernel::{
@@ -12,8 +12,8 @@ use pulp::{Arch, Simd, WithSimd, bytemuck};
 use std::marker::PhantomData;
 use std::ops::Range;
 
-/// How far ahead of its use a panel is fetched.
-const AHEAD_BYTES: usize = 4096;
+/// How far ahead of its use a panel is fetched: more than the largest group has, since its last words are used with its first.
+const AHEAD_BYTES: usize = 8192;
 
 /// Some panels of quantised weights, one behind the other, times rows of x.
 pub struct BlockMatmul<'a> {
@@ -106,12 +106,18 @@ fn dequantise<F: Format, S: Simd>(simd: S, words: &[Columns<u32>], out: &mut [Co
             let Self(words, out, _) = self;
             for (out, group) in out.chunks_mut(F::GROUP).zip(words.chunks_exact(F::WORDS)) {
                 for at in 0..PANEL / S::F32_LANES {
-                    numbers::<F, S, 1>(simd, group, at, |column, [numbers]| {
-                        // The last group may have columns that the tile has not.
-                        if let Some(out) = out.get_mut(column) {
-                            S::as_mut_simd_f32s(out.numbers_mut()).0[at] = numbers;
-                        }
-                    });
+                    numbers::<F, S, 1>(
+                        simd,
+                        group,
+                        at,
+                        |_| {},
+                        |column, [numbers]| {
+                            // The last group may have columns that the tile has not.
+                            if let Some(out) = out.get_mut(column) {
+                                S::as_mut_simd_f32s(out.numbers_mut()).0[at] = numbers;
+                            }
+                        },
+                    );
                 }
             }
         }
@@ -171,13 +177,18 @@ impl<F: Format, const R: usize> Few<'_, F, R> {
     #[inline(always)]
     fn vectors<S: Simd, const V: usize>(&mut self, simd: S, at: usize) {
         let mut sums = [[simd.splat_f32s(0.0); V]; R];
-        let lines = 2 * F::WORDS * V * S::F32_LANES / PANEL;
         for g in 0..self.len.div_ceil(F::GROUP) {
             let group = &self.words[g * F::WORDS..][..F::WORDS];
-            let ahead = group.as_ptr().wrapping_byte_add(AHEAD_BYTES).cast::<Line>();
-            (0..lines).for_each(|line| prefetch(ahead.wrapping_add(line)));
+            let ahead = group.as_ptr().wrapping_byte_add(AHEAD_BYTES);
             let first = g * F::GROUP;
-            numbers::<F, S, V>(simd, group, at, |column, numbers| {
+            // All of the words that come, spread evenly: a processor fetches few lines at once.
+            let fetch = |octet: usize| {
+                let bytes = size_of::<Columns<u32>>() * F::WORDS * OCTET / F::GROUP;
+                let lines = bytes.div_ceil(size_of::<Line>());
+                let ahead = ahead.wrapping_byte_add(octet * bytes).cast::<Line>();
+                (0..lines).for_each(|line| prefetch(ahead.wrapping_add(line)));
+            };
+            numbers::<F, S, V>(simd, group, at, fetch, |column, numbers| {
                 for r in 0..R {
                     let x = simd.splat_f32s(self.x[r][first + column]);
                     for v in 0..V {

@@ -83,7 +83,7 @@ impl Blocks {
         let words = self.from(panel);
         with_format!(panel.kind, F => {
             for (out, group) in out.chunks_mut(F::GROUP).zip(words.chunks_exact(F::WORDS)) {
-                numbers::<F, Scalar, 1>(Scalar, group, row, |column, [number]| {
+                numbers::<F, Scalar, 1>(Scalar, group, row, |_| {}, |column, [number]| {
                     if let Some(out) = out.get_mut(column) {
                         *out = number;
                     }
