@@ -13,6 +13,7 @@ pub use crate::checkpoint::tokenizer::guard::is_guarded;
 pub use crate::error::Line;
 pub use crate::kernels::activation::{activate_by_candle, activation_truth};
 pub use crate::kernels::exp::{exp, vectorized};
+pub use crate::kernels::linear::quantised::quantise;
 pub use crate::kernels::linear::rows::Rows;
 pub use crate::kernels::linear::should_pack;
 pub use crate::kernels::memory::on_large_pages;

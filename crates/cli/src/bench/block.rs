@@ -5,12 +5,13 @@ use super::noise::gaussian;
 use super::shape::Shape;
 use super::timing::{Time, turns};
 use super::weights::Weights;
-use candle_core::quantized::{QMatMul, QTensor};
-use candle_core::{Module, Tensor};
+use candle_core::quantized::{QMatMul, QStorage, QTensor};
+use candle_core::{Device, Module, Tensor};
 use candle_nn::Linear;
 use gemma_mlp::Gelu;
 use gemma_mlp::GemmaMlp;
 use gemma_mlp::Result;
+use gemma_mlp::internal::quantise;
 
 /// One block as we compute it and as candle does.
 pub(super) struct Sides {
@@ -29,8 +30,11 @@ enum Candle {
 impl Candle {
     fn new(layer: Linear, weights: Weights) -> Result<Self> {
         Ok(match weights.blocks() {
+            // In the same blocks as ours: candle's own quantiser makes others of the K types.
             Some(kind) => {
-                let quantised = QTensor::quantize(layer.weight(), kind)?;
+                let blocks = quantise(layer.weight().flatten_all()?.to_vec1()?, kind)?;
+                let blocks = QStorage::from_data(blocks.into(), &Device::Cpu, kind)?;
+                let quantised = QTensor::new(blocks, layer.weight().shape())?;
                 Self::Quantised(QMatMul::from_qtensor(quantised)?)
             }
             None => Self::Linear(layer),

@@ -26,8 +26,7 @@ pub struct Side {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schemars", schemars(with = "Option<String>"))]
     pub weights: Option<Mixture>,
-    /// Whether inputs of products are rounded to 8 bits as llama.cpp does it for quantised weights
-    /// ([`Gemma::with_inputs_as_stored`](gemma_mlp::Gemma::with_inputs_as_stored)).
+    /// Whether inputs of products are rounded to 8 bits, as llama.cpp does it for quantised weights.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub q8_activations: bool,
 }
