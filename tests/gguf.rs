@@ -238,7 +238,7 @@ fn the_real_tokenizer_gives_the_ids_of_the_original() {
     let named = |variable: &str| {
         let path = std::env::var_os(variable).map(PathBuf::from).filter(|path| path.exists());
         if path.is_none() {
-            skip("real", format!("{variable} names nothing that is there"));
+            skip("gguf", format!("{variable} names nothing that is there"));
         }
         path
     };

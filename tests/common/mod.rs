@@ -13,8 +13,9 @@ use std::fmt::Display;
 use std::path::Path;
 
 /// What a machine may lack, as GEMMA_MLP_REQUIRE names it: a browser, a C++ compiler, a GPU, nvcc,
-/// Python with numpy and safetensors, the real weights with their reference, a terminal.
-pub const NEEDS: [&str; 7] = ["browser", "cxx", "gpu", "ptx", "python", "real", "terminal"];
+/// Python with numpy and safetensors, the real weights with their reference, the same quantised and what llama.cpp
+/// computes with them, a terminal.
+pub const NEEDS: [&str; 8] = ["browser", "cxx", "gguf", "gpu", "ptx", "python", "real", "terminal"];
 
 /// The variable that lists what no test may skip for, such as `real,browser`, or `all`.
 pub fn required() -> String {

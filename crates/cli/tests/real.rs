@@ -120,7 +120,7 @@ fn llama_cpp_on_its_own_file() {
     let file = |variable: &str| {
         let path = std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_file());
         if path.is_none() {
-            skip("real", format!("{variable} does not name a file"));
+            skip("gguf", format!("{variable} does not name a file"));
         }
         path
     };
