@@ -4,7 +4,7 @@ mod common;
 
 use candle_core::{DType, Device, Tensor};
 use common::goldens::{Goldens, goldens, path as golden};
-use common::{skip, to_f64};
+use common::{directory_in, file_in, to_f64};
 use gemma_mlp::checkpoint::Storage;
 use gemma_mlp::{Checkpoint, Gemma, internal};
 use serde_json::{Value, json};
@@ -235,14 +235,8 @@ fn tokenizers_give_the_ids_of_the_original() {
 /// Of the real file, where GEMMA_GGUF names it and GEMMA_MODEL a directory with its `tokenizer.json`.
 #[test]
 fn the_real_tokenizer_gives_the_ids_of_the_original() {
-    let named = |variable: &str| {
-        let path = std::env::var_os(variable).map(PathBuf::from).filter(|path| path.exists());
-        if path.is_none() {
-            skip("gguf", format!("{variable} names nothing that is there"));
-        }
-        path
-    };
-    let (Some(file), Some(dir)) = (named("GEMMA_GGUF"), named("GEMMA_MODEL")) else { return };
+    let (file, dir) = (file_in("GEMMA_GGUF", "gguf"), directory_in("GEMMA_MODEL", "gguf"));
+    let (Some(file), Some(dir)) = (file, dir) else { return };
     let (ours, theirs) = (Checkpoint::open(file).unwrap(), Checkpoint::open(dir).unwrap());
     let text = common::texts::mixed(1 << 20);
     assert!(ours.encode(&text).unwrap() == theirs.encode(&text).unwrap());

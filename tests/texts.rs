@@ -3,10 +3,10 @@
 
 mod common;
 
-use common::skip;
+use common::directory_in;
 use common::texts::mixed;
 use gemma_mlp::Checkpoint;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 fn assert_same_ids(dir: &Path) {
     let checkpoint = Checkpoint::open(dir).unwrap();
@@ -25,9 +25,7 @@ fn a_megabyte_through_the_tiny_tokenizer() {
 
 #[test]
 fn a_megabyte_through_the_real_tokenizer() {
-    let dir = std::env::var_os("GEMMA_MODEL").map(PathBuf::from).filter(|dir| dir.is_dir());
-    match dir {
-        Some(dir) => assert_same_ids(&dir),
-        None => skip("real", "GEMMA_MODEL does not name a directory"),
+    if let Some(dir) = directory_in("GEMMA_MODEL", "real") {
+        assert_same_ids(&dir);
     }
 }

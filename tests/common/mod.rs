@@ -10,7 +10,7 @@ use candle_core::{DType, Device, Tensor};
 use gemma_mlp::device;
 use safetensors::{Dtype, tensor::TensorView};
 use std::fmt::Display;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What a machine may lack, as GEMMA_MLP_REQUIRE names it: a browser, a C++ compiler, a GPU, nvcc,
 /// Python with numpy and safetensors, the real weights with their reference, the same quantised and what llama.cpp
@@ -36,6 +36,24 @@ pub fn names(list: &str, need: &str) -> bool {
 pub fn skip(need: &str, why: impl Display) {
     assert!(!names(&required(), need), "GEMMA_MLP_REQUIRE names {need}, and {why}");
     eprintln!("skipped ({need}): {why}");
+}
+
+/// The directory that a variable names; says that a test is skipped where it names none.
+pub fn directory_in(variable: &str, need: &str) -> Option<PathBuf> {
+    path_in(variable, need, "a directory", Path::is_dir)
+}
+
+/// The file that a variable names; says that a test is skipped where it names none.
+pub fn file_in(variable: &str, need: &str) -> Option<PathBuf> {
+    path_in(variable, need, "a file", Path::is_file)
+}
+
+fn path_in(variable: &str, need: &str, what: &str, is: fn(&Path) -> bool) -> Option<PathBuf> {
+    let path = std::env::var_os(variable).map(PathBuf::from).filter(|path| is(path));
+    if path.is_none() {
+        skip(need, format!("{variable} does not name {what}"));
+    }
+    path
 }
 
 /// The CPU, and the GPU if there is one.

@@ -4,20 +4,13 @@
 
 mod common;
 
-use common::skip;
+use common::{directory_in, file_in};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn directories() -> Option<(PathBuf, PathBuf)> {
-    let directory = |variable: &str| {
-        let dir = std::env::var_os(variable).map(PathBuf::from).filter(|dir| dir.is_dir());
-        if dir.is_none() {
-            skip("real", format!("{variable} does not name a directory"));
-        }
-        dir
-    };
-    Some((directory("GEMMA_MODEL")?, directory("GEMMA_REFERENCE")?))
+    Some((directory_in("GEMMA_MODEL", "real")?, directory_in("GEMMA_REFERENCE", "real")?))
 }
 
 fn json(path: &Path) -> Value {
@@ -117,13 +110,7 @@ fn gradients_of_gemma3_270m() {
 /// GEMMA_GGUF names the file, GEMMA_LLAMA_DUMP what `capture --script llama.cpp` wrote of it on x86-64.
 #[test]
 fn llama_cpp_on_its_own_file() {
-    let file = |variable: &str| {
-        let path = std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_file());
-        if path.is_none() {
-            skip("gguf", format!("{variable} does not name a file"));
-        }
-        path
-    };
+    let file = |variable: &str| file_in(variable, "gguf");
     let (Some(gguf), Some(dump)) = (file("GEMMA_GGUF"), file("GEMMA_LLAMA_DUMP")) else { return };
     let mut command = Command::new(env!("CARGO_BIN_EXE_gemma-mlp"));
     command.args(["compare", "--json", "--like-theirs", "--model"]).arg(gguf).arg(dump);

@@ -3,9 +3,9 @@
 use super::elements::elements;
 use super::file::File;
 use super::scaled::Scaled;
-use super::storage::{Storage, blocks_at_a_time, dequantise, of_blocks};
+use super::storage::{Storage, blocks_at_a_time, read_dequantised};
 use crate::error::{Error, Result};
-use crate::kernels::linear::quantised::quantise;
+use crate::kernels::linear::quantised::{dequantise, quantise};
 use crate::kernels::memory::on_large_pages;
 use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor};
@@ -128,7 +128,7 @@ impl Numbers {
             Some(Storage::Blocks(kind)) => {
                 let size = kind.block_size();
                 let whole = range.start / size * size..range.end.next_multiple_of(size);
-                let mut numbers = of_blocks(&self.blocks(whole.clone())?, kind)?;
+                let mut numbers = dequantise(&self.blocks(whole.clone())?, kind)?;
                 numbers.truncate(range.end - whole.start);
                 return Ok(Tensor::from_vec(
                     numbers.split_off(range.start - whole.start),
@@ -217,7 +217,7 @@ impl Numbers {
         let mut all = on_large_pages(len);
         let places = all.spare_capacity_mut()[..len].par_chunks_mut(blocks_at_a_time(kind) * block);
         let at = self.at + (first * kind.type_size()) as u64;
-        dequantise(&self.file, at, end - first, kind, places, |numbers, places| {
+        read_dequantised(&self.file, at, end - first, kind, places, |numbers, places| {
             assert_eq!(numbers.len(), places.len(), "a piece for its places");
             for (place, &number) in places.iter_mut().zip(numbers) {
                 place.write(number);

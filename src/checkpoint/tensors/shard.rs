@@ -5,7 +5,7 @@ use super::file::{File, PIECE};
 use super::header::{self, Header, Stored};
 use super::numbers::Numbers;
 use super::scaled::Place;
-use super::storage::{Storage, blocks_at_a_time, dequantise};
+use super::storage::{Storage, blocks_at_a_time, read_dequantised};
 use super::table::Table;
 use crate::error::Result;
 use half::{bf16, f16};
@@ -159,7 +159,7 @@ impl Shard {
                 let nonfinite = AtomicUsize::new(0);
                 let blocks = bytes / kind.type_size();
                 let pieces = rayon::iter::repeat_n((), blocks.div_ceil(blocks_at_a_time(kind)));
-                dequantise(&self.file, at, blocks, kind, pieces, |numbers, ()| {
+                read_dequantised(&self.file, at, blocks, kind, pieces, |numbers, ()| {
                     let here = numbers.iter().filter(|number| !number.is_finite()).count();
                     nonfinite.fetch_add(here, Ordering::Relaxed);
                 })?;

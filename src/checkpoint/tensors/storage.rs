@@ -3,13 +3,11 @@
 use super::file::{File, PIECE};
 use super::scaled::Codes;
 use crate::error::Result;
-use crate::kernels::linear::quantised::{bits, is_kept};
+use crate::kernels::linear::quantised::{bits, dequantise, is_kept};
+use candle_core::DType;
 use candle_core::quantized::GgmlDType;
-use candle_core::{CpuStorage, DType};
-use pulp::bytemuck::{cast_slice, cast_slice_mut};
 use rayon::iter::IndexedParallelIterator;
 use safetensors::Dtype;
-use std::borrow::Cow;
 use std::fmt;
 
 /// What a tensor's numbers are stored as.
@@ -105,7 +103,7 @@ impl fmt::Display for Storage {
 
 /// Reads so many blocks from a byte on with all threads, some at a time: `work` gets their numbers, and the
 /// item that stands in their place. Of [`blocks_at_a_time`] blocks each, but for the last.
-pub(super) fn dequantise<I: Send>(
+pub(super) fn read_dequantised<I: Send>(
     file: &File,
     at: u64,
     blocks: usize,
@@ -115,21 +113,9 @@ pub(super) fn dequantise<I: Send>(
 ) -> Result<()> {
     let size = kind.type_size();
     file.read(at, blocks * size, blocks_at_a_time(kind) * size, items, |bytes, item| {
-        work(&of_blocks(bytes, kind)?, item);
+        work(&dequantise(bytes, kind)?, item);
         Ok(())
     })
-}
-
-/// The numbers of some blocks, as candle dequantises them, which is as ggml does.
-pub(super) fn of_blocks(bytes: &[u8], kind: GgmlDType) -> candle_core::Result<Vec<f32>> {
-    // candle takes blocks that lie where blocks may, in memory.
-    let mut aligned = vec![0u64; bytes.len().div_ceil(size_of::<u64>())];
-    cast_slice_mut(&mut aligned)[..bytes.len()].copy_from_slice(bytes);
-    let blocks = kind.from_data(Cow::Borrowed(&cast_slice(&aligned)[..bytes.len()]));
-    match blocks.dequantize(bytes.len() / kind.type_size() * kind.block_size())? {
-        CpuStorage::F32(numbers) => Ok(numbers),
-        _ => candle_core::bail!("candle dequantises {kind:?} to what is not f32"),
-    }
 }
 
 /// How many blocks are read at a time.

@@ -14,7 +14,7 @@ mod tensor;
 
 pub use matmul::BlockMatmul;
 pub use pack::Blocks;
-pub use quantise::quantise;
+pub use quantise::{dequantise, quantise};
 pub use tensor::quantised;
 
 use candle_core::quantized::GgmlDType;

@@ -1,12 +1,14 @@
-//! Numbers into blocks.
+//! Numbers into blocks, and out of them.
 //!
 //! The K types are quantised here, to the bits of ggml's reference (`quantize_row_q4_K_ref` and its like in
 //! `ggml/src/ggml-quants.c`, compiled without fused multiplications): candle's quantiser follows an earlier one, whose
 //! error is 2 to 5 % larger. The other types are candle's, which are ggml's to the bit.
 
 use candle_core::quantized::{GgmlDType, QTensor};
-use candle_core::{Device, Result, Tensor};
+use candle_core::{CpuStorage, Device, Result, Tensor};
 use half::f16;
+use pulp::bytemuck::{cast_slice, cast_slice_mut};
+use std::borrow::Cow;
 
 /// Columns of a block of the K types.
 const BLOCK: usize = 256;
@@ -34,6 +36,21 @@ pub fn quantise(numbers: Vec<f32>, kind: GgmlDType) -> Result<Vec<u8>> {
             let numbers = Tensor::from_vec(numbers, ((),), &Device::Cpu)?;
             Ok(QTensor::quantize(&numbers, kind)?.data()?.into_owned())
         }
+    }
+}
+
+/// The numbers of some blocks, as candle dequantises them, which is as ggml does.
+///
+/// # Errors
+/// A type that is none of blocks.
+pub fn dequantise(bytes: &[u8], kind: GgmlDType) -> Result<Vec<f32>> {
+    // candle takes blocks that lie where blocks may, in memory.
+    let mut aligned = vec![0u64; bytes.len().div_ceil(size_of::<u64>())];
+    cast_slice_mut(&mut aligned)[..bytes.len()].copy_from_slice(bytes);
+    let blocks = kind.from_data(Cow::Borrowed(&cast_slice(&aligned)[..bytes.len()]));
+    match blocks.dequantize(bytes.len() / kind.type_size() * kind.block_size())? {
+        CpuStorage::F32(numbers) => Ok(numbers),
+        _ => candle_core::bail!("candle dequantises {kind:?} to what is not f32"),
     }
 }
 

@@ -1,8 +1,8 @@
 //! Matrices in memory that are quantised when they are packed.
 
-use super::{is_kept, quantise};
+use super::{dequantise, is_kept, quantise};
 use crate::kernels::linear::matrix::{Source, deferred};
-use candle_core::quantized::{GgmlDType, QStorage, QTensor};
+use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Result, Tensor};
 use std::ops::Range;
 use std::sync::Arc;
@@ -38,9 +38,8 @@ pub fn quantised(weight: &Tensor, kind: GgmlDType) -> Result<Tensor> {
 impl Source for Quantised {
     fn rows(&self, rows: Range<usize>) -> Result<Tensor> {
         let shape = (rows.len(), self.weight.dim(1)?);
-        let blocks = self.read_blocks(rows)?.into();
-        QTensor::new(QStorage::from_data(blocks, &Device::Cpu, self.kind)?, shape)?
-            .dequantize(&Device::Cpu)
+        let numbers = dequantise(&self.read_blocks(rows)?, self.kind)?;
+        Tensor::from_vec(numbers, shape, &Device::Cpu)
     }
 
     fn blocks(&self) -> Option<GgmlDType> {
