@@ -5,7 +5,7 @@
 //! Instruction Set Extensions Reference, `VDPBF16PS`), so that the error has the bound of the other
 //! kernels; but subnormal numbers, below 2^-126, count as 0.
 
-use super::kernel::{Kernel, Line, Sliver, TILE, prefetch};
+use super::kernel::{Kernel, Sliver, TILE};
 use super::stored::PANEL;
 use half::bf16;
 use pulp::{cast, f32x16, u32x16};
@@ -41,11 +41,11 @@ const VECTORS: usize = PANEL / 16;
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bf16")]
 fn multiply<const R: usize>(sliver: Sliver<bf16, bf16, R>) {
-    let Sliver { x, panel, ahead, ahead_of_x, sums: out, width, pass: _ } = sliver;
+    let Sliver { x, panel, mut ahead, sums: out, width, half: _ } = sliver;
     let mut sums = [[cast::<_, f32x16>([0f32; 16]); VECTORS]; R];
     let steps = panel.len().min(TILE / 2);
     for (i, columns) in panel[..steps].iter().enumerate() {
-        prefetch(ahead.0.wrapping_byte_add(i * ahead.1));
+        ahead.fetch::<1, 1>();
         let w: [u32x16; VECTORS] = cast(columns.pairs());
         for (sums, x) in sums.iter_mut().zip(x) {
             let pair = u32::from(x[2 * i].to_bits()) | u32::from(x[2 * i + 1].to_bits()) << 16;
@@ -56,7 +56,6 @@ fn multiply<const R: usize>(sliver: Sliver<bf16, bf16, R>) {
             // As in the other kernels.
             compiler_fence(Ordering::SeqCst);
         }
-        prefetch(ahead_of_x.0.wrapping_byte_add(2 * i * ahead_of_x.1).cast::<Line>());
     }
     for (r, sums) in sums.into_iter().enumerate() {
         let row = &mut out[r * width..][..PANEL];

@@ -5,9 +5,10 @@
 //! tiles' sums, one after the other. Hence the same bits for any number of threads and for a row
 //! alone or among others.
 
+use super::ahead::{Ahead, Stream};
+use super::pin::pin;
 use super::stored::{Columns, PANEL, Stored};
 use pulp::{Arch, Simd, WithSimd};
-use std::sync::atomic::{Ordering, compiler_fence};
 
 /// Columns that are summed before their sum is added to the rest: few enough for a tile of a
 /// panel and of x to stay in the first two caches, many enough for that addition not to count.
@@ -29,11 +30,14 @@ pub trait Kernel<W: Stored>: Copy {
     /// What x comes in.
     type X: Copy;
 
-    /// Rows whose sums fit the registers, up to 12.
+    /// Rows whose sums with a whole panel fit the registers, up to 12.
     const ROWS: usize;
 
-    /// Passes over a panel, each for a part of its rows, where their sums do not fit at once.
-    const PASSES: usize = 1;
+    /// Rows whose sums with half a panel fit them, if many rows had better go over each half by itself.
+    const ROWS_OF_HALF: Option<usize> = None;
+
+    /// Steps along a panel between two looks at what to fetch ahead, 1 or 8.
+    const STEPS: usize = 1;
 
     /// Multiplies, and adds the products to the sums.
     fn multiply<const R: usize>(self, sliver: Sliver<W, Self::X, R>);
@@ -44,15 +48,12 @@ pub struct Sliver<'a, W: Stored, X, const R: usize> {
     pub x: &'a [[X; TILE]; R],
     /// The panel's columns, step by step.
     pub panel: &'a [Columns<W>],
-    /// What to fetch of the weight on the way: from where, and how many bytes further with every step.
-    pub ahead: (*const Columns<W>, usize),
-    /// What to fetch of x on the way: from where, and how many bytes further with every column.
-    pub ahead_of_x: (*const [X; TILE], usize),
+    pub ahead: Ahead,
     /// Where the sums begin, `[R, PANEL]` inside rows of some width.
     pub sums: &'a mut [f32],
     pub width: usize,
-    /// Which of a kernel's passes over the panel to make, if not all.
-    pub pass: Option<usize>,
+    /// Which half of the panel, if not all.
+    pub half: Option<usize>,
 }
 
 /// Some panels of a weight, one behind the other, times rows of x.
@@ -89,13 +90,18 @@ impl<W: Stored, X: Copy> PanelMatmul<'_, W, X> {
                 let group = GROUP.min(rows - start);
                 for (at, panel) in panels.chunks_exact(steps).enumerate() {
                     let sums = &mut sums[start * width + at * PANEL..];
-                    let some = panel.chunks(TILE / W::WIDTH).enumerate().skip(first).take(step);
-                    for (t, tile) in some {
+                    let (size, last) = (TILE / W::WIDTH, tiles.min(first + step) - 1);
+                    for (t, tile) in panel.chunks(size).enumerate().take(last + 1).skip(first) {
+                        let after = match t == last {
+                            true => panel.as_ptr().wrapping_add(steps + first * size),
+                            false => tile.as_ptr().wrapping_add(size),
+                        };
                         // The first panel brings x into the second-level cache.
-                        let next =
+                        let x_after =
                             (at == 0).then(|| x.as_ptr().wrapping_add((t + 1) * rows + start));
+                        let next = Next { weight: after, x: x_after };
                         let x = &x[t * rows + start..][..group];
-                        multiply_tile(kernel, x, next, tile, sums, width);
+                        multiply_tile(kernel, x, tile, next, sums, width);
                     }
                 }
             }
@@ -108,65 +114,79 @@ pub fn tiles_at_a_time(rows: usize) -> usize {
     (TILES_OF_X / rows.max(1)).max(1)
 }
 
-/// One tile of a panel times a group of rows; `next` is the group's next tile, if it is to be fetched.
+/// What a tile's successor reads: its part of a panel, and perhaps rows of x that no cache has yet.
+pub struct Next<W, X> {
+    pub weight: *const Columns<W>,
+    pub x: Option<*const [X; TILE]>,
+}
+
+/// One tile of a panel times a group of rows.
 pub fn multiply_tile<W: Stored, K: Kernel<W>>(
     kernel: K,
     x: &[[K::X; TILE]],
-    next: Option<*const [K::X; TILE]>,
     panel: &[Columns<W>],
+    next: Next<W, K::X>,
     sums: &mut [f32],
     width: usize,
 ) {
-    if x.len() <= K::ROWS {
-        return multiply_slivers(kernel, x, next, panel, sums, width, None);
-    }
-    // What a pass reads of the tile stays in the first-level cache from sliver to sliver.
-    for pass in 0..K::PASSES {
-        let next = next.filter(|_| pass == 0);
-        multiply_slivers(kernel, x, next, panel, sums, width, Some(pass));
+    // Half of a panel stays in the first-level cache from sliver to sliver.
+    if K::ROWS_OF_HALF.is_some() && x.len() >= 2 * K::ROWS {
+        let again = Next { x: None, ..next };
+        multiply_slivers(kernel, x, panel, next, sums, width, Some(0));
+        multiply_slivers(kernel, x, panel, again, sums, width, Some(1));
+    } else {
+        multiply_slivers(kernel, x, panel, next, sums, width, None);
     }
 }
 
-/// One tile of a panel times a group of rows, in one pass or all, in slivers of as many rows as the
+/// One tile of a panel, or a half of it, times a group of rows, in slivers of as many rows as the
 /// registers can hold.
 fn multiply_slivers<W: Stored, K: Kernel<W>>(
     kernel: K,
     x: &[[K::X; TILE]],
-    next: Option<*const [K::X; TILE]>,
     panel: &[Columns<W>],
+    next: Next<W, K::X>,
     sums: &mut [f32],
     width: usize,
-    pass: Option<usize>,
+    half: Option<usize>,
 ) {
-    let slivers = x.len().div_ceil(K::ROWS);
+    let looks = panel.len().div_ceil(K::STEPS);
+    let (most, before, passes) = match (half, K::ROWS_OF_HALF) {
+        (Some(half), Some(most)) => (most, half, 2),
+        _ => (K::ROWS, 0, 1),
+    };
+    let slivers = x.len().div_ceil(most);
     let mut start = 0;
     for sliver in 0..slivers {
         let rows = (x.len() - start).div_ceil(slivers - sliver);
-        // A sliver fetches x for the next one.
-        let bytes = rows * size_of::<[K::X; TILE]>() / (W::WIDTH * panel.len());
-        let ahead_of_x = match next {
-            Some(_) if sliver + 1 < slivers => (x[start + rows..].as_ptr(), bytes),
-            Some(next) => (next, bytes),
-            None => (x.as_ptr(), 0),
-        };
-        let x = &x[start..start + rows];
-        let sums = &mut sums[start * width..];
         // What is behind this tile is wanted next. One sliver reads on as it goes; several share
         // the next tile out between them.
-        let size = size_of::<Columns<W>>();
-        let ahead = match slivers {
-            1 => (panel.as_ptr().wrapping_byte_add(AHEAD_BYTES), size),
-            _ => {
-                let part = panel.len() * sliver / slivers;
-                (panel.as_ptr().wrapping_add(TILE / W::WIDTH + part), size / slivers)
+        let bytes = size_of_val(panel);
+        let weight = match slivers * passes {
+            1 => Stream::new(panel.as_ptr().wrapping_byte_add(AHEAD_BYTES), bytes, looks),
+            all => {
+                let part = bytes * (before * slivers + sliver) / all;
+                Stream::new(next.weight.wrapping_byte_add(part), bytes / all, looks)
             }
         };
+        // A sliver fetches x for the next one.
+        let bytes = rows * size_of::<[K::X; TILE]>();
+        let of_x = match next.x {
+            Some(_) if sliver + 1 < slivers => {
+                Stream::new(x[start + rows..].as_ptr(), bytes, looks)
+            }
+            Some(next) => Stream::new(next, bytes, looks),
+            None => Stream::NONE,
+        };
+        let ahead = Ahead { weight, x: of_x };
+        let x = &x[start..start + rows];
+        let sums = &mut sums[start * width..];
         macro_rules! multiply {
             ($($rows:literal)*) => {
                 match x.len() {
-                    $($rows if $rows <= K::ROWS => {
+                    $($rows if $rows <= K::ROWS || K::ROWS_OF_HALF.is_some_and(|most| $rows <= most) => {
                         if let Some(x) = x.first_chunk::<$rows>() {
-                            kernel.multiply(Sliver { x, panel, ahead, ahead_of_x, sums, width, pass });
+                            kernel.multiply(Sliver { x, panel, ahead, sums, width, half });
                         }
                     })*
                     _ => unreachable!("more rows than a kernel takes"),
@@ -196,13 +216,22 @@ impl<S: Simd, W: Stored> Kernel<W> for MulAdd<S> {
 
     const ROWS: usize = match S::F32_LANES {
         16 => 12,   // of 32 registers 24 hold sums
-        8 | 4 => 6, // of 16 registers 12, of NEON's 32 again 24
+        8 | 4 => 3, // of 16 registers 12, of NEON's 32 again 24
         _ => 2,
     };
 
-    const PASSES: usize = match S::F32_LANES {
+    /// To widen half types takes instructions of its own, which more rows share. f32 takes fewest
+    /// with three rows and four vectors: a load of w and a third of one of x for three products.
+    const ROWS_OF_HALF: Option<usize> = match S::F32_LANES {
+        8 | 4 if W::WIDTH > 1 => Some(6),
+        _ => None,
+    };
+
+    /// Where instructions are what there is too few of, above all with two threads on a core, they do
+    /// not go into looking ahead.
+    const STEPS: usize = match S::F32_LANES {
         16 => 1,
-        _ => 2,
+        _ => 8,
     };
 
     /// A function of its own for each number of rows: inlined into one another, they lose the
@@ -218,58 +247,49 @@ impl<W: Stored, const R: usize> WithSimd for Sliver<'_, W, f32, R> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        match S::F32_LANES {
-            16 => self.vectors::<S, 2>(simd, 0),
-            8 if R <= 3 && self.pass.is_none() => self.vectors::<S, 4>(simd, 0),
-            8 => self.passes::<S, 2>(simd),
-            4 => self.passes::<S, 4>(simd),
-            _ => self.passes::<S, 8>(simd),
+        match (S::F32_LANES, self.half) {
+            (16, _) => self.vectors::<S, 2, 1>(simd, 0),
+            (8, None) if R <= 3 => self.vectors::<S, 4, 8>(simd, 0),
+            (8, half) => self.vectors::<S, 2, 8>(simd, 2 * half.unwrap_or(0)),
+            (4, None) if R <= 3 => self.vectors::<S, 8, 8>(simd, 0),
+            (4, half) => self.vectors::<S, 4, 8>(simd, 4 * half.unwrap_or(0)),
+            _ => (0..PANEL / S::F32_LANES)
+                .step_by(8)
+                .for_each(|at| self.vectors::<S, 8, 8>(simd, at)),
         }
     }
 }
 
 impl<W: Stored, const R: usize> Sliver<'_, W, f32, R> {
-    /// The pass that is asked for, or all, with `V` vectors at a time.
-    #[inline(always)]
-    fn passes<S: Simd, const V: usize>(&mut self, simd: S) {
-        let vectors = PANEL / S::F32_LANES;
-        let some = match self.pass {
-            Some(pass) => pass * vectors / 2..(pass + 1) * vectors / 2,
-            None => 0..vectors,
-        };
-        for at in some.step_by(V) {
-            self.vectors::<S, V>(simd, at);
-        }
-    }
-
     /// The products with the panel's `V` vectors from the `at`-th on.
     ///
     /// Its loops go by index: written with iterators they are not unrolled, and the sums lie in
     /// memory.
     #[allow(clippy::needless_range_loop)]
     #[inline(always)]
-    fn vectors<S: Simd, const V: usize>(&mut self, simd: S, at: usize) {
+    fn vectors<S: Simd, const V: usize, const STEPS: usize>(&mut self, simd: S, at: usize) {
         let mut sums = [[simd.splat_f32s(0.0); V]; R];
-        let steps = self.panel.len().min(TILE / W::WIDTH);
-        for (i, columns) in self.panel[..steps].iter().enumerate() {
-            prefetch(self.ahead.0.wrapping_byte_add(i * self.ahead.1));
-            for column in 0..W::WIDTH {
-                let mut w = [simd.splat_f32s(0.0); V];
-                for v in 0..V {
-                    w[v] = W::load(simd, columns, at + v, column);
-                }
-                for r in 0..R {
-                    let x = simd.splat_f32s(self.x[r][W::WIDTH * i + column]);
-                    for v in 0..V {
-                        sums[r][v] = simd.mul_add_e_f32s(w[v], x, sums[r][v]);
-                    }
-                    // Otherwise all of x is loaded first, and what it drives out of the registers
-                    // costs more than half the speed.
-                    compiler_fence(Ordering::SeqCst);
-                }
-                let at = (W::WIDTH * i + column) * self.ahead_of_x.1;
-                prefetch(self.ahead_of_x.0.wrapping_byte_add(at).cast::<Line>());
+        let (runs, rest) = self.panel.as_chunks::<STEPS>();
+        let runs = &runs[..runs.len().min(TILE / W::WIDTH / STEPS)];
+        for (i, run) in runs.iter().enumerate() {
+            match W::WIDTH {
+                1 => self.ahead.fetch::<STEPS, 1>(),
+                _ => self.ahead.fetch::<STEPS, 2>(),
             }
+            macro_rules! steps {
+                ($($step:literal)*) => {
+                    $(if $step < STEPS {
+                        let first = W::WIDTH * (STEPS * i + $step);
+                        multiply::<W, S, V, R>(simd, &run[$step], at, self.x, first, &mut sums);
+                    })*
+                };
+            }
+            // A loop would not be unrolled.
+            steps!(0 1 2 3 4 5 6 7);
+        }
+        for (i, columns) in rest.iter().enumerate() {
+            let first = W::WIDTH * (STEPS * runs.len() + i);
+            multiply::<W, S, V, R>(simd, columns, at, self.x, first, &mut sums);
         }
         for r in 0..R {
             let row = S::as_mut_simd_f32s(&mut self.sums[r * self.width..][..PANEL]).0;
@@ -280,18 +300,45 @@ impl<W: Stored, const R: usize> Sliver<'_, W, f32, R> {
     }
 }
 
-/// A cache line.
-pub type Line = [u8; 64];
-
-/// Asks for memory that will be read soon. Any address will do: one that is not ours is ignored.
+/// One step along a panel: the products of its columns' `V` vectors from the `at`-th on with x from a column on.
+///
+/// What is pinned is computed before more is loaded. Otherwise all of x is loaded first, and what it drives out of
+/// the registers costs more than half the speed.
+#[allow(clippy::needless_range_loop)]
 #[inline(always)]
-pub fn prefetch<T>(at: *const T) {
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
-    for line in 0..size_of::<T>().div_ceil(64) {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        // SAFETY: a prefetch reads nothing that the program can see and faults at no address.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast::<i8>().wrapping_add(64 * line)) }
+fn multiply<W: Stored, S: Simd, const V: usize, const R: usize>(
+    simd: S,
+    columns: &Columns<W>,
+    at: usize,
+    x: &[[f32; TILE]; R],
+    first: usize,
+    sums: &mut [[S::f32s; V]; R],
+) {
+    for column in 0..W::WIDTH {
+        let number = |r: usize| simd.splat_f32s(x[r][first + column]);
+        if R <= V {
+            // Fewest registers: those of x and one of w.
+            let mut x = [simd.splat_f32s(0.0); R];
+            for r in 0..R {
+                x[r] = number(r);
+            }
+            for v in 0..V {
+                let w = W::load(simd, columns, at + v, column);
+                for r in 0..R {
+                    sums[r][v] = pin(simd, simd.mul_add_e_f32s(w, x[r], sums[r][v]));
+                }
+            }
+        } else {
+            let mut w = [simd.splat_f32s(0.0); V];
+            for v in 0..V {
+                w[v] = W::load(simd, columns, at + v, column);
+            }
+            for r in 0..R {
+                let x = number(r);
+                for v in 0..V {
+                    sums[r][v] = pin(simd, simd.mul_add_e_f32s(w[v], x, sums[r][v]));
+                }
+            }
+        }
     }
-    #[cfg(any(not(target_arch = "x86_64"), miri))]
-    let _ = at;
 }

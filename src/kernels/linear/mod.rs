@@ -5,6 +5,7 @@
 //! in one order, so that a row of x has the same bits alone and in a batch, and for any number of
 //! threads.
 
+mod ahead;
 #[cfg(target_arch = "x86_64")]
 mod dot_bf16;
 pub(crate) mod gathered;
@@ -15,6 +16,7 @@ pub(crate) mod matrix;
 mod pack;
 mod packed;
 mod panels;
+mod pin;
 pub(crate) mod quantised;
 pub(crate) mod rows;
 mod stored;

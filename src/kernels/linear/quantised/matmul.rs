@@ -3,9 +3,8 @@
 use super::format::{Format, OCTET, numbers};
 use super::formats::with_format;
 use super::pack::Blocks;
-use crate::kernels::linear::kernel::{
-    GROUP, Line, MulAdd, TILE, multiply_tile, prefetch, tiles_at_a_time,
-};
+use crate::kernels::linear::ahead::{Line, prefetch};
+use crate::kernels::linear::kernel::{GROUP, MulAdd, Next, TILE, multiply_tile, tiles_at_a_time};
 use crate::kernels::linear::stored::{Columns, PANEL};
 use crate::kernels::memory::{kept, with_scratch};
 use pulp::{Arch, Simd, WithSimd, bytemuck};
@@ -90,7 +89,8 @@ fn multiply<F: Format, S: Simd>(
         _ => {
             let numbers = &mut memory[..len];
             dequantise::<F, S>(simd, words, numbers);
-            multiply_tile(MulAdd(simd), x, None, numbers, sums, width);
+            let next = Next { weight: numbers.as_ptr(), x: None }; // nothing more
+            multiply_tile(MulAdd(simd), x, numbers, next, sums, width);
         }
     }
 }
