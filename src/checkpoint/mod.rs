@@ -53,11 +53,10 @@ use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tokenizer::Tokenizer;
+use tokenizer::{TOKENIZER, Tokenizer};
 
 const CONFIG: &str = "config.json";
 const GENERATION: &str = "generation_config.json";
-const TOKENIZER: &str = "tokenizer.json";
 
 /// A checkpoint that has been opened and checked, with no weight read yet.
 ///

@@ -19,14 +19,13 @@ pub(super) mod parts;
 mod sparsity;
 mod tokenizer;
 
-use super::TOKENIZER;
 use super::config::Config;
 use super::remark::{Remark, RemarkKind};
 use super::tensors::header::{Header, Stored};
 use super::tensors::shard::Shard;
 use super::tensors::table::Table;
 use super::tensors::{File, Tensors};
-use super::tokenizer::Tokenizer;
+use super::tokenizer::{TOKENIZER, Tokenizer};
 use crate::error::{Error, Result};
 use config::{Architecture, FACTORS, Source, reads_factors};
 use header::{Info, MAGIC};

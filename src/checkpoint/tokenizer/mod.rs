@@ -21,6 +21,9 @@ use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
+/// The file that it is in.
+pub(super) const TOKENIZER: &str = "tokenizer.json";
+
 /// The tokenizer of a checkpoint. It is read when a text first is, since ids can be passed without
 /// one.
 pub(super) struct Tokenizer {
