@@ -171,9 +171,10 @@ macro_rules! large {
                 words: Words<S>,
                 run: usize,
             ) -> (S::f32s, Option<S::f32s>) {
-                let byte = |i: usize| words.byte(1 + run / 2, 2 * (run % 2) + i, 0.0);
-                let min = simd.mul_f32s(min, byte(1));
-                (simd.mul_f32s(d, byte(0)), Some(simd.neg_f32s(min)))
+                // Not in a closure: a compiler may leave one out of line, and then all that it calls.
+                let (word, byte) = (1 + run / 2, 2 * (run % 2));
+                let min = simd.mul_f32s(min, words.byte(word, byte + 1, 0));
+                (simd.mul_f32s(d, words.byte(word, byte, 0)), Some(simd.neg_f32s(min)))
             }
         }
     };
@@ -230,7 +231,7 @@ impl Format for Q6K {
         words: Words<S>,
         run: usize,
     ) -> (S::f32s, Option<S::f32s>) {
-        (simd.mul_f32s(d, words.byte(1 + run / 4, run % 4, 128.0)), None)
+        (simd.mul_f32s(d, words.byte(1 + run / 4, run % 4, 128)), None)
     }
 }
 
