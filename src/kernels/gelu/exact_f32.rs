@@ -9,14 +9,17 @@
 
 use super::coefficients::{TAIL, TAIL_CENTER, TAIL_LAST, TAIL_SCALE};
 use super::exact_f64;
-use super::lookup::{Lookup, Vectorized, dispatch};
+use super::lookup::{Lookup, Tables, Vectorized, dispatch};
 use super::precision::Single;
 use pulp::{NullaryFnOnce, Simd};
 
 /// Numbers after which those beyond the table are looked for.
 const CHUNK: usize = 1024;
-/// Vectors that are computed side by side: one alone waits for its own results.
-const ABREAST: usize = 4;
+/// The tables: the middle of an index's piece of the axis, then the coefficients of its polynomial.
+static TABLES: Tables = {
+    let [c0, c1, c2, c3, c4, c5, c6] = TAIL;
+    Tables::new([TAIL_CENTER, c0, c1, c2, c3, c4, c5, c6])
+};
 /// 1.5·2^23: what is added to it is rounded to an integer, which then stands in the low bits.
 const SHIFT: f32 = 12_582_912.0;
 
@@ -49,7 +52,10 @@ impl Values<'_> {
     #[inline(always)]
     fn all<S: Lookup>(self, simd: S) {
         for (x, y) in self.x.chunks(CHUNK).zip(self.y.chunks_mut(CHUNK)) {
-            near(simd, x, y);
+            match S::ABREAST {
+                1 => near::<S, 1>(simd, x, y),
+                _ => near::<S, 4>(simd, x, y),
+            }
             far(x, y);
         }
     }
@@ -57,7 +63,7 @@ impl Values<'_> {
 
 /// `x·Φ(x)` where x is not below the table.
 #[inline(always)]
-fn near<S: Lookup>(simd: S, x: &[f32], y: &mut [f32]) {
+fn near<S: Lookup, const ABREAST: usize>(simd: S, x: &[f32], y: &mut [f32]) {
     let (x, x_rest) = S::as_simd_f32s(x);
     let (y, y_rest) = S::as_mut_simd_f32s(y);
     let (x, x_single) = x.as_chunks::<ABREAST>();
@@ -113,13 +119,14 @@ fn by_table<S: Lookup, const N: usize>(simd: S, x: [S::f32s; N]) -> [S::f32s; N]
     let z = v.map(x, |s, x| s.min_f32s(s.splat_f32s(TAIL_LAST), s.abs_f32s(x)));
     let root = v.mul_add(z, v.all(TAIL_SCALE), v.all(TAIL_SCALE));
     let index = v.mul_add(root, root, v.all(SHIFT));
+    let place = v.place(index);
     // Φ(-z) = m0 + d·slope, of which the second part is below a third of the first.
-    let d = v.sub(z, v.lookup(&TAIL_CENTER, index));
-    let mut slope = v.lookup(&TAIL[TAIL.len() - 1], index);
-    for table in TAIL[1..TAIL.len() - 1].iter().rev() {
-        slope = v.mul_add(slope, d, v.lookup(table, index));
+    let d = v.sub(z, v.get(0, place));
+    let mut slope = v.get(TAIL.len(), place);
+    for table in (2..TAIL.len()).rev() {
+        slope = v.mul_add(slope, d, v.get(table, place));
     }
-    let m0 = v.lookup(&TAIL[0], index);
+    let m0 = v.get(1, place);
     let tail = v.mul_add(d, slope, m0);
     let lost = v.mul_add(d, slope, v.sub(m0, tail));
     let left = v.mul_add(z, tail, v.mul(z, lost)); // z·Φ(-z), rounded once
@@ -188,9 +195,24 @@ impl<S: Lookup> Vectors<S> {
         a
     }
 
+    /// Where the tables have what belongs to the integers in the numbers' low bits.
     #[inline(always)]
-    fn lookup<const N: usize>(self, table: &[f32; 32], index: [S::f32s; N]) -> [S::f32s; N] {
-        self.map(index, |s, index| s.lookup(table, s.transmute_u32s_f32s(index)))
+    fn place<const N: usize>(self, index: [S::f32s; N]) -> [S::Place; N] {
+        let one = |index| self.0.transmute_u32s_f32s(index);
+        let mut places = [self.0.place(&TABLES, one(index[0])); N];
+        for i in 1..N {
+            places[i] = self.0.place(&TABLES, one(index[i]));
+        }
+        places
+    }
+
+    #[inline(always)]
+    fn get<const N: usize>(self, table: usize, place: [S::Place; N]) -> [S::f32s; N] {
+        let mut found = [self.0.get(&TABLES, table, place[0]); N];
+        for i in 1..N {
+            found[i] = self.0.get(&TABLES, table, place[i]);
+        }
+        found
     }
 }
 
