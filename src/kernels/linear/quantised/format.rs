@@ -7,7 +7,7 @@
 
 use super::super::stored::{Columns, widen_f16};
 use candle_core::quantized::GgmlDType;
-use pulp::{Simd, bytemuck};
+use pulp::Simd;
 
 /// Columns whose codes a word has 4 bits of.
 pub const OCTET: usize = 8;
@@ -133,7 +133,7 @@ fn code<F: Format, S: Simd>(simd: S, quad: S::u32s, column: usize) -> S::f32s {
             0 => top,
             _ => simd.and_u32s(top, simd.splat_u32s(0xff << 24)),
         };
-        return bytemuck::cast(v3.convert_i32x8_to_f32x8(bytemuck::cast(top)));
+        return pulp::bytemuck::cast(v3.convert_i32x8_to_f32x8(pulp::bytemuck::cast(top)));
     }
     // Two are far enough from a mantissa's top.
     let bits = if column < 2 { quad } else { shift(simd, quad, -16) };
