@@ -49,7 +49,7 @@ impl Lookup for Scalar {
 
     #[inline(always)]
     fn get(self, tables: &Tables, table: usize, place: u32) -> f32 {
-        tables.tables[table][place as usize % 32]
+        tables.rows[place as usize % 32][table]
     }
 }
 
