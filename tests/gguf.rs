@@ -123,7 +123,7 @@ fn parts_make_one() {
     assert_eq!(Checkpoint::open(dir.path()).unwrap().files().len(), 3);
 }
 
-/// Of every type, what gguf-py makes of it; and the model that of the dequantised numbers.
+/// Of every type, what gguf-py makes of it; and the model that of the dequantised numbers, up to the order of sums.
 #[test]
 fn quantised_weights_are_what_ggml_makes_of_them() {
     let listed = fs::read_to_string(gguf("types").with_extension("json")).unwrap();
@@ -177,7 +177,9 @@ fn quantised_weights_are_what_ggml_makes_of_them() {
     });
     fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
     let theirs = Checkpoint::open(dir.path()).unwrap();
-    assert_eq!(run(&checkpoint, &ids(400), DType::F32), run(&theirs, &ids(400), DType::F32));
+    let [ours, theirs] = [&checkpoint, &theirs].map(|model| run(model, &ids(400), DType::F32));
+    let largest = theirs.iter().fold(0f64, |max, x| x.abs().max(max));
+    assert!(ours.iter().zip(&theirs).all(|(a, b)| (a - b).abs() < 3e-6 * largest));
     let said =
         checkpoint.remarks().iter().find(|remark| remark.text.contains("quantised")).unwrap();
     assert!(said.text.contains("Q4_K: 1") && said.text.contains("Q8_0: 3"), "{said}");

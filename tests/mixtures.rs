@@ -131,7 +131,8 @@ fn run(checkpoint: &Checkpoint, dtype: DType) -> Vec<f64> {
     to_f64(&gemma.logits(&gemma.hidden(&ids, &mut ()).unwrap()).unwrap())
 }
 
-/// A model whose weights stay in blocks has the bits of one that has their numbers in f32, in memory and in its file.
+/// A model whose weights stay in blocks is one that has their numbers in f32, up to the order of sums; in memory and in its
+/// file it has the same bits.
 #[test]
 fn quantised_models_are_those_of_the_dequantised_weights() {
     for (name, sizes) in MODELS {
@@ -146,12 +147,18 @@ fn quantised_models_are_those_of_the_dequantised_weights() {
             let (_dir, dequantised) = save(&weights, &config(sizes));
             let expected = run(&dequantised, DType::F32);
             assert_ne!(expected, run(&checkpoint, DType::F32), "{name} {mixture}");
-            assert_eq!(run(&quantised, DType::F32), expected, "{name} {mixture}");
-            // In f64 weights are unpacked.
-            assert_eq!(run(&quantised, DType::F64), run(&dequantised, DType::F64));
+            // Both are as far from f64, in which weights are unpacked.
+            let f32 = run(&quantised, DType::F32);
+            let exact = run(&dequantised, DType::F64);
+            let error = |logits: &[f64]| {
+                let squares = logits.iter().zip(&exact).map(|(a, b)| (a - b) * (a - b));
+                (squares.sum::<f64>() / exact.len() as f64).sqrt()
+            };
+            assert!(error(&f32) < 1.5 * error(&expected), "{name} {mixture}");
+            assert_eq!(run(&quantised, DType::F64), exact);
             let bf16 = run(&quantised, DType::BF16);
             let quantised = quantised.streamed();
-            assert_eq!(run(&quantised, DType::F32), expected, "{name} {mixture} streamed");
+            assert_eq!(run(&quantised, DType::F32), f32, "{name} {mixture} streamed");
             assert_eq!(run(&quantised, DType::BF16), bf16, "{name} {mixture} streamed");
         }
     }

@@ -175,8 +175,8 @@ impl GemmaMlp {
     }
 
     /// The block for inference on the CPU, its weights quantised to blocks of a type as `llama-quantize` does it without an
-    /// importance matrix, and packed: in Q4_0 they take a seventh of the memory of f32. Every number is dequantised as it is
-    /// multiplied, so that results are those of the same weights in f32, to the last bit.
+    /// importance matrix, and packed: in Q4_0 they take a seventh of the memory of f32. Results are those of the same weights in
+    /// f32, up to the order in which sums are rounded; they have the same bits for any number of threads and any batch.
     ///
     /// # Errors
     /// A type other than Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4K, Q5K and Q6K; rows of no whole blocks, which have 32 numbers, and

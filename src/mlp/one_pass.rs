@@ -97,7 +97,9 @@ impl Op<'_> {
             let [_, kept] = B::kept();
             let tiles = gate_up.out_features().div_ceil(TILE) * activations * count;
             with_scratch(kept, tiles, |product: &mut [[B; TILE]]| {
-                gate_up.with_rows(some, |x| self.product::<T, B>(x, product));
+                gate_up.with_rows(some, |x| {
+                    gate_up.with_ready(x, |x| self.product::<T, B>(x, product));
+                });
                 let product = B::rows(product, activations * count);
                 down.matmul(product, self.biases.down.as_deref(), &mut y, row_of);
             });

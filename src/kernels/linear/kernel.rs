@@ -306,7 +306,7 @@ impl<W: Stored, const R: usize> Sliver<'_, W, f32, R> {
 /// the registers costs more than half the speed.
 #[allow(clippy::needless_range_loop)]
 #[inline(always)]
-fn multiply<W: Stored, S: Simd, const V: usize, const R: usize>(
+pub fn multiply<W: Stored, S: Simd, const V: usize, const R: usize>(
     simd: S,
     columns: &Columns<W>,
     at: usize,

@@ -154,20 +154,35 @@ impl Panels {
         let (rows, width) = (x.count(), panels.len() * PANEL);
         with_scratch(&SUMS, rows * width, |sums: &mut [f32]| {
             sums.fill(0.0);
-            let memory = &mut *sums;
-            match x.tiles {
-                Tiles::F32(x) => with_columns!(&*self.data, W, data => {
-                    let steps = self.steps::<W>();
-                    let panels = &data[panels.start * steps..panels.end * steps];
-                    PanelMatmul::<W, f32> { x, rows, panels, steps, sums: memory, width }.add();
-                }, blocks => {
-                    let columns = self.view.in_features;
-                    BlockMatmul { x, rows, blocks, panels, columns, sums: memory, width }.add();
-                }),
-                Tiles::BF16(x) => self.dots(x, panels, memory),
-            }
+            self.add(x, panels, sums, width);
             f(sums)
         })
+    }
+
+    /// Adds the products of x and some panels to sums, `[count, width]`.
+    fn add(&self, x: Rows, panels: Range<usize>, sums: &mut [f32], width: usize) {
+        let rows = x.count();
+        let tiles = match x.tiles {
+            Tiles::F32(tiles) => tiles,
+            Tiles::Codes(input) => input.tiles,
+            Tiles::BF16(tiles) => return self.dots(tiles, panels, sums),
+        };
+        with_columns!(&*self.data, W, data => {
+            let steps = self.steps::<W>();
+            let panels = &data[panels.start * steps..panels.end * steps];
+            PanelMatmul::<W, f32> { x: tiles, rows, panels, steps, sums, width }.add();
+        }, blocks => x.with_codes(|x| {
+            let (Tiles::Codes(x), columns) = (x.tiles, self.view.in_features) else { return };
+            BlockMatmul { x, rows, blocks, panels, columns, sums, width }.add();
+        }));
+    }
+
+    /// Calls `f` with rows of x ready for several calls of [`Self::sums`].
+    pub(crate) fn with_ready<R>(&self, x: Rows, f: impl FnOnce(Rows) -> R) -> R {
+        match &*self.data {
+            Data::Blocks(_) => x.with_codes(f),
+            _ => f(x),
+        }
     }
 
     /// Whether x of a type is multiplied as bf16: where it is, the weights are, and the machine has
@@ -230,27 +245,29 @@ impl Panels {
             return;
         }
         let strips = strips(out, self.view.out_features, step);
-        threads::for_each(self.nanoseconds(x.count()), strips, |mut strip| {
-            let columns = strip.columns();
-            let bias = |part: usize| {
-                bias.map(|bias| &bias[part * self.view.out_features + columns.start..])
-            };
-            self.sums(x, columns.clone(), |sums| {
-                // The panels of the parts take turns, unless there is only one part.
-                let run = if self.view.parts == 1 { columns.len() } else { PANEL };
-                let per_row = sums.len() / x.count();
-                for (row, sums) in sums.chunks_exact_mut(per_row).enumerate() {
-                    for (i, sums) in sums.chunks_mut(run.next_multiple_of(PANEL)).enumerate() {
-                        let (first, part) = (i / self.view.parts * PANEL, i % self.view.parts);
-                        let sums = &mut sums[..run.min(columns.len() - first)];
-                        if let Some(bias) = bias(part) {
-                            sums.iter_mut().zip(&bias[first..]).for_each(|(sum, b)| *sum += b);
+        self.with_ready(x, |x| {
+            threads::for_each(self.nanoseconds(x.count()), strips, |mut strip| {
+                let columns = strip.columns();
+                let bias = |part: usize| {
+                    bias.map(|bias| &bias[part * self.view.out_features + columns.start..])
+                };
+                self.sums(x, columns.clone(), |sums| {
+                    // The panels of the parts take turns, unless there is only one part.
+                    let run = if self.view.parts == 1 { columns.len() } else { PANEL };
+                    let per_row = sums.len() / x.count();
+                    for (row, sums) in sums.chunks_exact_mut(per_row).enumerate() {
+                        for (i, sums) in sums.chunks_mut(run.next_multiple_of(PANEL)).enumerate() {
+                            let (first, part) = (i / self.view.parts * PANEL, i % self.view.parts);
+                            let sums = &mut sums[..run.min(columns.len() - first)];
+                            if let Some(bias) = bias(part) {
+                                sums.iter_mut().zip(&bias[first..]).for_each(|(sum, b)| *sum += b);
+                            }
+                            let out = strip.row(row_of(part, row));
+                            T::from_f32s(sums, &mut out[first..][..sums.len()]);
                         }
-                        let out = strip.row(row_of(part, row));
-                        T::from_f32s(sums, &mut out[first..][..sums.len()]);
                     }
-                }
-            });
+                });
+            })
         });
     }
 }

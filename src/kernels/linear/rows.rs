@@ -1,6 +1,7 @@
 //! The left side of a product as the kernels read it.
 
 use super::kernel::TILE;
+use super::quantised::Input;
 use crate::kernels::memory::{Kept, kept, with_scratch};
 use crate::kernels::number::Float;
 use crate::kernels::threads;
@@ -20,6 +21,8 @@ pub struct Rows<'a> {
 #[derive(Clone, Copy)]
 pub(super) enum Tiles<'a> {
     F32(&'a [[f32; TILE]]),
+    /// For quantised weights.
+    Codes(Input<'a>),
     /// For weights in bf16 on a machine that multiplies it with bf16.
     BF16(&'a [[bf16; TILE]]),
 }
@@ -64,6 +67,16 @@ impl Rows<'_> {
     /// How many rows there are.
     pub fn count(&self) -> usize {
         self.count
+    }
+
+    /// Calls `f` with the same rows, ready for quantised weights.
+    pub(super) fn with_codes<R>(self, f: impl FnOnce(Rows) -> R) -> R {
+        match self.tiles {
+            Tiles::F32(tiles) => {
+                Input::with(tiles, |input| f(Rows { tiles: Tiles::Codes(input), ..self }))
+            }
+            _ => f(self),
+        }
     }
 
     /// Calls `f` with the rows of x, `[count, columns]`, as tiles of a type.

@@ -2,8 +2,7 @@
 //!
 //! In a file a block holds numbers of one row that share scales. In a panel, 32 rows side by side, a word of a row has
 //! what several of its columns need, so that vectors of rows are made of vectors of words by shifts and masks alone: first
-//! a word with a code of each of four columns in its four bytes, then a number out of each byte. Codes whose zero lies in
-//! their middle are there less that zero, as signed integers at the bytes' tops. Every step is exact.
+//! a word with a code of each of four columns in its four bytes, then a number out of each byte. Every step is exact.
 
 use super::super::stored::{Columns, widen_f16};
 use candle_core::quantized::GgmlDType;
@@ -13,7 +12,10 @@ use pulp::Simd;
 pub const OCTET: usize = 8;
 
 /// Columns whose codes a word has in its bytes, once they are put together.
-const QUAD: usize = 4;
+pub const QUAD: usize = 4;
+
+/// The [units](Format::UNITS) of most formats, whose codes are not moved: where they are in a word is left to x.
+pub const OFTEN: [f32; QUAD] = [1.0, 256.0, 65536.0, 16777216.0];
 
 /// A type of blocks. Its columns come in groups of one or two blocks, of which a panel has words of scales first, then the
 /// codes' lower bits, then what is above the lowest 4.
@@ -33,8 +35,12 @@ pub trait Format {
     /// The code of 0.
     const ZERO: f32;
 
-    /// Bits that a code takes from the top of a byte: all, unless it is signed.
-    const FIELD: u32 = if Self::ZERO > 0.0 { Self::BITS as u32 } else { 8 };
+    /// Whether codes are kept less that of 0, as signed integers.
+    const SIGNED: bool = Self::BITS == 8;
+    /// What is taken off the codes as they are kept.
+    const OFFSET: f32 = if Self::SIGNED { 0.0 } else { Self::ZERO };
+    /// What the codes of four columns are multiplied by when they come: x is divided by it.
+    const UNITS: [f32; QUAD] = if Self::SIGNED { [1.0; QUAD] } else { OFTEN };
     /// Columns in a group.
     const GROUP: usize = Self::BLOCK * Self::BLOCKS;
     /// Words of a row's group.
@@ -68,6 +74,12 @@ impl<'a, S: Simd> Words<'a, S> {
         Self { simd, group, at }
     }
 
+    /// So many vectors further.
+    #[inline(always)]
+    fn behind(self, vectors: usize) -> Self {
+        Self { at: self.at + vectors, ..self }
+    }
+
     #[inline(always)]
     fn get(self, word: usize) -> S::u32s {
         S::as_simd_u32s(self.group[word].words()).0[self.at]
@@ -84,7 +96,7 @@ impl<'a, S: Simd> Words<'a, S> {
     #[inline(always)]
     pub fn byte(self, word: usize, byte: usize, zero: u8) -> S::f32s {
         let bits = shift(self.simd, self.get(word), -8 * byte as i32);
-        in_mantissa(self.simd, bits, 0, 0, zero)
+        in_mantissa(self.simd, bits, 0, 1.0, 0, zero)
     }
 
     /// The codes of half an octet's columns, one in each byte. `above` has what is above 4 bits of all of a run's, whose
@@ -101,121 +113,186 @@ impl<'a, S: Simd> Words<'a, S> {
         if F::BITS == 8 {
             return self.get(F::SCALES + 2 * octet + half);
         }
-        // Where in a byte the lowest bit goes.
-        let place = 8 - F::FIELD as i32;
         let word = self.get(F::SCALES + octet);
-        let low = simd.and_u32s(shift(simd, word, place - 4 * half as i32), mask(simd, 4, place));
+        let low = simd.and_u32s(shift(simd, word, -4 * half as i32), mask(simd, 4, 0));
         let Some(above) = above else { return low };
-        let (more, place) = (F::BITS - 4, place + 4);
-        let above = shift(simd, above, place - (more * (2 * at + half)) as i32);
-        simd.or_u32s(simd.and_u32s(above, mask(simd, more, place)), low)
+        let more = F::BITS - 4;
+        let above = shift(simd, above, 4 - (more * (2 * at + half)) as i32);
+        simd.or_u32s(simd.and_u32s(above, mask(simd, more, 4)), low)
     }
 }
 
-/// What to multiply [`code`] by to have the code.
-#[inline(always)]
-fn unit<F: Format, S: Simd>(simd: S) -> f32 {
-    match v3(simd) {
-        Some(_) => 1.0 / (1u64 << (32 - F::FIELD)) as f32,
-        None => 1.0 / (1u64 << (8 - F::FIELD)) as f32,
-    }
-}
-
-/// The code of a column out of its quad, as a multiple of [`unit`]: the byte at a word's top as an integer, where
-/// converting one takes an instruction; otherwise the byte as the lowest bits of a larger number's mantissa, less that
-/// number.
+/// The code of a column out of its quad, times its [unit](Format::UNITS): the byte as an integer, where converting one takes
+/// an instruction; otherwise as the lowest bits of a larger number's mantissa, less that number.
 #[inline(always)]
 fn code<F: Format, S: Simd>(simd: S, quad: S::u32s, column: usize) -> S::f32s {
-    #[cfg(target_arch = "x86_64")]
-    if let Some(v3) = v3(simd) {
-        let top = shift(simd, quad, 24 - 8 * column as i32);
-        let top = match column {
-            0 => top,
-            _ => simd.and_u32s(top, simd.splat_u32s(0xff << 24)),
-        };
-        return pulp::bytemuck::cast(v3.convert_i32x8_to_f32x8(pulp::bytemuck::cast(top)));
+    let place = 8 * column as i32;
+    if integers::<S>() {
+        return convert(
+            simd,
+            match F::SIGNED {
+                true => sign_extended(simd, shift(simd, quad, 24 - place)),
+                // One at a word's top has not the very top bit.
+                false => simd.and_u32s(quad, simd.splat_u32s(0xff << place)),
+            },
+        );
     }
     // Two are far enough from a mantissa's top.
-    let bits = if column < 2 { quad } else { shift(simd, quad, -16) };
-    let sign = if F::ZERO > 0.0 { 0x80 } else { 0 };
-    in_mantissa(simd, bits, 8 * (column as u32 % 2), sign, sign)
+    let (bits, place) =
+        if column < 2 { (quad, place) } else { (shift(simd, quad, -16), place - 16) };
+    let sign = if F::SIGNED { 0x80 } else { 0 };
+    in_mantissa(simd, bits, place as u32, F::UNITS[column], sign, sign)
 }
 
-/// The proof that the machine has AVX2, if these are its vectors.
-#[cfg(target_arch = "x86_64")]
+/// Whether we have instructions for vectors of integers.
 #[inline(always)]
-fn v3<S: Simd>(simd: S) -> Option<pulp::x86::V3> {
-    (&simd as &dyn std::any::Any).downcast_ref().copied()
+fn integers<S: Simd>() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use pulp::x86::{V3, V4};
+        use std::any::TypeId;
+        [TypeId::of::<V3>(), TypeId::of::<V4>()].contains(&TypeId::of::<S>())
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }
 
-/// There is none elsewhere.
-#[cfg(not(target_arch = "x86_64"))]
+/// One of two expressions, by which of AVX2's and AVX-512's instructions vectors have.
+macro_rules! with_integers {
+    ($simd:ident, $v3:ident => $with_v3:expr, $v4:ident => $with_v4:expr) => {{
+        #[cfg(target_arch = "x86_64")]
+        {
+            let any: &dyn std::any::Any = &$simd;
+            if let Some($v3) = any.downcast_ref::<pulp::x86::V3>() {
+                return pulp::bytemuck::cast($with_v3);
+            }
+            if let Some($v4) = any.downcast_ref::<pulp::x86::V4>() {
+                return pulp::bytemuck::cast($with_v4);
+            }
+        }
+        unreachable!("`integers` says where")
+    }};
+}
+
+/// Signed integers as f32.
 #[inline(always)]
-fn v3<S: Simd>(_: S) -> Option<()> {
-    None
+fn convert<S: Simd>(simd: S, integers: S::u32s) -> S::f32s {
+    use pulp::bytemuck::cast;
+    with_integers!(
+        simd,
+        v3 => v3.convert_i32x8_to_f32x8(cast(integers)),
+        v4 => v4.convert_i32x16_to_f32x16(cast(integers))
+    )
 }
 
-/// Calls `each` with every column of a group and its numbers in `V` vectors from the `at`-th on, and `octet` with the number
-/// of every 8 columns before these. Its loops go by index, as those of the other kernels do.
+/// The bytes at the words' tops as signed integers.
+#[inline(always)]
+fn sign_extended<S: Simd>(simd: S, words: S::u32s) -> S::u32s {
+    use pulp::bytemuck::cast;
+    with_integers!(
+        simd,
+        v3 => v3.shr_const_i32x8::<24>(cast(words)),
+        v4 => v4.shr_const_i32x16::<24>(cast(words))
+    )
+}
+
+/// What takes the codes of a group's columns, in `V` vectors.
+pub trait Visit<S: Simd, const V: usize> {
+    /// The number of every 8 columns, before these.
+    #[inline(always)]
+    fn octet(&mut self, _octet: usize) {}
+
+    /// A column and its codes, times their [unit](Format::UNITS).
+    fn code(&mut self, column: usize, v: usize, code: S::f32s);
+
+    /// A run, behind its columns: by what their codes are to be multiplied, once [`Format::OFFSET`] is taken off, and what is
+    /// to be added.
+    fn run(&mut self, run: usize, scale: [S::f32s; V], addend: [Option<S::f32s>; V]);
+}
+
+/// Shows the codes of the `at`-th octet of a run.
 #[allow(clippy::needless_range_loop)]
 #[inline(always)]
-pub fn numbers<F: Format, S: Simd, const V: usize>(
+fn octet<F: Format, S: Simd, const V: usize>(
+    words: Words<S>,
+    above: [Option<S::u32s>; V],
+    run: usize,
+    at: usize,
+    visitor: &mut impl Visit<S, V>,
+) {
+    let simd = words.simd;
+    let octet = run * (F::SHARED / OCTET) + at;
+    visitor.octet(octet);
+    for half in 0..2 {
+        for v in 0..V {
+            let quad = words.behind(v).quad::<F>(octet, half, above[v], at);
+            for column in 0..QUAD {
+                let code = code::<F, S>(simd, quad, column);
+                visitor.code(octet * OCTET + half * QUAD + column, v, code);
+            }
+        }
+    }
+}
+
+/// Shows a group's codes in `V` vectors from the `at`-th on. Its loops go by index, as those of the other kernels do.
+#[allow(clippy::needless_range_loop)]
+#[inline(always)]
+pub fn visit<F: Format, S: Simd, const V: usize>(
     simd: S,
     group: &[Columns<u32>],
     at: usize,
-    octet: impl Fn(usize),
-    mut each: impl FnMut(usize, [S::f32s; V]),
+    visitor: &mut impl Visit<S, V>,
 ) {
     let group = &group[..F::WORDS];
-    let vector = |v: usize| Words::new(simd, group, at + v);
+    let words = Words::new(simd, group, at);
     let nothing = simd.splat_f32s(0.0);
     let mut halves = [[nothing; 2]; V];
     for v in 0..V {
-        halves[v] = vector(v).halves();
+        halves[v] = words.behind(v).halves();
     }
     for run in 0..F::GROUP / F::SHARED {
-        let (mut scale, mut addend) = ([nothing; V], [None; V]);
         let mut above = [None; V];
+        if matches!(F::BITS, 5 | 6) {
+            for v in 0..V {
+                above[v] = Some(words.behind(v).get(F::SCALES + F::GROUP / OCTET + run));
+            }
+        }
+        match F::BITS {
+            // What is above 4 bits is shifted by the octet's number, which a loop would not know.
+            5 | 6 => {
+                octet::<F, S, V>(words, above, run, 0, visitor);
+                octet::<F, S, V>(words, above, run, 1, visitor);
+                if F::SHARED == 4 * OCTET {
+                    octet::<F, S, V>(words, above, run, 2, visitor);
+                    octet::<F, S, V>(words, above, run, 3, visitor);
+                }
+            }
+            _ => (0..F::SHARED / OCTET)
+                .for_each(|at| octet::<F, S, V>(words, above, run, at, visitor)),
+        }
+        let (mut scale, mut addend) = ([nothing; V], [None; V]);
         for v in 0..V {
-            let words = vector(v);
-            (scale[v], addend[v]) = F::scale(simd, halves[v], words, run);
-            scale[v] = simd.mul_f32s(scale[v], simd.splat_f32s(unit::<F, S>(simd)));
-            if matches!(F::BITS, 5 | 6) {
-                above[v] = Some(words.get(F::SCALES + F::GROUP / OCTET + run));
-            }
+            (scale[v], addend[v]) = F::scale(simd, halves[v], words.behind(v), run);
         }
-        for at in 0..F::SHARED / OCTET {
-            let octet_of_group = run * (F::SHARED / OCTET) + at;
-            octet(octet_of_group);
-            for half in 0..2 {
-                let mut quad = [simd.splat_u32s(0); V];
-                for v in 0..V {
-                    quad[v] = vector(v).quad::<F>(octet_of_group, half, above[v], at);
-                }
-                for column in 0..QUAD {
-                    let mut all = [nothing; V];
-                    for v in 0..V {
-                        let code = code::<F, S>(simd, quad[v], column);
-                        all[v] = match addend[v] {
-                            Some(addend) => simd.mul_add_e_f32s(code, scale[v], addend),
-                            None => simd.mul_f32s(code, scale[v]),
-                        };
-                    }
-                    each(octet_of_group * OCTET + half * QUAD + column, all);
-                }
-            }
-        }
+        visitor.run(run, scale, addend);
     }
 }
 
-/// A byte from a place on, some of whose bits are turned over, as a number, less that of 0.
+/// A byte from a place on, some of whose bits are turned over, as a number, less that of 0; times a unit.
 #[inline(always)]
-fn in_mantissa<S: Simd>(simd: S, bits: S::u32s, place: u32, turned: u8, zero: u8) -> S::f32s {
-    // A number whose mantissa has 1 there.
-    let unit = (127 + 23 - place) << 23;
+fn in_mantissa<S: Simd>(
+    simd: S,
+    bits: S::u32s,
+    place: u32,
+    unit: f32,
+    turned: u8,
+    zero: u8,
+) -> S::f32s {
+    // A number whose mantissa has the unit there.
+    let large = (unit.to_bits() >> 23) + 23 - place << 23;
     let byte = simd.and_u32s(bits, simd.splat_u32s(0xff << place));
-    let number = simd.xor_u32s(byte, simd.splat_u32s(unit | u32::from(turned) << place));
-    let zero = simd.splat_f32s(f32::from_bits(unit) + f32::from(zero));
+    let number = simd.xor_u32s(byte, simd.splat_u32s(large | u32::from(turned) << place));
+    let zero = simd.splat_f32s(f32::from_bits(large) + unit * f32::from(zero));
     simd.sub_f32s(simd.transmute_f32s_u32s(number), zero)
 }
 
@@ -241,7 +318,7 @@ fn shift<S: Simd>(simd: S, bits: S::u32s, by: i32) -> S::u32s {
 pub fn put_codes<F: Format>(codes: &[u8], words: &mut [u32]) {
     let (low, high) = words.split_at_mut(F::GROUP * F::BITS.min(4) / 32);
     for (column, &code) in codes.iter().enumerate() {
-        let code = code ^ F::ZERO as u8; // what it is less that of 0, in two's complement
+        let code = if F::SIGNED { code ^ F::ZERO as u8 } else { code }; // in two's complement
         let (quad, byte) = (column / QUAD, column % QUAD);
         if F::BITS == 8 {
             // Of these as many words again lie in `high`.

@@ -1,17 +1,21 @@
 //! Quantised weights: kept in memory as blocks, and multiplied as what they stand for.
 //!
 //! A panel of them holds what ggml's blocks do, in another order, and takes as many bytes (of K types up to 3 % more:
-//! scales of 6 bits take a byte each). Every number is dequantised exactly as ggml does it, in registers, and multiplied and
-//! summed in f32 in the order of the other kernels. So a product has the bits that the same weights dequantised to f32
-//! have. What they are multiplied by is not quantised.
+//! scales of 6 bits take a byte each). A product is the one of the numbers that ggml dequantises, which are not rounded, with
+//! x, which is not quantised: `scale·Σ code·x + offset·Σ x` over each run of columns that share a scale, in f32, one run
+//! after the other. So it differs from the product with the same weights in f32 by the rounding of sums alone, and has its
+//! own bits for any number of threads, batch and instruction set.
 
 mod format;
 mod formats;
+mod input;
 mod matmul;
 mod pack;
 mod quantise;
+mod runs;
 mod tensor;
 
+pub use input::Input;
 pub use matmul::BlockMatmul;
 pub use pack::Blocks;
 pub use quantise::{dequantise, quantise};

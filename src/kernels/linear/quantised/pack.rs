@@ -1,6 +1,6 @@
 //! Blocks into panels, and rows out of them.
 
-use super::format::{Format, numbers, put_codes};
+use super::format::{Format, QUAD, Visit, put_codes, visit};
 use super::formats::with_format;
 use crate::kernels::linear::matrix::Matrix;
 use crate::kernels::linear::stored::{Columns, PANEL};
@@ -9,6 +9,7 @@ use candle_core::Result;
 use candle_core::quantized::GgmlDType;
 use pulp::Scalar;
 use rayon::prelude::*;
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 
 /// Panels of quantised weights, each of a type of its own.
@@ -78,18 +79,40 @@ impl Blocks {
     }
 
     /// One row of a panel, dequantised.
-    pub fn get(&self, panel: usize, row: usize, out: &mut [f32]) {
+    pub fn get(&self, panel: usize, row_of_panel: usize, out: &mut [f32]) {
         let panel = self.panels[panel];
         let words = self.from(panel);
         with_format!(panel.kind, F => {
             for (out, group) in out.chunks_mut(F::GROUP).zip(words.chunks_exact(F::WORDS)) {
-                numbers::<F, Scalar, 1>(Scalar, group, row, |_| {}, |column, [number]| {
-                    if let Some(out) = out.get_mut(column) {
-                        *out = number;
-                    }
-                });
+                let mut row = Row::<F> { out, format: PhantomData };
+                visit::<F, Scalar, 1>(Scalar, group, row_of_panel, &mut row);
             }
         }, unreachable!("other kinds have no panels"));
+    }
+}
+
+/// A row of a group, dequantised.
+struct Row<'a, F> {
+    out: &'a mut [f32],
+    format: PhantomData<F>,
+}
+
+impl<F: Format> Visit<Scalar, 1> for Row<'_, F> {
+    fn code(&mut self, column: usize, _: usize, code: f32) {
+        // The last group may have columns that the matrix has not.
+        if let Some(out) = self.out.get_mut(column) {
+            *out = code / F::UNITS[column % QUAD] - F::OFFSET;
+        }
+    }
+
+    fn run(&mut self, run: usize, [scale]: [f32; 1], [addend]: [Option<f32>; 1]) {
+        for out in self.out.iter_mut().skip(run * F::SHARED).take(F::SHARED) {
+            // As fused as not: what is multiplied is exact.
+            *out *= scale;
+            if let Some(addend) = addend {
+                *out += addend;
+            }
+        }
     }
 }
 

@@ -109,20 +109,56 @@ fn they_are_what_candle_dequantises() -> Result<()> {
     Ok(())
 }
 
-/// Products have the bits of those with the same weights in f32, for any number of rows of x and any instructions.
+/// Products are within a few roundings of the largest term of those that f64 has of the same weights.
 #[test]
 fn products_are_those_of_dequantised_weights() -> Result<()> {
     for kinds in KINDS.iter().map(std::slice::from_ref).chain([&KINDS[..]]) {
         for columns in [256, 1280] {
             let [blocks, numbers] = both(kinds, 64, columns)?;
-            for rows in [1, 2, 3, 4, 13] {
-                let x = Tensor::randn(0f32, 1., (rows, columns), &Device::Cpu)?;
-                for x in [x.clone(), x.to_dtype(DType::BF16)?] {
-                    let [a, b] = [&blocks, &numbers].map(|w| packed_matmul(w, &x, None));
-                    let numbers = |y: Result<Tensor>| -> Result<Vec<f32>> {
-                        y?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()
-                    };
-                    assert_eq!(numbers(a)?, numbers(b)?, "{kinds:?}, {rows} rows");
+            let weights = &numbers.unpacked()?[0].to_dtype(DType::F64)?;
+            let largest = weights.abs()?.max(1)?.to_vec1::<f64>()?;
+            for rows in [1, 5] {
+                let x = Tensor::randn(0.5f32, 1., (rows, columns), &Device::Cpu)?;
+                for dtype in [DType::F32, DType::BF16] {
+                    let x = x.to_dtype(dtype)?;
+                    let wide = x.to_dtype(DType::F64)?;
+                    let exact = wide.matmul(&weights.t()?)?.to_vec2::<f64>()?;
+                    let ours = packed_matmul(&blocks, &x, None)?.get(0)?;
+                    let ours = ours.to_dtype(DType::F64)?.to_vec2::<f64>()?;
+                    let sizes = wide.abs()?.sum(1)?.to_vec1::<f64>()?;
+                    for ((ours, exact), size) in ours.iter().zip(&exact).zip(&sizes) {
+                        for ((ours, exact), largest) in ours.iter().zip(exact).zip(&largest) {
+                            let rounded =
+                                if dtype == DType::BF16 { exact.abs() / 256.0 } else { 0.0 };
+                            let bound = size * largest * 2f64.powi(-22) + rounded;
+                            let error = (ours - exact).abs();
+                            assert!(
+                                error <= bound,
+                                "{kinds:?}: {ours} for {exact}, {error} > {bound}"
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A row of x has the same products alone and among others.
+#[test]
+fn a_row_among_others_has_its_own_bits() -> Result<()> {
+    for kinds in KINDS.iter().map(std::slice::from_ref).chain([&KINDS[..]]) {
+        for columns in [256, 1280] {
+            let [blocks, _] = both(kinds, 64, columns)?;
+            let x = Tensor::randn(0f32, 1., (99, columns), &Device::Cpu)?;
+            let products = |first: usize, rows: usize| {
+                packed_matmul(&blocks, &x.narrow(0, first, rows)?, None)?.get(0)?.to_vec2::<f32>()
+            };
+            for rows in [2, 3, 4, 5, 13, 99] {
+                let all = products(0, rows)?;
+                for row in [0, rows / 2, rows - 1] {
+                    assert_eq!(products(row, 1)?[0], all[row], "{kinds:?}, {rows} rows");
                 }
             }
         }
@@ -136,21 +172,23 @@ fn every_instruction_set_has_the_same_bits() -> Result<()> {
         let [blocks, _] = both(&[kind], 32, 1280)?;
         let panels = blocks.panels()?;
         let Data::Blocks(blocks) = &*panels.data else { unreachable!("kept") };
-        for rows in [1, 2, 3, 5] {
+        for rows in [1, 2, 3, 4, 5, 13] {
             let x: Vec<[f32; TILE]> =
                 (0..3 * rows).map(|i| std::array::from_fn(|j| ((i + j) as f32).sin())).collect();
             let product = |run: &dyn Fn(BlockMatmul)| {
                 let mut sums = vec![0.0; rows * PANEL];
                 let sums_of = &mut sums[..];
                 let (panels, columns) = (0..1, 1280);
-                run(BlockMatmul {
-                    x: &x,
-                    rows,
-                    blocks,
-                    panels,
-                    columns,
-                    sums: sums_of,
-                    width: PANEL,
+                Input::with(&x, |x| {
+                    run(BlockMatmul {
+                        x,
+                        rows,
+                        blocks,
+                        panels,
+                        columns,
+                        sums: sums_of,
+                        width: PANEL,
+                    });
                 });
                 sums
             };

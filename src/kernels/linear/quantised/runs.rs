@@ -1,0 +1,238 @@
+//! Many rows of x times a tile of codes, run by run.
+
+use super::format::{Format, Visit, visit};
+use super::input::{Input, Sums, of_run};
+use crate::kernels::linear::kernel::{TILE, multiply};
+use crate::kernels::linear::stored::{Columns, PANEL};
+use pulp::{Simd, WithSimd};
+use std::marker::PhantomData;
+
+/// Columns between two looks at where a run ends.
+const STEPS: usize = 8;
+
+/// A tile of a panel, its codes as numbers.
+pub struct Runs<'a> {
+    /// Codes times their [unit](Format::UNITS), column by column.
+    codes: &'a mut [Columns<f32>],
+    /// By what every run is multiplied, and what is added, if anything.
+    scales: &'a mut [Columns<f32>],
+    addends: &'a mut [Columns<f32>],
+    /// Columns of the tile, and of a run.
+    columns: usize,
+    shared: usize,
+    /// What is taken off a code.
+    offset: f32,
+    has_addends: bool,
+}
+
+impl<'a> Runs<'a> {
+    /// Runs of a tile, at most.
+    const MOST: usize = TILE / 16;
+    /// What it takes.
+    pub const COLUMNS: usize = TILE + 2 * Self::MOST;
+
+    /// An empty one in [`Self::COLUMNS`] columns of memory.
+    pub fn new(memory: &'a mut [Columns<f32>]) -> Self {
+        let (codes, rest) = memory.split_at_mut(TILE);
+        let (scales, addends) = rest.split_at_mut(Self::MOST);
+        let (columns, shared, offset, has_addends) = (0, 1, 0.0, false);
+        Self { codes, scales, addends, columns, shared, offset, has_addends }
+    }
+
+    /// Fills it with the groups of a tile.
+    #[inline(never)]
+    pub fn set<F: Format, S: Simd>(&mut self, simd: S, words: &[Columns<u32>]) {
+        self.columns = words.len() / F::WORDS * F::GROUP;
+        (self.shared, self.offset) = (F::SHARED, F::OFFSET);
+        simd.vectorize(Set::<F> { runs: self, words, format: PhantomData });
+    }
+}
+
+struct Set<'a, 'b, F> {
+    runs: &'a mut Runs<'b>,
+    words: &'a [Columns<u32>],
+    format: PhantomData<F>,
+}
+
+impl<F: Format> WithSimd for Set<'_, '_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { runs, words, .. } = self;
+        for (g, group) in words.chunks_exact(F::WORDS).enumerate() {
+            let of_group = F::GROUP / F::SHARED;
+            for at in 0..PANEL / S::F32_LANES {
+                let mut vectors = Vectors::<F> {
+                    codes: &mut runs.codes[g * F::GROUP..][..F::GROUP],
+                    scales: &mut runs.scales[g * of_group..][..of_group],
+                    addends: &mut runs.addends[g * of_group..][..of_group],
+                    has_addends: false,
+                    at,
+                    format: PhantomData,
+                };
+                visit::<F, S, 1>(simd, group, at, &mut vectors);
+                runs.has_addends = vectors.has_addends;
+            }
+        }
+    }
+}
+
+/// The `at`-th vectors of a group.
+struct Vectors<'a, F> {
+    codes: &'a mut [Columns<f32>],
+    scales: &'a mut [Columns<f32>],
+    addends: &'a mut [Columns<f32>],
+    has_addends: bool,
+    at: usize,
+    format: PhantomData<F>,
+}
+
+impl<F: Format, S: Simd> Visit<S, 1> for Vectors<'_, F> {
+    #[inline(always)]
+    fn code(&mut self, column: usize, _: usize, code: S::f32s) {
+        S::as_mut_simd_f32s(self.codes[column].numbers_mut()).0[self.at] = code;
+    }
+
+    #[inline(always)]
+    fn run(&mut self, run: usize, [scale]: [S::f32s; 1], [addend]: [Option<S::f32s>; 1]) {
+        S::as_mut_simd_f32s(self.scales[run].numbers_mut()).0[self.at] = scale;
+        if let Some(addend) = addend {
+            S::as_mut_simd_f32s(self.addends[run].numbers_mut()).0[self.at] = addend;
+            self.has_addends = true;
+        }
+    }
+}
+
+/// Adds the products of some rows of x to sums, `[rows, PANEL]` inside rows of some width.
+#[inline(always)]
+pub fn multiply_runs<F: Format, S: Simd>(
+    simd: S,
+    x: Input,
+    runs: &Runs,
+    sums: &mut [f32],
+    width: usize,
+) {
+    // As the other kernels have them.
+    let most = match S::F32_LANES {
+        16 => 12,
+        8 | 4 => 3,
+        _ => 2,
+    };
+    let (x, of_runs) = x.of::<F>();
+    let slivers = x.len().div_ceil(most);
+    let mut start = 0;
+    for sliver in 0..slivers {
+        let rows = (x.len() - start).div_ceil(slivers - sliver);
+        let (x, of_runs, sums) = (&x[start..], &of_runs[start..], &mut sums[start * width..]);
+        macro_rules! multiply {
+            ($($rows:literal)*) => {
+                match rows {
+                    $($rows if $rows <= most => {
+                        if let (Some(x), Some(of_runs)) = (x.first_chunk(), of_runs.first_chunk()) {
+                            Sliver::<$rows> { x, of_runs, runs, sums, width }.multiply(simd);
+                        }
+                    })*
+                    _ => unreachable!("more rows than a kernel takes"),
+                }
+            };
+        }
+        multiply!(1 2 3 4 5 6 7 8 9 10 11 12);
+        start += rows;
+    }
+}
+
+struct Sliver<'a, const R: usize> {
+    x: &'a [[f32; TILE]; R],
+    of_runs: &'a [Sums; R],
+    runs: &'a Runs<'a>,
+    sums: &'a mut [f32],
+    width: usize,
+}
+
+impl<const R: usize> WithSimd for Sliver<'_, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        match self.runs.shared {
+            32 => self.all::<S, 4>(simd),
+            16 => self.all::<S, 2>(simd),
+            other => unreachable!("runs of {other}"),
+        }
+    }
+}
+
+impl<const R: usize> Sliver<'_, R> {
+    /// A function of its own for each number of rows, so that they do not share registers.
+    #[inline(never)]
+    fn multiply<S: Simd>(self, simd: S) {
+        simd.vectorize(self);
+    }
+
+    /// All of a panel, with runs of so many pieces.
+    #[inline(always)]
+    fn all<S: Simd, const PIECES: usize>(&mut self, simd: S) {
+        match S::F32_LANES {
+            16 => self.vectors::<S, 2, PIECES>(simd, 0),
+            8 => self.vectors::<S, 4, PIECES>(simd, 0),
+            _ => (0..PANEL / S::F32_LANES)
+                .step_by(8)
+                .for_each(|at| self.vectors::<S, 8, PIECES>(simd, at)),
+        }
+    }
+
+    /// The products with the panel's `V` vectors from the `at`-th on. Its loops go by index, as those of the other kernels do.
+    #[allow(clippy::needless_range_loop)]
+    #[inline(always)]
+    fn vectors<S: Simd, const V: usize, const PIECES: usize>(&mut self, simd: S, at: usize) {
+        // On the stack: what is behind a reference is read again after every pinned vector.
+        let Runs { ref codes, ref scales, ref addends, offset, has_addends, .. } = *self.runs;
+        let (codes, scales, addends) = (&**codes, &**scales, &**addends);
+        let runs = codes[..self.runs.columns].as_chunks::<STEPS>().0.as_chunks::<PIECES>().0;
+        for (run, pieces) in runs[..runs.len().min(TILE / STEPS / PIECES)].iter().enumerate() {
+            let mut products = [[simd.splat_f32s(0.0); V]; R];
+            if offset != 0.0 {
+                for r in 0..R {
+                    products[r] = [simd
+                        .splat_f32s(-offset * of_run(&self.of_runs[r], run, PIECES * STEPS));
+                        V];
+                }
+            }
+            for (i, piece) in pieces.iter().enumerate() {
+                let first = STEPS * (PIECES * run + i);
+                macro_rules! steps {
+                    ($($step:literal)*) => {
+                        $(multiply::<f32, S, V, R>(
+                            simd,
+                            &piece[$step],
+                            at,
+                            self.x,
+                            first + $step,
+                            &mut products,
+                        );)*
+                    };
+                }
+                // A loop would not be unrolled.
+                steps!(0 1 2 3 4 5 6 7);
+            }
+            let scale = S::as_simd_f32s(scales[run].numbers()).0;
+            for r in 0..R {
+                let row = S::as_mut_simd_f32s(&mut self.sums[r * self.width..][..PANEL]).0;
+                for v in 0..V {
+                    let sum = row[at + v];
+                    row[at + v] = simd.mul_add_e_f32s(scale[at + v], products[r][v], sum);
+                }
+                if has_addends {
+                    let addend = S::as_simd_f32s(addends[run].numbers()).0;
+                    let of_run = of_run(&self.of_runs[r], run, PIECES * STEPS);
+                    let of_run = simd.splat_f32s(of_run);
+                    for v in 0..V {
+                        let sum = row[at + v];
+                        row[at + v] = simd.mul_add_e_f32s(addend[at + v], of_run, sum);
+                    }
+                }
+            }
+        }
+    }
+}
