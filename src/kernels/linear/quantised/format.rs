@@ -1,24 +1,23 @@
 //! Types of quantised blocks, and how their numbers come out of panels.
 //!
 //! In a file a block holds numbers of one row that share scales. In a panel, 32 rows side by side, a word of a row has
-//! what several of its columns need, so that vectors of rows are made of vectors of words by shifts and masks alone: first
-//! a word with a code of each of four columns in its four bytes, then a number out of each byte. Every step is exact.
+//! codes of several columns, so that vectors of rows are made of vectors of words by shifts and masks alone. A word's four
+//! bytes have a code of one column each, in their lowest bits. What is above these in a run's words is, byte by byte and
+//! one word after the other, the codes that are left: of 4 bits one in each gap, of 6 bits one in three, of 5 bits three in
+//! five. Every step is exact.
 
 use super::super::stored::{Columns, widen_f16};
 use candle_core::quantized::GgmlDType;
 use pulp::Simd;
 
-/// Columns whose codes a word has 4 bits of.
-pub const OCTET: usize = 8;
-
-/// Columns whose codes a word has in its bytes, once they are put together.
+/// Columns whose codes a word has in its bytes.
 pub const QUAD: usize = 4;
 
-/// The [units](Format::UNITS) of most formats, whose codes are not moved: where they are in a word is left to x.
-pub const OFTEN: [f32; QUAD] = [1.0, 256.0, 65536.0, 16777216.0];
+/// The [units](Format::UNITS) of most formats, whose codes are not moved: in which byte they are is left to x.
+pub const IN_PLACE: [f32; QUAD] = [1.0, 256.0, 65536.0, 16777216.0];
 
-/// A type of blocks. Its columns come in groups of one or two blocks, of which a panel has words of scales first, then the
-/// codes' lower bits, then what is above the lowest 4.
+/// A type of blocks. Its columns come in groups of one or two blocks, of which a panel has words of scales first, then those
+/// of codes.
 pub trait Format {
     /// candle's name for it.
     const KIND: GgmlDType;
@@ -40,11 +39,15 @@ pub trait Format {
     /// What is taken off the codes as they are kept.
     const OFFSET: f32 = if Self::SIGNED { 0.0 } else { Self::ZERO };
     /// What the codes of four columns are multiplied by when they come: x is divided by it.
-    const UNITS: [f32; QUAD] = if Self::SIGNED { [1.0; QUAD] } else { OFTEN };
+    const UNITS: [f32; QUAD] = if Self::SIGNED { [1.0; QUAD] } else { IN_PLACE };
     /// Columns in a group.
     const GROUP: usize = Self::BLOCK * Self::BLOCKS;
     /// Words of a row's group.
     const WORDS: usize = Self::SCALES + Self::GROUP * Self::BITS / 32;
+    /// Words of a run's codes.
+    const OF_RUN: usize = Self::SHARED * Self::BITS / 32;
+    /// Bits of a byte above a code.
+    const GAP: usize = 8 - Self::BITS;
 
     /// Takes the `at`-th block of a group, as it is in a file, apart: its scales into words that were 0, its codes one by
     /// one.
@@ -68,12 +71,6 @@ pub struct Words<'a, S> {
 }
 
 impl<'a, S: Simd> Words<'a, S> {
-    /// The `at`-th vectors.
-    #[inline(always)]
-    pub fn new(simd: S, group: &'a [Columns<u32>], at: usize) -> Self {
-        Self { simd, group, at }
-    }
-
     /// So many vectors further.
     #[inline(always)]
     fn behind(self, vectors: usize) -> Self {
@@ -99,27 +96,45 @@ impl<'a, S: Simd> Words<'a, S> {
         in_mantissa(self.simd, bits, 0, 1.0, 0, zero)
     }
 
-    /// The codes of half an octet's columns, one in each byte. `above` has what is above 4 bits of all of a run's, whose
-    /// `at`-th octet this is.
+    /// The codes of a quad of a run's columns, one in the lowest bits of each byte. Only if they were not there in a word is
+    /// what is above them 0.
     #[inline(always)]
-    fn quad<F: Format>(
-        self,
-        octet: usize,
-        half: usize,
-        above: Option<S::u32s>,
-        at: usize,
-    ) -> S::u32s {
+    fn quad<F: Format>(self, run: usize, quad: usize) -> S::u32s {
         let simd = self.simd;
-        if F::BITS == 8 {
-            return self.get(F::SCALES + 2 * octet + half);
+        let (first, quad) = (F::SCALES + run * F::OF_RUN, place::<F>(quad));
+        if quad < F::OF_RUN {
+            return self.get(first + quad);
         }
-        let word = self.get(F::SCALES + octet);
-        let low = simd.and_u32s(shift(simd, word, -4 * half as i32), mask(simd, 4, 0));
-        let Some(above) = above else { return low };
-        let more = F::BITS - 4;
-        let above = shift(simd, above, 4 - (more * (2 * at + half)) as i32);
-        simd.or_u32s(simd.and_u32s(above, mask(simd, more, 4)), low)
+        let mut codes = simd.splat_u32s(0);
+        let mut bit = 0; // of the codes
+        for _ in 0..3 {
+            if bit < F::BITS {
+                let (word, at) = gap::<F>(quad, bit);
+                let len = (F::GAP - at).min(F::BITS - bit);
+                let bits = shift(simd, self.get(first + word), bit as i32 - (F::BITS + at) as i32);
+                codes = simd.or_u32s(codes, simd.and_u32s(bits, mask(simd, len, bit as i32)));
+                bit += len;
+            }
+        }
+        codes
     }
+}
+
+/// Where the codes of a quad of a run's columns are: of 4 bits they take turns in a word and in its gaps; otherwise words come
+/// first, so that columns are seen in their order.
+#[inline(always)]
+fn place<F: Format>(quad: usize) -> usize {
+    match F::BITS {
+        4 => quad / 2 + quad % 2 * F::OF_RUN,
+        _ => quad,
+    }
+}
+
+/// Which of a run's words has a bit of the codes of a quad that has no word of its own, and where in the gap.
+#[inline(always)]
+fn gap<F: Format>(quad: usize, bit: usize) -> (usize, usize) {
+    let bit = (quad - F::OF_RUN) * F::BITS + bit;
+    (bit / F::GAP, bit % F::GAP)
 }
 
 /// The code of a column out of its quad, times its [unit](Format::UNITS): the byte as an integer, where converting one takes
@@ -132,11 +147,12 @@ fn code<F: Format, S: Simd>(simd: S, quad: S::u32s, column: usize) -> S::f32s {
             simd,
             match F::SIGNED {
                 true => sign_extended(simd, shift(simd, quad, 24 - place)),
-                // One at a word's top has not the very top bit.
-                false => simd.and_u32s(quad, simd.splat_u32s(0xff << place)),
+                // One in the highest byte has not the very top bit.
+                false => simd.and_u32s(quad, simd.splat_u32s(((1 << F::BITS) - 1) << place)),
             },
         );
     }
+    let quad = simd.and_u32s(quad, mask(simd, F::BITS, 0));
     // Two are far enough from a mantissa's top.
     let (bits, place) =
         if column < 2 { (quad, place) } else { (shift(simd, quad, -16), place - 16) };
@@ -198,9 +214,9 @@ fn sign_extended<S: Simd>(simd: S, words: S::u32s) -> S::u32s {
 
 /// What takes the codes of a group's columns, in `V` vectors.
 pub trait Visit<S: Simd, const V: usize> {
-    /// The number of every 8 columns, before these.
+    /// The number of every word, before its columns.
     #[inline(always)]
-    fn octet(&mut self, _octet: usize) {}
+    fn word(&mut self, _word: usize) {}
 
     /// A column and its codes, times their [unit](Format::UNITS).
     fn code(&mut self, column: usize, v: usize, code: S::f32s);
@@ -208,30 +224,6 @@ pub trait Visit<S: Simd, const V: usize> {
     /// A run, behind its columns: by what their codes are to be multiplied, once [`Format::OFFSET`] is taken off, and what is
     /// to be added.
     fn run(&mut self, run: usize, scale: [S::f32s; V], addend: [Option<S::f32s>; V]);
-}
-
-/// Shows the codes of the `at`-th octet of a run.
-#[allow(clippy::needless_range_loop)]
-#[inline(always)]
-fn octet<F: Format, S: Simd, const V: usize>(
-    words: Words<S>,
-    above: [Option<S::u32s>; V],
-    run: usize,
-    at: usize,
-    visitor: &mut impl Visit<S, V>,
-) {
-    let simd = words.simd;
-    let octet = run * (F::SHARED / OCTET) + at;
-    visitor.octet(octet);
-    for half in 0..2 {
-        for v in 0..V {
-            let quad = words.behind(v).quad::<F>(octet, half, above[v], at);
-            for column in 0..QUAD {
-                let code = code::<F, S>(simd, quad, column);
-                visitor.code(octet * OCTET + half * QUAD + column, v, code);
-            }
-        }
-    }
 }
 
 /// Shows a group's codes in `V` vectors from the `at`-th on. Its loops go by index, as those of the other kernels do.
@@ -243,38 +235,55 @@ pub fn visit<F: Format, S: Simd, const V: usize>(
     at: usize,
     visitor: &mut impl Visit<S, V>,
 ) {
-    let group = &group[..F::WORDS];
-    let words = Words::new(simd, group, at);
+    let words = Words { simd, group: &group[..F::WORDS], at };
+    (0..F::SCALES).for_each(|word| visitor.word(word));
     let nothing = simd.splat_f32s(0.0);
     let mut halves = [[nothing; 2]; V];
     for v in 0..V {
         halves[v] = words.behind(v).halves();
     }
     for run in 0..F::GROUP / F::SHARED {
-        let mut above = [None; V];
-        if matches!(F::BITS, 5 | 6) {
-            for v in 0..V {
-                above[v] = Some(words.behind(v).get(F::SCALES + F::GROUP / OCTET + run));
-            }
-        }
-        match F::BITS {
-            // What is above 4 bits is shifted by the octet's number, which a loop would not know.
-            5 | 6 => {
-                octet::<F, S, V>(words, above, run, 0, visitor);
-                octet::<F, S, V>(words, above, run, 1, visitor);
-                if F::SHARED == 4 * OCTET {
-                    octet::<F, S, V>(words, above, run, 2, visitor);
-                    octet::<F, S, V>(words, above, run, 3, visitor);
+        for word in 0..F::OF_RUN {
+            visitor.word(F::SCALES + run * F::OF_RUN + word);
+            match F::BITS {
+                4 => {
+                    quad::<F, S, V>(words, run, 2 * word, visitor);
+                    quad::<F, S, V>(words, run, 2 * word + 1, visitor);
                 }
+                _ => quad::<F, S, V>(words, run, word, visitor),
             }
-            _ => (0..F::SHARED / OCTET)
-                .for_each(|at| octet::<F, S, V>(words, above, run, at, visitor)),
         }
+        macro_rules! rest {
+            ($($at:literal)*) => {
+                $(if F::BITS > 4 && F::OF_RUN + $at < F::SHARED / QUAD {
+                    quad::<F, S, V>(words, run, F::OF_RUN + $at, visitor);
+                })*
+            };
+        }
+        // A loop would not know where their bits are.
+        rest!(0 1 2);
         let (mut scale, mut addend) = ([nothing; V], [None; V]);
         for v in 0..V {
             (scale[v], addend[v]) = F::scale(simd, halves[v], words.behind(v), run);
         }
         visitor.run(run, scale, addend);
+    }
+}
+
+/// Shows the codes of a quad of a run's columns.
+#[inline(always)]
+fn quad<F: Format, S: Simd, const V: usize>(
+    words: Words<S>,
+    run: usize,
+    quad: usize,
+    visitor: &mut impl Visit<S, V>,
+) {
+    for v in 0..V {
+        let codes = words.behind(v).quad::<F>(run, quad);
+        for column in 0..QUAD {
+            let code = code::<F, S>(words.simd, codes, column);
+            visitor.code(run * F::SHARED + quad * QUAD + column, v, code);
+        }
     }
 }
 
@@ -289,7 +298,7 @@ fn in_mantissa<S: Simd>(
     zero: u8,
 ) -> S::f32s {
     // A number whose mantissa has the unit there.
-    let large = (unit.to_bits() >> 23) + 23 - place << 23;
+    let large = ((unit.to_bits() >> 23) + 23 - place) << 23;
     let byte = simd.and_u32s(bits, simd.splat_u32s(0xff << place));
     let number = simd.xor_u32s(byte, simd.splat_u32s(large | u32::from(turned) << place));
     let zero = simd.splat_f32s(f32::from_bits(large) + unit * f32::from(zero));
@@ -313,27 +322,20 @@ fn shift<S: Simd>(simd: S, bits: S::u32s, by: i32) -> S::u32s {
     }
 }
 
-/// Puts the codes of a group's columns into its words behind those of the scales: of 8 bits four to a word; otherwise the
-/// lowest 4 bits of two quads of columns, byte by byte, and in words behind these what is above them, quad after quad in every byte.
+/// Puts the codes of a group's columns into its words behind those of the scales.
 pub fn put_codes<F: Format>(codes: &[u8], words: &mut [u32]) {
-    let (low, high) = words.split_at_mut(F::GROUP * F::BITS.min(4) / 32);
-    for (column, &code) in codes.iter().enumerate() {
-        let code = if F::SIGNED { code ^ F::ZERO as u8 } else { code }; // in two's complement
-        let (quad, byte) = (column / QUAD, column % QUAD);
-        if F::BITS == 8 {
-            // Of these as many words again lie in `high`.
-            let word = match quad.checked_sub(low.len()) {
-                None => &mut low[quad],
-                Some(quad) => &mut high[quad],
-            };
-            *word |= u32::from(code) << (8 * byte);
-            continue;
-        }
-        low[quad / 2] |= u32::from(code & 15) << (8 * byte + 4 * (quad % 2));
-        if F::BITS > 4 {
-            let (run, quad) = (column / F::SHARED, quad % (F::SHARED / QUAD));
-            let above = u32::from(code) >> 4 & ((1 << (F::BITS - 4)) - 1);
-            high[run] |= above << (8 * byte + (F::BITS - 4) * quad);
+    for (codes, words) in codes.chunks(F::SHARED).zip(words.chunks_mut(F::OF_RUN)) {
+        for (column, &code) in codes.iter().enumerate() {
+            let code = if F::SIGNED { code ^ F::ZERO as u8 } else { code }; // in two's complement
+            let (quad, byte) = (place::<F>(column / QUAD), column % QUAD);
+            if quad < F::OF_RUN {
+                words[quad] |= u32::from(code) << (8 * byte);
+                continue;
+            }
+            for bit in 0..F::BITS {
+                let (word, at) = gap::<F>(quad, bit);
+                words[word] |= u32::from(code >> bit & 1) << (8 * byte + F::BITS + at);
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! x as products with codes take it.
 
-use super::format::{Format, OFTEN, QUAD};
+use super::format::{Format, IN_PLACE, QUAD};
 use crate::kernels::linear::kernel::TILE;
 use crate::kernels::memory::{kept, with_scratch};
 use crate::kernels::threads;
@@ -55,7 +55,7 @@ impl<'a> Input<'a> {
     /// The tiles as a format takes them, and their sums.
     #[inline(always)]
     pub fn of<F: Format>(self) -> (&'a [[f32; TILE]], &'a [Sums]) {
-        (if F::UNITS == OFTEN { self.divided } else { self.tiles }, self.sums)
+        (if F::UNITS == IN_PLACE { self.divided } else { self.tiles }, self.sums)
     }
 }
 
@@ -76,7 +76,7 @@ impl WithSimd for Divide<'_> {
             for (place, x) in places.zip(tile.as_chunks::<QUAD>().0) {
                 for i in 0..QUAD {
                     // Exact, down to 2^-101.
-                    place[i] = x[i] * (1.0 / OFTEN[i]);
+                    place[i] = x[i] * (1.0 / IN_PLACE[i]);
                 }
             }
             for (sum, x) in sums.iter_mut().zip(tile.as_chunks::<SHORTEST>().0) {

@@ -4,12 +4,12 @@
 //! A run of columns that share a scale is summed by itself, as codes times x; its sum times the scale is added to the rest.
 //! That takes a third fewer instructions than to dequantise every weight, and rounds less.
 
-use super::format::{Format, OCTET, Visit, visit};
+use super::format::{Format, Visit, visit};
 use super::formats::with_format;
 use super::input::{Input, SHORTEST, Sums, of_run};
 use super::pack::{Blocks, Panel};
 use super::runs::{Runs, multiply_runs};
-use crate::kernels::linear::ahead::{Line, prefetch};
+use crate::kernels::linear::ahead::prefetch;
 use crate::kernels::linear::kernel::{GROUP, TILE, tiles_at_a_time};
 use crate::kernels::linear::stored::{Columns, PANEL};
 use crate::kernels::memory::{kept, with_scratch};
@@ -181,9 +181,7 @@ impl<F: Format, const R: usize> Few<'_, F, R> {
         };
         for r in 0..R {
             let row = S::as_simd_f32s(&self.sums[r * self.width..][..PANEL]).0;
-            for v in 0..V {
-                products.sums[r][v] = row[at + v];
-            }
+            products.sums[r].copy_from_slice(&row[at..at + V]);
         }
         for (g, group) in self.words.chunks_exact(F::WORDS).enumerate() {
             for r in 0..R {
@@ -197,9 +195,7 @@ impl<F: Format, const R: usize> Few<'_, F, R> {
         }
         for r in 0..R {
             let row = S::as_mut_simd_f32s(&mut self.sums[r * self.width..][..PANEL]).0;
-            for v in 0..V {
-                row[at + v] = products.sums[r][v];
-            }
+            row[at..at + V].copy_from_slice(&products.sums[r]);
         }
     }
 }
@@ -238,15 +234,10 @@ impl<F: Format, S: Simd, const V: usize, const R: usize> Products<'_, F, S, V, R
 impl<F: Format, S: Simd, const V: usize, const R: usize> Visit<S, V> for Products<'_, F, S, V, R> {
     /// Fetches what will be wanted, spread evenly: a processor fetches few lines at once.
     #[inline(always)]
-    fn octet(&mut self, octet: usize) {
-        let bytes = size_of::<Columns<u32>>() * F::WORDS * OCTET / F::GROUP;
-        let ahead = self.ahead.wrapping_byte_add(octet * bytes).cast::<Line>();
-        for line in 0..bytes.div_ceil(size_of::<Line>()) {
-            prefetch(ahead.wrapping_add(line));
-        }
+    fn word(&mut self, word: usize) {
+        prefetch(self.ahead.wrapping_add(word));
     }
 
-    #[allow(clippy::needless_range_loop)]
     #[inline(always)]
     fn code(&mut self, column: usize, v: usize, code: S::f32s) {
         for r in 0..R {
