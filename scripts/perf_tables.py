@@ -6,6 +6,8 @@ Writes OUT/MACHINE/tables.md for every machine, and into PAGE what stands betwee
 `<!-- end -->`: `machines`, `wins` (every figure in which a peer is faster than ours), and `block`, `experts`, `model`,
 `drift` and `gelu` with the machines side by side. A page that is not there is begun with all of them. --check writes
 nothing and fails if something would change.
+
+What was not measured by perf.sh stands in OUT/MACHINE/ranges.json: ranges over several runs, as they were published.
 """
 
 import argparse
@@ -30,23 +32,37 @@ X86 = ["fma", "avx2", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16
 ARM = ["asimd", "asimdhp", "asimddp", "bf16", "i8mm", "sve", "sve2"]
 
 
+class Range(NamedTuple):
+    """A figure of one run, of which both ends are the same, or of several."""
+
+    low: float
+    high: float
+
+    def text(self, form):
+        if self.low == self.high:
+            return form(self.low)
+        # What was published of several runs has fewer digits than those of one.
+        low, high = (text.rstrip("0").rstrip(".") if "." in text else text for text in map(form, self))
+        return f"{low}–{high}"
+
+
 class Figure(NamedTuple):
     """What was measured in one row of a section on one machine."""
 
     section: str
     row: tuple  # as the section's columns are called
-    ours: float | None  # the smaller the better, unless `speed`
+    ours: Range | None  # the smaller the better, unless `speed`
     peers: dict  # by name, as `ours`
     ratios: dict  # by name: how many times as fast ours is
-    limit: float | None  # what the machine allows at best
-    of_limit: float | None  # how much of it ours reaches: 1 is all
+    limit: Range | None  # what the machine allows at best
+    of_limit: Range | None  # how much of it ours reaches: 1 is all
     cpu: dict  # what all threads computed, in the same unit, by name and "ours"
 
 
 class Machine(NamedTuple):
     name: str
     about: dict  # the lines of machine.txt
-    limits: dict  # by name
+    limits: dict  # by name, Range
     figures: list
     versions: list  # of the peers
     missing: list  # sentences
@@ -55,9 +71,14 @@ class Machine(NamedTuple):
 def figure(section, row, ours, peers, limit=None, cpu=None, speed=False):
     """Of one run. Peers that were not measured are None."""
     peers = {name: value for name, value in peers.items() if value is not None}
-    ratios = {name: ours / value if speed else value / ours for name, value in peers.items()}
-    of_limit = None if limit is None else ours / limit if speed else limit / ours
-    return Figure(section, tuple(map(str, row)), ours, peers, ratios, limit, of_limit, cpu or {})
+    ratios = {name: once(ours / value if speed else value / ours) for name, value in peers.items()}
+    of_limit = None if limit is None else once(ours / limit if speed else limit / ours)
+    peers, cpu = ({name: once(value) for name, value in of.items()} for of in (peers, cpu or {}))
+    return Figure(section, tuple(map(str, row)), once(ours), peers, ratios, limit and once(limit), of_limit, cpu)
+
+
+def once(value):
+    return Range(value, value)
 
 
 # From raw figures.
@@ -127,6 +148,14 @@ def gelus(run):
         yield figure("gelu", (row["form"], row["dtype"]), row["ours"], peers)
 
 
+def published(ranges):
+    """Of ranges.json, whose rows are as figures are, with [low, high] in place of each."""
+    for row in ranges["rows"]:
+        ours, of_limit = (Range(*row[key]) if key in row else None for key in ("ours", "of_limit"))
+        peers, ratios = ({name: Range(*of) for name, of in row.get(key, {}).items()} for key in ("peers", "ratios"))
+        yield Figure(row["section"], tuple(row["row"]), ours, peers, ratios, None, of_limit, {})
+
+
 def merged(figures):
     """One of each row: what a later one has besides goes to the first."""
     found = {}
@@ -146,8 +175,8 @@ def machine(folder):
         return json.loads(path.read_text()) if path.exists() else None
 
     about = dict(line.split(": ", 1) for line in (folder / "machine.txt").read_text().splitlines() if ": " in line)
-    block, experts, model, drift, gelu = (
-        read(f"{name}.json") for name in ("block", "experts", "model", "drift", "gelu")
+    block, experts, model, drift, gelu, ranges = (
+        read(f"{name}.json") for name in ("block", "experts", "model", "drift", "gelu", "ranges")
     )
     torch = {name: read(f"{name}-torch.json") for name in ("block", "experts", "model", "drift")}
     lines = folder / "model-llama.jsonl"
@@ -158,8 +187,11 @@ def machine(folder):
     figures += models(model, torch["model"], llama) if model else []
     figures += drifts(drift, model, torch["drift"]) if drift and model else []
     figures += gelus(gelu) if gelu else []
+    if ranges:
+        figures += published(ranges)
+        limits = {name: Range(*value) for name, value in ranges.get("limits", {}).items()}
     for bench in filter(None, (model, experts, block)):
-        limits |= bench["limits"]
+        limits |= {name: once(value) for name, value in bench["limits"].items()}
     missing = [path.read_text().strip() for path in sorted(folder.glob("*.missing"))]
     missing += model["notes"] if model else []
     missing += [f"PyTorch, {way}: {why}" for run in torch.values() if run for way, why in run.get("failed", {}).items()]
@@ -203,7 +235,7 @@ def ratio(value):
 
 
 def cell(value, form, unit=""):
-    return "" if value is None else form(value) + unit
+    return "" if value is None else value.text(form) + unit
 
 
 def detail(section, figures):
@@ -251,16 +283,17 @@ def wins(machines):
             if SECTIONS[of.section][1][-1] == "tokens":
                 what += " token" if of.row[-1] == "1" else " tokens"
             for peer, times in of.ratios.items():
-                if times < 1:
-                    found.append((1 / times, what, unit, machine.name, of.ours, peer, of.peers.get(peer)))
+                if times.low < 1:
+                    found.append((1 / times.low, times, what, unit, machine.name, of.ours, peer, of.peers.get(peer)))
             for peer, seconds in of.cpu.items():
                 if seconds < of.cpu["ours"]:
-                    factor = of.cpu["ours"] / seconds
-                    found.append((factor, f"{what}, CPU time", unit, machine.name, of.cpu["ours"], peer, seconds))
+                    times = once(seconds.low / of.cpu["ours"].low)
+                    sides = of.cpu["ours"], peer, seconds
+                    found.append((1 / times.low, times, f"{what}, CPU time", unit, machine.name, *sides))
     found.sort(key=lambda win: -win[0])
     rows = [
-        [what, name, cell(ours, number, f" {unit}"), peer, cell(theirs, number, f" {unit}"), faster(factor)]
-        for factor, what, unit, name, ours, peer, theirs in found
+        [what, name, cell(ours, number, f" {unit}"), peer, cell(theirs, number, f" {unit}"), by(factor, times)]
+        for factor, times, what, unit, name, ours, peer, theirs in found
     ]
     header = "what", "machine", "ours", "peer", "the peer's", "times as fast as ours"
     parts = [table(header, rows) if rows else "None."]
@@ -270,8 +303,8 @@ def wins(machines):
     return "\n\n".join(parts)
 
 
-def faster(factor):
-    return f"{factor:.1f}" if factor >= 1.05 else f"{factor:.3f}"
+def by(factor, times):
+    return ("" if times.low == times.high else "up to ") + (f"{factor:.1f}" if factor >= 1.05 else f"{factor:.3f}")
 
 
 def overview(machines, out=None):
