@@ -43,6 +43,14 @@ pub trait Kernel<W: Stored>: Copy {
     fn multiply<const R: usize>(self, sliver: Sliver<W, Self::X, R>);
 }
 
+/// Rows that a kernel takes at most.
+const fn most_rows<W: Stored, K: Kernel<W>>() -> usize {
+    match K::ROWS_OF_HALF {
+        Some(of_half) if of_half > K::ROWS => of_half,
+        _ => K::ROWS,
+    }
+}
+
 /// `R` rows of a tile of x and a tile of a panel.
 pub struct Sliver<'a, W: Stored, X, const R: usize> {
     pub x: &'a [[X; TILE]; R],
@@ -184,7 +192,8 @@ fn multiply_slivers<W: Stored, K: Kernel<W>>(
         macro_rules! multiply {
             ($($rows:literal)*) => {
                 match x.len() {
-                    $($rows if $rows <= K::ROWS || K::ROWS_OF_HALF.is_some_and(|most| $rows <= most) => {
+                    // Known before code is made of it: other numbers of rows get none.
+                    $($rows if const { $rows <= most_rows::<W, K>() } => {
                         if let Some(x) = x.first_chunk::<$rows>() {
                             kernel.multiply(Sliver { x, panel, ahead, sums, width, half });
                         }
@@ -247,12 +256,16 @@ impl<W: Stored, const R: usize> WithSimd for Sliver<'_, W, f32, R> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        match (S::F32_LANES, self.half) {
-            (16, _) => self.vectors::<S, 2, 1>(simd, 0),
-            (8, None) if R <= 3 => self.vectors::<S, 4, 8>(simd, 0),
-            (8, half) => self.vectors::<S, 2, 8>(simd, 2 * half.unwrap_or(0)),
-            (4, None) if R <= 3 => self.vectors::<S, 8, 8>(simd, 0),
-            (4, half) => self.vectors::<S, 4, 8>(simd, 4 * half.unwrap_or(0)),
+        match const { S::F32_LANES } {
+            16 => self.vectors::<S, 2, 1>(simd, 0),
+            8 => match self.half {
+                None if const { R <= 3 } => self.vectors::<S, 4, 8>(simd, 0),
+                half => self.vectors::<S, 2, 8>(simd, 2 * half.unwrap_or(0)),
+            },
+            4 => match self.half {
+                None if const { R <= 3 } => self.vectors::<S, 8, 8>(simd, 0),
+                half => self.vectors::<S, 4, 8>(simd, 4 * half.unwrap_or(0)),
+            },
             _ => (0..PANEL / S::F32_LANES)
                 .step_by(8)
                 .for_each(|at| self.vectors::<S, 8, 8>(simd, at)),

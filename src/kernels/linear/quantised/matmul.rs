@@ -109,7 +109,7 @@ fn multiply<F: Format, S: Simd>(
         2 => few::<F, S, 2>(simd, words, x, sums, width),
         3 => few::<F, S, 3>(simd, words, x, sums, width),
         // 16 registers do not hold the sums of four.
-        4 if S::F32_LANES == 16 => few::<F, S, 4>(simd, words, x, sums, width),
+        4 if const { S::F32_LANES == 16 } => few::<F, S, 4>(simd, words, x, sums, width),
         _ => {
             runs.set::<F, S>(simd, words);
             multiply_runs::<F, S>(simd, x, runs, sums, width);
@@ -147,12 +147,21 @@ impl<F: Format, const R: usize> WithSimd for Few<'_, F, R> {
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
         // As many sums as the registers can hold beside what is on the way to them.
-        match (S::F32_LANES, R) {
-            (8, 1) => self.all::<S, 4>(simd),
-            (8, 2) if matches!(F::BITS, 5 | 8) => self.all::<S, 4>(simd), // as measured
-            (4 | 8 | 16, _) => self.all::<S, 2>(simd),
+        match const { vectors::<F, S>(R) } {
+            4 => self.all::<S, 4>(simd),
+            2 => self.all::<S, 2>(simd),
             _ => self.all::<S, 1>(simd),
         }
+    }
+}
+
+/// How many vectors at a time some rows go over, as measured.
+const fn vectors<F: Format, S: Simd>(rows: usize) -> usize {
+    match (S::F32_LANES, rows) {
+        (8, 1) => 4,
+        (8, 2) if matches!(F::BITS, 5 | 8) => 4,
+        (4 | 8 | 16, _) => 2,
+        _ => 1,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Many rows of x times a tile of codes, run by run.
 
 use super::format::{Format, Visit, visit};
-use super::input::{Input, Sums, of_run};
+use super::input::{Input, SHORTEST, Sums, of_run};
 use crate::kernels::linear::kernel::{TILE, multiply};
 use crate::kernels::linear::stored::{Columns, PANEL};
 use pulp::{Simd, WithSimd};
@@ -27,7 +27,7 @@ pub struct Runs<'a> {
 
 impl<'a> Runs<'a> {
     /// Runs of a tile, at most.
-    const MOST: usize = TILE / 16;
+    const MOST: usize = TILE / SHORTEST;
     /// What it takes.
     pub const COLUMNS: usize = TILE + 2 * Self::MOST;
 
@@ -104,6 +104,15 @@ impl<F: Format, S: Simd> Visit<S, 1> for Vectors<'_, F> {
     }
 }
 
+/// Rows whose sums with a panel fit the registers, as the other kernels have them.
+const fn most_rows<S: Simd>() -> usize {
+    match S::F32_LANES {
+        16 => 12,
+        8 | 4 => 3,
+        _ => 2,
+    }
+}
+
 /// Adds the products of some rows of x to sums, `[rows, PANEL]` inside rows of some width.
 #[inline(always)]
 pub fn multiply_runs<F: Format, S: Simd>(
@@ -113,14 +122,8 @@ pub fn multiply_runs<F: Format, S: Simd>(
     sums: &mut [f32],
     width: usize,
 ) {
-    // As the other kernels have them.
-    let most = match S::F32_LANES {
-        16 => 12,
-        8 | 4 => 3,
-        _ => 2,
-    };
     let (x, of_runs) = x.of::<F>();
-    let slivers = x.len().div_ceil(most);
+    let slivers = x.len().div_ceil(most_rows::<S>());
     let mut start = 0;
     for sliver in 0..slivers {
         let rows = (x.len() - start).div_ceil(slivers - sliver);
@@ -128,7 +131,7 @@ pub fn multiply_runs<F: Format, S: Simd>(
         macro_rules! multiply {
             ($($rows:literal)*) => {
                 match rows {
-                    $($rows if $rows <= most => {
+                    $($rows if const { $rows <= most_rows::<S>() } => {
                         if let (Some(x), Some(of_runs)) = (x.first_chunk(), of_runs.first_chunk()) {
                             Sliver::<$rows> { x, of_runs, runs, sums, width }.multiply(simd);
                         }
@@ -173,7 +176,7 @@ impl<const R: usize> Sliver<'_, R> {
     /// All of a panel, with runs of so many pieces.
     #[inline(always)]
     fn all<S: Simd, const PIECES: usize>(&mut self, simd: S) {
-        match S::F32_LANES {
+        match const { S::F32_LANES } {
             16 => self.vectors::<S, 2, PIECES>(simd, 0),
             8 => self.vectors::<S, 4, PIECES>(simd, 0),
             _ => (0..PANEL / S::F32_LANES)
