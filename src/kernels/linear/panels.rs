@@ -172,7 +172,8 @@ impl Panels {
             let panels = &data[panels.start * steps..panels.end * steps];
             PanelMatmul::<W, f32> { x: tiles, rows, panels, steps, sums, width }.add();
         }, blocks => x.with_codes(|x| {
-            let (Tiles::Codes(x), columns) = (x.tiles, self.view.in_features) else { return };
+            let Tiles::Codes(x) = x.tiles else { unreachable!("f32 becomes codes") };
+            let columns = self.view.in_features;
             BlockMatmul { x, rows, blocks, panels, columns, sums, width }.add();
         }));
     }
