@@ -100,7 +100,9 @@ impl<W: Stored, X: Copy> PanelMatmul<'_, W, X> {
                     let sums = &mut sums[start * width + at * PANEL..];
                     let (size, last) = (TILE / W::WIDTH, tiles.min(first + step) - 1);
                     for (t, tile) in panel.chunks(size).enumerate().take(last + 1).skip(first) {
-                        let after = match t == last {
+                        // As far ahead behind a short tile as behind the others, so that nothing of what
+                        // is read from end to end is left out.
+                        let after = match t == last && step < tiles {
                             true => panel.as_ptr().wrapping_add(steps + first * size),
                             false => tile.as_ptr().wrapping_add(size),
                         };
