@@ -4,11 +4,19 @@ use std::ops::Range;
 
 /// What to fetch on the way along a tile: the weight that is wanted next, and perhaps x.
 pub struct Ahead {
-    pub weight: Stream,
-    pub x: Stream,
+    weight: Stream,
+    x: Stream,
+    /// Whether there is more to do at every look than to ask for a line of the weight.
+    more: bool,
 }
 
 impl Ahead {
+    /// The weight, and x if it is in no cache yet.
+    pub fn new(weight: Stream, x: Option<Stream>) -> Self {
+        let more = weight.bytes > LINE || x.is_some();
+        Self { weight, x: x.unwrap_or(Stream { at: std::ptr::null(), bytes: 0 }), more }
+    }
+
     /// Fetches what is due with every so many steps of some columns.
     #[inline(always)]
     pub fn fetch<const STEPS: usize, const WIDTH: usize>(&mut self) {
@@ -16,12 +24,20 @@ impl Ahead {
             // No step takes more lines than these.
             self.weight.fetch_lines(0..2);
             self.x.fetch_lines(0..WIDTH);
+            self.x.go_on();
         } else {
-            self.weight.fetch();
-            self.x.fetch();
+            // Most looks ask for this and no more: with two threads on a core every instruction counts.
+            self.weight.fetch_lines(0..1);
+            if self.more {
+                self.weight.fetch_behind_first();
+                if self.x.bytes > 0 {
+                    self.x.fetch_lines(0..1);
+                    self.x.fetch_behind_first();
+                    self.x.go_on();
+                }
+            }
         }
         self.weight.go_on();
-        self.x.go_on();
     }
 }
 
@@ -33,21 +49,14 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Nothing.
-    pub const NONE: Self = Self { at: std::ptr::null(), bytes: 0 };
-
-    /// Some bytes from a place on, of which every look takes an equal part.
-    pub fn new<T>(at: *const T, bytes: usize, looks: usize) -> Self {
-        Self { at: at.cast(), bytes: bytes.div_ceil(looks) }
+    /// From a place on, so many bytes with every look.
+    pub fn new<T>(at: *const T, bytes: usize) -> Self {
+        Self { at: at.cast(), bytes }
     }
 
-    /// Fetches up to 16 lines. A loop would take more instructions than it has requests.
+    /// Fetches up to 15 lines. A loop would take more instructions than it has requests.
     #[inline(always)]
-    fn fetch(&self) {
-        const LINE: usize = size_of::<Line>();
-        if self.bytes > 0 {
-            self.fetch_lines(0..1);
-        }
+    fn fetch_behind_first(&self) {
         if self.bytes > LINE {
             self.fetch_lines(1..2);
             if self.bytes > 2 * LINE {
@@ -74,7 +83,10 @@ impl Stream {
 }
 
 /// A cache line.
-pub type Line = [u8; 64];
+pub type Line = [u8; LINE];
+
+/// Its bytes.
+const LINE: usize = 64;
 
 /// Asks for memory that will be read soon. Any address will do: one that is not ours is ignored.
 #[inline(always)]

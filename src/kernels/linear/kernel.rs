@@ -166,29 +166,27 @@ fn multiply_slivers<W: Stored, K: Kernel<W>>(
         _ => (K::ROWS, 0, 1),
     };
     let slivers = x.len().div_ceil(most);
+    let (fewest, one_more) = (x.len() / slivers, x.len() % slivers);
+    // What is behind this tile is wanted next. One sliver reads on as it goes; several share
+    // the next tile out between them.
+    let bytes = size_of_val(panel);
+    let (mut weight, part) = match slivers * passes {
+        1 => (panel.as_ptr().wrapping_byte_add(AHEAD_BYTES), bytes),
+        all => (next.weight.wrapping_byte_add(bytes / passes * before), bytes / all),
+    };
+    let of_weight = part.div_ceil(looks);
+    let of_row = size_of::<[K::X; TILE]>().div_ceil(looks);
     let mut start = 0;
     for sliver in 0..slivers {
-        let rows = (x.len() - start).div_ceil(slivers - sliver);
-        // What is behind this tile is wanted next. One sliver reads on as it goes; several share
-        // the next tile out between them.
-        let bytes = size_of_val(panel);
-        let weight = match slivers * passes {
-            1 => Stream::new(panel.as_ptr().wrapping_byte_add(AHEAD_BYTES), bytes, looks),
-            all => {
-                let part = bytes * (before * slivers + sliver) / all;
-                Stream::new(next.weight.wrapping_byte_add(part), bytes / all, looks)
-            }
-        };
+        let rows = fewest + usize::from(sliver < one_more);
         // A sliver fetches x for the next one.
-        let bytes = rows * size_of::<[K::X; TILE]>();
-        let of_x = match next.x {
-            Some(_) if sliver + 1 < slivers => {
-                Stream::new(x[start + rows..].as_ptr(), bytes, looks)
-            }
-            Some(next) => Stream::new(next, bytes, looks),
-            None => Stream::NONE,
-        };
-        let ahead = Ahead { weight, x: of_x };
+        let x_after = next.x.map(|next| match sliver + 1 < slivers {
+            true => x[start + rows..].as_ptr(),
+            false => next,
+        });
+        let x_after = x_after.map(|at| Stream::new(at, rows * of_row));
+        let ahead = Ahead::new(Stream::new(weight, of_weight), x_after);
+        weight = weight.wrapping_byte_add(part);
         let x = &x[start..start + rows];
         let sums = &mut sums[start * width..];
         macro_rules! multiply {
@@ -285,8 +283,10 @@ impl<W: Stored, const R: usize> Sliver<'_, W, f32, R> {
     fn vectors<S: Simd, const V: usize, const STEPS: usize>(&mut self, simd: S, at: usize) {
         let mut sums = [[simd.splat_f32s(0.0); V]; R];
         let (runs, rest) = self.panel.as_chunks::<STEPS>();
-        let runs = &runs[..runs.len().min(TILE / W::WIDTH / STEPS)];
-        for (i, run) in runs.iter().enumerate() {
+        // By a number, which bounds both: a look at each would take instructions of its own.
+        let count = runs.len().min(TILE / W::WIDTH / STEPS);
+        for i in 0..count {
+            let run = &runs[i];
             match W::WIDTH {
                 1 => self.ahead.fetch::<STEPS, 1>(),
                 _ => self.ahead.fetch::<STEPS, 2>(),
@@ -303,7 +303,7 @@ impl<W: Stored, const R: usize> Sliver<'_, W, f32, R> {
             steps!(0 1 2 3 4 5 6 7);
         }
         for (i, columns) in rest.iter().enumerate() {
-            let first = W::WIDTH * (STEPS * runs.len() + i);
+            let first = W::WIDTH * (STEPS * count + i);
             multiply::<W, S, V, R>(simd, columns, at, self.x, first, &mut sums);
         }
         for r in 0..R {
