@@ -171,7 +171,7 @@ impl Panels {
             let steps = self.steps::<W>();
             let panels = &data[panels.start * steps..panels.end * steps];
             PanelMatmul::<W, f32> { x: tiles, rows, panels, steps, sums, width }.add();
-        }, blocks => x.with_codes(|x| {
+        }, blocks => x.with_codes(blocks, |x| {
             let Tiles::Codes(x) = x.tiles else { unreachable!("f32 becomes codes") };
             let columns = self.view.in_features;
             BlockMatmul { x, rows, blocks, panels, columns, sums, width }.add();
@@ -181,7 +181,7 @@ impl Panels {
     /// Calls `f` with rows of x ready for several calls of [`Self::sums`].
     pub(crate) fn with_ready<R>(&self, x: Rows, f: impl FnOnce(Rows) -> R) -> R {
         match &*self.data {
-            Data::Blocks(_) => x.with_codes(f),
+            Data::Blocks(blocks) => x.with_codes(blocks, f),
             _ => f(x),
         }
     }

@@ -1,7 +1,7 @@
 //! The left side of a product as the kernels read it.
 
 use super::kernel::TILE;
-use super::quantised::Input;
+use super::quantised::{Blocks, Input};
 use crate::kernels::memory::{Kept, kept, with_scratch};
 use crate::kernels::number::Float;
 use crate::kernels::threads;
@@ -70,11 +70,11 @@ impl Rows<'_> {
     }
 
     /// Calls `f` with the same rows, ready for quantised weights.
-    pub(super) fn with_codes<R>(self, f: impl FnOnce(Rows) -> R) -> R {
+    pub(super) fn with_codes<R>(self, weights: &Blocks, f: impl FnOnce(Rows) -> R) -> R {
         match self.tiles {
-            Tiles::F32(tiles) => {
-                Input::with(tiles, |input| f(Rows { tiles: Tiles::Codes(input), ..self }))
-            }
+            Tiles::F32(tiles) => Input::with(tiles, weights.units(), |input| {
+                f(Rows { tiles: Tiles::Codes(input), ..self })
+            }),
             _ => f(self),
         }
     }

@@ -39,10 +39,41 @@ impl Columns<u32> {
         &self.0
     }
 
-    /// The words of all rows, to be changed.
-    pub fn words_mut(&mut self) -> &mut [u32; PANEL] {
-        &mut self.0
+    /// The halves of all rows' words: all lower ones, then all upper ones.
+    pub fn halves(&self) -> &[[u16; PANEL]; 2] {
+        bytemuck::cast_ref(&self.0)
     }
+
+    /// The bytes of all rows' words: all lowest ones first.
+    pub fn bytes(&self) -> &[[i8; PANEL]; 4] {
+        bytemuck::cast_ref(&self.0)
+    }
+
+    /// Puts a row's word in.
+    pub fn put(&mut self, row: usize, word: u32, order: Order) {
+        let bytes = word.to_le_bytes();
+        match order {
+            Order::Words => self.0[row] = word,
+            Order::Halves => {
+                let halves: &mut [[u16; PANEL]; 2] = bytemuck::cast_mut(&mut self.0);
+                for (half, bytes) in halves.iter_mut().zip(bytes.as_chunks().0) {
+                    half[row] = u16::from_le_bytes(*bytes);
+                }
+            }
+            Order::Bytes => {
+                let of_rows: &mut [[u8; PANEL]; 4] = bytemuck::cast_mut(&mut self.0);
+                of_rows.iter_mut().zip(bytes).for_each(|(of_rows, byte)| of_rows[row] = byte);
+            }
+        }
+    }
+}
+
+/// What of the rows' words lies side by side.
+#[derive(Debug, Clone, Copy)]
+pub enum Order {
+    Words,
+    Halves,
+    Bytes,
 }
 
 impl Columns<f32> {
@@ -156,7 +187,7 @@ pub fn widen_f16<S: Simd>(simd: S, upper: S::u32s) -> S::f32s {
     let magnitude = simd.and_u32s(upper, simd.splat_u32s(0x7fff_0000));
     let moved = simd.wrapping_dyn_shr_u32s(magnitude, simd.splat_u32s(3));
     let scaled = simd.mul_f32s(simd.transmute_f32s_u32s(moved), simd.splat_f32s(2f32.powi(112)));
-    let special = simd.greater_than_or_equal_u32s(magnitude, simd.splat_u32s(0x7c00_0000));
+    let special = simd.greater_than_or_equal_f32s(scaled, simd.splat_f32s(2f32.powi(16)));
     let exponent = simd.select_u32s(special, simd.splat_u32s(0x7f80_0000), simd.splat_u32s(0));
     let sign = simd.and_u32s(upper, simd.splat_u32s(0x8000_0000));
     let bits = simd.or_u32s(simd.transmute_u32s_f32s(scaled), simd.or_u32s(exponent, sign));

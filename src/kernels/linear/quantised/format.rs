@@ -1,20 +1,35 @@
 //! Types of quantised blocks, and how their numbers come out of panels.
 //!
 //! In a file a block holds numbers of one row that share scales. In a panel, 32 rows side by side, a word of a row has
-//! codes of several columns, so that vectors of rows are made of vectors of words by shifts and masks alone. A word's four
+//! codes of several columns, so that vectors of rows are made of vectors of words by shifts and masks alone. (Codes of 8 bits
+//! lie side by side, byte by byte, and so do scales.) A word's four
 //! bytes have a code of one column each, in their lowest bits. What is above these in a run's words is, byte by byte and
 //! one word after the other, the codes that are left: of 4 bits one in each gap, of 6 bits one in three, of 5 bits three in
 //! five. Every step is exact.
 
-use super::super::stored::{Columns, widen_f16};
+use super::super::stored::{Columns, Order};
+use super::widen;
 use candle_core::quantized::GgmlDType;
 use pulp::Simd;
 
 /// Columns whose codes a word has in its bytes.
 pub const QUAD: usize = 4;
 
-/// The [units](Format::UNITS) of most formats, whose codes are not moved: in which byte they are is left to x.
-pub const IN_PLACE: [f32; QUAD] = [1.0, 256.0, 65536.0, 16777216.0];
+/// By what the codes of every eight columns are multiplied when they come: x is divided by it.
+pub type Units = [f32; 2 * QUAD];
+
+/// Codes that come as they are.
+const ONES: Units = [1.0; 2 * QUAD];
+
+/// Codes that are not moved: in which byte they are is left to x.
+pub const BYTES: Units = {
+    let [a, b, c, d] = [1.0, 256.0, 65536.0, 16777216.0];
+    [a, b, c, d, a, b, c, d]
+};
+
+/// Codes of 4 bits, every other four of which are in the gaps. The word's highest bits alone are moved, which would be a
+/// sign.
+pub const NIBBLES: Units = [1.0, 256.0, 65536.0, 16777216.0, 16.0, 4096.0, 1048576.0, 1.0];
 
 /// A type of blocks. Its columns come in groups of one or two blocks, of which a panel has words of scales first, then those
 /// of codes.
@@ -34,12 +49,16 @@ pub trait Format {
     /// The code of 0.
     const ZERO: f32;
 
-    /// Whether codes are kept less that of 0, as signed integers.
+    /// Whether codes are kept less that of 0, as signed bytes.
     const SIGNED: bool = Self::BITS == 8;
     /// What is taken off the codes as they are kept.
     const OFFSET: f32 = if Self::SIGNED { 0.0 } else { Self::ZERO };
-    /// What the codes of four columns are multiplied by when they come: x is divided by it.
-    const UNITS: [f32; QUAD] = if Self::SIGNED { [1.0; QUAD] } else { IN_PLACE };
+    /// In which units its codes come.
+    const UNITS: Units = match Self::BITS {
+        4 => NIBBLES,
+        _ if Self::SIGNED => ONES,
+        _ => BYTES,
+    };
     /// Columns in a group.
     const GROUP: usize = Self::BLOCK * Self::BLOCKS;
     /// Words of a row's group.
@@ -52,6 +71,15 @@ pub trait Format {
     /// Takes the `at`-th block of a group, as it is in a file, apart: its scales into words that were 0, its codes one by
     /// one.
     fn split(at: usize, block: &[u8], scales: &mut [u32], codes: &mut [u8]);
+
+    /// How a word lies in a panel: scales of 16 and 8 bits and codes of 8 side by side, as vectors take them.
+    fn order(word: usize) -> Order {
+        match word {
+            0 => Order::Halves,
+            _ if word < Self::SCALES || Self::SIGNED => Order::Bytes,
+            _ => Order::Words,
+        }
+    }
 
     /// By what the codes of a run of columns are multiplied, and what is added. `halves` are the two of the first word.
     fn scale<S: Simd>(
@@ -85,25 +113,29 @@ impl<'a, S: Simd> Words<'a, S> {
     /// The first word as two f16, the lower half first.
     #[inline(always)]
     fn halves(self) -> [S::f32s; 2] {
-        let bits = self.get(0);
-        [widen_f16(self.simd, shift(self.simd, bits, 16)), widen_f16(self.simd, bits)]
+        let [lower, upper] = self.group[0].halves();
+        let first = self.at * S::F32_LANES;
+        [widen::halves(self.simd, &lower[first..]), widen::halves(self.simd, &upper[first..])]
     }
 
-    /// A byte of a word as a number, less that of 0.
+    /// A signed byte of a word as a number.
     #[inline(always)]
-    pub fn byte(self, word: usize, byte: usize, zero: u8) -> S::f32s {
-        let bits = shift(self.simd, self.get(word), -8 * byte as i32);
-        in_mantissa(self.simd, bits, 0, 1.0, 0, zero)
+    pub fn byte(self, word: usize, byte: usize) -> S::f32s {
+        let bytes = &self.group[word].bytes()[byte];
+        widen::bytes(self.simd, &bytes[self.at * S::F32_LANES..])
     }
 
-    /// The codes of a quad of a run's columns, one in the lowest bits of each byte. Only if they were not there in a word is
-    /// what is above them 0.
+    /// The codes of a quad of a run's columns, one in each byte: from [`first_bit`] on. Only if they were in several words
+    /// are a byte's other bits 0.
     #[inline(always)]
     fn quad<F: Format>(self, run: usize, quad: usize) -> S::u32s {
         let simd = self.simd;
         let (first, quad) = (F::SCALES + run * F::OF_RUN, place::<F>(quad));
         if quad < F::OF_RUN {
             return self.get(first + quad);
+        }
+        if F::BITS == F::GAP {
+            return self.get(first + quad - F::OF_RUN);
         }
         let mut codes = simd.splat_u32s(0);
         let mut bit = 0; // of the codes
@@ -137,27 +169,32 @@ fn gap<F: Format>(quad: usize, bit: usize) -> (usize, usize) {
     (bit / F::GAP, bit % F::GAP)
 }
 
-/// The code of a column out of its quad, times its [unit](Format::UNITS): the byte as an integer, where converting one takes
+/// The bit of a byte from which on a quad has its code: gaps of 4 bits are read where they are.
+#[inline(always)]
+fn first_bit<F: Format>(quad: usize) -> usize {
+    if F::BITS == F::GAP && place::<F>(quad) >= F::OF_RUN { F::BITS } else { 0 }
+}
+
+/// The code of a column out of its quad, times its [unit](Format::UNITS): the bits as an integer, where converting one takes
 /// an instruction; otherwise as the lowest bits of a larger number's mantissa, less that number.
 #[inline(always)]
-fn code<F: Format, S: Simd>(simd: S, quad: S::u32s, column: usize) -> S::f32s {
-    let place = 8 * column as i32;
+fn code<F: Format, S: Simd>(simd: S, quad: S::u32s, first_bit: usize, column: usize) -> S::f32s {
+    let place = 8 * column + first_bit;
     if integers::<S>() {
-        return convert(
-            simd,
-            match F::SIGNED {
-                true => sign_extended(simd, shift(simd, quad, 24 - place)),
-                // One in the highest byte has not the very top bit.
-                false => simd.and_u32s(quad, simd.splat_u32s(((1 << F::BITS) - 1) << place)),
-            },
-        );
+        let bits = match place + F::BITS {
+            32 => shift(simd, quad, -(place as i32)),
+            _ => simd.and_u32s(quad, simd.splat_u32s(((1 << F::BITS) - 1) << place)),
+        };
+        return convert(simd, bits);
     }
-    let quad = simd.and_u32s(quad, mask(simd, F::BITS, 0));
+    let quad = simd.and_u32s(shift(simd, quad, -(first_bit as i32)), mask(simd, F::BITS, 0));
     // Two are far enough from a mantissa's top.
-    let (bits, place) =
-        if column < 2 { (quad, place) } else { (shift(simd, quad, -16), place - 16) };
-    let sign = if F::SIGNED { 0x80 } else { 0 };
-    in_mantissa(simd, bits, place as u32, F::UNITS[column], sign, sign)
+    let (bits, place) = match column {
+        0 | 1 => (quad, 8 * column),
+        _ => (shift(simd, quad, -16), 8 * column - 16),
+    };
+    let unit = F::UNITS[column + if first_bit == 0 { 0 } else { QUAD }];
+    in_mantissa(simd, bits, place as u32, unit)
 }
 
 /// Whether we have instructions for vectors of integers.
@@ -198,17 +235,6 @@ fn convert<S: Simd>(simd: S, integers: S::u32s) -> S::f32s {
         simd,
         v3 => v3.convert_i32x8_to_f32x8(cast(integers)),
         v4 => v4.convert_i32x16_to_f32x16(cast(integers))
-    )
-}
-
-/// The bytes at the words' tops as signed integers.
-#[inline(always)]
-fn sign_extended<S: Simd>(simd: S, words: S::u32s) -> S::u32s {
-    use pulp::bytemuck::cast;
-    with_integers!(
-        simd,
-        v3 => v3.shr_const_i32x8::<24>(cast(words)),
-        v4 => v4.shr_const_i32x16::<24>(cast(words))
     )
 }
 
@@ -279,30 +305,30 @@ fn quad<F: Format, S: Simd, const V: usize>(
     visitor: &mut impl Visit<S, V>,
 ) {
     for v in 0..V {
-        let codes = words.behind(v).quad::<F>(run, quad);
+        let words = words.behind(v);
+        let first = run * F::SHARED + quad * QUAD;
+        if F::SIGNED {
+            for byte in 0..QUAD {
+                visitor.code(first + byte, v, words.byte(F::SCALES + first / QUAD, byte));
+            }
+            continue;
+        }
+        let codes = words.quad::<F>(run, quad);
         for column in 0..QUAD {
-            let code = code::<F, S>(words.simd, codes, column);
-            visitor.code(run * F::SHARED + quad * QUAD + column, v, code);
+            let code = code::<F, S>(words.simd, codes, first_bit::<F>(quad), column);
+            visitor.code(first + column, v, code);
         }
     }
 }
 
-/// A byte from a place on, some of whose bits are turned over, as a number, less that of 0; times a unit.
+/// A byte from a place on as a number, times a unit.
 #[inline(always)]
-fn in_mantissa<S: Simd>(
-    simd: S,
-    bits: S::u32s,
-    place: u32,
-    unit: f32,
-    turned: u8,
-    zero: u8,
-) -> S::f32s {
+fn in_mantissa<S: Simd>(simd: S, bits: S::u32s, place: u32, unit: f32) -> S::f32s {
     // A number whose mantissa has the unit there.
     let large = ((unit.to_bits() >> 23) + 23 - place) << 23;
     let byte = simd.and_u32s(bits, simd.splat_u32s(0xff << place));
-    let number = simd.xor_u32s(byte, simd.splat_u32s(large | u32::from(turned) << place));
-    let zero = simd.splat_f32s(f32::from_bits(large) + unit * f32::from(zero));
-    simd.sub_f32s(simd.transmute_f32s_u32s(number), zero)
+    let number = simd.transmute_f32s_u32s(simd.or_u32s(byte, simd.splat_u32s(large)));
+    simd.sub_f32s(number, simd.splat_f32s(f32::from_bits(large)))
 }
 
 /// Some bits of every byte from a place on.

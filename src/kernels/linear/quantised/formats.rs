@@ -173,8 +173,8 @@ macro_rules! large {
             ) -> (S::f32s, Option<S::f32s>) {
                 // Not in a closure: a compiler may leave one out of line, and then all that it calls.
                 let (word, byte) = (1 + run / 2, 2 * (run % 2));
-                let min = simd.mul_f32s(min, words.byte(word, byte + 1, 0));
-                (simd.mul_f32s(d, words.byte(word, byte, 0)), Some(simd.neg_f32s(min)))
+                let min = simd.mul_f32s(min, words.byte(word, byte + 1));
+                (simd.mul_f32s(d, words.byte(word, byte)), Some(simd.neg_f32s(min)))
             }
         }
     };
@@ -196,7 +196,7 @@ large!(
     }
 );
 
-/// `d·s·(q - 32)`, with s of 8 bits for each 16 columns.
+/// `d·s·(q - 32)`, with s of 8 bits, signed, for each 16 columns.
 pub struct Q6K;
 
 impl Format for Q6K {
@@ -211,8 +211,7 @@ impl Format for Q6K {
         let (low, high, of_runs) = (&block[..128], &block[128..192], &block[192..208]);
         scales[0] = half(block, 208);
         for (run, byte) in of_runs.iter().enumerate() {
-            // From -128 on.
-            scales[1 + run / 4] |= u32::from(byte ^ 0x80) << (8 * (run % 4));
+            scales[1 + run / 4] |= u32::from(*byte) << (8 * (run % 4));
         }
         for (part, codes) in codes.chunks_exact_mut(LARGE / 2).enumerate() {
             let (low, high) = (&low[64 * part..][..64], &high[32 * part..][..32]);
@@ -231,7 +230,7 @@ impl Format for Q6K {
         words: Words<S>,
         run: usize,
     ) -> (S::f32s, Option<S::f32s>) {
-        (simd.mul_f32s(d, words.byte(1 + run / 4, run % 4, 128)), None)
+        (simd.mul_f32s(d, words.byte(1 + run / 4, run % 4)), None)
     }
 }
 

@@ -14,6 +14,7 @@ mod pack;
 mod quantise;
 mod runs;
 mod tensor;
+mod widen;
 
 pub use input::Input;
 pub use matmul::BlockMatmul;

@@ -1,6 +1,6 @@
 //! Blocks into panels, and rows out of them.
 
-use super::format::{Format, QUAD, Visit, put_codes, visit};
+use super::format::{Format, Units, Visit, put_codes, visit};
 use super::formats::with_format;
 use crate::kernels::linear::matrix::Matrix;
 use crate::kernels::linear::stored::{Columns, PANEL};
@@ -17,6 +17,8 @@ use std::mem::MaybeUninit;
 pub struct Blocks {
     words: Vec<Columns<u32>>,
     panels: Vec<Panel>,
+    /// In which units their codes come.
+    units: Vec<Units>,
 }
 
 /// Where a panel is, and of what type.
@@ -65,7 +67,20 @@ impl Blocks {
         // SAFETY: there is room for them, and nothing failed: the places are all of it, and `put_panel` writes each of its
         // place's words.
         unsafe { words.set_len(len) };
-        Ok(Self { words, panels })
+        let mut units = vec![];
+        for panel in &panels {
+            let of_panel =
+                with_format!(panel.kind, F => F::UNITS, unreachable!("other kinds have no panels"));
+            if !units.contains(&of_panel) {
+                units.push(of_panel);
+            }
+        }
+        Ok(Self { words, panels, units })
+    }
+
+    /// What x is divided by for some of the panels.
+    pub fn units(&self) -> &[Units] {
+        &self.units
     }
 
     /// Some panels, one behind the other.
@@ -101,7 +116,7 @@ impl<F: Format> Visit<Scalar, 1> for Row<'_, F> {
     fn code(&mut self, column: usize, _: usize, code: f32) {
         // The last group may have columns that the matrix has not.
         if let Some(out) = self.out.get_mut(column) {
-            *out = code / F::UNITS[column % QUAD] - F::OFFSET;
+            *out = code / F::UNITS[column % F::UNITS.len()] - F::OFFSET;
         }
     }
 
@@ -169,8 +184,8 @@ fn put_panel<F: Format>(
                 F::split(at, block, &mut words[..F::SCALES], codes);
             }
             put_codes::<F>(&codes[..F::GROUP], &mut words[F::SCALES..]);
-            for (columns, &word) in all.iter_mut().zip(&words) {
-                columns.words_mut()[lane] = word;
+            for (i, (columns, &word)) in all.iter_mut().zip(&words).enumerate() {
+                columns.put(lane, word, F::order(i));
             }
         }
         for (place, columns) in places.iter_mut().zip(all) {

@@ -179,7 +179,7 @@ fn every_instruction_set_has_the_same_bits() -> Result<()> {
                 let mut sums = vec![0.0; rows * PANEL];
                 let sums_of = &mut sums[..];
                 let (panels, columns) = (0..1, 1280);
-                Input::with(&x, |x| {
+                Input::with(&x, blocks.units(), |x| {
                     run(BlockMatmul {
                         x,
                         rows,
