@@ -104,16 +104,36 @@ fn multiply<F: Format, S: Simd>(
     sums: &mut [f32],
     width: usize,
 ) {
-    match x.len() {
-        1 => few::<F, S, 1>(simd, words, x, sums, width),
-        2 => few::<F, S, 2>(simd, words, x, sums, width),
-        3 => few::<F, S, 3>(simd, words, x, sums, width),
-        // 16 registers do not hold the sums of four.
-        4 if const { S::F32_LANES == 16 } => few::<F, S, 4>(simd, words, x, sums, width),
-        _ => {
-            runs.set::<F, S>(simd, words);
-            multiply_runs::<F, S>(simd, x, runs, sums, width);
+    if x.len() > const { most_few::<F, S>() } {
+        runs.set::<F, S>(simd, words);
+        return multiply_runs::<F, S>(simd, x, runs, sums, width);
+    }
+    let mut start = 0;
+    while start < x.len() {
+        let rows = (x.len() - start).min(at_once::<S>());
+        let (x, sums) = (x.narrow(start, rows), &mut sums[start * width..]);
+        match rows {
+            1 => few::<F, S, 1>(simd, words, x, sums, width),
+            2 => few::<F, S, 2>(simd, words, x, sums, width),
+            3 => few::<F, S, 3>(simd, words, x, sums, width),
+            _ if const { at_once::<S>() < 4 } => unreachable!("more rows than are taken at once"),
+            _ => few::<F, S, 4>(simd, words, x, sums, width),
         }
+        start += rows;
+    }
+}
+
+/// Rows whose products codes go into as they come: 16 registers do not hold the sums of four.
+const fn at_once<S: Simd>() -> usize {
+    if S::F32_LANES == 16 { 4 } else { 3 }
+}
+
+/// Rows up to which it is faster, as measured with AVX2, not to write codes down.
+const fn most_few<F: Format, S: Simd>() -> usize {
+    match (S::F32_LANES, F::BITS) {
+        (8, 8) => 9,
+        (8, 4 | 6) => 6,
+        _ => at_once::<S>(),
     }
 }
 

@@ -59,10 +59,23 @@ impl<F: Format> WithSimd for Set<'_, '_, F> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
+        // Whole columns one after the other, where they are few vectors.
+        match const { S::F32_LANES } {
+            16 => self.all::<S, 2>(simd),
+            8 => self.all::<S, 4>(simd),
+            _ => self.all::<S, 1>(simd),
+        }
+    }
+}
+
+impl<F: Format> Set<'_, '_, F> {
+    /// `V` vectors at a time.
+    #[inline(always)]
+    fn all<S: Simd, const V: usize>(self, simd: S) {
         let Self { runs, words, .. } = self;
         for (g, group) in words.chunks_exact(F::WORDS).enumerate() {
             let of_group = F::GROUP / F::SHARED;
-            for at in 0..PANEL / S::F32_LANES {
+            for at in (0..PANEL / S::F32_LANES).step_by(V) {
                 let mut vectors = Vectors::<F> {
                     codes: &mut runs.codes[g * F::GROUP..][..F::GROUP],
                     scales: &mut runs.scales[g * of_group..][..of_group],
@@ -71,14 +84,14 @@ impl<F: Format> WithSimd for Set<'_, '_, F> {
                     at,
                     format: PhantomData,
                 };
-                visit::<F, S, 1>(simd, group, at, &mut vectors);
+                visit::<F, S, V>(simd, group, at, &mut vectors);
                 runs.has_addends = vectors.has_addends;
             }
         }
     }
 }
 
-/// The `at`-th vectors of a group.
+/// The vectors of a group from the `at`-th on.
 struct Vectors<'a, F> {
     codes: &'a mut [Columns<f32>],
     scales: &'a mut [Columns<f32>],
@@ -88,18 +101,22 @@ struct Vectors<'a, F> {
     format: PhantomData<F>,
 }
 
-impl<F: Format, S: Simd> Visit<S, 1> for Vectors<'_, F> {
+impl<F: Format, S: Simd, const V: usize> Visit<S, V> for Vectors<'_, F> {
     #[inline(always)]
-    fn code(&mut self, column: usize, _: usize, code: S::f32s) {
-        S::as_mut_simd_f32s(self.codes[column].numbers_mut()).0[self.at] = code;
+    fn code(&mut self, column: usize, v: usize, code: S::f32s) {
+        S::as_mut_simd_f32s(self.codes[column].numbers_mut()).0[self.at + v] = code;
     }
 
     #[inline(always)]
-    fn run(&mut self, run: usize, [scale]: [S::f32s; 1], [addend]: [Option<S::f32s>; 1]) {
-        S::as_mut_simd_f32s(self.scales[run].numbers_mut()).0[self.at] = scale;
-        if let Some(addend) = addend {
-            S::as_mut_simd_f32s(self.addends[run].numbers_mut()).0[self.at] = addend;
-            self.has_addends = true;
+    fn run(&mut self, run: usize, scale: [S::f32s; V], addend: [Option<S::f32s>; V]) {
+        let scales = S::as_mut_simd_f32s(self.scales[run].numbers_mut()).0;
+        let addends = S::as_mut_simd_f32s(self.addends[run].numbers_mut()).0;
+        for v in 0..V {
+            scales[self.at + v] = scale[v];
+            if let Some(addend) = addend[v] {
+                addends[self.at + v] = addend;
+                self.has_addends = true;
+            }
         }
     }
 }
