@@ -236,20 +236,21 @@ impl<const R: usize> Sliver<'_, R> {
                 // A loop would not be unrolled.
                 steps!(0 1 2 3 4 5 6 7);
             }
-            let scale = S::as_simd_f32s(scales[run].numbers()).0;
+            let scale = &S::as_simd_f32s(scales[run].numbers()).0[at..][..V];
+            let addend = &S::as_simd_f32s(addends[run].numbers()).0[at..][..V];
             for r in 0..R {
                 let row = S::as_mut_simd_f32s(&mut self.sums[r * self.width..][..PANEL]).0;
-                for v in 0..V {
-                    let sum = row[at + v];
-                    row[at + v] = simd.mul_add_e_f32s(scale[at + v], products[r][v], sum);
-                }
+                let row = &mut row[at..][..V];
                 if has_addends {
-                    let addend = S::as_simd_f32s(addends[run].numbers()).0;
                     let of_run = of_run(&self.of_runs[r], run, PIECES * STEPS);
                     let of_run = simd.splat_f32s(of_run);
                     for v in 0..V {
-                        let sum = row[at + v];
-                        row[at + v] = simd.mul_add_e_f32s(addend[at + v], of_run, sum);
+                        let sum = simd.mul_add_e_f32s(scale[v], products[r][v], row[v]);
+                        row[v] = simd.mul_add_e_f32s(addend[v], of_run, sum);
+                    }
+                } else {
+                    for v in 0..V {
+                        row[v] = simd.mul_add_e_f32s(scale[v], products[r][v], row[v]);
                     }
                 }
             }
