@@ -4,13 +4,14 @@
 # OUT/MACHINE/   raw figures as JSON, and tables.md; what lies there already is not measured again
 # OUT.md         the machines of OUT side by side, where the page is there (docs/performance.md of docs/performance);
 #                otherwise OUT/page.md
-# MODEL is the directory of a Gemma 3. Without it, whole models and the drift run are left out.
+# MODEL is the directory of a Gemma 3. Without it, whole models in f32 and bf16 and the drift run are left out.
 #
 # Peers that are not there yet are built below ${XDG_CACHE_HOME:-~/.cache}/gemma-mlp-perf: PyTorch and transformers as in
 # scripts/requirements.txt, and llama-bench of the llama.cpp inside llama-cpp-python. One that cannot be had is named in
-# the tables. What is measured takes 25 minutes at most: each section has a limit of its own.
+# the tables. What is measured takes 30 minutes at most: each section has a limit of its own.
 #
 #     PERF_MACHINE=NAME      the machine's name in the tables [default: the processor's, and how many cores]
+#     PERF_GGUF=FILE         a model with quantised weights, measured as it is beside llama.cpp
 #     PERF_TORCH=PYTHON      an interpreter that has PyTorch, and transformers for experts and models
 #     PERF_LLAMA_SOURCE=DIR  the source of llama.cpp, whose script converts MODEL
 #     PERF_LLAMA_BENCH=FILE  its llama-bench
@@ -27,6 +28,11 @@ out=$(realpath "$1") model=
 if [ -n "${2:-}" ]; then
     [ -f "$2/config.json" ] || fail "$2 is not the directory of a model: it has no config.json"
     model=$(realpath "$2")
+fi
+gguf=
+if [ -n "${PERF_GGUF:-}" ]; then
+    [ -f "$PERF_GGUF" ] || fail "PERF_GGUF: there is no file $PERF_GGUF"
+    gguf=$(realpath "$PERF_GGUF")
 fi
 cd "$(dirname "$0")/.."
 for command in lscpu timeout python3 cargo; do
@@ -111,7 +117,8 @@ make_llama_bench() {
 llama=${PERF_LLAMA_SOURCE:-$cache/llama/vendor/llama.cpp} llama_bench=${PERF_LLAMA_BENCH:-$cache/llama/build/bin/llama-bench}
 llama_version=$LLAMA
 [ -z "${PERF_LLAMA_SOURCE:-}${PERF_LLAMA_BENCH:-}" ] || llama_version='a build of its own'
-if [ -n "$model" ] && [ ! -s "$machine/model-llama.jsonl" ]; then
+wants_llama() { [ -n "$1" ] && [ ! -s "$machine/$2" ]; }
+if wants_llama "$model" model-llama.jsonl || wants_llama "$gguf" gguf-llama.jsonl; then
     if [ ! -f "$llama/convert_hf_to_gguf.py" ]; then
         [ -z "${PERF_LLAMA_SOURCE:-}" ] || fail "PERF_LLAMA_SOURCE: $llama has no convert_hf_to_gguf.py"
         say "fetching llama.cpp"
@@ -207,15 +214,19 @@ times() {
 }
 export -f times
 
-block=(bench --json) experts=(bench --json --experts 128 --top 8 --shape 2816x704) chunk=() tokens=1822 runs=3
+block=(bench --json) quantised=(bench --json --weights q8_0,q4_0,q4_k,q5_k,q6_k --shape 2048x16384 --tokens 1,4,16,512)
+experts=(bench --json --experts 128 --top 8 --shape 2816x704)
+chunk=() tokens=1822 runs=3
 if [ -n "$quick" ]; then
     block+=(--shape 64x96 --tokens 1 --tokens 4)
+    quantised=(bench --json --weights q8_0 --shape 64x96 --tokens 1)
     experts=(bench --json --experts 4 --top 2 --shape 64x32 --tokens 1)
     chunk=(--rounds 1) tokens=64 runs=1
 fi
 
 ours block.json 180 "$program" "${block[@]}"
 [ -z "$torch" ] || peer PyTorch block-torch.json 360 "$torch" scripts/bench_torch.py --json "$machine/block.json"
+ours quantised.json 240 "$program" "${quantised[@]}"
 ours experts.json 180 "$program" "${experts[@]}"
 [ -z "$torch" ] || peer PyTorch experts-torch.json 180 "$torch" scripts/bench_torch.py --json "$machine/experts.json"
 ours gelu.json 60 "${torch:-python3}" scripts/bench_gelu.py --json --binary "$gelu_bench" "${chunk[@]}"
@@ -257,6 +268,26 @@ else
     [ -s "$machine/model.json" ] || missing model "Whole models and the drift run were left out: no MODEL was given"
 fi
 [ ! -s "$machine/model.json" ] || there model
+
+if [ -n "$gguf" ]; then
+    from=$(dirname "$gguf") file=$(basename "$gguf")
+    if [ -s "$machine/gguf.json" ] && ! grep -qF "\"directory\": \"$file\"" "$machine/gguf.json"; then
+        fail "$machine/gguf.json is of another model than $file. Remove it, or pass that one"
+    fi
+    ours gguf.json 240 env -C "$from" "$model_bench" "$file" --json
+    there gguf
+    if [ -z "$llama" ] || [ -z "$llama_bench" ]; then
+        missing gguf-llama "llama.cpp could not be built"
+    else
+        # shellcheck disable=SC2016 # for the shell that is started
+        peer llama.cpp gguf-llama.jsonl 120 env -C "$from" bash -euc '
+            echo "{\"version\": \"$3\"}"
+            "$1" -m "$4" -t "$2" -o jsonl -p 512 -n 0
+            "$1" -m "$4" -t "$2" -o jsonl -p 0 -n 32 -d 16' bash "$llama_bench" "$threads" "$llama_version" "$file"
+    fi
+elif [ ! -s "$machine/gguf.json" ]; then
+    missing gguf "A model with quantised weights was left out: PERF_GGUF is not set"
+fi
 
 page=$out.md
 [ -f "$page" ] || page=$out/page.md

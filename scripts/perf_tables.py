@@ -3,8 +3,8 @@
     python3 scripts/perf_tables.py OUT PAGE [--check]
 
 Writes OUT/MACHINE/tables.md for every machine, and into PAGE what stands between `<!-- perf: NAME -->` and
-`<!-- end -->`: `machines`, `wins` (every figure in which a peer is faster than ours), and `block`, `experts`, `model`,
-`drift` and `gelu` with the machines side by side. A page that is not there is begun with all of them. --check writes
+`<!-- end -->`: `machines`, `wins` (every figure in which a peer is faster than ours), and `block`, `quantised`,
+`experts`, `model`, `gguf`, `drift` and `gelu` with the machines side by side. A page that is not there is begun with all of them. --check writes
 nothing and fails if something would change.
 
 What was not measured by perf.sh stands in OUT/MACHINE/ranges.json: ranges over several runs, as they were published.
@@ -22,8 +22,10 @@ from typing import NamedTuple
 # Of each its title, what a row is called by, and the unit.
 SECTIONS = {
     "block": ("The block", ("block", "weights", "tokens"), "ms"),
+    "quantised": ("The block in quantised weights", ("block", "weights", "tokens"), "ms"),
     "experts": ("Experts", ("block", "weights", "tokens"), "ms"),
     "model": ("Whole models", ("model", "what", "dtype"), "tokens/s; loading: s"),
+    "gguf": ("A model in quantised weights", ("model", "what", "computed in"), "tokens/s; loading: s"),
     "drift": ("The drift run", ("model", "tokens"), "s"),
     "gelu": ("GELU", ("GELU", "dtype"), "ns a number"),
 }
@@ -84,14 +86,14 @@ def once(value):
 # From raw figures.
 
 
-def blocks(bench, torch=None):
+def blocks(bench, torch=None, section="block"):
     """Of `gemma-mlp bench --json` and bench_torch.py --json: blocks, or experts."""
     keys = "hidden", "intermediate", "weights", "tokens"
     theirs = {tuple(row[key] for key in keys): row for row in (torch or {"rows": []})["rows"]}
     for row in bench["rows"]:
-        shape, section = f"{row['hidden']}x{row['intermediate']}", "block"
+        shape = f"{row['hidden']}x{row['intermediate']}"
         if "experts" in row:
-            shape, section = f"{shape}, {row['top_k']} of {row['experts']}", "experts"
+            shape = f"{shape}, {row['top_k']} of {row['experts']}"
         other = theirs.get(tuple(row[key] for key in keys), {})
         peers = {
             "candle": row["candle_ms"],
@@ -106,14 +108,17 @@ def blocks(bench, torch=None):
         yield figure(section, key, row["median_ms"], peers, row["limit_ms"], cpu)
 
 
-def models(bench, torch=None, llama=()):
-    """Of `cargo bench --bench model -- --json`, bench_model.py --json and lines of llama-bench."""
+def models(bench, torch=None, llama=(), section="model"):
+    """Of `cargo bench --bench model -- --json`, bench_model.py --json and lines of llama-bench.
+
+    llama.cpp's model is one of a dtype; or that of ours, of whose dtypes f32 is nearest to what it computes in."""
     sides = {(row["side"], row["dtype"]): row for row in bench["rows"] + (torch or {"rows": []})["rows"]}
     llamas = {}
     for line in llama:
         if "samples_ts" in line:
             what = "prompt" if line["n_prompt"] else "generation"
-            llamas[what, Path(line["model_filename"]).stem] = statistics.median(line["samples_ts"])
+            stem = Path(line["model_filename"]).stem
+            llamas[what, stem if section == "model" else f"{stem}, f32"] = statistics.median(line["samples_ts"])
 
     def value(side, what, dtype):
         row = sides.get((side, dtype))
@@ -124,16 +129,21 @@ def models(bench, torch=None, llama=()):
     for what in "prompt", "generation", "loading":
         for dtype in "f32", "bf16":
             peers = {name: value(name, what, dtype) for name in ("candle", "PyTorch")}
-            peers["llama.cpp"] = llamas.get((what, dtype))
+            peers["llama.cpp"] = llamas.get((what, dtype if section == "model" else f"{name(bench)}, {dtype}"))
             limit = None if what == "loading" else sides["ours", dtype][what]["limit"]
-            row = size(bench), what, dtype
-            yield figure("model", row, value("ours", what, dtype), peers, limit, speed=what != "loading")
+            row = size(bench) if section == "model" else name(bench), what, dtype
+            yield figure(section, row, value("ours", what, dtype), peers, limit, speed=what != "loading")
 
 
 def size(bench):
     """What a model is called in the tables: every directory has another name."""
     count = bench["weights"]
     return f"{count / 1e6:.0f} M weights" if count >= 1e6 else f"{count} weights"
+
+
+def name(bench):
+    """What a model in one file is called."""
+    return Path(bench["directory"]).stem
 
 
 def drifts(run, bench, torch=None):
@@ -175,27 +185,33 @@ def machine(folder):
         return json.loads(path.read_text()) if path.exists() else None
 
     about = dict(line.split(": ", 1) for line in (folder / "machine.txt").read_text().splitlines() if ": " in line)
-    block, experts, model, drift, gelu, ranges = (
-        read(f"{name}.json") for name in ("block", "experts", "model", "drift", "gelu", "ranges")
+    block, quantised, experts, model, gguf, drift, gelu, ranges = (
+        read(f"{name}.json")
+        for name in ("block", "quantised", "experts", "model", "gguf", "drift", "gelu", "ranges")
     )
     torch = {name: read(f"{name}-torch.json") for name in ("block", "experts", "model", "drift")}
-    lines = folder / "model-llama.jsonl"
-    llama = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
+    llama, llama_gguf = (lines(folder / f"{name}-llama.jsonl") for name in ("model", "gguf"))
     figures, limits = [], {}
-    for bench, name in (block, "block"), (experts, "experts"):
-        figures += blocks(bench, torch[name]) if bench else []
+    for bench, section in (block, "block"), (quantised, "quantised"), (experts, "experts"):
+        figures += blocks(bench, torch.get(section), section) if bench else []
     figures += models(model, torch["model"], llama) if model else []
+    figures += models(gguf, None, llama_gguf, "gguf") if gguf else []
     figures += drifts(drift, model, torch["drift"]) if drift and model else []
     figures += gelus(gelu) if gelu else []
     if ranges:
         figures += published(ranges)
         limits = {name: Range(*value) for name, value in ranges.get("limits", {}).items()}
-    for bench in filter(None, (model, experts, block)):
+    for bench in filter(None, (gguf, model, experts, quantised, block)):
         limits |= {name: once(value) for name, value in bench["limits"].items()}
     missing = [path.read_text().strip() for path in sorted(folder.glob("*.missing"))]
-    missing += model["notes"] if model else []
+    missing += [note for bench in (model, gguf) if bench for note in bench["notes"]]
     missing += [f"PyTorch, {way}: {why}" for run in torch.values() if run for way, why in run.get("failed", {}).items()]
-    return Machine(folder.name, about, limits, merged(figures), versions([*torch.values(), gelu], llama), missing)
+    return Machine(folder.name, about, limits, merged(figures), versions([*torch.values(), gelu], llama + llama_gguf), missing)
+
+
+def lines(path):
+    """Of a file of JSON, line by line, if it is there."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def versions(runs, llama):
@@ -278,7 +294,7 @@ def wins(machines):
     for machine in machines:
         for of in machine.figures:
             title, unit = SECTIONS[of.section][0], SECTIONS[of.section][2]
-            unit = unit.split("; ")[0] if of.section != "model" or of.row[1] != "loading" else "s"
+            unit = "s" if of.row[1] == "loading" else unit.split("; ")[0]
             what = ", ".join([title, *of.row])
             if SECTIONS[of.section][1][-1] == "tokens":
                 what += " token" if of.row[-1] == "1" else " tokens"

@@ -81,6 +81,25 @@ class Tables(unittest.TestCase):
         self.assertEqual(ratios["loading", "f32"], {"PyTorch": (0.5, 0.5)})
         self.assertEqual(ratios["loading", "bf16"], {})
 
+    def test_a_model_in_quantised_weights_stands_beside_the_same_file(self):
+        run = {"directory": "some-q4_k_m.gguf", "limits": LIMITS, "weights": 3_400_000, "notes": []}
+        run["rows"] = [model("ours", 50.0, 10.0, 1.0) | {"dtype": dtype} for dtype in ("f32", "bf16")]
+        llama = [
+            {"version": "some"},
+            {"model_filename": "some-q4_k_m.gguf", "n_prompt": 512, "samples_ts": [25.0]},
+            {"model_filename": "another.gguf", "n_prompt": 0, "samples_ts": [25.0]},
+        ]
+        figures = {of.row: of for of in perf_tables.models(run, None, llama, "gguf")}
+        self.assertEqual(figures["some-q4_k_m", "prompt", "f32"].ratios, {"llama.cpp": (2.0, 2.0)})
+        self.assertEqual(figures["some-q4_k_m", "prompt", "bf16"].ratios, {})
+        self.assertEqual(figures["some-q4_k_m", "generation", "f32"].ratios, {})
+        quantised = block(1, 2.0, 1.0) | {"weights": "q8_0"}
+        machine = self.machine("one", quantised={"limits": LIMITS, "rows": [quantised]}, gguf=run)
+        wins = perf_tables.wins([machine])
+        row = "| The block in quantised weights, 64x96, q8_0, 1 token | one | 2.00 ms | candle | 1.00 ms | 2.0 |"
+        self.assertIn(row, wins)
+        self.assertIn("| some-q4_k_m | prompt | f32 |", perf_tables.beside("gguf", [machine]))
+
     def test_machines_stand_side_by_side(self):
         one = self.machine("one", block={"limits": LIMITS, "rows": [block(1, 2.0, 5.0), block(4, 2.0, 8.0)]})
         ranges = [
