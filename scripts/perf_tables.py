@@ -4,8 +4,8 @@
 
 Writes OUT/MACHINE/tables.md for every machine, and into PAGE what stands between `<!-- perf: NAME -->` and
 `<!-- end -->`: `machines`, `wins` (every figure in which a peer is faster than ours), and `block`, `quantised`,
-`experts`, `model`, `gguf`, `drift` and `gelu` with the machines side by side. A page that is not there is begun with all of them. --check writes
-nothing and fails if something would change.
+`experts`, `model`, `gguf`, `drift` and `gelu` with the machines side by side. A page that is not there is begun with
+all of them. --check writes nothing and fails if something would change.
 
 What was not measured by perf.sh stands in OUT/MACHINE/ranges.json: ranges over several runs, as they were published.
 """
@@ -111,14 +111,14 @@ def blocks(bench, torch=None, section="block"):
 def models(bench, torch=None, llama=(), section="model"):
     """Of `cargo bench --bench model -- --json`, bench_model.py --json and lines of llama-bench.
 
-    llama.cpp's model is one of a dtype; or that of ours, of whose dtypes f32 is nearest to what it computes in."""
+    llama.cpp's file is called by its dtype; in the section `gguf` it is ours, and stands beside our f32."""
+    of_dtypes = section == "model"
     sides = {(row["side"], row["dtype"]): row for row in bench["rows"] + (torch or {"rows": []})["rows"]}
     llamas = {}
     for line in llama:
         if "samples_ts" in line:
             what = "prompt" if line["n_prompt"] else "generation"
-            stem = Path(line["model_filename"]).stem
-            llamas[what, stem if section == "model" else f"{stem}, f32"] = statistics.median(line["samples_ts"])
+            llamas[what, Path(line["model_filename"]).stem] = statistics.median(line["samples_ts"])
 
     def value(side, what, dtype):
         row = sides.get((side, dtype))
@@ -129,9 +129,10 @@ def models(bench, torch=None, llama=(), section="model"):
     for what in "prompt", "generation", "loading":
         for dtype in "f32", "bf16":
             peers = {name: value(name, what, dtype) for name in ("candle", "PyTorch")}
-            peers["llama.cpp"] = llamas.get((what, dtype if section == "model" else f"{name(bench)}, {dtype}"))
+            if of_dtypes or dtype == "f32":
+                peers["llama.cpp"] = llamas.get((what, dtype if of_dtypes else name(bench)))
             limit = None if what == "loading" else sides["ours", dtype][what]["limit"]
-            row = size(bench) if section == "model" else name(bench), what, dtype
+            row = size(bench) if of_dtypes else name(bench), what, dtype
             yield figure(section, row, value("ours", what, dtype), peers, limit, speed=what != "loading")
 
 
@@ -206,7 +207,8 @@ def machine(folder):
     missing = [path.read_text().strip() for path in sorted(folder.glob("*.missing"))]
     missing += [note for bench in (model, gguf) if bench for note in bench["notes"]]
     missing += [f"PyTorch, {way}: {why}" for run in torch.values() if run for way, why in run.get("failed", {}).items()]
-    return Machine(folder.name, about, limits, merged(figures), versions([*torch.values(), gelu], llama + llama_gguf), missing)
+    peers = versions([*torch.values(), gelu], llama + llama_gguf)
+    return Machine(folder.name, about, limits, merged(figures), peers, missing)
 
 
 def lines(path):
