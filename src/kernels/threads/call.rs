@@ -8,7 +8,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 /// Takes items of a loop while a condition holds; returns whether it took the last one.
-type Work<'a> = dyn Fn(&dyn Fn() -> bool) -> bool + Sync + 'a;
+pub(super) type Work<'a> = dyn Fn(&dyn Fn() -> bool) -> bool + Sync + 'a;
 
 /// What a thread's loops are shared through, one after the other.
 pub(super) struct Call {

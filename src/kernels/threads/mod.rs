@@ -15,7 +15,7 @@ mod lanes;
 mod sync;
 mod team;
 
-use call::Call;
+use call::{Call, Work};
 use lanes::Lanes;
 use std::cell::{Cell, OnceCell};
 use std::sync::Arc;
@@ -77,15 +77,15 @@ pub fn likely() -> usize {
 /// Runs one operation of a few loops. Helpers stay for all of them, and look for the caller's next one for
 /// 10 µs: less than it would take to go to sleep and be woken.
 pub fn operation<R>(f: impl FnOnce() -> R) -> R {
-    let at_once = |last: Instant| last.elapsed() < AT_ONCE;
-    let again = PLACE.with(|place| place.last.get()).is_some_and(at_once);
-    call(if again { WORTH_WAKING_AGAIN } else { WORTH_WAKING }, f)
+    let _calling = Calling::one_operation();
+    f()
 }
 
 /// Runs many operations whose loops may take some microseconds only. Helpers stay awake between them,
 /// until there has been nothing to do for 200 µs, and go to sleep when `f` ends.
 pub fn awake<R>(f: impl FnOnce() -> R) -> R {
-    call(0, f)
+    let _calling = Calling::begin(0);
+    f()
 }
 
 /// Has the helpers of an [`awake`] call awake, as they are in the middle of a model: a millisecond for each
@@ -99,25 +99,35 @@ pub fn rouse() {
     });
 }
 
-fn call<R>(worth_waking: usize, f: impl FnOnce() -> R) -> R {
-    /// Ends a call, also if it panics.
-    struct End;
-    impl Drop for End {
-        fn drop(&mut self) {
-            PLACE.with(|place| {
-                place.role.set(Role::Outside);
-                place.last.set(Some(Instant::now()));
-                Team::get().end(place.call.get());
-            });
+/// This thread is in a call; it ends with this, also if it panics.
+struct Calling;
+
+impl Calling {
+    /// None if it is in a call already.
+    fn begin(worth_waking: usize) -> Option<Self> {
+        if PLACE.with(|place| place.role.get()) != Role::Outside {
+            return None;
         }
+        Team::get().begin();
+        PLACE.with(|place| place.role.set(Role::Calling { worth_waking }));
+        Some(Self)
     }
-    if PLACE.with(|place| place.role.get()) != Role::Outside {
-        return f();
+
+    fn one_operation() -> Option<Self> {
+        let at_once = |last: Instant| last.elapsed() < AT_ONCE;
+        let again = PLACE.with(|place| place.last.get()).is_some_and(at_once);
+        Self::begin(if again { WORTH_WAKING_AGAIN } else { WORTH_WAKING })
     }
-    Team::get().begin();
-    PLACE.with(|place| place.role.set(Role::Calling { worth_waking }));
-    let _end = End;
-    f()
+}
+
+impl Drop for Calling {
+    fn drop(&mut self) {
+        PLACE.with(|place| {
+            place.role.set(Role::Outside);
+            place.last.set(Some(Instant::now()));
+            Team::get().end(place.call.get());
+        });
+    }
 }
 
 /// Calls `body` with every item, on this thread and its helpers. Which thread takes which is left open.
@@ -141,57 +151,77 @@ pub fn for_each_with<T: Send, S>(
     init: impl Fn() -> S + Sync,
     body: impl Fn(&mut S, T) + Sync,
 ) {
+    // By reference, so that the compiler makes each body once, and what is around it once for many of them.
+    let (init, body): (&Init<S>, &Body<S, T>) = (&init, &body);
     let one = items.size_hint().1.is_some_and(|most| most <= 1);
     if one || PLACE.with(|place| place.role.get()) == Role::Working || available() == 1 {
         return alone(items, init, body);
     }
-    operation(|| {
-        PLACE.with(|place| {
-            let (role, threads) = (place.role.get(), available());
-            let _back = Back { place, role };
-            place.role.set(Role::Working);
-            if nanoseconds < SHORT && Team::get().callers() >= threads {
-                return alone(items, init, body);
-            }
-            let lanes = Lanes::new(items, threads);
-            let work = |go_on: &dyn Fn() -> bool| {
-                let (mut lane, mut state) = (None, None);
-                while go_on() {
-                    let Some(item) = lanes.take(&mut lane) else { return true };
-                    body(state.get_or_insert_with(&init), item);
-                }
-                false
-            };
-            let helpers = match role {
-                Role::Calling { worth_waking: 0 } => usize::MAX,
-                Role::Calling { worth_waking } => nanoseconds / worth_waking,
-                Role::Outside | Role::Working => 0,
-            };
-            let call = place.call.get_or_init(|| Arc::new(Call::new()));
-            call.run(&work, || {
-                if helpers > 0 {
-                    Team::get().invite(call, threads, helpers);
-                }
-            });
-        });
+    let _calling = Calling::one_operation();
+    let working = Working::begin();
+    if working.has_no_core_free(nanoseconds) {
+        return alone(items, init, body);
+    }
+    let lanes = Lanes::new(items, working.threads);
+    working.share(nanoseconds, &|go_on| {
+        let (mut lane, mut state) = (None, None);
+        while go_on() {
+            let Some(item) = lanes.take(&mut lane) else { return true };
+            body(state.get_or_insert_with(init), item);
+        }
+        false
     });
 }
 
+type Init<'a, S> = dyn Fn() -> S + Sync + 'a;
+type Body<'a, S, T> = dyn Fn(&mut S, T) + Sync + 'a;
+
 /// The loop on this thread.
-fn alone<T, S>(items: impl Iterator<Item = T>, init: impl Fn() -> S, body: impl Fn(&mut S, T)) {
+fn alone<T, S>(items: impl Iterator<Item = T>, init: &Init<S>, body: &Body<S, T>) {
     let mut state = None;
-    items.for_each(|item| body(state.get_or_insert_with(&init), item));
+    items.for_each(|item| body(state.get_or_insert_with(init), item));
 }
 
-/// Gives a thread its role back, also after a panic.
-struct Back<'a> {
-    place: &'a Place,
+/// This thread runs a loop of a call's; with this it gets its role back, also after a panic.
+struct Working {
+    /// What it had to do with loops before.
     role: Role,
+    /// The most threads that may run the loop.
+    threads: usize,
 }
 
-impl Drop for Back<'_> {
+impl Working {
+    fn begin() -> Self {
+        let role = PLACE.with(|place| place.role.replace(Role::Working));
+        Self { role, threads: available() }
+    }
+
+    /// Whether a loop is over before a core could come free.
+    fn has_no_core_free(&self, nanoseconds: usize) -> bool {
+        nanoseconds < SHORT && Team::get().callers() >= self.threads
+    }
+
+    /// Runs the loop here and on helpers.
+    fn share(&self, nanoseconds: usize, work: &Work) {
+        let helpers = match self.role {
+            Role::Calling { worth_waking: 0 } => usize::MAX,
+            Role::Calling { worth_waking } => nanoseconds / worth_waking,
+            Role::Outside | Role::Working => 0,
+        };
+        PLACE.with(|place| {
+            let call = place.call.get_or_init(|| Arc::new(Call::new()));
+            call.run(work, || {
+                if helpers > 0 {
+                    Team::get().invite(call, self.threads, helpers);
+                }
+            });
+        });
+    }
+}
+
+impl Drop for Working {
     fn drop(&mut self) {
-        self.place.role.set(self.role);
+        PLACE.with(|place| place.role.set(self.role));
     }
 }
 
