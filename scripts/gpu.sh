@@ -18,7 +18,7 @@ cd "$(dirname "$0")/.."
 [ -n "$only_build" ] || nvidia-smi -L > /dev/null 2>&1 || fail "there is no GPU: nvidia-smi finds none"
 
 if [ ! -d "$out/bin" ]; then
-    built=$(cargo build --release --locked --features cuda --bin gemma-mlp --test devices --test model_on_devices --bench cuda \
+    built=$(cargo build --release --locked --features cuda --bin gemma-mlp --test library --test drift --bench cuda \
         --message-format json | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
     mkdir "$out/bin"
     for file in $built; do
@@ -33,7 +33,8 @@ wheels=$(python3 -c 'import nvidia; print(list(nvidia.__path__)[0])' 2> /dev/nul
 export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$wheels/cu13/lib
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv | tee "$out/gpu.csv"
-for tests in devices model_on_devices; do GEMMA_MLP_REQUIRE=gpu "$out/bin/$tests" --nocapture 2>&1; done | tee "$out/devices.txt"
+export GEMMA_MLP_REQUIRE=gpu
+{ "$out/bin/library" devices:: --nocapture; "$out/bin/drift" model_on_devices:: --nocapture; } 2>&1 | tee "$out/devices.txt"
 "$out/bin/cuda" | tee "$out/ours.md"
 if python3 -c 'import torch' 2> /dev/null; then
     python3 scripts/bench_cuda.py | tee "$out/pytorch.md"

@@ -1,9 +1,7 @@
 //! Checkpoints as people have them: what is read of them, and what is said of the rest.
 
-mod common;
-
+use crate::common::{HIDDEN, INTERMEDIATE, Spec, gemma3_config, gemma3_specs, write_safetensors};
 use candle_core::{DType, Device, Tensor};
-use common::{HIDDEN, INTERMEDIATE, Spec, gemma3_config, gemma3_specs, write_safetensors};
 use gemma_mlp::checkpoint::{HeadKind, Storage, inspect};
 use gemma_mlp::{Checkpoint, Error, Gemma};
 use proptest::prelude::*;

@@ -1,11 +1,9 @@
 //! One body for every device: what is computed on the CPU and, where there is one, on the GPU,
 //! against the CPU in f64. Without a GPU it runs on the CPU alone and says so.
 
-mod common;
-
+use crate::common::{devices, halves, rel_l2, to_f64};
 use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use candle_nn::Linear;
-use common::{devices, halves, rel_l2, to_f64};
 use gemma_mlp::internal::activation_truth;
 use gemma_mlp::mlp::{Deviation, GateUp};
 use gemma_mlp::{

@@ -1,11 +1,9 @@
 //! The block in other people's programs: whatever shapes, dtypes and threads they bring, what they get is
 //! right or an error, and their process is left as it was.
 
-mod common;
-
+use crate::common::to_f64;
 use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use candle_nn::{Linear, Optimizer, VarBuilder, VarMap};
-use common::to_f64;
 use gemma_mlp::model::{Block, Cache, KeyValues, Keys, Observer};
 use gemma_mlp::{Checkpoint, Gelu, Gemma, GemmaMlp, InvalidLayer, gemma_mlp};
 use proptest::prelude::*;
@@ -329,7 +327,7 @@ fn scratch_is_given_back() -> Result<()> {
     if std::env::var_os(ALONE).is_none() {
         for threads in ["1", "8"] {
             let output = std::process::Command::new(std::env::current_exe()?)
-                .args(["scratch_is_given_back", "--exact", "--nocapture"])
+                .args(["embedding::scratch_is_given_back", "--exact", "--nocapture"])
                 // glibc keeps up to 64 MiB of freed tensors unless it is told how much: not ours.
                 .envs([("MALLOC_TRIM_THRESHOLD_", "131072"), (ALONE, "1")])
                 .env("RAYON_NUM_THREADS", threads)

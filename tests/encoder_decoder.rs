@@ -1,11 +1,9 @@
 //! Encoders and decoders, against transformers: T5Gemma 1 and 2.
 
-mod common;
-
+use crate::common::family::Family;
+use crate::common::{rel_l2, to_f64};
 use candle_core::{D, DType, Device, Result, Tensor, Var};
 use candle_nn::{VarBuilder, VarMap};
-use common::family::Family;
-use common::{rel_l2, to_f64};
 use gemma_mlp::model::{Block, Cache, Encoded, Observer, Padding, Variation};
 use gemma_mlp::{Checkpoint, EncoderDecoder, Gelu, Gemma};
 use std::collections::HashMap;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 fn path(name: &str) -> PathBuf {
-    let this = std::env::current_exe().unwrap(); // target/release/deps/examples-…
+    let this = std::env::current_exe().unwrap(); // target/release/deps/library-…
     this.ancestors().nth(2).unwrap().join("examples").join(name)
 }
 

@@ -1,10 +1,8 @@
 //! The mixture of experts against plain loops in f64, its bits, its gradients and what it refuses.
 
-mod common;
-
+use crate::common::{rel_l2, to_f64};
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_nn::{VarBuilder, VarMap};
-use common::{rel_l2, to_f64};
 use gemma_mlp::linear::InputRounding;
 use gemma_mlp::mlp::{
     ExpertSizes, GatedExperts, Gating, MixtureOfExperts, Router, Routing, mixture_of_experts,

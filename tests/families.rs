@@ -1,9 +1,7 @@
 //! Whole models of the later families, against transformers.
 
-mod common;
-
+use crate::common::{rel_l2, to_f64};
 use candle_core::{DType, Device, Tensor};
-use common::{rel_l2, to_f64};
 use gemma_mlp::model::{Block, Observer};
 use gemma_mlp::{Checkpoint, Gemma};
 use safetensors::SafeTensors;

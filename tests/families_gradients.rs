@@ -1,10 +1,8 @@
 //! Whole models of today's families, trained: every gradient against transformers', in f64.
 
-mod common;
-
+use crate::common::rel_l2;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
-use common::rel_l2;
 use gemma_mlp::model::{RopeRounding, Variation};
 use gemma_mlp::{Checkpoint, Gemma};
 use std::collections::HashMap;

@@ -1,10 +1,8 @@
 //! GGUF files by llama.cpp's converter are the checkpoints that they were made of (`scripts/goldens_gguf.py`).
 
-mod common;
-
+use crate::common::goldens::{Goldens, goldens, path as golden};
+use crate::common::{self, directory_in, file_in, to_f64};
 use candle_core::{DType, Device, Tensor};
-use common::goldens::{Goldens, goldens, path as golden};
-use common::{directory_in, file_in, to_f64};
 use gemma_mlp::checkpoint::Storage;
 use gemma_mlp::{Checkpoint, Gemma, internal};
 use serde_json::{Value, json};

@@ -1,12 +1,10 @@
 //! Against PyTorch, transformers, JAX and DeepMind's gemma: what `scripts/goldens.py` recorded.
 
-mod common;
-
+use crate::common::goldens::{Goldens, checkpoint, goldens, gradients, ids, weights_of};
+use crate::common::halves::differing;
+use crate::common::{rel_l2, to_f64};
 use candle_core::{DType, Device, Module, Tensor, Var};
 use candle_nn::{Linear, VarBuilder};
-use common::goldens::{Goldens, checkpoint, goldens, gradients, ids, weights_of};
-use common::halves::differing;
-use common::{rel_l2, to_f64};
 use gemma_mlp::mlp::{Deviation, GateUp, Sparsity};
 use gemma_mlp::model::{Block, Cache, Observer};
 use gemma_mlp::{Framework, Gelu, Gemma, GemmaMlp, InputGate, Rounding, activate, gemma_mlp_b};

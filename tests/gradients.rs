@@ -1,10 +1,8 @@
 //! Every gradient of the block against central differences in f64.
 
-mod common;
-
+use crate::common::to_f64;
 use candle_core::{DType, Device, Module, Tensor, Var};
 use candle_nn::Linear;
-use common::to_f64;
 use gemma_mlp::mlp::Deviation;
 use gemma_mlp::{Activation, Gelu, GemmaMlp, InputGate, Sparsity, activate};
 

@@ -5,10 +5,8 @@
 //! holds on a GPU. What is not: launches, memory and conversions there, of which `tests/devices.rs` has the
 //! tests that need one.
 
-mod common;
-
+use crate::common::skip;
 use candle_core::{Device, Result, Tensor, Var, WithDType};
-use common::skip;
 use gemma_mlp::gelu::measure::{Errors, Function, Measured, measure};
 use gemma_mlp::{Activation, Float, Gelu, geglu};
 use half::{bf16, f16};
@@ -248,7 +246,7 @@ fn f32() {
     }
 }
 
-/// All 2^32: `cargo test --release --test kernels -- --ignored --nocapture`, some minutes.
+/// All 2^32: `cargo test --release --test library kernels:: -- --ignored --nocapture`, some minutes.
 #[test]
 #[ignore = "takes minutes"]
 fn every_f32() {

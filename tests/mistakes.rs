@@ -1,10 +1,8 @@
 //! Mistakes in porting today's families, as variations of a right model, against the same put into transformers.
 
-mod common;
-
+use crate::common::family::Family;
+use crate::common::{rel_l2, to_f64};
 use candle_core::{D, DType, Device, Tensor};
-use common::family::Family;
-use common::{rel_l2, to_f64};
 use gemma_mlp::checkpoint::Prefix;
 use gemma_mlp::model::{NormRounding, PartialRope, Variation};
 use gemma_mlp::{Activation, Checkpoint, Gemma};

@@ -1,10 +1,8 @@
 //! Weights that are quantised as they are read, against what llama.cpp's own quantize makes of them
 //! (tests/goldens/mixtures.json, by scripts/goldens_mixtures.py).
 
-mod common;
-
+use crate::common::to_f64;
 use candle_core::{DType, Device, Tensor};
-use common::to_f64;
 use gemma_mlp::checkpoint::{Mixture, Storage};
 use gemma_mlp::{Checkpoint, Gemma};
 use half::f16;

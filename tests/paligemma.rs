@@ -1,10 +1,8 @@
 //! PaliGemma's text models, Gemma 1 and Gemma 2 behind a prompt whose tokens all see one another, against transformers.
 
-mod common;
-
+use crate::common::family::Family;
+use crate::common::{rel_l2, to_f64};
 use candle_core::{DType, Device, Tensor};
-use common::family::Family;
-use common::{rel_l2, to_f64};
 use gemma_mlp::Gemma;
 use gemma_mlp::checkpoint::{Checkpoint, Prefix, RemarkKind};
 use gemma_mlp::model::Cache;

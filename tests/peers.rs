@@ -2,12 +2,10 @@
 //! weights, in either activation. (In bf16 its Gemma 3 collapses positions above 256:
 //! docs/drift.md.)
 
-mod common;
-
+use crate::common::rel_l2;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
 use candle_transformers::models::{gemma, gemma2, gemma3};
-use common::rel_l2;
 use gemma_mlp::checkpoint::Config;
 use gemma_mlp::{Activation, Gelu, Gemma};
 use serde_json::{Value, json};

@@ -1,10 +1,8 @@
 //! Quantised safetensors checkpoints have the weights that the libraries dequantise them to
 //! (`scripts/goldens_quantised.py`).
 
-mod common;
-
+use crate::common::{Spec, rel_l2, to_f64, write_safetensors};
 use candle_core::{DType, Device};
-use common::{Spec, rel_l2, to_f64, write_safetensors};
 use gemma_mlp::checkpoint::{Codes, Level, Storage, Tensors, inspect};
 use gemma_mlp::{Checkpoint, Gemma};
 use proptest::prelude::*;

@@ -1,9 +1,7 @@
 //! Weights are read from files that others may write to meanwhile.
 
-mod common;
-
+use crate::common::{self, Spec, gemma3_config, gemma3_specs, write_checkpoint};
 use candle_core::{DType, Device, Tensor};
-use common::{Spec, gemma3_config, gemma3_specs, write_checkpoint};
 use gemma_mlp::checkpoint::inspect;
 use gemma_mlp::model::load_mlp;
 use gemma_mlp::{Checkpoint, Error, Gemma};

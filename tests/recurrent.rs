@@ -1,10 +1,8 @@
 //! RecurrentGemma, against transformers.
 
-mod common;
-
+use crate::common::family::Family;
+use crate::common::{rel_l2, to_f64};
 use candle_core::{DType, Device, Module, Tensor};
-use common::family::Family;
-use common::{rel_l2, to_f64};
 use gemma_mlp::checkpoint::RemarkKind;
 use gemma_mlp::model::{Cache, Pass, RecurrentBlock, RecurrentState, Variation};
 use gemma_mlp::{Checkpoint, Gelu, Gemma};

@@ -2,11 +2,9 @@
 //! what `scripts/goldens_rounding.py` recorded of PyTorch and JAX and `scripts/goldens_gguf.py` of ggml, and against
 //! candle in process.
 
-mod common;
-
+use crate::common::halves::{HALVES, bits, differing, every, goldens, ups};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::Linear;
-use common::halves::{HALVES, bits, differing, every, goldens, ups};
 use gemma_mlp::mlp::GateUp;
 use gemma_mlp::{Activation, Framework, Gelu, GemmaMlp, Rounding};
 use sha2::{Digest, Sha256};

@@ -1,8 +1,6 @@
 //! GEMMA_MLP_REQUIRE turns skips into failures.
 
-mod common;
-
-use common::{NEEDS, names, required, skip};
+use crate::common::{NEEDS, names, required, skip};
 use std::panic::catch_unwind;
 
 #[test]

@@ -1,10 +1,8 @@
 //! Texts of megabytes have the ids that the crate `tokenizers` gives them as a whole. Also on the real
 //! tokenizer where GEMMA_MODEL names a directory with one.
 
-mod common;
-
-use common::directory_in;
-use common::texts::mixed;
+use crate::common::directory_in;
+use crate::common::texts::mixed;
 use gemma_mlp::Checkpoint;
 use std::path::Path;
 

@@ -1,5 +1,5 @@
 //! What several tests share: skips, distances, and small checkpoints on disk.
-#![allow(dead_code)] // each test binary uses a part of it
+#![allow(dead_code)] // each crate uses a part of it
 
 pub mod family;
 pub mod goldens;
@@ -153,4 +153,14 @@ pub fn gemma3_config() -> serde_json::Value {
 pub fn write_checkpoint(dir: &Path, config: &serde_json::Value, specs: &[Spec]) {
     std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
     write_safetensors(&dir.join("model.safetensors"), specs);
+}
+
+/// A file that its crate's main.rs does not name would never run, and nobody would notice.
+pub fn assert_has_every_file(package: &str, main: &str) {
+    for entry in std::fs::read_dir(Path::new(package).join("tests")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if let Some(module) = name.strip_suffix(".rs").filter(|&name| name != "main") {
+            assert!(main.contains(&format!("\nmod {module};\n")), "main.rs does not name {name}");
+        }
+    }
 }

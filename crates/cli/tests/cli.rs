@@ -1,8 +1,6 @@
 //! The binary: what it prints and saves, on checkpoints of every layout.
 
-mod common;
-
-use common::{Spec, gemma3_config, gemma3_specs, write_checkpoint, write_safetensors};
+use crate::common::{self, Spec, gemma3_config, gemma3_specs, write_checkpoint, write_safetensors};
 use gemma_mlp::Rounding;
 use gemma_mlp::device::{self, IS_POSSIBLE};
 use safetensors::SafeTensors;

@@ -1,8 +1,8 @@
 //! What people and programs see of a comparison.
 
-mod comparisons;
-
-use comparisons::{GUILTY, LAYERS, agrees, all, glimpses, logits_only, not_finite, wrong_mlp};
+use crate::comparisons::{
+    GUILTY, LAYERS, agrees, all, glimpses, logits_only, not_finite, wrong_mlp,
+};
 use gemma_mlp_cli::report::{Paint, compare_csv, compare_page, compare_table, json};
 use gemma_mlp_drift::compare::{Comparison, PositionMap};
 
@@ -10,7 +10,7 @@ fn table(comparison: &Comparison) -> String {
     compare_table(comparison, Paint::Plain)
 }
 
-/// To look at: `SHOW=DIR cargo test --release -p gemma-mlp-cli --test compare show` writes what each is shown as.
+/// To look at: `SHOW=DIR cargo test --release -p gemma-mlp-cli --test program compare::show` writes what each is shown as.
 #[test]
 fn show() {
     let Some(dir) = std::env::var_os("SHOW").map(std::path::PathBuf::from) else { return };

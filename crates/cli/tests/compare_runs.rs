@@ -1,8 +1,6 @@
 //! `gemma-mlp capture` and `gemma-mlp compare` as programs call them.
 
-mod fake_server;
-
-use fake_server::Fake;
+use crate::fake_server::Fake;
 use safetensors::{Dtype, SafeTensors, serialize_to_file, tensor::TensorView};
 use serde_json::{Map, Value, json};
 use std::fs;

@@ -1,8 +1,6 @@
 //! T5Gemma from the command line: what its encoder reads, and what its decoder does.
 
-mod common;
-
-use common::{Spec, write_checkpoint};
+use crate::common::{Spec, write_checkpoint};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::{Command, Output};

@@ -1,7 +1,5 @@
 //! Every command on every checkpoint of today's families that runs.
 
-mod common;
-
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -1,8 +1,6 @@
 //! Bad input through the binary: one line on standard error that names the culprit, exit code 2.
 
-mod common;
-
-use common::{Spec, gemma3_config, gemma3_specs, write_checkpoint, write_safetensors};
+use crate::common::{Spec, gemma3_config, gemma3_specs, write_checkpoint, write_safetensors};
 use gemma_mlp::Checkpoint;
 use proptest::prelude::*;
 use safetensors::Dtype;

@@ -1,11 +1,8 @@
 //! Checkpoints from a hub: what is asked for, what is kept, and what is said when it fails.
 
-#[path = "common/hub.rs"]
-mod hub;
-
+use crate::fake_hub::{COMMIT, FakeHub, ID, Mirror, OLD_ID, Proxy, Request, State, checksum};
 use gemma_mlp::checkpoint::Hub;
 use gemma_mlp::{Checkpoint, Error, HubError};
-use hub::{COMMIT, FakeHub, ID, Mirror, OLD_ID, Proxy, checksum};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -446,7 +443,7 @@ fn compressed_bytes_are_not_asked_for_and_understood() {
     case.hub.state().gzip = true;
     case.fetch().unwrap();
     assert_eq!(std::fs::read(case.blob()).unwrap(), case.weights());
-    let plain = |r: &hub::Request| r.header("accept-encoding") == Some("identity");
+    let plain = |r: &Request| r.header("accept-encoding") == Some("identity");
     assert!(case.hub.requests().iter().all(plain));
 }
 
@@ -766,7 +763,7 @@ fn mirrors_of_files() {
         case.hub.requests();
         case.fetch().unwrap();
         let again = case.hub.requests();
-        let read = |r: &hub::Request| r.method == "GET" && r.path.ends_with(WEIGHTS);
+        let read = |r: &Request| r.method == "GET" && r.path.ends_with(WEIGHTS);
         assert!(mirror.head.is_some() || !again.iter().any(read), "{again:?}");
     }
 }
@@ -1109,7 +1106,7 @@ fn the_binary_refuses_in_one_line() {
 fn killed_while_downloading() {
     let case = Case::new();
     *case.hub.state() =
-        hub::State { files: tiny(), stall: true, cut: Some(900_000), ..Default::default() };
+        State { files: tiny(), stall: true, cut: Some(900_000), ..Default::default() };
     let blobs = case.cache.path().join("hub/models--google--gemma-tiny/blobs");
     let sha256 = checksum(WEIGHTS, &case.weights());
     let part = blobs.join(format!("{sha256}.part"));
@@ -1123,10 +1120,9 @@ fn killed_while_downloading() {
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(!blobs.join(&sha256).exists());
-    *case.hub.state() = hub::State { files: tiny(), ..Default::default() };
+    *case.hub.state() = State { files: tiny(), ..Default::default() };
     assert!(case.command(&["inspect", "--model", ID]).output().unwrap().status.success());
-    let resumed =
-        |r: &hub::Request| r.header("range") == Some(&format!("bytes=900000-{}", size() - 1));
+    let resumed = |r: &Request| r.header("range") == Some(&format!("bytes=900000-{}", size() - 1));
     assert!(case.hub.requests().iter().any(resumed));
     assert!(blobs.join(&sha256).exists() && !part.exists());
 }

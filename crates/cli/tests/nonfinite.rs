@@ -1,9 +1,7 @@
 //! What the program says where figures are not finite or were not measured, and that it can read what
 //! it wrote of them.
 
-mod common;
-
-use common::{HIDDEN, Spec, gemma3_config, gemma3_specs, write_checkpoint};
+use crate::common::{HIDDEN, Spec, gemma3_config, gemma3_specs, write_checkpoint};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -1,9 +1,7 @@
 //! The files that the tool reads and writes: what it replaces, what it refuses, what a failure leaves.
 #![cfg(unix)]
 
-mod common;
-
-use common::{gemma3_config, gemma3_specs, write_checkpoint};
+use crate::common::{gemma3_config, gemma3_specs, write_checkpoint};
 use serde_json::{Value, json};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};

@@ -1,10 +1,8 @@
 //! The page in a real browser: Chromium without a screen. Skipped where there is none; `CHROMIUM`
 //! names one that is not on the path.
 
-mod common;
-mod comparisons;
-
-use common::skip;
+use crate::common::skip;
+use crate::comparisons;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -5,9 +5,7 @@
 //! or llama.cpp run where `GEMMA_PYTHON` names an interpreter that has them, beside these two.
 #![cfg(unix)]
 
-mod common;
-
-use common::skip;
+use crate::common::skip;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};

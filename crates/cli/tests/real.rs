@@ -2,9 +2,7 @@
 //! the weights or the figures are absent: GEMMA_MODEL names the directory of the one,
 //! GEMMA_REFERENCE that of the other. And against llama.cpp, on a file of its own.
 
-mod common;
-
-use common::{directory_in, file_in};
+use crate::common::{directory_in, file_in};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,10 +1,8 @@
 //! The JSON reports are what docs/drift.schema.json and docs/compare.schema.json say, no more and no less.
 
-mod common;
-mod comparisons;
-
+use crate::common::{gemma3_config, gemma3_specs, write_checkpoint};
+use crate::comparisons;
 use boon::{Compiler, SchemaIndex, Schemas};
-use common::{gemma3_config, gemma3_specs, write_checkpoint};
 use gemma_mlp_cli::report;
 use gemma_mlp_drift::compare::{self, Comparison};
 use gemma_mlp_drift::drift::{Drift, SCHEMA};
@@ -71,7 +69,7 @@ impl Validator {
     }
 }
 
-/// The files are what the types give. `UPDATE_SCHEMA=1 cargo test --release -p gemma-mlp-cli --test schema` writes
+/// The files are what the types give. `UPDATE_SCHEMA=1 cargo test --release -p gemma-mlp-cli --test program schema::` writes
 /// them anew; who changes a name, a type or a meaning raises `SCHEMA` as well.
 #[test]
 fn the_files_are_what_the_types_give() {

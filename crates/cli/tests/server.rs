@@ -1,9 +1,7 @@
 //! Servers of models: what is asked of them, what is made of their answers, and what is said when they
 //! have none.
 
-mod fake_server;
-
-use fake_server::{Answer, Fake};
+use crate::fake_server::{Answer, Fake};
 use gemma_mlp_drift::compare::server::Server;
 use gemma_mlp_drift::compare::{Dump, Likeliest, Word};
 use serde_json::{Value, json};

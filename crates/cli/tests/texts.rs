@@ -1,8 +1,6 @@
 //! Texts, token ids and tokenizers as people have them: what is odd about them stands beside the result.
 
-mod common;
-
-use common::{gemma3_config, gemma3_specs, write_checkpoint};
+use crate::common::{gemma3_config, gemma3_specs, write_checkpoint};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,9 +1,7 @@
 //! The list of porting differences, on a small model of every family.
 
-mod common;
-
+use crate::common::goldens::{checkpoint, goldens, ids};
 use candle_core::{DType, Device};
-use common::goldens::{checkpoint, goldens, ids};
 use gemma_mlp::checkpoint::Mixture;
 use gemma_mlp::{Activation, Checkpoint};
 use gemma_mlp_drift::drift::{DIFFERENCES, DriftOptions, Ranked, Side, Sides, rank};

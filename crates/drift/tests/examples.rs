@@ -6,7 +6,7 @@ use std::process::Command;
 /// far off as docs/gelu.md says, and below what bf16 does in every layer.
 #[test]
 fn compare_blocks() {
-    let this = std::env::current_exe().unwrap(); // target/release/deps/examples-…
+    let this = std::env::current_exe().unwrap(); // target/release/deps/drift-…
     let path = this.ancestors().nth(2).unwrap().join("examples/compare_blocks");
     let output = Command::new(path).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

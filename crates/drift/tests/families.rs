@@ -1,7 +1,5 @@
 //! Today's families in lockstep: two sides in one batch, and one text after another, change nothing.
 
-mod common;
-
 use candle_core::{DType, Device, Tensor};
 use gemma_mlp::model::{Gemma, Observer};
 use gemma_mlp::{Checkpoint, Gelu};

@@ -1,10 +1,8 @@
 //! Gradient drift against plain automatic differentiation.
 
-mod common;
-
+use crate::common::goldens::{checkpoint, goldens, gradients, ids, weights_of};
+use crate::common::rel_l2;
 use candle_core::{DType, Device};
-use common::goldens::{checkpoint, goldens, gradients, ids, weights_of};
-use common::rel_l2;
 use gemma_mlp::Gelu;
 use gemma_mlp_drift::drift::{
     BlockGradients, DriftOptions, Score, Shard, Side, Sides, Windowing, gradient_drift,

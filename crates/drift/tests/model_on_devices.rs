@@ -1,9 +1,7 @@
 //! One body for every device, as in the library's tests/devices.rs.
 
-mod common;
-
+use crate::common::devices;
 use candle_core::{DType, Device};
-use common::devices;
 use gemma_mlp::{Checkpoint, Gelu};
 use gemma_mlp_drift::drift::{DriftOptions, Score, Shard, Side, Sides, Windowing, drift};
 use std::ops::ControlFlow;
