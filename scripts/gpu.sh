@@ -33,8 +33,11 @@ wheels=$(python3 -c 'import nvidia; print(list(nvidia.__path__)[0])' 2> /dev/nul
 export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$wheels/cu13/lib
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv | tee "$out/gpu.csv"
-export GEMMA_MLP_REQUIRE=gpu
-{ "$out/bin/library" devices:: --nocapture; "$out/bin/drift" model_on_devices:: --nocapture; } 2>&1 | tee "$out/devices.txt"
+{
+    export GEMMA_MLP_REQUIRE=gpu
+    "$out/bin/library" devices:: --nocapture
+    "$out/bin/drift" model_on_devices:: --nocapture
+} 2>&1 | tee "$out/devices.txt"
 "$out/bin/cuda" | tee "$out/ours.md"
 if python3 -c 'import torch' 2> /dev/null; then
     python3 scripts/bench_cuda.py | tee "$out/pytorch.md"

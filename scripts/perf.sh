@@ -75,7 +75,7 @@ say "$name: $(of 'Model name'), $threads threads; into $machine"
 
 # What is measured: ours, and the peers. A peer that cannot be had is left out, and why stands in NAME.missing.
 
-# As `cargo bench` does it: tests have candle's models with less optimisation.
+# As `cargo bench` does it: for tests candle's models are compiled without optimisation.
 built=$(cargo build --profile bench --locked --bin gemma-mlp --bench model --bench gelu --message-format json |
     sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
 built() { grep -E "/$1(-[0-9a-f]{16})?\$" <<< "$built" || fail "cargo built no $1"; }
