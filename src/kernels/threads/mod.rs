@@ -12,12 +12,13 @@
 
 mod call;
 mod lanes;
+mod place;
 mod sync;
 mod team;
 
 use call::{Call, Work};
 use lanes::Lanes;
-use std::cell::{Cell, OnceCell};
+use place::{PLACE, Role};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use team::Team;
@@ -37,31 +38,6 @@ const SHORT: usize = 2_000_000;
 
 /// What is at once.
 const AT_ONCE: Duration = Duration::from_micros(50);
-
-thread_local! {
-    static PLACE: Place = const {
-        Place { role: Cell::new(Role::Outside), call: OnceCell::new(), last: Cell::new(None) }
-    };
-}
-
-/// What a thread has to do with loops.
-struct Place {
-    role: Cell<Role>,
-    /// Made when the thread first calls, and used for all its calls.
-    call: OnceCell<Arc<Call>>,
-    /// When its last call ended.
-    last: Cell<Option<Instant>>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Role {
-    /// Nothing yet.
-    Outside,
-    /// It is in a call, between loops. A helper is woken for every so many nanoseconds of these.
-    Calling { worth_waking: usize },
-    /// It runs pieces of a loop, its own or, as a helper, somebody's. Loops in there are its alone.
-    Working,
-}
 
 /// How many threads a call may be shared by, the caller's among them: as many as rayon's pool has.
 pub fn available() -> usize {

@@ -1,7 +1,7 @@
 //! The helpers: threads that sleep unless a caller has items to share and a core is free.
 
 use super::call::Call;
-use super::{PLACE, Role};
+use super::place::{PLACE, Role};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
